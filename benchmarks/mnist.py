@@ -1,0 +1,141 @@
+"""Accuracy against rank on MNIST, over several trained networks: the tables of docs/benchmarks.md.
+
+    python -m benchmarks.mnist IDX_FOLDER [--seeds 5]
+
+Networks are trained as sample_models/make.py trains them, one for each seed, and pruned without
+retraining. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import nn
+
+import rmtcli
+from rmtcli.report.base import Report
+from sample_models.make import mlp, read_split, train
+
+RANKS = (10, 20, 30, 40, 50, 55, 60, 90)
+#: Published for one network (notebook of arXiv 2303.08986): dense accuracy, edge rank, accuracies.
+PUBLISHED = ["98.29", "56", "–", "75.75", "90.71", "97.29", "98.02", "98.21", "98.22", "98.23"]
+PUBLISHED.append("98.33")
+
+
+def main() -> None:
+    """Train, prune, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    images, labels = read_split(arguments.idx_folder, "train")
+    test_images, test_labels = read_split(arguments.idx_folder, "t10k")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.savez(folder / "test.npz", inputs=test_images, targets=test_labels)
+
+        def trained(sizes: list[int], seed: int, lr: float, epochs: int) -> Path:
+            model: nn.Module = mlp(sizes, seed)
+            train(model, images, labels, lr=lr, epochs=epochs)
+            path = folder / f"{len(sizes)}-{seed}.safetensors"
+            save_file(model.state_dict(), path)
+            return path
+
+        def pruned(path: Path, keep: str) -> Report:
+            evaluation = rmtcli.Evaluation(data=folder / "test.npz")
+            return rmtcli.prune(path, keep=keep, evaluation=evaluation, dry_run=True)
+
+        small = [trained([784, 1000, 10], s, 0.08, 10) for s in range(arguments.seeds)]
+        print_ranks(small, pruned)
+        deep = [trained([784, 512, 512, 512, 256, 10], s, 0.01, 8) for s in range(arguments.seeds)]
+        print_baselines(deep, pruned)
+
+
+def print_ranks(models: list[Path], pruned: Callable[[Path, str], Report]) -> None:
+    """784-1000-10: accuracy at fixed ranks, and at the rank that ``auto`` finds."""
+    print_row("network", "dense", "edge rank", "at the edge rank", *map(str, RANKS))
+    print_row(*["---"] * (4 + len(RANKS)))
+    print_row("published", *PUBLISHED)
+    for seed, path in enumerate(models):
+        auto = pruned(path, "auto")
+        fixed = [accuracy(pruned(path, f"rank:k={k}")) for k in RANKS]
+        cells = [f"{a:.2f}" for a in (accuracy(auto), *fixed)]
+        print_row(f"seed {seed}", f"{dense(auto):.2f}", str(auto.layers[0].rank), *cells)
+    print()
+
+
+def print_baselines(models: list[Path], pruned: Callable[[Path, str], Report]) -> None:
+    """784-512-512-512-256-10: the edge beside two baselines at equal parameters."""
+    rules: dict[str, Callable[[Report, Path], Report]] = {
+        "edge": lambda auto, _: auto,
+        "plain SVD by energy": lambda auto, path: at_size(
+            auto.parameters[1], lambda x: pruned(path, f"energy:fraction={x}")
+        ),
+        "uniform fraction": lambda auto, path: at_size(
+            auto.parameters[1], lambda x: pruned(path, f"fraction:of={x}")
+        ),
+    }
+    found: dict[str, list[Report]] = {name: [] for name in rules}
+    for path in models:
+        auto = pruned(path, "auto")
+        for name, rule in rules.items():
+            found[name].append(rule(auto, path))
+    print_row("rule", "parameters left", "dense", "pruned", "drop, points")
+    print_row(*["---"] * 5)
+    for name, reports in found.items():
+        left = [100 * r.parameters[1] / r.parameters[0] for r in reports]
+        drops = [dense(r) - accuracy(r) for r in reports]
+        print_row(
+            name,
+            f"{spread(left)} %",
+            spread([dense(r) for r in reports]),
+            spread([accuracy(r) for r in reports]),
+            spread(drops),
+        )
+
+
+def at_size(parameters: int, run: Callable[[float], Report]) -> Report:
+    """The report whose size is nearest to ``parameters``: bisection over the rule's option."""
+    low, high, best = 0.0, 0.999, run(0.5)
+    for _ in range(20):
+        middle = (low + high) / 2
+        report = run(middle)
+        if abs(report.parameters[1] - parameters) < abs(best.parameters[1] - parameters):
+            best = report
+        # Past its break-even rank a layer stays dense, which is larger still: sizes keep order.
+        low, high = (middle, high) if report.parameters[1] < parameters else (low, middle)
+    return best
+
+
+def accuracy(report: Report) -> float:
+    """Test accuracy of the pruned network, in percent."""
+    assert report.comparison is not None
+    assert report.comparison.after.accuracy is not None
+    return report.comparison.after.accuracy
+
+
+def dense(report: Report) -> float:
+    """Test accuracy of the dense network, in percent."""
+    assert report.comparison is not None
+    assert report.comparison.before is not None
+    assert report.comparison.before.accuracy is not None
+    return report.comparison.before.accuracy
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over the networks."""
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+
+
+def print_row(*cells: str) -> None:
+    """One row of a Markdown table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

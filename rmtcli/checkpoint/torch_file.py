@@ -1,0 +1,196 @@
+"""Files written by ``torch.save``: bare state dicts, and checkpoints with one inside."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest, TensorInfo
+from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.errors import CheckpointError
+
+#: Where trainers put the state dict, in the order in which it is looked for.
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
+
+#: Attribute of the state dict that holds rmtcli's manifest. An attribute, as torch's own
+#: ``_metadata`` is, because an entry would be an unexpected key to ``load_state_dict``.
+MANIFEST_ATTRIBUTE = "_rmtcli"
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+_TORCH = {name: dtype for dtype, name in _DTYPES.items()}
+
+
+class TorchFile(Checkpoint):
+    """A checkpoint read with ``weights_only=True``: tensors and plain values, no code.
+
+    Attributes:
+        tree: the whole loaded object.
+        where: keys that lead from ``tree`` to the state dict; empty for a bare one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tree = _load(path)
+        found = _find_state_dict(self.tree)
+        if found is None:
+            raise CheckpointError(
+                f"{path}: holds no state dict: save model.state_dict(), bare or under "
+                f"one of the keys {', '.join(STATE_DICT_KEYS)}"
+            )
+        self.where: tuple[str, ...] = found
+        self.state: Mapping[Any, Any] = _at(self.tree, found)
+        self.infos = {
+            name: TensorInfo(tuple(value.shape), _DTYPES[value.dtype])
+            for name, value in self.state.items()
+            if isinstance(name, str) and _is_plain(value)
+        }
+        self.manifest = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
+        self.extras = tuple(str(key) for key in self.tree if found and key != found[0])
+        self.opaque = tuple(str(key) for key in self.state if key not in self.infos)
+        self.metadata = {}
+        self.shared = frozenset(self.ties(self.infos))
+
+    def raw(self, name: str) -> RawTensor:
+        """The tensor's bytes in C order."""
+        info = self.infos[name]
+        return RawTensor(info.dtype, info.shape, _bytes(self.state[name]))
+
+    def ties(self, names: Iterable[str]) -> Mapping[str, str]:
+        """Tensors that look at the same storage in the same way."""
+        first: dict[tuple[object, ...], str] = {}
+        ties = {}
+        for name in names:
+            value = self.state[name]
+            storage = value.untyped_storage().data_ptr()
+            place = (storage, value.storage_offset(), tuple(value.shape), value.stride())
+            if place in first:
+                ties[name] = first[place]
+            else:
+                first[place] = name
+        return ties
+
+
+def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
+    """Write a torch file: the source's own tree where the source is one, else a state dict."""
+    source: Checkpoint = checkpoint
+    edits: Mapping[str, Mapping[str, RawTensor]] = {}
+    if isinstance(checkpoint, Edited):
+        source, edits = checkpoint.source, checkpoint.edits
+    old = source.state if isinstance(source, TorchFile) else source.infos
+    state: OrderedDict[Any, Any] = OrderedDict()
+    made: dict[int, torch.Tensor] = {}  # one tensor for factors that several names share
+    for name in old:
+        if name in edits:
+            for new, raw in edits[name].items():
+                state[new] = made.setdefault(id(raw), to_torch(raw))
+        elif isinstance(source, TorchFile):
+            state[name] = source.state[name]
+        else:
+            state[name] = to_torch(source.raw(name))
+    vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
+    if checkpoint.manifest:
+        setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())
+    if isinstance(source, TorchFile):
+        torch.save(_with(source.tree, source.where, state), file)
+    else:
+        torch.save(state, file)
+
+
+def to_torch(raw: RawTensor) -> torch.Tensor:
+    """A torch tensor of its own with the bytes of ``raw``."""
+    data = torch.from_numpy(np.array(raw.data))
+    return data.view(_TORCH[raw.dtype]).reshape(raw.shape)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except OSError:
+        raise
+    # What torch raises on bytes that are no checkpoint depends on where it stumbles.
+    except Exception as error:
+        raise CheckpointError(f"{path}: {_explain(str(error))}") from None
+
+
+def _explain(message: str) -> str:
+    """One line for what torch says in many."""
+    wanted = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
+    if "TorchScript" in message:
+        return "a TorchScript archive: save model.state_dict() instead"
+    if wanted and ("Unsupported" in message or "weights_only" in message.lower()):
+        return (
+            f"refused: its pickle calls for {wanted[1]}, and only tensors and plain values are "
+            "read (nothing was run): save model.state_dict() instead"
+        )
+    return "not a whole torch checkpoint: it is damaged, cut short or of another format"
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is an ordinary dense tensor of a type with a name in safetensors."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in _DTYPES
+    )
+
+
+def _find_state_dict(tree: object) -> tuple[str, ...] | None:
+    """The keys that lead to the state dict: a known key first, then the object itself."""
+    if not isinstance(tree, Mapping):
+        return None
+    for key in STATE_DICT_KEYS:
+        inner = _find_state_dict(tree.get(key))
+        if inner is not None:
+            return (key, *inner)
+    if any(_is_plain(value) for value in tree.values()):
+        return ()
+    return None
+
+
+def _at(tree: Any, where: tuple[str, ...]) -> Any:
+    for key in where:
+        tree = tree[key]
+    return tree
+
+
+def _with(tree: Any, where: tuple[str, ...], state: object) -> Any:
+    """A shallow copy of ``tree`` in which ``state`` stands at ``where``."""
+    if not where:
+        return state
+    copy = OrderedDict(tree) if isinstance(tree, OrderedDict) else dict(tree)
+    copy[where[0]] = _with(tree[where[0]], where[1:], state)
+    return copy
+
+
+def _attributes(state: object) -> dict[str, Any]:
+    """What an OrderedDict carries beside its entries: torch keeps module versions there."""
+    return dict(vars(state)) if isinstance(state, OrderedDict) else {}
+
+
+def _bytes(value: torch.Tensor) -> np.ndarray:
+    flat = value.detach().resolve_neg().contiguous().reshape(-1)
+    data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    return data

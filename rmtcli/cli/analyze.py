@@ -1,0 +1,32 @@
+"""``rmtcli analyze``."""
+
+from __future__ import annotations
+
+from rmtcli.cli.options import Checkpoint, Edge, Exclude, Force, Include, Json, MinSide, ReportFile
+from rmtcli.cli.output import check_report, emit, progress
+
+
+def command(
+    file: Checkpoint,
+    edge: Edge = "bema",
+    include: Include = None,
+    exclude: Exclude = None,
+    min_side: MinSide = 32,
+    json: Json = False,
+    report: ReportFile = None,
+    force: Force = False,
+) -> None:
+    """Fit the noise of every layer; write nothing.
+
+    Shows each fully connected layer's noise level and edge, how well the law fits, how many
+    singular values stand above the edge, and what 'prune --keep auto' would save.
+    """
+    from rmtcli import Selection, analyze
+
+    check_report(report, inputs=[file], force=force)
+    selection = Selection(include or (), exclude or (), min_side)
+    result = analyze(file, edge=edge, selection=selection, track=progress)
+    emit(result, as_json=json, report_file=report)
+
+
+command.__name__ = "analyze"

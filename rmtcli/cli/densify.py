@@ -1,0 +1,29 @@
+"""``rmtcli densify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import emit
+
+
+def command(
+    file: options.Checkpoint,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False),
+    ],
+    json: options.Json = False,
+    force: options.Force = False,
+) -> None:
+    """Multiply factors back into dense weights."""
+    from rmtcli import densify
+
+    emit(densify(file, output, force=force), as_json=json, report_file=None)
+
+
+command.__name__ = "densify"

@@ -1,0 +1,43 @@
+"""``rmtcli evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import check_report, emit
+
+
+def command(
+    file: options.Checkpoint,
+    against: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE", help="The dense checkpoint to compare with.", show_default=False
+        ),
+    ] = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    activation: options.Activation = "relu",
+    score: options.Score = None,
+    device: options.Device = "cpu",
+    json: options.Json = False,
+    report: options.ReportFile = None,
+    force: options.Force = False,
+) -> None:
+    """Score a checkpoint, alone or beside another.
+
+    Factored and dense files are taken alike.
+    """
+    from rmtcli import Evaluation, evaluate
+
+    check_report(report, inputs=[file, against, data], force=force)
+    settings = Evaluation(data, model, activation, score, device)
+    result = evaluate(file, evaluation=settings, against=against)
+    emit(result, as_json=json, report_file=report)
+
+
+command.__name__ = "evaluate"

@@ -1,0 +1,64 @@
+"""The commands together, and what a shell sees when one of them fails."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from rmtcli.cli import analyze, densify, evaluate, methods, prune
+from rmtcli.errors import RmtcliError
+from rmtcli.version import __version__
+
+app = typer.Typer(
+    name="rmtcli",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (analyze, prune, evaluate, densify, methods):
+    app.command()(module.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rmtcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress the fully connected layers of a pretrained network.
+
+    rmtcli fits the Marchenko–Pastur edge that separates noise from signal in each layer's
+    singular values, keeps what stands above it, and writes a smaller checkpoint.
+
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+    """
+
+
+def main() -> None:
+    """Run the command line. Expected failures become one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a sign still prints
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except RmtcliError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"rmtcli: error: {message}", file=sys.stderr)
+    sys.exit(code)

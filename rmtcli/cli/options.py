@@ -1,0 +1,90 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="Checkpoint: .safetensors, .pt, .pth, .bin or .ckpt.",
+        show_default=False,
+    ),
+]
+Edge = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="How the edge between noise and signal is estimated; 'rmtcli methods' lists them.",
+    ),
+]
+Include = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="GLOB",
+        help="Only these tensors are layers (repeatable). A whole name takes an output head too.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    Optional[list[str]],
+    typer.Option(metavar="GLOB", help="Leave these tensors out (repeatable).", show_default=False),
+]
+MinSide = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=0, help="A layer with fewer outputs is an output head, and left alone."
+    ),
+]
+Data = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="FILE",
+        help="Held-out samples, .npz or .safetensors: 'inputs' and, for accuracy, 'targets'.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="Makes the dense network. Without it, a chain of linear layers is inferred.",
+        show_default=False,
+    ),
+]
+Activation = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Between the layers of an inferred chain: relu, gelu, silu, tanh, sigmoid, identity.",
+    ),
+]
+Score = Annotated[
+    Optional[str],
+    typer.Option(
+        "--eval",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Your own score: takes the network, returns a number.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Where networks are evaluated: cpu, cuda, mps.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")
+]
+ReportFile = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the report as well: .md or .json.",
+        show_default=False,
+    ),
+]

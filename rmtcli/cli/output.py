@@ -1,0 +1,63 @@
+"""How commands show progress and hand over a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rmtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rmtcli.report.base import Report
+
+T = TypeVar("T")
+
+#: Endings that ``--report`` understands.
+_REPORTS = (".md", ".json")
+
+
+def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
+    """Refuse a report file that could not be written, before any work is done."""
+    if path is None:
+        return
+    if path.suffix not in _REPORTS:
+        raise UsageError(f"{path}: a report must end in {' or '.join(_REPORTS)}")
+    from rmtcli.checkpoint import check_target
+
+    check_target(path, inputs=[item for item in inputs if item is not None], force=force)
+
+
+def progress(items: Sequence[T]) -> Iterable[T]:
+    """Pass items on; on a terminal, with a bar on stderr that leaves nothing behind."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        items,
+        description="layers",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
+    """Print a report, and write it to a file where one is asked for."""
+    command = shlex.join(["rmtcli", *sys.argv[1:]])
+    if report_file is not None:
+        from rmtcli.checkpoint import write_file
+        from rmtcli.report.markdown import to_markdown
+
+        render = to_markdown if report_file.suffix == ".md" else type(report).to_json
+        text = render(report, command).rstrip("\n") + "\n"
+        write_file(report_file, lambda file: file.write(text.encode()))
+    if as_json:
+        print(report.to_json(command))
+    else:
+        from rmtcli.report.terminal import show, stdout
+
+        show(report, stdout())

@@ -1,0 +1,81 @@
+"""``rmtcli prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import check_report, emit, progress
+from rmtcli.errors import LayerError
+
+
+def command(
+    file: options.Checkpoint,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write, its format by its ending. [default: FILE with '.pruned' added]",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE,…]",
+            help="What to keep of each layer; 'rmtcli methods' lists the rules.",
+        ),
+    ] = "auto",
+    edge: options.Edge = "bema",
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="factored|dense",
+            help="Two small layers in place of one, or their product under the old name.",
+        ),
+    ] = "factored",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    min_side: options.MinSide = 32,
+    data: options.Data = None,
+    model: options.Model = None,
+    activation: options.Activation = "relu",
+    score: options.Score = None,
+    device: options.Device = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
+    ] = False,
+    json: options.Json = False,
+    report: options.ReportFile = None,
+    force: options.Force = False,
+) -> None:
+    """Write a rank-reduced checkpoint.
+
+    With --data or --eval, the report says what pruning costs. The input is never changed.
+    """
+    from rmtcli import Evaluation, Selection, prune
+
+    check_report(report, inputs=[file, output, data], force=force)
+    result = prune(
+        file,
+        output,
+        keep=keep,
+        edge=edge,
+        layout=layout,
+        selection=Selection(include or (), exclude or (), min_side),
+        evaluation=Evaluation(data, model, activation, score, device),
+        dry_run=dry_run,
+        force=force,
+        track=progress,
+    )
+    emit(result, as_json=json, report_file=report)
+    if not result.pruned and not dry_run:
+        raise LayerError(f"{file}: no layer can be pruned by --keep {keep}: no checkpoint written")
+
+
+command.__name__ = "prune"

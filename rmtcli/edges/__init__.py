@@ -1,0 +1,6 @@
+"""Estimators of the edge between noise and signal, one published method a file."""
+
+from rmtcli.edges import bema, median
+from rmtcli.edges.base import EDGES, EdgeEstimator, EdgeFit, Verdict
+
+__all__ = ["EDGES", "EdgeEstimator", "EdgeFit", "Verdict", "bema", "median"]

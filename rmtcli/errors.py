@@ -1,0 +1,27 @@
+"""The errors a user can meet. Each message is one line: what is wrong, where, what to do."""
+
+from __future__ import annotations
+
+
+class RmtcliError(Exception):
+    """Base of every error that rmtcli raises on purpose; ``exit_code`` is what a shell sees."""
+
+    exit_code = 1
+
+
+class UsageError(RmtcliError):
+    """The request cannot be carried out as written: a wrong option, a missing or occupied path."""
+
+    exit_code = 2
+
+
+class CheckpointError(RmtcliError):
+    """A checkpoint cannot be read or written."""
+
+
+class LayerError(RmtcliError):
+    """A layer that would have to be changed cannot be."""
+
+
+class EvaluationError(RmtcliError):
+    """A network cannot be built, fed or scored."""

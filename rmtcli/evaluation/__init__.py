@@ -1,0 +1,1 @@
+"""Does the network still do what it did?"""

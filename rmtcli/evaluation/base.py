@@ -1,0 +1,89 @@
+"""What is measured, and what comes out. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.evaluation.data import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How to score a checkpoint's network.
+
+    Attributes:
+        data: ``.npz`` or ``.safetensors`` file with ``inputs`` and, for accuracy, ``targets``.
+        model: ``package.module:factory`` that returns the dense module; a chain of linear layers
+            is inferred from the checkpoint without it.
+        activation: what stands between the layers of an inferred chain.
+        score: ``package.module:function`` that takes a module and returns a number.
+        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    data: str | Path | None = None
+    model: str | None = None
+    activation: str = "relu"
+    score: str | None = None
+    device: str = "cpu"
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure with."""
+        return self.data is not None or self.score is not None
+
+    @property
+    def network(self) -> str:
+        """What is run, in words for the report."""
+        if self.model:
+            return self.model
+        return f"a chain of linear layers with {self.activation} between them (inferred)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What was measured on one network.
+
+    Attributes:
+        predictions: shape (samples,), the class with the largest output; None without data.
+        accuracy: share of predictions that are right, in percent; None without targets.
+        score: result of the user's own function; None without one.
+    """
+
+    predictions: NDArray[np.int64] | None
+    accuracy: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """A network's scores, beside those of the network it was made from.
+
+    Attributes:
+        network: what was run.
+        samples: what it was run on, or None.
+        before: scores of the dense network, or None where there is none to compare with.
+        after: scores of the network in question.
+    """
+
+    network: str
+    samples: Samples | None
+    before: Scores | None
+    after: Scores
+
+    @property
+    def drop(self) -> float | None:
+        """Accuracy lost, in points; None where it was not measured on both."""
+        if self.before is None or self.before.accuracy is None or self.after.accuracy is None:
+            return None
+        return self.before.accuracy - self.after.accuracy
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of samples that both networks give the same class, in percent."""
+        if self.before is None or self.before.predictions is None:
+            return None
+        return 100 * float(np.mean(self.before.predictions == self.after.predictions))

@@ -1,0 +1,37 @@
+"""Keep what stands above the edge (Shmalo, Jenkins and Krupchytskyi, 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rmtcli.edges.base import EdgeFit
+from rmtcli.keep.base import KEEP_RULES, check_count, check_share
+from rmtcli.spectrum import Spectrum
+
+
+@KEEP_RULES.register("edge")
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """All spikes, and the largest of what lies below the edge.
+
+    It acts whatever the verdict on the fit: ``auto`` is the rule that obeys it.
+
+    Attributes:
+        below: share of the values below the edge to keep as well, largest first.
+        at_least: smallest rank, such as the number of classes.
+    """
+
+    below: float = 0.0
+    at_least: int = 1
+
+    def __post_init__(self) -> None:
+        check_share("below", self.below)
+        check_count("at_least", self.at_least)
+
+    def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
+        """Spikes + ⌈below · (p − spikes)⌉, at least ``at_least``."""
+        spikes = spectrum.count_above(fit.edge)
+        # A share such as 0.1 · 30 may come out a rounding error above the whole number.
+        extra = math.ceil(self.below * (spectrum.p - spikes) - 1e-9)
+        return min(max(spikes + extra, self.at_least), spectrum.p)

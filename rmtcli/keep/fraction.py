@@ -1,0 +1,30 @@
+"""Keep the same share of the singular values in every layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rmtcli.edges.base import EdgeFit
+from rmtcli.keep.base import KEEP_RULES, check_share
+from rmtcli.spectrum import Spectrum
+
+
+@KEEP_RULES.register("fraction")
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A uniform ratio: the baseline that every other rule has to beat.
+
+    Attributes:
+        of: share of the p singular values to keep.
+    """
+
+    of: float
+
+    def __post_init__(self) -> None:
+        check_share("of", self.of)
+
+    def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
+        """⌈of · p⌉."""
+        # A share such as 0.1 · 30 may come out a rounding error above the whole number.
+        return math.ceil(self.of * spectrum.p - 1e-9)

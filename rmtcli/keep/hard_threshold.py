@@ -1,0 +1,21 @@
+"""The optimal hard threshold with unknown noise (Gavish and Donoho, 2014)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rmtcli.edges.base import EdgeFit
+from rmtcli.edges.median import median_variance
+from rmtcli.keep.base import KEEP_RULES
+from rmtcli.law.hard_threshold import optimal_threshold
+from rmtcli.spectrum import Spectrum
+
+
+@KEEP_RULES.register("hard-threshold")
+@dataclass(frozen=True, slots=True)
+class HardThreshold:
+    """Keep s > ω(γ) · median(s), whatever estimator fitted the edge."""
+
+    def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
+        """Eigenvalues above λ*(γ)² σ², with σ² from the median; ω(γ) = λ*(γ)/√median of the law."""
+        return spectrum.count_above(optimal_threshold(spectrum.gamma) * median_variance(spectrum))

@@ -1,0 +1,1 @@
+"""The formulas of random matrix theory, and nothing else."""

@@ -1,0 +1,1 @@
+"""What was found and done, as a value, and its renderings."""

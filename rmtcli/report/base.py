@@ -1,0 +1,179 @@
+"""The report as a value."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rmtcli.checkpoint.dtypes import WORDS
+from rmtcli.evaluation.base import Comparison
+from rmtcli.layers import Layer, Skipped
+from rmtcli.plan import LayerPlan, Layout
+from rmtcli.version import __version__
+
+#: Version of the JSON layout; it rises when a field changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint file as the report names it.
+
+    Attributes:
+        path: as the user wrote it.
+        sha256: hash of the file.
+        bytes: its size.
+        tensors: how many tensors it holds.
+        parameters: their entries together.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    tensors: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """Everything a run found out and did.
+
+    Attributes:
+        action: ``analyze``, ``prune``, ``densify`` or ``evaluate``.
+        source: the input.
+        output: the file written, or None.
+        edge: the edge estimator, all options spelled out; None where none was used.
+        keep: the keep rule, likewise.
+        layout: how pruned layers are stored; None where none are.
+        layers: every layer, in the checkpoint's order.
+        skipped: every matrix that is no layer, with the reason.
+        comparison: scores, or None where nothing was measured.
+        notes: sentences a user should read.
+    """
+
+    action: str
+    source: Source
+    output: Source | None = None
+    edge: str | None = None
+    keep: str | None = None
+    layout: Layout | None = None
+    layers: tuple[LayerPlan, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    comparison: Comparison | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pruned(self) -> tuple[LayerPlan, ...]:
+        """The layers that are (or, before writing, would be) changed."""
+        return tuple(plan for plan in self.layers if plan.untouched is None)
+
+    @property
+    def pruned_parameters(self) -> tuple[int, int]:
+        """Weights of the pruned layers as stored, before and after."""
+        before = sum(plan.layer.copies * plan.layer.size for plan in self.pruned)
+        if self.layout is Layout.DENSE:
+            return before, before
+        return before, sum(plan.layer.copies * plan.factored_size for plan in self.pruned)
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Entries of all tensors, before and after."""
+        before, after = self.pruned_parameters
+        return self.source.parameters, self.source.parameters + after - before
+
+    def to_dict(self, command: str | None = None) -> dict[str, Any]:
+        """The report as plain values, for JSON.
+
+        Args:
+            command: the command line that made it, or None from Python.
+        """
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "rmtcli_version": __version__,
+            "command": command,
+            "action": self.action,
+            "source": _source(self.source),
+            "output": _source(self.output),
+            "options": {
+                "edge": self.edge,
+                "keep": self.keep,
+                "layout": self.layout.value if self.layout else None,
+            },
+            "parameters": _change(*self.parameters),
+            "pruned_layers": _change(*self.pruned_parameters) | {"count": len(self.pruned)},
+            "accuracy": _accuracy(self.comparison),
+            "layers": [_layer(plan, self.layout) for plan in self.layers],
+            "skipped": [{"name": s.name, "reason": s.reason.value} for s in self.skipped],
+            "notes": list(self.notes),
+        }
+
+    def to_json(self, command: str | None = None) -> str:
+        """The report as JSON text; numbers that are not finite never occur."""
+        return json.dumps(self.to_dict(command), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _source(source: Source | None) -> dict[str, Any] | None:
+    return None if source is None else {name: getattr(source, name) for name in source.__slots__}
+
+
+def _change(before: int, after: int) -> dict[str, Any]:
+    return {"before": before, "after": after, "ratio": after / before if before else None}
+
+
+def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
+    layer, fit = plan.layer, plan.fit
+    n, p = max(layer.shape), min(layer.shape)
+    pruned = plan.untouched is None
+    after = plan.factored_size if pruned and layout is Layout.FACTORED else layer.size
+    return {
+        "name": layer.name,
+        "aliases": list(layer.aliases),
+        "shape": list(layer.shape),
+        "dtype": WORDS[layer.dtype],
+        "n": n,
+        "p": p,
+        "gamma": fit.law.gamma,
+        "sigma": fit.law.sigma,
+        "lambda_plus": fit.law.lambda_plus,
+        "edge": fit.edge,
+        "edge_singular_value": singular_value(fit.edge, layer),
+        "largest_singular_value": singular_value(plan.largest, layer),
+        "ks_distance": fit.ks_distance,
+        "verdict": fit.verdict.name.lower(),
+        "verdict_text": fit.verdict.value,
+        "spikes": plan.spikes,
+        "break_even_rank": layer.break_even_rank,
+        "rank": plan.rank,
+        "pruned": pruned,
+        "reason": None if plan.untouched is None else plan.untouched.name.lower(),
+        "reason_text": None if plan.untouched is None else plan.untouched.value,
+        "relative_error": plan.relative_error,
+        "parameters": _change(layer.size, after),
+    }
+
+
+def singular_value(eigenvalue: float, layer: Layer) -> float:
+    """S = √(n λ): an eigenvalue of WᵀW/n as a singular value of the layer's weight."""
+    return math.sqrt(max(layer.shape) * eigenvalue)
+
+
+def _accuracy(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
+        return {"measured": False}
+    samples = comparison.samples
+
+    before, after = comparison.before, comparison.after
+    return {
+        "measured": True,
+        "network": comparison.network,
+        "data": None if samples is None else str(samples.path),
+        "samples": 0 if samples is None else len(samples.inputs),
+        "bytes_scaled": samples is not None and samples.scaled,
+        "before": before and before.accuracy,
+        "after": after.accuracy,
+        "drop": comparison.drop,
+        "agreement": comparison.agreement,
+        "score": {"before": before and before.score, "after": after.score},
+    }

@@ -1,0 +1,51 @@
+"""The registered choices and their options, as shown to a user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from rmtcli.edges import EDGES
+from rmtcli.keep import KEEP_RULES
+from rmtcli.registry import Option, Registry
+
+#: Command-line option -> its registry.
+REGISTRIES: dict[str, Registry[Any]] = {"--edge": EDGES, "--keep": KEEP_RULES}
+
+
+def describe_methods() -> dict[str, Any]:
+    """Every choice with its first docstring line, and its options with type and default."""
+    return {
+        flag: [
+            {
+                "name": name,
+                "summary": (choice.__doc__ or "").strip().splitlines()[0],
+                "options": [
+                    {"name": o.name, "type": o.type.__name__, "default": o.default}
+                    for o in registry.options(name)
+                ],
+            }
+            for name, choice in registry.choices.items()
+        ]
+        for flag, registry in REGISTRIES.items()
+    }
+
+
+def show_methods(console: Console) -> None:
+    """Print them as a list that can be typed back."""
+    for flag, registry in REGISTRIES.items():
+        console.print(f"[bold]{flag}[/bold]  ({escape(registry.kind)})")
+        for name, choice in registry.choices.items():
+            console.print(f"  {_spelling(name, registry.options(name))}", markup=False)
+            console.print(f"      {(choice.__doc__ or '').strip().splitlines()[0]}", markup=False)
+        console.print()
+
+
+def _spelling(name: str, options: tuple[Option, ...]) -> str:
+    """``bema:alpha=0.2`` with defaults; an option that must be given shows its type."""
+    shown = ",".join(
+        f"{o.name}={o.type.__name__.upper() if o.default is None else o.default}" for o in options
+    )
+    return f"{name}:{shown}" if shown else name

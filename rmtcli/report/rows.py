@@ -1,0 +1,136 @@
+"""A report as rows of text and lines of summary, whatever they are shown on."""
+
+from __future__ import annotations
+
+from rmtcli.edges import Verdict
+from rmtcli.evaluation.base import Comparison
+from rmtcli.plan import LayerPlan, Layout
+from rmtcli.report.base import Report, singular_value
+
+#: Columns whose text is aligned to the right.
+NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "spikes", "rank", "break-even", "parameters"}
+
+
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Column names and one row a layer."""
+    if report.action == "analyze":
+        columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "spikes", "break-even"]
+        return [*columns, "verdict"], [_fit_row(plan) for plan in report.layers]
+    columns = ["layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters", "action"]
+    return columns, [_prune_row(plan, report.layout) for plan in report.layers]
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """What a reader wants to know first: label and text."""
+    lines = []
+    if report.action == "analyze":
+        verdicts = {plan.fit.verdict: plan.fit.verdict.value for plan in report.layers}
+        lines += [(_word(verdict), text) for verdict, text in verdicts.items()]
+        lines.append(("parameters", f"{report.source.parameters:,}"))
+        before, after = report.parameters
+        if report.pruned:
+            lines.append(("prune --keep auto", _change(before, after, "parameters")))
+        else:
+            lines.append(("prune --keep auto", "would change nothing"))
+    elif report.action == "prune":
+        lines.append(("parameters", _change(*report.parameters)))
+        lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
+    if report.output is not None:
+        sizes = _change(report.source.bytes, report.output.bytes)
+        lines.append(("bytes on disk", sizes))
+    if report.comparison is not None:
+        lines += _scores(report.comparison)
+    if report.skipped:
+        lines.append(("not layers", _skipped(report)))
+    lines += [("note", note) for note in report.notes]
+    if report.output is not None:
+        lines.append(("wrote", report.output.path))
+    return lines
+
+
+def action(plan: LayerPlan, layout: Layout | None) -> str:
+    """What happens to a layer, and why."""
+    if plan.untouched is not None:
+        return f"left alone: {plan.untouched.value}"
+    return "split in two" if layout is Layout.FACTORED else "truncated in place"
+
+
+def _fit_row(plan: LayerPlan) -> list[str]:
+    layer, fit = plan.layer, plan.fit
+    return [
+        layer.name,
+        _shape(layer.shape),
+        f"{fit.law.gamma:.3f}",
+        f"{fit.law.sigma:.4g}",
+        f"{singular_value(plan.largest, layer):.4g}",
+        f"{singular_value(fit.edge, layer):.4g}",
+        f"{fit.ks_distance:.4f}",
+        str(plan.spikes),
+        str(layer.break_even_rank),
+        _word(fit.verdict) + (", output head" if layer.head else ""),
+    ]
+
+
+def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
+    layer, fit = plan.layer, plan.fit
+    pruned = plan.untouched is None
+    after = plan.factored_size if pruned and layout is Layout.FACTORED else layer.size
+    return [
+        layer.name,
+        _shape(layer.shape),
+        f"{singular_value(fit.edge, layer):.4g}",
+        f"{fit.ks_distance:.4f}",
+        str(plan.spikes),
+        f"{plan.rank} of {min(layer.shape)}",
+        f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
+        action(plan, layout),
+    ]
+
+
+def _scores(comparison: Comparison) -> list[tuple[str, str]]:
+    before, after, samples = comparison.before, comparison.after, comparison.samples
+    lines = [("network", comparison.network)]
+    if samples is not None:
+        scaled = ", bytes divided by 255" if samples.scaled else ""
+        lines.append(("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}"))
+    if after.accuracy is not None:
+        text = f"{after.accuracy:.2f} %"
+        if before is not None and comparison.drop is not None:
+            gain = round(-comparison.drop, 2) + 0.0
+            text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
+        lines.append(("accuracy", text))
+    if comparison.agreement is not None:
+        lines.append(("agreement", f"{comparison.agreement:.2f} % with the dense network"))
+    if after.score is not None:
+        text = f"{after.score:.6g}"
+        if before is not None and before.score is not None:
+            text = f"{before.score:.6g} → {text}"
+        lines.append(("score", text))
+    return lines
+
+
+def _pruned(report: Report) -> str:
+    if not report.pruned:
+        return "nothing can be pruned by this rule"
+    return _change(*report.pruned_parameters)
+
+
+def _skipped(report: Report) -> str:
+    return "; ".join(f"{item.name} ({item.reason.value})" for item in report.skipped)
+
+
+def _change(before: int, after: int, unit: str = "") -> str:
+    share = 100 * (after / before - 1) + 0.0
+    return f"{before:,} → {after:,} {unit}".rstrip() + f" ({share:+.1f} %)"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _word(verdict: Verdict) -> str:
+    return verdict.name.lower().replace("_", " ")
+
+
+def _shape(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}×{shape[1]}"

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmtcli.checkpoint import RawTensor, decode, encode
+from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.torch_file import _TORCH, to_torch
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@given(data=st.data())
+def test_every_bit_pattern_comes_back(dtype: str, data: st.DataObject) -> None:
+    width = torch.empty(0, dtype=_TORCH[dtype]).element_size()
+    bits = data.draw(st.binary(min_size=width * 6, max_size=width * 6))
+    raw = RawTensor(dtype, (2, 3), np.frombuffer(bits, np.uint8))
+    values = decode(raw)
+    assert values.shape == (2, 3)
+    if np.isfinite(values).all():
+        assert encode(values, dtype).data.tobytes() == bits
+    # numpy's values are torch's.
+    np.testing.assert_array_equal(values, to_torch(raw).to(torch.float64).numpy())
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@given(st.lists(st.floats(-6e4, 6e4), min_size=1, max_size=9))
+def test_rounding_is_torchs(dtype: str, values: list[float]) -> None:
+    ours = to_torch(encode(np.array(values), dtype))
+    # Through float32, as bfloat16 is rounded here: double rounding is below its precision.
+    via = torch.float64 if dtype == "F64" else torch.float32
+    theirs = torch.tensor(values, dtype=torch.float64).to(via).to(_TORCH[dtype])
+    if dtype == "F16":
+        theirs = torch.from_numpy(np.array(values).astype(np.float16))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "word"),
+    [("F16", 7e4, "float16"), ("BF16", 3.4e38, "bfloat16"), ("F32", 1e39, "float32")],
+)
+def test_values_out_of_range_are_refused(dtype: str, value: float, word: str) -> None:
+    with pytest.raises(OverflowError, match=word):
+        encode(np.array([1.0, value]), dtype)
+
+
+def test_a_strided_array_is_encoded_in_c_order() -> None:
+    w = np.arange(6.0).reshape(2, 3).T
+    assert encode(w, "F32").data.tobytes() == np.ascontiguousarray(w, np.float32).tobytes()

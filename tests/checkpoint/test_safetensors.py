@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from rmtcli.checkpoint import Edited, encode, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint.safetensors import natural_order
+from rmtcli.errors import CheckpointError, UsageError
+
+TYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+    torch.float8_e4m3fn,
+]
+
+
+@st.composite
+def state_dicts(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+    names = draw(st.lists(st.text("abc.0é ", min_size=1, max_size=6), max_size=5, unique=True))
+    state = {}
+    for name in names:
+        shape, dtype = draw(shapes), draw(st.sampled_from(TYPES))
+        count = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
+        data = draw(st.binary(min_size=count, max_size=count))
+        if dtype is torch.bool:
+            data = bytes(byte & 1 for byte in data)
+        flat = (
+            torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        )
+        state[name] = flat.reshape(shape)
+    return state
+
+
+def bits(value: torch.Tensor) -> bytes:
+    return (
+        value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=state_dicts(), note=st.text(max_size=9))
+def test_reading_and_writing_again_changes_no_bit(
+    tmp_path: Path, state: dict[str, torch.Tensor], note: str
+) -> None:
+    save_file(state, tmp_path / "a.safetensors", metadata={"note": note})
+    source = open_checkpoint(tmp_path / "a.safetensors")
+    write_checkpoint(source, tmp_path / "b.safetensors")
+    again = load_file(tmp_path / "b.safetensors")
+    assert {n: (t.dtype, t.shape, bits(t)) for n, t in again.items()} == {
+        n: (t.dtype, t.shape, bits(t)) for n, t in state.items()
+    }
+    with safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        assert file.metadata() == {"note": note}
+
+
+def test_tensors_start_at_multiples_of_their_width(tmp_path: Path) -> None:
+    state = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(2, dtype=torch.float64)}
+    save_file(state, tmp_path / "a.safetensors")
+    write_checkpoint(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    assert start % 8 == 0
+    assert json.loads(data[8:start])["b"]["data_offsets"][0] % 8 == 0
+
+
+def test_names_come_in_natural_order(tmp_path: Path) -> None:
+    names = ["h.10.w", "h.2.w", "a", "h.2.b", "1", "10", "9x"]
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "a.safetensors")
+    found = list(open_checkpoint(tmp_path / "a.safetensors").infos)
+    assert found == ["1", "9x", "10", "a", "h.2.b", "h.2.w", "h.10.w"]
+    assert sorted(names, key=natural_order) == found
+
+
+def test_edits_replace_in_place(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.ones(2, 3), "other": torch.ones(4, dtype=torch.int64)}
+    save_file(state, tmp_path / "a.safetensors")
+    source = open_checkpoint(tmp_path / "a.safetensors")
+    new = encode(np.full((2, 1), 3.0), "BF16")
+    edited = Edited(source, {"fc.weight": {"fc.0.weight": new}}, None)
+    assert edited.parameters == 2 + 4
+    write_checkpoint(edited, tmp_path / "b.safetensors")
+    found = load_file(tmp_path / "b.safetensors")
+    assert set(found) == {"fc.0.weight", "other"}
+    assert torch.equal(found["fc.0.weight"], torch.full((2, 1), 3.0, dtype=torch.bfloat16))
+    assert torch.equal(found["other"], state["other"])
+
+
+def test_equal_bytes_are_tied_and_first_bytes_alone_are_not(tmp_path: Path) -> None:
+    a = torch.arange(3000.0)
+    b = a.clone()
+    b[-1] = 0
+    save_file({"a": a, "b": b, "c": a.clone()}, tmp_path / "a.safetensors")
+    source = open_checkpoint(tmp_path / "a.safetensors")
+    assert source.ties(["a", "b", "c"]) == {"c": "a"}
+
+
+def damaged(kind: str) -> bytes:
+    good = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    whole = len(good).to_bytes(8, "little") + good + bytes(8)
+    lies = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}'
+    return {
+        "truncated": whole[:-3],
+        "only a length": whole[:8],
+        "huge header": (2**62).to_bytes(8, "little") + good,
+        "no json": (4).to_bytes(8, "little") + b"\x00\xff{]",
+        "shape lies": len(lies).to_bytes(8, "little") + lies + bytes(8),
+        "text": b"this is no checkpoint at all",
+        "long tail": whole + b"x",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "only a length", "huge header", "no json", "shape lies", "text", "long tail"],
+)
+def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(damaged(kind))
+    with pytest.raises(CheckpointError, match="not a whole safetensors file") as caught:
+        open_checkpoint(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "empty.safetensors").touch()
+    with pytest.raises(CheckpointError, match="the file is empty"):
+        open_checkpoint(tmp_path / "empty.safetensors")
+    with pytest.raises(UsageError, match="is a directory"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match="no such file"):
+        open_checkpoint(tmp_path / "none.safetensors")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"the ending must be one of \.safetensors, \.pt"):
+        open_checkpoint(tmp_path / "a.txt")

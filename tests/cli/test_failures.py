@@ -1,0 +1,236 @@
+"""Every wrong input: one line, its exit code, and not a byte changed or left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import Run, tree
+
+MLP = "sample_models/mnist_mlp.safetensors"
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("owned",)
+
+
+def payload(folder: Path) -> None:
+    torch.save({"weight": torch.ones(40, 40), "x": Payload()}, folder / "payload.pt")
+
+
+def truncated(folder: Path) -> None:
+    (folder / "cut.safetensors").write_bytes((folder / MLP).read_bytes()[:100_000])
+    (folder / "cut.pt").write_bytes((folder / "sample_models/mnist_deep.pt").read_bytes()[:99_999])
+
+
+def empty(folder: Path) -> None:
+    (folder / "empty.pt").touch()
+    (folder / "empty.safetensors").touch()
+
+
+def nan(folder: Path) -> None:
+    tensors = load_file(folder / MLP)
+    tensors["fc1.weight"][5, 5] = np.nan
+    save_file(tensors, folder / "nan.safetensors")
+
+
+def existing(folder: Path) -> None:
+    shutil.copy(folder / MLP, folder / "there.safetensors")
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+#: name -> (what to build, arguments, exit code, the line)
+CASES: dict[str, tuple[Any, str, int, str]] = {
+    "payload": (
+        payload,
+        "prune payload.pt",
+        1,
+        "payload.pt: refused: its pickle calls for posix.mkdir, and only tensors and plain values "
+        "are read (nothing was run): save model.state_dict() instead",
+    ),
+    "truncated safetensors": (
+        truncated,
+        "prune cut.safetensors",
+        1,
+        "cut.safetensors: not a whole safetensors file (Error while deserializing header: "
+        "incomplete metadata, file not fully covered)",
+    ),
+    "truncated torch": (
+        truncated,
+        "prune cut.pt",
+        1,
+        "cut.pt: not a whole torch checkpoint: it is damaged, cut short or of another format",
+    ),
+    "directory": (
+        nothing,
+        "prune sample_models",
+        2,
+        "sample_models: is a directory: name the checkpoint file in it",
+    ),
+    "missing": (nothing, "analyze none.pt", 2, "none.pt: no such file"),
+    "empty": (empty, "prune empty.pt", 1, "empty.pt: the file is empty"),
+    "empty safetensors": (
+        empty,
+        "analyze empty.safetensors",
+        1,
+        "empty.safetensors: the file is empty",
+    ),
+    "NaN": (
+        nan,
+        "prune nan.safetensors",
+        1,
+        "nan.safetensors: fc1.weight holds values that are NaN or infinite: repair the checkpoint, "
+        "or leave the layer out with --exclude 'fc1.weight'",
+    ),
+    "wrong keep": (
+        nothing,
+        f"prune {MLP} --keep most",
+        2,
+        "unknown keep rule 'most': choose one of "
+        "auto, edge, energy, fraction, hard-threshold, rank",
+    ),
+    "keep out of range": (
+        nothing,
+        f"prune {MLP} --keep energy:fraction=95",
+        2,
+        "keep rule 'energy:fraction=95': fraction must be from 0 to 1, not 95.0",
+    ),
+    "output is input": (
+        nothing,
+        f"prune {MLP} -o {MLP} --force",
+        2,
+        f"{MLP}: is an input, and inputs are never overwritten",
+    ),
+    "output is data": (
+        nothing,
+        f"prune {MLP} --data sample_models/planted.safetensors "
+        "-o sample_models/planted.safetensors --force",
+        2,
+        "sample_models/planted.safetensors: is an input, and inputs are never overwritten",
+    ),
+    "output exists": (
+        existing,
+        f"prune {MLP} -o there.safetensors",
+        2,
+        "there.safetensors: exists already: give --force to replace it",
+    ),
+    "output folder missing": (
+        nothing,
+        f"prune {MLP} -o no/such.safetensors",
+        2,
+        "no/such.safetensors: its folder does not exist: create it first",
+    ),
+    "output of no known format": (
+        nothing,
+        f"prune {MLP} -o out.h5",
+        2,
+        "out.h5: not a checkpoint by its name: the ending must be one of "
+        ".safetensors, .pt, .pth, .bin, .ckpt",
+    ),
+    "report is the model": (
+        nothing,
+        f"analyze {MLP} --report {MLP}",
+        2,
+        f"{MLP}: a report must end in .md or .json",
+    ),
+    "pattern without match": (
+        nothing,
+        f"prune {MLP} --exclude fc9*",
+        2,
+        f"pattern 'fc9*' matches no tensor in {MLP}: 'rmtcli analyze' lists the names",
+    ),
+    "nothing to prune": (
+        nothing,
+        f"prune {MLP} --keep fraction:of=1",
+        1,
+        f"{MLP}: no layer can be pruned by --keep fraction:of=1: no checkpoint written",
+    ),
+    "data that does not fit": (
+        nothing,
+        f"prune {MLP} --data wrong.npz",
+        1,
+        "wrong.npz: the network does not take inputs of shape (3, 9): "
+        "mat1 and mat2 shapes cannot be multiplied (3x9 and 784x1000)",
+    ),
+    "nothing to evaluate on": (
+        nothing,
+        f"evaluate {MLP}",
+        2,
+        "nothing to evaluate on: give --data or --eval",
+    ),
+    "nothing to densify": (
+        nothing,
+        f"densify {MLP} -o out.safetensors",
+        1,
+        f"{MLP}: holds no factors that rmtcli wrote: there is nothing to undo",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> None:
+    build, arguments, code, line = CASES[name]
+    build(workdir)
+    np.savez(workdir / "wrong.npz", inputs=np.ones((3, 9), np.float32))
+    before = tree(workdir)
+    result = rmtcli(*arguments.split())
+    assert result.stderr == f"rmtcli: error: {line}\n"
+    assert result.returncode == code
+    assert tree(workdir) == before
+    assert not (workdir / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["prune"], "Missing argument"),
+        (["prune", MLP, "--kep", "auto"], "No such option"),
+        (["nonsense"], "No such command"),
+        (["analyze", MLP, "--min-side", "-1"], "Invalid value"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(
+    workdir: Path, rmtcli: Run, arguments: list[str], word: str
+) -> None:
+    before = tree(workdir)
+    result = rmtcli(*arguments)
+    assert result.returncode == 2
+    assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert tree(workdir) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write anything")
+def test_files_without_permission_get_one_line(workdir: Path, rmtcli: Run) -> None:
+    (workdir / MLP).chmod(0)
+    result = rmtcli("prune", MLP)
+    assert result.returncode == 1
+    assert result.stderr == f"rmtcli: error: {MLP}: Permission denied\n"
+
+
+def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run) -> None:
+    resource = pytest.importorskip("resource")
+
+    def limit() -> None:  # a file beyond this size fails as on a full disk
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    before = tree(workdir)
+    result = rmtcli("prune", MLP, preexec_fn=limit)
+    assert result.returncode == 1
+    assert result.stderr.startswith("rmtcli: error: ")
+    assert result.stderr.count("\n") == 1
+    assert tree(workdir) == before

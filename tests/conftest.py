@@ -1,0 +1,70 @@
+"""What many tests need: matrices with known truth, and small checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "sample_models"
+
+settings.register_profile("rmtcli", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("rmtcli")
+
+
+def noise(shape: tuple[int, int], sigma: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Independent Gaussian entries."""
+    return sigma * np.random.default_rng(seed).standard_normal(shape)
+
+
+def planted(
+    shape: tuple[int, int], rank: int, *, times: float, sigma: float = 1.0, seed: int = 0
+) -> np.ndarray:
+    """Noise plus ``rank`` equal directions, ``times`` the detection limit sigma (n p)^(1/4)."""
+    rng = np.random.default_rng(seed)
+    left = np.linalg.qr(rng.standard_normal((shape[0], rank)))[0]
+    right = np.linalg.qr(rng.standard_normal((shape[1], rank)))[0]
+    strength = times * sigma * (shape[0] * shape[1]) ** 0.25
+    return noise(shape, sigma, seed + 1) + strength * left @ right.T
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return SAMPLES
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh working directory that holds the sample models."""
+    (tmp_path / "sample_models").mkdir()
+    for file in SAMPLES.iterdir():
+        if file.suffix in (".safetensors", ".pt", ".npz") and ".pruned" not in file.name:
+            shutil.copy(file, tmp_path / "sample_models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def rmtcli() -> Run:
+    """Run the program as a user does, in a process of its own, with its output in a pipe."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "rmtcli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes: what a failed command must not change."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,75 @@
+"""What every registered edge estimator must hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmtcli.edges import EDGES, EdgeEstimator
+from rmtcli.spectrum import spectrum
+from tests.conftest import noise, planted
+
+SHAPES = [(300, 150), (128, 128), (100, 800)]
+
+
+@pytest.fixture(params=sorted(EDGES.choices))
+def estimator(request: pytest.FixtureRequest) -> EdgeEstimator:
+    return EDGES.parse(request.param)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_planted_spikes_well_above_the_limit_are_counted(
+    estimator: EdgeEstimator, shape: tuple[int, int]
+) -> None:
+    found = []
+    for seed in range(20):
+        s = spectrum(planted(shape, 5, times=3, seed=seed))
+        found.append(s.count_above(estimator.fit(s).edge))
+    # None is missed; a false one comes with chance beta = 0.1 (P[X > 6 of 20] = 0.2 %).
+    assert min(found) == 5
+    assert sum(count > 5 for count in found) <= 6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pure_noise_gives_no_spikes_at_the_stated_rate(
+    estimator: EdgeEstimator, shape: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(3)
+    false = 0
+    for _ in range(150):
+        s = spectrum(rng.standard_normal(shape))
+        false += s.count_above(estimator.fit(s).edge) > 0
+    # beta = 0.1, three binomial deviations, and 0.03 for the finite size.
+    assert false / 150 <= 0.1 + 3 * np.sqrt(0.09 / 150) + 0.03
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transposing_rotating_and_scaling_change_nothing_that_counts(
+    estimator: EdgeEstimator, shape: tuple[int, int]
+) -> None:
+    w = planted(shape, 4, times=3)
+    rng = np.random.default_rng(1)
+    left = np.linalg.qr(rng.standard_normal((shape[0], shape[0])))[0]
+    right = np.linalg.qr(rng.standard_normal((shape[1], shape[1])))[0]
+    s = spectrum(w)
+    fit = estimator.fit(s)
+    for other, scale in [(w.T, 1.0), (left @ w @ right, 1.0), (1e-6 * w, 1e-6), (1e20 * w, 1e20)]:
+        s2 = spectrum(other)
+        fit2 = estimator.fit(s2)
+        assert s2.count_above(fit2.edge) == s.count_above(fit.edge)
+        assert fit2.law.sigma == pytest.approx(scale * fit.law.sigma, rel=1e-9)
+        assert fit2.edge == pytest.approx(scale**2 * fit.edge, rel=1e-9)
+        assert fit2.ks_distance == pytest.approx(fit.ks_distance, abs=1e-9)
+        assert fit2.verdict is fit.verdict
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (3, 1000)])
+def test_any_shape_gets_a_fit(estimator: EdgeEstimator, shape: tuple[int, int]) -> None:
+    fit = estimator.fit(spectrum(noise(shape)))
+    assert fit.law.sigma > 0
+    assert fit.edge > fit.law.lambda_plus
+    assert 0 <= fit.ks_distance <= 1
+
+
+def test_names_spell_back(estimator: EdgeEstimator) -> None:
+    assert EDGES.parse(EDGES.spell(estimator)) == estimator

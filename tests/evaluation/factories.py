@@ -1,0 +1,36 @@
+"""What users name on the command line, for tests."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def residual() -> nn.Module:
+    """A network that no chain describes."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1 = nn.Linear(40, 40)
+            self.head = nn.Linear(40, 10)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.head(x + nn.functional.relu(self.fc1(x)))
+
+    return Residual()
+
+
+def not_a_module() -> int:
+    return 3
+
+
+def first_weight(model: nn.Module) -> float:
+    """A score that any network has."""
+    return float(next(model.parameters()).detach().abs().sum())
+
+
+def words(model: nn.Module) -> str:
+    return "good"
+
+
+value = 3

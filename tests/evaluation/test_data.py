@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rmtcli.errors import CheckpointError, EvaluationError, UsageError
+from rmtcli.evaluation.data import read_samples
+
+X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+Y = np.arange(6)
+
+
+def test_both_formats_give_the_same(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", inputs=X, targets=Y, other=np.ones(2))
+    arrays = {"inputs": torch.from_numpy(X), "targets": torch.from_numpy(Y)}
+    save_file(arrays, tmp_path / "a.safetensors")
+    for name in ("a.npz", "a.safetensors"):
+        samples = read_samples(tmp_path / name)
+        np.testing.assert_array_equal(samples.inputs, X)
+        np.testing.assert_array_equal(samples.targets, Y)
+        assert not samples.scaled
+
+
+def test_bytes_are_divided_by_255_and_whole_numbers_are_not(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", inputs=np.array([[0, 51, 255]], np.uint8))
+    samples = read_samples(tmp_path / "a.npz")
+    np.testing.assert_allclose(samples.inputs, [[0, 0.2, 1]], rtol=1e-6)
+    assert samples.scaled
+    assert samples.targets is None
+    np.savez(tmp_path / "b.npz", inputs=np.array([[0, 51, 255]]))
+    samples = read_samples(tmp_path / "b.npz")
+    np.testing.assert_array_equal(samples.inputs, [[0, 51, 255]])
+    assert not samples.scaled
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"x": X}, "has no array named 'inputs'"),
+    ({"inputs": X[0]}, "'inputs' has shape (4,): it must be (samples, features…)"),
+    ({"inputs": X[:0]}, "'inputs' has shape (0, 4): it must be (samples, features…)"),
+    (
+        {"inputs": X, "targets": Y[:3]},
+        "'targets' must be 6 class numbers (integers), not int64 of shape (3,)",
+    ),
+    (
+        {"inputs": X, "targets": Y / 2},
+        "'targets' must be 6 class numbers (integers), not float64 of shape (6,)",
+    ),
+    ({"inputs": np.where(X > 1, np.nan, X)}, "'inputs' holds values that are NaN or infinite"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD)
+def test_bad_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(EvaluationError) as caught:
+        read_samples(tmp_path / "a.npz")
+    assert str(caught.value) == f"{tmp_path / 'a.npz'}: {message}"
+
+
+def test_bad_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_samples(tmp_path / "none.npz")
+    (tmp_path / "a.csv").write_text("1,2")
+    with pytest.raises(UsageError, match="data must be"):
+        read_samples(tmp_path / "a.csv")
+    for content in (b"", b"text", b"PK\x03\x04rest"):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
+            read_samples(tmp_path / "a.npz")
+    (tmp_path / "a.safetensors").write_bytes(b"text")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        read_samples(tmp_path / "a.safetensors")
+    np.savez(tmp_path / "a.npz", inputs=np.array([{}, {}], dtype=object))  # would be a pickle
+    with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
+        read_samples(tmp_path / "a.npz")

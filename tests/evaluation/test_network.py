@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rmtcli
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation.network import ACTIVATIONS, build
+
+FACTORIES = "tests.evaluation.factories"
+X = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
+
+
+def chain(activation: str = "relu") -> nn.Sequential:
+    torch.manual_seed(0)
+    act = ACTIVATIONS[activation]
+    # Ten layers, so that the order of names is not that of the alphabet.
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in range(11):
+        layers[f"fc{i}"] = nn.Linear(40, 40, bias=i % 2 == 0)
+        layers[f"act{i}"] = act()
+    layers["out"] = nn.Linear(40, 10)
+    return nn.Sequential(layers)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_chain_is_inferred_in_its_order(tmp_path: Path, activation: str, ending: str) -> None:
+    model = chain(activation)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    path = tmp_path / f"b{ending}"
+    rmtcli.prune(tmp_path / "a.pt", path, keep="rank:k=19")
+    built = build(Evaluation(activation=activation), open_checkpoint(path))
+    expected = rmtcli.load(chain(activation), path)(X)
+    torch.testing.assert_close(built(X), expected)
+    torch.testing.assert_close(built(X.reshape(8, 5, 8)), expected)  # images are flattened
+
+
+def test_names_with_dots_and_prefixes_make_a_chain_too(tmp_path: Path) -> None:
+    inner = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
+    state = {f"module.net.{name}": value for name, value in inner.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    built = build(Evaluation(), open_checkpoint(tmp_path / "a.ckpt"))
+    assert torch.equal(built(X), inner(X))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_are_evaluated_without_loss(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = chain().to(dtype)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    built = build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+    assert next(built.parameters()).dtype == (
+        torch.float64 if dtype == torch.float64 else torch.float32
+    )
+    assert torch.equal(
+        next(built.parameters()).double(), next(model.parameters()).double().detach()
+    )
+
+
+NO_CHAINS = [
+    ({"a.weight": (4, 3), "b.weight": (2, 5)}, "'a' gives 4 values and 'b' takes 5"),
+    ({"a.weight": (4, 3), "norm.weight": (4,)}, "'norm.weight' belongs to no linear layer"),
+    ({"a.weight": (4, 3), "c.weight": (4, 3, 3, 3)}, "'c.weight' belongs to no linear layer"),
+    ({"a": (3,)}, "it has no linear layers"),
+]
+
+
+@pytest.mark.parametrize(("shapes", "why"), NO_CHAINS)
+def test_what_is_no_chain_is_told(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], why: str
+) -> None:
+    torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "a.pt")
+    with pytest.raises(EvaluationError) as caught:
+        build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.pt'}: not a plain chain of linear layers ({why}): "
+        "name the network with --model package.module:factory"
+    )
+
+
+@pytest.fixture
+def residual(tmp_path: Path) -> Path:
+    from tests.evaluation.factories import residual
+
+    torch.manual_seed(0)
+    torch.save(residual().state_dict(), tmp_path / "a.pt")
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((50, 40)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", inputs=inputs, targets=rng.integers(0, 10, 50))
+    return tmp_path / "a.pt"
+
+
+def test_a_factory_gives_any_network(residual: Path) -> None:
+    evaluation = Evaluation(
+        residual.with_name("x.npz"), f"{FACTORIES}:residual", score=f"{FACTORIES}:first_weight"
+    )
+    report = rmtcli.prune(residual, keep="rank:k=10", evaluation=evaluation)
+    comparison = report.comparison
+    assert comparison is not None
+    assert comparison.network == f"{FACTORIES}:residual"
+    weight = torch.load(residual)["fc1.weight"]
+    assert comparison.before is not None
+    assert comparison.before.score == pytest.approx(float(weight.abs().sum()))
+    written = open_checkpoint(residual.with_name("a.pruned.pt"))
+    assert comparison.after.score == pytest.approx(np.abs(written.array("fc1.0.weight")).sum())
+    assert comparison.agreement is not None
+    assert 0 < comparison.agreement < 100
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("no colon", "'no colon' must be written package.module:function"),
+        ("no.such.module:f", "'no.such.module:f' cannot be imported: No module named 'no'"),
+        (f"{FACTORIES}:missing", f"'{FACTORIES}:missing' cannot be imported: module"),
+        (f"{FACTORIES}:value", f"'{FACTORIES}:value' is not a function or class"),
+    ],
+)
+def test_factories_that_cannot_be_found_are_told(residual: Path, spec: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(Evaluation(model=spec), open_checkpoint(residual))
+    assert str(caught.value).startswith(message)
+
+
+def test_factories_and_scores_of_the_wrong_kind_are_told(residual: Path) -> None:
+    with pytest.raises(EvaluationError, match="returned int, not a torch"):
+        build(Evaluation(model=f"{FACTORIES}:not_a_module"), open_checkpoint(residual))
+    evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:words")
+    with pytest.raises(EvaluationError, match="returned 'good', not a number"):
+        rmtcli.evaluate(residual, evaluation=evaluation)
+
+
+def test_devices_and_activations_that_are_not_there_are_told(residual: Path) -> None:
+    with pytest.raises(UsageError, match="unknown activation 'sine': choose one of relu"):
+        build(Evaluation(activation="sine"), open_checkpoint(residual))
+    for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
+            build(
+                Evaluation(model=f"{FACTORIES}:residual", device=device), open_checkpoint(residual)
+            )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_same_accuracy(residual: Path) -> None:
+    x, model = residual.with_name("x.npz"), f"{FACTORIES}:residual"
+    accuracies = [
+        rmtcli.evaluate(residual, evaluation=Evaluation(x, model, device=d)).comparison
+        for d in ("cpu", "cuda")
+    ]
+    assert accuracies[0].after.accuracy == pytest.approx(accuracies[1].after.accuracy, abs=2)

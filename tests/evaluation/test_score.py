@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rmtcli.errors import EvaluationError
+from rmtcli.evaluation.base import Comparison
+from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.score import BATCH, Scores, measure
+
+PATH = Path("x.npz")
+
+
+class Pick(nn.Module):
+    """Gives its inputs back, in the type and on the device of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def samples(count: int, classes: int = 5) -> Samples:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count, classes)).astype(np.float32)
+    return Samples(PATH, x, rng.integers(0, classes, count), scaled=False)
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1])
+def test_accuracy_is_the_share_of_right_answers(count: int) -> None:
+    data = samples(count)
+    scores = measure(Pick(), data, None)
+    expected = data.inputs.argmax(1)
+    np.testing.assert_array_equal(scores.predictions, expected)
+    assert scores.accuracy == pytest.approx(100 * np.mean(expected == data.targets))
+
+
+def test_agreement_and_drop_compare_two_networks() -> None:
+    before = Scores(np.array([0, 1, 2, 3]), 75.0, None)
+    after = Scores(np.array([0, 1, 2, 0]), 50.0, None)
+    comparison = Comparison("x", None, before, after)
+    assert comparison.agreement == 75
+    assert comparison.drop == 25
+    alone = Comparison("x", None, None, after)
+    assert alone.agreement is None
+    assert alone.drop is None
+
+
+def test_without_targets_there_is_no_accuracy() -> None:
+    data = samples(9)
+    scores = measure(Pick(), Samples(PATH, data.inputs, None, False), None)
+    assert scores.accuracy is None
+    assert scores.predictions is not None
+
+
+class Broken(Pick):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> object:
+        if self.kind == "shape":
+            return x @ torch.ones(7, 7)
+        return {"nan": x * torch.nan, "flat": x.sum(1), "dict": {"logits": x}}[self.kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("shape", "does not take inputs of shape (3, 5)"),
+        ("nan", "returned values that are NaN or infinite"),
+        ("flat", "returned (3,): accuracy needs one row of class scores a sample"),
+        ("dict", "returned dict: accuracy needs one row of class scores a sample"),
+    ],
+)
+def test_networks_that_cannot_be_scored_are_told(kind: str, message: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        measure(Broken(kind), samples(3), None)
+    assert message in str(caught.value)
+
+
+def test_classes_that_the_network_does_not_have_are_told() -> None:
+    data = Samples(PATH, samples(3).inputs, np.array([0, 1, 5]), False)
+    with pytest.raises(EvaluationError, match=r"class 5 among the targets of a network with 5"):
+        measure(Pick(), data, None)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmtcli.edges import EDGES, EdgeFit, Verdict
+from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.spectrum import Spectrum, spectrum
+from tests.conftest import noise, planted
+
+FIT = EdgeFit(MarchenkoPastur(0.5, 1.0), edge=4.5, ks_distance=0.01, verdict=Verdict.FITS)
+
+
+def fake(eigenvalues: list[float]) -> Spectrum:
+    values = np.sort(np.array(eigenvalues, dtype=float))
+    return Spectrum(values, 2 * len(values), len(values))
+
+
+def rank(rule: str, s: Spectrum, fit: EdgeFit = FIT) -> int | Untouched:
+    return KEEP_RULES.parse(rule).rank(s, fit)
+
+
+def test_edge_keeps_spikes_and_a_share_of_the_rest() -> None:
+    s = fake([9.0, 6.0, *[1.0] * 30])
+    assert rank("edge", s) == 2
+    assert rank("edge:below=0.1", s) == 2 + 3  # 0.1 · 30 is 3.0000000000000004 to a computer
+    assert rank("edge:below=0.11", s) == 2 + 4
+    assert rank("edge:below=1", s) == 32
+    assert rank("edge:at_least=10", s) == 10
+    assert rank("edge:at_least=100", s) == 32
+
+
+@given(st.integers(0, 40), st.integers(1, 200), st.floats(0, 1))
+def test_edge_drops_no_more_than_it_may(spikes: int, below: int, share: float) -> None:
+    kept = rank(f"edge:below={share!r}", fake([9.0] * spikes + [1.0] * below))
+    assert isinstance(kept, int)
+    dropped = spikes + below - kept
+    assert dropped <= (1 - share) * below + 1e-6
+    assert dropped > (1 - share) * below - 1 - 1e-6 or kept == 1
+
+
+def test_edge_acts_whatever_the_verdict_and_auto_obeys_it() -> None:
+    s = fake([9.0, *[1.0] * 30])
+    for verdict in Verdict:
+        fit = EdgeFit(FIT.law, FIT.edge, FIT.ks_distance, verdict)
+        assert rank("edge", s, fit) == 1
+        expected = 1 if verdict.trusted else Untouched[verdict.name]
+        assert rank("auto", s, fit) == expected
+
+
+def test_auto_does_not_delete_a_layer_without_spikes() -> None:
+    assert rank("auto", fake([1.0] * 30)) is Untouched.NO_SPIKES
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=50), st.floats(0, 1))
+def test_energy_keeps_just_enough(values: list[float], share: float) -> None:
+    s = fake(values)
+    kept = rank(f"energy:fraction={share!r}", s)
+    assert isinstance(kept, int)
+    total = s.eigenvalues.sum()
+
+    def energy(k: int) -> float:
+        return float(s.eigenvalues[len(values) - k :].sum())
+
+    assert energy(kept) >= share * total * (1 - 1e-12)
+    assert kept == 0 or energy(kept - 1) < share * total * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0, 0), (0.1, 3), (0.101, 4), (1, 30)])
+def test_fraction_rounds_up(share: float, kept: int) -> None:
+    assert rank(f"fraction:of={share}", fake([1.0] * 30)) == kept
+
+
+def test_rank_is_capped_by_the_layer() -> None:
+    assert rank("rank:k=7", fake([1.0] * 30)) == 7
+    assert rank("rank:k=70", fake([1.0] * 30)) == 30
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (60, 240)])
+def test_hard_threshold_is_omega_times_the_median(shape: tuple[int, int]) -> None:
+    """Gavish and Donoho (2014): s > ω(γ)·median(s), ω from their rational fit to 0.02."""
+    w = planted(shape, 3, times=4)
+    g = min(shape) / max(shape)
+    omega = 0.56 * g**3 - 0.95 * g**2 + 1.82 * g + 1.43
+    singular = np.linalg.svd(w, compute_uv=False)
+    s = spectrum(w)
+    found = rank("hard-threshold", s, EDGES.parse("bema").fit(s))
+    assert found == 3
+    assert np.sum(singular > (omega + 0.02) * np.median(singular)) <= found
+    assert np.sum(singular > (omega - 0.02) * np.median(singular)) >= found
+
+
+def test_a_rank_is_below_break_even_exactly_where_factors_are_smaller() -> None:
+    from rmtcli.layers import Layer
+
+    for out, inputs in [(1, 1), (1, 9), (10, 1000), (784, 1000), (512, 512), (3, 7)]:
+        layer = Layer("w", (out, inputs), "F32", lambda: noise((1, 1)))
+        r = layer.break_even_rank
+        assert r * (out + inputs) < out * inputs <= (r + 1) * (out + inputs)
+        assert r < math.inf

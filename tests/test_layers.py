@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rmtcli.checkpoint import Checkpoint, open_checkpoint
+from rmtcli.errors import UsageError
+from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
+
+
+def write(path: Path, shapes: dict[str, tuple[int, ...]], **others: torch.Tensor) -> Checkpoint:
+    torch.manual_seed(0)
+    torch.save({name: torch.randn(shape) for name, shape in shapes.items()} | others, path)
+    return open_checkpoint(path)
+
+
+def found(
+    checkpoint: Checkpoint, selection: Selection | None = None
+) -> dict[str, SkipReason | bool]:
+    """Reason of each skipped tensor; for a layer, whether it is a head."""
+    items = find_layers(checkpoint, selection)
+    return {i.name: i.reason if isinstance(i, Skipped) else i.head for i in items}
+
+
+def test_what_is_a_layer_and_what_is_not(tmp_path: Path) -> None:
+    checkpoint = write(
+        tmp_path / "a.pt",
+        {
+            "embeddings.word_embeddings.weight": (100, 64),
+            "transformer.wte.weight": (100, 64),
+            "time_embed.0.weight": (64, 64),  # a linear layer: it has a bias
+            "time_embed.0.bias": (64,),
+            "conv.weight": (64, 3, 3, 3),
+            "rnn.weight_ih_l0": (256, 64),
+            "attn.in_proj_weight": (192, 64),
+            "pos": (10, 64),
+            "norm.weight": (64,),
+            "h.0.fc.weight": (64, 64),
+            "h.0.fc.bias": (64,),
+            "narrow.weight": (31, 64),
+            "empty.weight": (0, 64),
+            "classifier.weight": (64, 64),
+            "proj.weight": (64, 64),
+            "last.weight": (1000, 64),
+        },
+        **{"q.weight": torch.ones(64, 64, dtype=torch.int8)},
+    )
+    assert found(checkpoint) == {
+        "embeddings.word_embeddings.weight": SkipReason.EMBEDDING,
+        "transformer.wte.weight": SkipReason.EMBEDDING,
+        "time_embed.0.weight": False,
+        "conv.weight": SkipReason.NOT_MATRIX,
+        "rnn.weight_ih_l0": SkipReason.NOT_WEIGHT,
+        "attn.in_proj_weight": SkipReason.NOT_WEIGHT,
+        "pos": SkipReason.NOT_WEIGHT,
+        "h.0.fc.weight": False,
+        "narrow.weight": True,
+        "empty.weight": SkipReason.EMPTY,
+        "classifier.weight": True,
+        "proj.weight": False,
+        "last.weight": True,
+        "q.weight": SkipReason.NOT_FLOAT,
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_prefixes_change_nothing(tmp_path: Path, prefix: str) -> None:
+    shapes = {"embed_tokens.weight": (50, 40), "fc.weight": (40, 40), "head.weight": (40, 40)}
+    checkpoint = write(tmp_path / "a.pt", {f"{prefix}{n}": s for n, s in shapes.items()})
+    assert list(found(checkpoint).values()) == [SkipReason.EMBEDDING, False, True]
+    assert all(name.startswith(prefix) for name in found(checkpoint))
+
+
+def test_a_bare_linear_layer_is_a_head(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path / "a.pt", {"weight": (64, 64), "bias": (64,)})
+    assert found(checkpoint) == {"weight": True}
+    assert found(checkpoint, Selection(include=["weight"])) == {"weight": False}
+
+
+SHAPES = {f"h.{i}.{w}.weight": (64, 64) for i in (1, 2, 12) for w in ("up", "down")}
+
+
+def test_patterns_select_by_whole_names(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path / "a.pt", SHAPES)
+    only = found(checkpoint, Selection(include=["h.2.*"]))
+    assert [n for n, r in only.items() if r is not SkipReason.EXCLUDED] == [
+        "h.2.up.weight",
+        "h.2.down.weight",  # and not h.12
+    ]
+    both = found(checkpoint, Selection(include=["h.*"], exclude=["*.up.weight", "h.1.*"]))
+    layers = [n for n, r in both.items() if r is not SkipReason.EXCLUDED]
+    assert layers == ["h.2.down.weight", "h.12.down.weight"]
+    with pytest.raises(UsageError, match=r"pattern 'h\.3\.\*' matches no tensor"):
+        list(find_layers(checkpoint, Selection(exclude=["h.3.*"])))
+
+
+def test_a_whole_name_takes_a_head_and_a_wildcard_does_not(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path / "a.pt", {"fc.weight": (64, 64), "head.weight": (10, 64)})
+    assert found(checkpoint, Selection(include=["*"]))["head.weight"] is True
+    assert found(checkpoint, Selection(include=["head.weight"]))["head.weight"] is False
+
+
+def test_min_side_says_what_a_head_is(tmp_path: Path) -> None:
+    shapes = {"a.weight": (10, 64), "b.weight": (64, 64), "c.weight": (64, 64)}
+    checkpoint = write(tmp_path / "a.pt", shapes)
+    assert list(found(checkpoint).values()) == [True, False, True]
+    assert list(found(checkpoint, Selection(min_side=0)).values()) == [False, False, True]
+    assert list(found(checkpoint, Selection(min_side=65)).values()) == [True, True, True]
+
+
+def tied_file(folder: Path, container: str) -> Checkpoint:
+    torch.manual_seed(0)
+    a, e = torch.randn(64, 64), torch.randn(64, 64)
+    state = {"a.weight": a, "b.weight": a, "c.weight": torch.randn(64, 64)}
+    state |= {"d.weight": e, "embed.weight": e, "x.weight": torch.randn(64, 64)}
+    if container == "torch":
+        torch.save(state, folder / "a.pt")
+        return open_checkpoint(folder / "a.pt")
+    save_file({name: value.clone() for name, value in state.items()}, folder / "a.safetensors")
+    return open_checkpoint(folder / "a.safetensors")
+
+
+@pytest.mark.parametrize("container", ["torch", "safetensors"])
+def test_tied_weights_come_once_and_embeddings_pin_theirs(tmp_path: Path, container: str) -> None:
+    checkpoint = tied_file(tmp_path, container)
+    items = {item.name: item for item in find_layers(checkpoint)}
+    first = items["a.weight"]
+    assert isinstance(first, Layer)
+    assert first.aliases == ("b.weight",)
+    assert items["b.weight"] == Skipped("b.weight", SkipReason.TIED)
+    assert items["d.weight"] == Skipped("d.weight", SkipReason.TIED)
+    assert items["embed.weight"] == Skipped("embed.weight", SkipReason.EMBEDDING)
+    # Whoever leaves out one of two tied names leaves out the other.
+    kept = found(checkpoint, Selection(exclude=["b.weight"]))
+    assert kept["a.weight"] is SkipReason.TIED
+
+
+def test_layers_load_exactly_and_lazily(tmp_path: Path) -> None:
+    w = torch.randn(40, 50).to(torch.bfloat16)
+    torch.save({"a.weight": w, "b.weight": torch.ones(40, 40)}, tmp_path / "a.pt")
+    layer = next(iter(find_layers(open_checkpoint(tmp_path / "a.pt"))))
+    assert isinstance(layer, Layer)
+    assert (layer.shape, layer.dtype, layer.module) == ((40, 50), "BF16", "a")
+    np.testing.assert_array_equal(layer.load(), w.float().numpy())

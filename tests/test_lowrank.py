@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rmtcli
+from rmtcli.errors import CheckpointError, LayerError
+
+
+class Block(nn.Module):
+    """Linear layers inside other modules, one used twice, one without a bias, a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"up": nn.Linear(60, 80), "down": nn.Linear(80, 60, bias=False)})
+        self.norm = nn.BatchNorm1d(60)
+        self.head = nn.Linear(60, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            x = self.norm(x + self.body["down"](torch.relu(self.body["up"](x))))
+        return self.head(x)
+
+
+@pytest.fixture
+def block() -> Block:
+    torch.manual_seed(0)
+    model = Block()
+    model(torch.randn(50, 60))  # running statistics that are not the defaults
+    return model.eval()
+
+
+X = torch.randn(20, 60, generator=torch.Generator().manual_seed(1))
+
+
+def dense_twin(model: nn.Module, path: Path) -> torch.Tensor:
+    """What the model gives with the truncated products as its weights."""
+    rmtcli.prune(path, path.with_name("dense.pt"), keep="rank:k=9", layout="dense")
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(torch.load(path.with_name("dense.pt")))
+    return twin(X)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_factored_files_load_into_any_module(tmp_path: Path, block: Block, ending: str) -> None:
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    small = tmp_path / f"b{ending}"
+    report = rmtcli.prune(tmp_path / "a.pt", small, keep="rank:k=9")
+    assert [p.layer.name for p in report.pruned] == ["body.up.weight", "body.down.weight"]
+    loaded = rmtcli.load(Block(), small).eval()
+    assert isinstance(loaded.body["up"], nn.Sequential)
+    assert loaded.body["down"][1].bias is None
+    assert sum(t.numel() for t in loaded.state_dict().values()) == report.output.parameters
+    expected = dense_twin(block, tmp_path / "a.pt")
+    torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_a_wrappers_prefix_is_seen_through(tmp_path: Path, block: Block, prefix: str) -> None:
+    state = {f"{prefix}{name}": value for name, value in block.state_dict().items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(3)}}, tmp_path / "a.ckpt")
+    rmtcli.prune(tmp_path / "a.ckpt", tmp_path / "b.ckpt", keep="rank:k=9")
+    assert f"{prefix}body.up.0.weight" in torch.load(tmp_path / "b.ckpt")["state_dict"]
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    expected = dense_twin(block, tmp_path / "a.pt")
+    loaded = rmtcli.load(Block(), tmp_path / "b.ckpt").eval()
+    torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sequential_network_loads_with_plain_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(OrderedDict(a=nn.Linear(60, 80), r=nn.ReLU(), b=nn.Linear(80, 10)))
+    torch.save(dense.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    split = nn.Sequential(nn.Linear(60, 9, bias=False), nn.Linear(9, 80))
+    plain = nn.Sequential(OrderedDict(a=split, r=nn.ReLU(), b=nn.Linear(80, 10)))
+    plain.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=True))
+    loaded = rmtcli.load(dense, tmp_path / "b.pt")
+    assert torch.equal(plain(X), loaded(X))
+
+
+def test_densify_goes_back(tmp_path: Path, block: Block) -> None:
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    report = rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt")
+    assert list(state) == list(block.state_dict())
+    assert report.output.parameters == report.source.parameters + 2 * (60 * 80 - 9 * 140)
+    dense = Block().eval()
+    dense.load_state_dict(state)
+    loaded = rmtcli.load(Block(), tmp_path / "b.pt").eval()
+    torch.testing.assert_close(dense(X), loaded(X), rtol=1e-5, atol=1e-5)
+    with pytest.raises(LayerError, match="nothing to undo"):
+        rmtcli.densify(tmp_path / "c.pt", tmp_path / "d.pt")
+
+
+def test_pruning_a_truncated_file_again_finds_its_exact_rank(tmp_path: Path, block: Block) -> None:
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9", layout="dense")
+    report = rmtcli.prune(tmp_path / "b.pt", tmp_path / "c.pt", keep="auto")
+    assert [plan.rank for plan in report.pruned] == [9, 9]
+
+
+def test_files_that_do_not_fit_are_told(tmp_path: Path, block: Block) -> None:
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    with pytest.raises(
+        CheckpointError, match=r"does not fit Sequential: (Missing|Unexpected)"
+    ) as e:
+        rmtcli.load(nn.Sequential(OrderedDict(a=nn.Conv1d(3, 3, 1))), tmp_path / "b.pt")
+    assert "\n" not in str(e.value)
+    with pytest.raises(CheckpointError, match="under several names: body"):
+        rmtcli.load(nn.Linear(3, 3), tmp_path / "b.pt")
+    other = Block()
+    other.head = nn.Linear(60, 11)
+    with pytest.raises(CheckpointError, match=r"size mismatch for head\.weight"):
+        rmtcli.load(other, tmp_path / "b.pt")
+
+
+def test_a_bare_linear_cannot_be_split_in_place(tmp_path: Path) -> None:
+    layer = nn.Linear(60, 80)
+    torch.save(layer.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(
+        tmp_path / "a.pt",
+        tmp_path / "b.pt",
+        keep="rank:k=9",
+        selection=rmtcli.Selection(include=["weight"]),
+    )
+    assert list(torch.load(tmp_path / "b.pt")) == ["0.weight", "1.weight", "1.bias"]
+    with pytest.raises(CheckpointError, match="cannot be split in place"):
+        rmtcli.load(layer, tmp_path / "b.pt")
+    rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
+    layer.load_state_dict(torch.load(tmp_path / "c.pt"))
