@@ -13,13 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from safetensors.torch import save_file
-from torch import nn
-
 import rmtcli
+from benchmarks.networks import accuracy, at_size, dense, print_row, spread, trained, write_data
 from rmtcli.report.base import Report
-from sample_models.make import mlp, read_split, train
 
 RANKS = (10, 20, 30, 40, 50, 55, 60, 90)
 #: Published for one network (notebook of arXiv 2303.08986): dense accuracy, edge rank, accuracies.
@@ -33,27 +29,20 @@ def main() -> None:
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    images, labels = read_split(arguments.idx_folder, "train")
-    test_images, test_labels = read_split(arguments.idx_folder, "t10k")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        np.savez(folder / "test.npz", inputs=test_images, targets=test_labels)
-
-        def trained(sizes: list[int], seed: int, lr: float, epochs: int) -> Path:
-            model: nn.Module = mlp(sizes, seed)
-            train(model, images, labels, lr=lr, epochs=epochs)
-            path = folder / f"{len(sizes)}-{seed}.safetensors"
-            save_file(model.state_dict(), path)
-            return path
+        write_data(arguments.idx_folder, folder / "mnist.npz")
 
         def pruned(path: Path, keep: str) -> Report:
-            evaluation = rmtcli.Evaluation(data=folder / "test.npz")
+            evaluation = rmtcli.Evaluation(data=folder / "mnist.npz")
             return rmtcli.prune(path, keep=keep, evaluation=evaluation, dry_run=True)
 
-        small = [trained([784, 1000, 10], s, 0.08, 10) for s in range(arguments.seeds)]
-        print_ranks(small, pruned)
-        deep = [trained([784, 512, 512, 512, 256, 10], s, 0.01, 8) for s in range(arguments.seeds)]
-        print_baselines(deep, pruned)
+        def networks(sizes: list[int], lr: float, epochs: int) -> list[Path]:
+            source, seeds = arguments.idx_folder, arguments.seeds
+            return trained(source, folder, sizes, seeds, lr=lr, epochs=epochs)
+
+        print_ranks(networks([784, 1000, 10], 0.08, 10), pruned)
+        print_baselines(networks([784, 512, 512, 512, 256, 10], 0.01, 8), pruned)
 
 
 def print_ranks(models: list[Path], pruned: Callable[[Path, str], Report]) -> None:
@@ -97,44 +86,6 @@ def print_baselines(models: list[Path], pruned: Callable[[Path, str], Report]) -
             spread([accuracy(r) for r in reports]),
             spread(drops),
         )
-
-
-def at_size(parameters: int, run: Callable[[float], Report]) -> Report:
-    """The report whose size is nearest to ``parameters``: bisection over the rule's option."""
-    low, high, best = 0.0, 0.999, run(0.5)
-    for _ in range(20):
-        middle = (low + high) / 2
-        report = run(middle)
-        if abs(report.parameters[1] - parameters) < abs(best.parameters[1] - parameters):
-            best = report
-        # Past its break-even rank a layer stays dense, which is larger still: sizes keep order.
-        low, high = (middle, high) if report.parameters[1] < parameters else (low, middle)
-    return best
-
-
-def accuracy(report: Report) -> float:
-    """Test accuracy of the pruned network, in percent."""
-    assert report.comparison is not None
-    assert report.comparison.after.accuracy is not None
-    return report.comparison.after.accuracy
-
-
-def dense(report: Report) -> float:
-    """Test accuracy of the dense network, in percent."""
-    assert report.comparison is not None
-    assert report.comparison.before is not None
-    assert report.comparison.before.accuracy is not None
-    return report.comparison.before.accuracy
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation over the networks."""
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-
-
-def print_row(*cells: str) -> None:
-    """One row of a Markdown table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rmtcli.version import __version__
 
 if TYPE_CHECKING:
+    from rmtcli.calibration.base import Calibration
     from rmtcli.evaluation.base import Evaluation
     from rmtcli.layers import Selection
     from rmtcli.lowrank import load
     from rmtcli.pipeline import analyze, densify, evaluate, prune
 
 __all__ = [
+    "Calibration",
     "Evaluation",
     "Selection",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
 #: Where each public name lives. They are imported when first used, because torch takes
 #: seconds to import and ``rmtcli --help`` needs none of it.
 _HOMES = {
+    "Calibration": "rmtcli.calibration.base",
     "Evaluation": "rmtcli.evaluation.base",
     "Selection": "rmtcli.layers",
     "analyze": "rmtcli.pipeline",

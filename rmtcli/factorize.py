@@ -17,10 +17,12 @@ class Factors:
     Attributes:
         left: shape (out, r).
         right: shape (r, in).
+        shift: shape (out,), what the layer's bias has to take over, or None.
     """
 
     left: FloatArray
     right: FloatArray
+    shift: FloatArray | None = None
 
     @property
     def rank(self) -> int:

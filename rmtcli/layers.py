@@ -12,9 +12,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.chain import Link, ordered
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import UsageError
+from rmtcli.names import member, module_of
 
 #: Words in a module's name that say it is an embedding, unless it has a bias.
 _EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe|relative_attention_bias)([._]|$)")
@@ -33,6 +35,8 @@ class SkipReason(Enum):
     EMPTY = "has no entries"
     TIED = "tied: the same weights as another entry"
     FACTOR = "already a factor that rmtcli wrote: run densify first to prune it again"
+    BIAS = "its bias has not one value an output: is the weight stored as in × out?"
+    RANGE = "its values are too large or too small to be squared in float64"
     NOT_FINITE = "holds values that are NaN or infinite"
     ZERO = "all its weights are zero"
 
@@ -105,16 +109,6 @@ class Layer:
         return (self.size - 1) // (self.shape[0] + self.shape[1])
 
 
-def module_of(name: str) -> str:
-    """The module that a parameter belongs to: its name without the last part."""
-    return name.rpartition(".")[0]
-
-
-def bias_of(module: str) -> str:
-    """The name of a module's bias."""
-    return f"{module}.bias" if module else "bias"
-
-
 def find_layers(
     checkpoint: Checkpoint, selection: Selection | None = None
 ) -> Iterator[Layer | Skipped]:
@@ -122,9 +116,10 @@ def find_layers(
 
     A layer is a floating two-dimensional tensor named ``weight`` or ``….weight`` that is no
     embedding: a module whose name says so (``embed…``, ``emb``, ``wte``, ``wpe``) and that has no
-    bias. An output head is the last layer, one whose name says so (``…head``, ``classifier``,
-    ``score``), or one with few outputs. One-dimensional tensors (biases, norms) are neither
-    layers nor listed.
+    bias. An output head is the last layer where the file tells which that is (a torch file, or a
+    chain), one whose name says so (``…head``, ``classifier``, ``score``), or one with few outputs;
+    patterns do not change that, but for one that spells a head's whole name. One-dimensional
+    tensors (biases, norms) are neither layers nor listed.
 
     Args:
         checkpoint: where to look.
@@ -140,31 +135,34 @@ def find_layers(
                 f"pattern '{pattern}' matches no tensor in {checkpoint.path}: "
                 "'rmtcli analyze' lists the names"
             )
-    skips = {name: _skip(checkpoint, name, selection) for name in _matrices(checkpoint)}
+    kinds = {name: _kind(checkpoint, name) for name in _matrices(checkpoint)}
+    heads = _heads(checkpoint, [name for name, kind in kinds.items() if kind is None], selection)
+    skips = dict(kinds)
+    for name, kind in kinds.items():
+        if kind is None and selection.leaves_out(name):
+            skips[name] = SkipReason.EXCLUDED
     pinned = (SkipReason.EMBEDDING, SkipReason.EXCLUDED)
     shared = [name for name, reason in skips.items() if reason is None or reason in pinned]
     # What has to stay as it is comes first whatever its place, so that it pins its twins.
     shared.sort(key=lambda name: skips[name] is None)
-    ties = checkpoint.ties(shared)
     aliases: dict[str, tuple[str, ...]] = {}
-    for name, twin in ties.items():
+    for name, twin in checkpoint.ties(shared).items():
         skips[name] = skips[name] or SkipReason.TIED
         aliases[twin] = (*aliases.get(twin, ()), name)
-    layers = [name for name, reason in skips.items() if reason is None]
     for name, reason in skips.items():
         if reason is not None:
             yield Skipped(name, reason)
             continue
         out, inputs = checkpoint.infos[name].shape
-        head = name == layers[-1] or out < selection.min_side or bool(_HEAD.search(module_of(name)))
+        twins = aliases.get(name, ())
         yield Layer(
             name,
             (out, inputs),
             checkpoint.infos[name].dtype,
             partial(checkpoint.array, name),
-            aliases.get(name, ()),
-            1 + len(set(aliases.get(name, ())) - checkpoint.shared),
-            head and name not in selection.include,
+            twins,
+            1 + len(set(twins) - checkpoint.shared),
+            not heads.isdisjoint((name, *twins)),
         )
 
 
@@ -172,19 +170,34 @@ def _matrices(checkpoint: Checkpoint) -> list[str]:
     return [name for name, info in checkpoint.infos.items() if len(info.shape) >= 2]
 
 
-def _skip(checkpoint: Checkpoint, name: str, selection: Selection) -> SkipReason | None:
+def _heads(checkpoint: Checkpoint, names: Sequence[str], selection: Selection) -> set[str]:
+    """Which of these weights are output heads; patterns play no part but to overrule by name."""
+    named = {name for name in names if _HEAD.search(module_of(name))}
+    narrow = {name for name in names if checkpoint.infos[name].shape[0] < selection.min_side}
+    # A second name of an earlier layer has no place of its own, unless it says that it is a head.
+    again = checkpoint.ties(names).keys() - named
+    places = [name for name in names if name not in again]
+    links = [Link(name, *reversed(checkpoint.infos[name].shape)) for name in places]
+    chain = ordered(links, as_stored=checkpoint.as_stored)
+    last = {chain[-1].name} if chain else set()
+    if checkpoint.as_stored:
+        last = set(places[-1:])
+    return (named | narrow | last) - set(selection.include)
+
+
+def _kind(checkpoint: Checkpoint, name: str) -> SkipReason | None:
     """Why a tensor of two or more dimensions is no layer, as far as its name and type tell."""
     info, module = checkpoint.infos[name], module_of(name)
-    bias = checkpoint.infos.get(bias_of(module))
+    bias = checkpoint.infos.get(member(module, "bias"))
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
-    embedding = bool(_EMBEDDING.search(module)) and (bias is None or bias.shape != info.shape[:1])
+    parent, _, last = module.rpartition(".")
     reasons = (
         (len(info.shape) > 2, SkipReason.NOT_MATRIX),
         (info.dtype not in FLOATS, SkipReason.NOT_FLOAT),
         (name.rpartition(".")[2] != "weight", SkipReason.NOT_WEIGHT),
         (info.size == 0, SkipReason.EMPTY),
-        (module_of(module) in factored and module[-2:] in (".0", ".1"), SkipReason.FACTOR),
-        (embedding, SkipReason.EMBEDDING),
-        (selection.leaves_out(name), SkipReason.EXCLUDED),
+        (parent in factored and last in ("0", "1"), SkipReason.FACTOR),
+        (bias is None and bool(_EMBEDDING.search(module)), SkipReason.EMBEDDING),
+        (bias is not None and bias.shape != info.shape[:1], SkipReason.BIAS),
     )
     return next((reason for applies, reason in reasons if applies), None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import CheckpointError
+from rmtcli.names import factors_of, member, module_of
 
 #: What DataParallel, torch.compile and Lightning put before a module's names.
 _WRAPPERS = {"module", "_orig_mod", "model", ""}
@@ -17,8 +19,8 @@ _WRAPPERS = {"module", "_orig_mod", "model", ""}
 def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     """Put a checkpoint, factored or not, into a plain module.
 
-    Every ``nn.Linear`` that the file holds as two factors is replaced, in place, by
-    ``nn.Sequential(Linear(in, r, bias=False), Linear(r, out))``; then all parameters are loaded.
+    Every ``nn.Linear`` that the file holds as two factors is replaced, in place, by an
+    ``nn.Sequential`` of two; then all parameters are loaded.
     Names in the file may carry a wrapper's prefix (``module.``, ``_orig_mod.``, Lightning's
     ``model.``) that the module lacks. The file's other tensors stay unread only where such a
     prefix sets them apart.
@@ -35,20 +37,24 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
             several prefixes fit.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    names = set(checkpoint.infos)
-    prefix = _prefix(model, checkpoint)
-    for name, module in list(model.named_modules()):
-        key = f"{prefix}{name}." if name else prefix
-        ends = f"{key}0.weight", f"{key}1.weight"
-        if isinstance(module, nn.Linear) and f"{key}weight" not in names and names.issuperset(ends):
-            rank = checkpoint.infos[ends[0]].shape[0]
-            if not name:
-                raise CheckpointError(
-                    f"{checkpoint.path}: a bare nn.Linear cannot be split in place: "
-                    "wrap it in a module, or run rmtcli densify"
-                )
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, split_linear(module, rank))
+    prefix = prefix_of(model, checkpoint)
+    split: dict[int, SplitLinear] = {}  # a module under several names stays one module
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        right, left, bias = factors_of(f"{prefix}{name}" if name else prefix.rstrip("."))
+        whole = member(f"{prefix}{name}" if name else prefix.rstrip("."), "weight")
+        names = checkpoint.infos.keys()
+        if not isinstance(module, nn.Linear) or whole in names or not {right, left} <= names:
+            continue
+        if not name:
+            raise CheckpointError(
+                f"{checkpoint.path}: a bare nn.Linear cannot be split in place: "
+                "wrap it in a module, or run rmtcli densify"
+            )
+        if id(module) not in split:
+            rank = checkpoint.infos[right].shape[0]
+            split[id(module)] = SplitLinear(module, rank, bias=bias in names)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, split[id(module)])
     state = {
         name.removeprefix(prefix): to_torch(checkpoint.raw(name))
         for name in checkpoint.infos
@@ -65,36 +71,68 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     return model
 
 
-def split_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
-    """Two linear maps of the given rank, not yet filled, on the layer's device and type."""
-    weight = layer.weight
-    place = {"device": weight.device, "dtype": weight.dtype}
-    right = nn.Linear(layer.in_features, rank, bias=False, **place)
-    left = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **place)
-    return nn.Sequential(right, left).train(layer.training)
+class SplitLinear(nn.Sequential):
+    """Two linear maps in place of one, under the names of a plain ``nn.Sequential``.
+
+    Modules that read a layer's weight instead of calling it (attention, fused encoders) find the
+    product here; it is computed at each access, so such modules do not get faster.
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int, *, bias: bool) -> None:
+        weight = layer.weight
+        place = {"device": weight.device, "dtype": weight.dtype}
+        right = nn.Linear(layer.in_features, rank, bias=False, **place)
+        left = nn.Linear(rank, layer.out_features, bias=bias, **place)
+        super().__init__(right, left)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.train(layer.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The product of the factors, shape (out, in)."""
+        right, left = self
+        return cast(nn.Linear, left).weight @ cast(nn.Linear, right).weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the second map."""
+        return cast(nn.Linear, self[1]).bias
 
 
-def _prefix(model: nn.Module, checkpoint: Checkpoint) -> str:
+def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:
     """The prefix under which the file holds the model's parameters: none, or the only one.
 
     Raises:
         CheckpointError: several fit, such as a student's and a teacher's.
     """
-    first = next(iter(model.state_dict()), "")
-    module, _, leaf = first.rpartition(".")
-    ends = (first, f"{module}.0.{leaf}" if module else f"0.{leaf}")
-    found = {
+    keys = list(model.state_dict())
+    if not keys:
+        return ""
+    names = checkpoint.infos.keys()
+    first = (keys[0], *factors_of(module_of(keys[0]))[:1])
+    near = {
         name.removesuffix(end)
-        for name in checkpoint.infos
-        for end in ends
+        for name in names
+        for end in first
         if name == end or name.endswith(f".{end}")
     }
-    wrappers = {prefix for prefix in found if set(prefix.split(".")) <= _WRAPPERS}
-    if "" in found or not found:
-        return ""
-    if len(found) > 1 and len(wrappers) != 1:
-        raise CheckpointError(
-            f"{checkpoint.path}: holds '{first}' of {type(model).__name__} under several names: "
-            f"{', '.join(sorted(prefix + first for prefix in found))}"
+
+    def holds(prefix: str) -> bool:
+        return all(
+            f"{prefix}{key}" in names
+            or not names.isdisjoint(prefix + end for end in factors_of(module_of(key)))
+            for key in keys
         )
-    return (wrappers if len(found) > 1 else found).pop()
+
+    fits = {prefix for prefix in near if holds(prefix)}
+    if "" in fits or not near:
+        return ""
+    wrapped = {prefix for prefix in fits if set(prefix.split(".")) <= _WRAPPERS}
+    if len(fits) > 1 and len(wrapped) != 1:
+        raise CheckpointError(
+            f"{checkpoint.path}: holds {type(model).__name__} under several names: "
+            f"{', '.join(sorted(fits))}"
+        )
+    if not fits:  # none is whole: the nearest, whose gaps torch will name
+        return min(near, key=lambda prefix: (len(prefix), prefix))
+    return (wrapped if len(fits) > 1 else fits).pop()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rmtcli import edits
+from rmtcli.allocate import Budget
+from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import (
     Checkpoint,
     Edited,
@@ -17,25 +20,21 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
+from rmtcli.decide import Choice, Goal, allocation_of, by_rule, under_budget, within_limit
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation.base import Comparison, Evaluation
+from rmtcli.evaluation.data import has_training_part
 from rmtcli.keep import KEEP_RULES
-from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers, module_of
-from rmtcli.plan import LayerPlan, Layout, plan_layer
+from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
+from rmtcli.names import module_of
+from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
+from rmtcli.report.notes import on_cost, on_extras
 from rmtcli.version import __version__
 
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
-
-#: Points of accuracy whose loss a report points out.
-LARGE_DROP = 0.5
-
-NOT_MEASURED = (
-    "accuracy: not measured. The edge tells noise from signal, not harmless from harmful: "
-    "give --data or --eval to see what pruning costs"
-)
 
 
 def analyze(
@@ -60,7 +59,10 @@ def analyze(
         CheckpointError: the file cannot be read.
         LayerError: it holds no fully connected layers.
     """
-    return _plan("analyze", open_checkpoint(path), edge, "auto", Layout.FACTORED, selection, track)
+    checkpoint = open_checkpoint(path)
+    report = _started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
+    fits = _fits(track(_found(checkpoint, selection)), edge, None, approximate=False)
+    return _decided(report, checkpoint, fits, by_rule("auto"))
 
 
 def prune(
@@ -68,25 +70,38 @@ def prune(
     output: str | Path | None = None,
     *,
     keep: str = "auto",
+    budget: Budget | None = None,
+    max_drop: float | None = None,
+    rank_multiple: int = 1,
     edge: str = "bema",
     layout: str = "factored",
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,
+    calibration: Calibration | None = None,
     dry_run: bool = False,
     force: bool = False,
     track: Track = iter,
 ) -> Report:
     """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
 
+    Ranks come from a keep rule, layer by layer; or for all layers at once from a budget, or from a
+    limit on what may be lost. With calibration data the factors are those that change the layers'
+    outputs least; a budget or a limit takes the training part of the evaluation's data for it.
+
     Args:
         path: the checkpoint to prune; it is never changed.
         output: file to write, its format by its ending; ``<name>.pruned<ending>`` beside the
             input by default.
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
+        budget: what the whole model may cost.
+        max_drop: points of accuracy, or units of the user's own score, that may be lost.
+        rank_multiple: with a budget or limit, ranks are multiples of it.
         edge: edge estimator with options.
         layout: ``factored``, or ``dense`` for the product under the old names.
         selection: which matrices are layers.
         evaluation: how to score both networks.
+        calibration: how to find out what the layers see. It happens where its ``data`` is given,
+            and under a budget or limit where the evaluation's data has a training part.
         dry_run: plan and evaluate, but write nothing.
         force: whether an existing output may be replaced.
         track: wraps the iteration over layers, for progress.
@@ -101,32 +116,47 @@ def prune(
         LayerError: no layers, or one whose values are not finite or do not fit its type.
         EvaluationError: the network cannot be built, fed or scored.
     """
-    path = Path(path)
+    path, evaluation = Path(path), evaluation or Evaluation()
     target = default_output(path) if output is None else Path(output)
-    how, evaluation = _layout(layout), evaluation or Evaluation()
+    goal = Goal(keep, budget, max_drop, rank_multiple)
     checkpoint = open_checkpoint(path)
     container_of(target)
+    calibration = _source_of(calibration or Calibration(), goal, evaluation)
+    if evaluation.model and not (evaluation.measures or calibration.data):
+        raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
     if not dry_run:
-        inputs = [path] if evaluation.data is None else [path, Path(evaluation.data)]
-        check_target(target, inputs=inputs, force=force)
-    report = _plan("prune", checkpoint, edge, keep, how, selection, track)
-    for skipped in report.skipped:
-        if skipped.reason is SkipReason.NOT_FINITE:
-            raise LayerError(
-                f"{path}: {skipped.name} {skipped.reason.value}: repair the checkpoint, or leave "
-                f"the layer out with --exclude '{skipped.name}'"
-            )
-    changes = edits.split(checkpoint, report.pruned, how)
-    result = Edited(checkpoint, changes, _manifest(report))
-    comparison = _compare(evaluation, result, checkpoint) if evaluation.measures else None
-    notes = (*_cost(comparison), *_beside(checkpoint, target))
+        files = (evaluation.data, calibration.data)
+        check_target(target, inputs=[path, *(Path(f) for f in files if f)], force=force)
+    report = _started("prune", checkpoint, edge, keep, _layout(layout))
+    found = _found(checkpoint, selection)
+    data = None
+    if calibration.data is not None:
+        from rmtcli.running import calibrate  # needs torch
+
+        layers = [item for item in found if isinstance(item, Layer) and not item.head]
+        data = calibrate(checkpoint, layers, evaluation, calibration)
+        report = replace(report, calibration=calibration)
+    report = replace(report, budget=budget)
+    fits: Iterable[Fitted | Skipped] = _fits(track(found), edge, data, approximate=True)
+    if goal.joint:
+        fits = list(fits)
+        _refuse_not_finite(path, fits)
+        report, choice = _jointly(report, checkpoint, fits, data, goal, evaluation)
+    else:
+        choice = by_rule(keep, data)
+    report = _decided(report, checkpoint, fits, choice)
+    _refuse_not_finite(path, report.skipped)
+    result = _edited(report, checkpoint)
+    if evaluation.measures and report.comparison is None:
+        report = replace(report, comparison=_compare(evaluation, result, checkpoint))
+    notes = (*on_cost(report.comparison), *on_extras(checkpoint, target))
     written = None
     if report.pruned and not dry_run:
         write_checkpoint(result, target)
         written = describe(open_checkpoint(target))
     # The factors are in the file now; a report that lives on need not hold them.
     plans = tuple(replace(plan, factors=None) for plan in report.layers)
-    return replace(report, output=written, layers=plans, comparison=comparison, notes=notes)
+    return replace(report, output=written, layers=plans, notes=notes)
 
 
 def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Report:
@@ -151,7 +181,7 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
         "densify",
         describe(checkpoint),
         output=describe(open_checkpoint(target)),
-        notes=_beside(checkpoint, target),
+        notes=on_extras(checkpoint, target),
     )
 
 
@@ -174,8 +204,12 @@ def evaluate(
         raise UsageError("nothing to evaluate on: give --data or --eval")
     checkpoint = open_checkpoint(path)
     reference = None if against is None else open_checkpoint(against)
-    comparison = _compare(evaluation, checkpoint, reference)
-    return Report("evaluate", describe(checkpoint), comparison=comparison)
+    return Report(
+        "evaluate",
+        describe(checkpoint),
+        reference=None if reference is None else describe(reference),
+        comparison=_compare(evaluation, checkpoint, reference),
+    )
 
 
 def default_output(path: Path) -> Path:
@@ -191,62 +225,121 @@ def describe(checkpoint: Checkpoint) -> Source:
     return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters)
 
 
-def _plan(
-    action: str,
-    checkpoint: Checkpoint,
-    edge: str,
-    keep: str,
-    layout: Layout,
-    selection: Selection | None,
-    track: Track,
-) -> Report:
-    """A report in which every layer is fitted and decided on; factors come only for ``prune``."""
-    estimator, rule = EDGES.parse(edge), KEEP_RULES.parse(keep)
-    found = list(find_layers(checkpoint, selection))
-    if not any(isinstance(item, Layer) for item in found):
-        raise LayerError(
-            f"{checkpoint.path}: no fully connected layers among {len(checkpoint.infos)} tensors"
-        )
-    plans: list[LayerPlan] = []
-    skipped: list[Skipped] = []
-    for item in track(found):
-        if isinstance(item, Layer):
-            outcome = plan_layer(
-                item,
-                edge=estimator,
-                keep=rule,
-                layout=layout,
-                taken=checkpoint.infos.keys(),
-                factors=action == "prune",
-            )
-        else:
-            outcome = item
-        if isinstance(outcome, Skipped):
-            skipped.append(outcome)
-        else:
-            plans.append(outcome)
+def _started(action: str, checkpoint: Checkpoint, edge: str, keep: str, layout: Layout) -> Report:
+    """A report with nothing in it yet but its options, which are checked."""
     return Report(
         action,
         describe(checkpoint),
-        edge=EDGES.spell(estimator),
-        keep=KEEP_RULES.spell(rule),
+        edge=EDGES.spell(EDGES.parse(edge)),
+        keep=KEEP_RULES.spell(KEEP_RULES.parse(keep)),
         layout=layout,
-        layers=tuple(plans),
-        skipped=tuple(skipped),
     )
 
 
-def _manifest(report: Report) -> Manifest:
-    """Rmtcli's record for the file to be written."""
+def _found(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:
+    found = list(find_layers(checkpoint, selection))
+    if not any(isinstance(item, Layer) for item in found):
+        reasons = Counter(item.reason.value for item in found if isinstance(item, Skipped))
+        why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
+        raise LayerError(
+            f"{checkpoint.path}: no fully connected layers among "
+            f"{len(checkpoint.infos)} tensors{why}"
+        )
+    return found
+
+
+def _fits(
+    found: Iterable[Layer | Skipped], edge: str, data: Mapping[str, Data] | None, approximate: bool
+) -> Iterator[Fitted | Skipped]:
+    """Each layer with its fit, one at a time; ``data`` is None where nothing was calibrated."""
+    estimator = EDGES.parse(edge)
+    for item in found:
+        if isinstance(item, Skipped):
+            yield item
+        else:
+            yield fit_layer(
+                item, estimator, approximate=approximate, data=(data or {}).get(item.name)
+            )
+
+
+def _decided(
+    report: Report,
+    checkpoint: Checkpoint,
+    fits: Iterable[Fitted | Skipped],
+    choice: Choice,
+) -> Report:
+    """The report with every layer's fate."""
+    assert report.layout is not None
+    plans, skipped = [], []
+    for item in fits:
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        else:
+            taken = checkpoint.infos.keys()
+            plans.append(plan_layer(item, choice(item), layout=report.layout, taken=taken))
+    return replace(report, layers=tuple(plans), skipped=tuple(skipped))
+
+
+def _jointly(
+    report: Report,
+    checkpoint: Checkpoint,
+    fits: Sequence[Fitted | Skipped],
+    data: Mapping[str, Data] | None,
+    goal: Goal,
+    evaluation: Evaluation,
+) -> tuple[Report, Choice]:
+    """What becomes of all layers at once, and the report with what that took."""
+    fitted = [item for item in fits if isinstance(item, Fitted)]
+    allocation = allocation_of(checkpoint, fitted, data, goal)
+    if goal.budget is not None:
+        return report, under_budget(checkpoint, allocation, goal.budget, data)
+    assert goal.max_drop is not None
+
+    def make(choice: Choice) -> Edited:
+        return _edited(_decided(report, checkpoint, fits, choice), checkpoint)
+
+    choice, comparison, guard = within_limit(
+        checkpoint, allocation, make, data, evaluation, goal.max_drop
+    )
+    return replace(report, comparison=comparison, guard=guard), choice
+
+
+def _source_of(calibration: Calibration, goal: Goal, evaluation: Evaluation) -> Calibration:
+    """Joint ranks are calibrated on the training part of the evaluation's data, if it has one."""
+    data = evaluation.data
+    if calibration.data is None and goal.joint and data is not None and has_training_part(data):
+        return replace(calibration, data=data)
+    return calibration
+
+
+def _edited(report: Report, checkpoint: Checkpoint) -> Edited:
+    """The pruned checkpoint, with rmtcli's record in it."""
+    assert report.layout is not None
     assert report.keep is not None
     assert report.edge is not None
-    factored: dict[str, int] = {}
+    factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
     if report.layout is Layout.FACTORED:
         for plan in report.pruned:
             names = (plan.layer.name, *plan.layer.aliases)
             factored |= {module_of(name): plan.rank for name in names}
-    source = Path(report.source.path).name
-    return Manifest(__version__, source, report.source.sha256, report.keep, report.edge, factored)
+    manifest = Manifest(
+        __version__,
+        Path(report.source.path).name,
+        report.source.sha256,
+        report.keep,
+        report.edge,
+        factored,
+    )
+    return Edited(checkpoint, edits.split(checkpoint, report.pruned, report.layout), manifest)
+
+
+def _refuse_not_finite(path: Path, skipped: Iterable[Fitted | Skipped]) -> None:
+    for item in skipped:
+        if isinstance(item, Skipped) and item.reason is SkipReason.NOT_FINITE:
+            raise LayerError(
+                f"{path}: {item.name} {item.reason.value}: repair the checkpoint, or leave "
+                f"the layer out with --exclude '{item.name}'"
+            )
 
 
 def _compare(
@@ -256,31 +349,6 @@ def _compare(
     from rmtcli.evaluation.score import compare
 
     return compare(evaluation, checkpoint, reference)
-
-
-def _cost(comparison: Comparison | None) -> tuple[str, ...]:
-    """What a reader must know about what pruning cost."""
-    if comparison is None:
-        return (NOT_MEASURED,)
-    drop = comparison.drop
-    if drop is None or drop <= LARGE_DROP:
-        return ()
-    return (
-        f"pruning costs {drop:.2f} points of accuracy: here, what was dropped matters. "
-        "Keep more, as in --keep edge:below=0.2, or leave layers out with --exclude",
-    )
-
-
-def _beside(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
-    """What a reader must know about what stands beside the weights."""
-    if not checkpoint.extras:
-        return ()
-    names = ", ".join(checkpoint.extras)
-    if container_of(target) == "safetensors":
-        return (f"not carried over, because safetensors holds tensors only: {names}",)
-    if any("optim" in name for name in checkpoint.extras):
-        return (f"kept as they are: {names}. An optimizer's state fits the dense network only",)
-    return (f"kept as they are: {names}",)
 
 
 def _layout(name: str) -> Layout:

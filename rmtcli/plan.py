@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rmtcli.allocate import Choice, allocate
+from rmtcli.calibration.moments import Moments
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.factorize import Factors, factorize
-from rmtcli.keep import KeepRule, Untouched
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Skipped, SkipReason
-from rmtcli.spectrum import spectrum
+from rmtcli.metric import decompose
+from rmtcli.names import factors_of, module_of
+from rmtcli.spectrum import FloatArray, Spectrum, spectrum
 
 
 class Layout(Enum):
@@ -20,6 +26,47 @@ class Layout(Enum):
 
     FACTORED = "factored"
     DENSE = "dense"
+
+
+class Approximation(Protocol):
+    """The best low-rank maps of one layer, in some metric."""
+
+    @property
+    def losses(self) -> FloatArray:
+        """Shape (p,), descending: the loss that dropping each direction adds."""
+        ...
+
+    def factors(self, rank: int) -> Factors:
+        """The best map of this rank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plain:
+    """Truncation of the weight itself; its loss is the squared error of the weight."""
+
+    weight: NDArray[np.floating]
+    spectrum: Spectrum
+
+    @property
+    def losses(self) -> FloatArray:
+        """Squared singular values, as shares of ‖W‖² so that layers can be compared."""
+        values = self.spectrum.eigenvalues[::-1]
+        return np.asarray(values / values.sum())
+
+    def factors(self, rank: int) -> Factors:
+        """The truncated singular value decomposition."""
+        return factorize(self.weight, self.spectrum, rank)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A layer with its spectrum, the fit of its noise, and its approximations if asked for."""
+
+    layer: Layer
+    spectrum: Spectrum
+    fit: EdgeFit
+    approximation: Approximation | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +80,9 @@ class LayerPlan:
         largest: largest eigenvalue, s₁²/n.
         rank: singular values to keep; p where the layer stays as it is.
         untouched: why it stays as it is, or None where it is pruned.
-        relative_error: ‖W − W_r‖_F / ‖W‖_F at that rank.
+        relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
+        predicted_loss: expected loss of the planned factors on the calibration data, relative to
+            dropping the layer; None without calibration.
         factors: the two factors, where they were asked for and the layer is pruned.
     """
 
@@ -44,6 +93,7 @@ class LayerPlan:
     rank: int
     untouched: Untouched | None
     relative_error: float
+    predicted_loss: float | None = None
     factors: Factors | None = None
 
     @property
@@ -52,35 +102,54 @@ class LayerPlan:
         return self.rank * sum(self.layer.shape)
 
 
-def plan_layer(
-    layer: Layer,
-    *,
-    edge: EdgeEstimator,
-    keep: KeepRule,
-    layout: Layout,
-    taken: Collection[str] = (),
-    factors: bool = False,
-) -> LayerPlan | Skipped:
-    """Fit one layer and decide its rank: its only decomposition.
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What calibration found out about one layer, and how it is to be used."""
 
-    Args:
-        layer: the layer.
-        edge: fits the noise.
-        keep: turns spectrum and fit into a rank.
-        layout: whether a rank has to save parameters.
-        taken: tensor names that factors must not take.
-        factors: whether to compute the factors as well.
+    moments: Moments
+    bias: bool
+    gradients: bool
+
+
+def fit_layer(
+    layer: Layer, edge: EdgeEstimator, *, approximate: bool = False, data: Data | None = None
+) -> Fitted | Skipped:
+    """A layer's spectrum and fit, and its approximations where they are asked for.
+
+    Without data, that is one decomposition; with data, a second one in the metric of the data.
     """
     weight = layer.load()
     if not np.isfinite(weight).all():
         return Skipped(layer.name, SkipReason.NOT_FINITE)
     if not weight.any():
         return Skipped(layer.name, SkipReason.ZERO)
-    s = spectrum(weight, vectors=factors)
-    fit = edge.fit(s)
-    chosen = Untouched.HEAD if layer.head else keep.rank(s, fit)
+    if not 1e-150 < float(np.abs(weight).max()) < 1e150:
+        return Skipped(layer.name, SkipReason.RANGE)
+    s = spectrum(weight, vectors=approximate and data is None)
+    approximation: Approximation | None = None
+    if approximate and data is not None:
+        approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
+    elif approximate:
+        approximation = Plain(weight, s)
+    return Fitted(layer, s, edge.fit(s), approximation)
+
+
+def plan_layer(
+    fitted: Fitted, chosen: int | Untouched, *, layout: Layout, taken: Collection[str] = ()
+) -> LayerPlan:
+    """A layer's fate, given what was chosen for it.
+
+    Args:
+        fitted: the layer.
+        chosen: a rank, or why it stays as it is.
+        layout: whether a rank has to save parameters.
+        taken: tensor names that factors must not take.
+    """
+    layer, s = fitted.layer, fitted.spectrum
     if not isinstance(chosen, Untouched):
-        if chosen == s.p:
+        if chosen == 0:
+            chosen = Untouched.NO_RANK
+        elif chosen == s.p:
             chosen = Untouched.FULL_RANK
         elif layout is Layout.FACTORED and chosen > layer.break_even_rank:
             chosen = Untouched.NOT_SMALLER
@@ -88,19 +157,72 @@ def plan_layer(
             chosen = Untouched.NAME_TAKEN
     untouched = chosen if isinstance(chosen, Untouched) else None
     rank = s.p if isinstance(chosen, Untouched) else chosen
+    factors, loss = None, None
+    if untouched is None and fitted.approximation is not None:
+        factors = fitted.approximation.factors(rank)
+        losses = fitted.approximation.losses
+        if not isinstance(fitted.approximation, Plain):
+            loss = float(losses[rank:].sum() / losses.sum()) if losses.any() else 0.0
     return LayerPlan(
         layer,
-        fit,
-        s.count_above(fit.edge),
+        fitted.fit,
+        s.count_above(fitted.fit.edge),
         float(s.eigenvalues[-1]),
         rank,
         untouched,
         s.relative_error(rank),
-        factorize(weight, s, rank) if factors and untouched is None else None,
+        loss,
+        factors,
     )
 
 
 def factor_names(layer: Layer) -> set[str]:
     """The names that a layer's factors and moved bias would have."""
-    modules = [name.rpartition("weight")[0] for name in (layer.name, *layer.aliases)]
-    return {f"{m}{end}" for m in modules for end in ("0.weight", "1.weight", "1.bias")}
+    return {end for name in (layer.name, *layer.aliases) for end in factors_of(module_of(name))}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allocation:
+    """The layers among which a budget is divided.
+
+    Attributes:
+        layers: layers with their approximations; output heads are not among them.
+        costs: for each, the cost of one weight: copies, bytes or uses.
+        total: cost of the dense model.
+        multiple: ranks are multiples of it.
+    """
+
+    layers: Sequence[Fitted]
+    costs: Sequence[int]
+    total: int
+    multiple: int = 1
+
+    @property
+    def choices(self) -> list[Choice]:
+        """What each layer may become, and what that costs."""
+        found = []
+        for item, cost in zip(self.layers, self.costs, strict=True):
+            assert item.approximation is not None
+            step, dense = cost * sum(item.layer.shape), cost * item.layer.size
+            losses = item.approximation.losses
+            found.append(Choice(losses, step, dense, multiple=self.multiple))
+        return found
+
+    @property
+    def least(self) -> int:
+        """Cost of the model with every one of these layers as small as can be."""
+        return self.total - sum(choice.dense - choice.least for choice in self.choices)
+
+    def ranks(self, size: int) -> dict[str, int | Untouched]:
+        """The best ranks, by layer name, for a model that costs at most ``size``.
+
+        Raises:
+            ValueError: the smallest ranks cost more.
+        """
+        choices = self.choices
+        fixed = self.total - sum(choice.dense for choice in choices)
+        found = allocate(choices, size - fixed)
+        return {
+            item.layer.name: Untouched.BUDGET if rank is None else rank
+            for item, rank in zip(self.layers, found, strict=True)
+        }

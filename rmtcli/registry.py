@@ -85,6 +85,8 @@ class Registry(Generic[T]):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or key not in types:
                 raise UsageError(f"{self.kind} '{text}': '{item}' is not {self._form(name)}")
+            if key in values:
+                raise UsageError(f"{self.kind} '{text}': {key} is given twice")
             try:
                 values[key] = types[key](value)
             except ValueError:

@@ -59,7 +59,7 @@ def rmtcli() -> Run:
     """Run the program as a user does, in a process of its own, with its output in a pipe."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rmtcli", *map(str, arguments)]
+        command = [sys.executable, "-B", "-m", "rmtcli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
     return run

@@ -146,3 +146,38 @@ def test_layers_load_exactly_and_lazily(tmp_path: Path) -> None:
     assert isinstance(layer, Layer)
     assert (layer.shape, layer.dtype, layer.module) == ((40, 50), "BF16", "a")
     np.testing.assert_array_equal(layer.load(), w.float().numpy())
+
+
+def test_patterns_do_not_make_another_layer_the_last(tmp_path: Path) -> None:
+    shapes = {"a.weight": (64, 64), "b.weight": (64, 64), "head.weight": (10, 64)}
+    checkpoint = write(tmp_path / "a.pt", shapes)
+    for selection in (Selection(exclude=["head.*"]), Selection(include=["[ab].*"])):
+        fates = found(checkpoint, selection)
+        assert fates == {"a.weight": False, "b.weight": False, "head.weight": SkipReason.EXCLUDED}
+
+
+def test_a_head_that_is_tied_is_still_a_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    e = torch.randn(200, 64)
+    tensors = {"tok.weight": e, "fc.weight": torch.randn(64, 64), "lm_head.weight": e}
+    torch.save(tensors, tmp_path / "a.pt")
+    assert found(open_checkpoint(tmp_path / "a.pt")) == {
+        "tok.weight": True,
+        "fc.weight": False,
+        "lm_head.weight": SkipReason.TIED,
+    }
+
+
+def test_a_bias_that_does_not_fit_the_outputs_is_noticed(tmp_path: Path) -> None:
+    """GPT-2 keeps its weights as in × out."""
+    shapes = {"c_attn.weight": (64, 192), "c_attn.bias": (192,), "z.weight": (64, 64)}
+    assert found(write(tmp_path / "a.pt", shapes))["c_attn.weight"] is SkipReason.BIAS
+
+
+def test_the_alphabet_does_not_say_which_layer_is_last(tmp_path: Path) -> None:
+    tensors = {"encoder.weight": torch.randn(64, 200), "decoder.weight": torch.randn(200, 64)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert found(open_checkpoint(tmp_path / "a.safetensors")) == {
+        "decoder.weight": False,
+        "encoder.weight": False,
+    }

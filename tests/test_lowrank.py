@@ -136,3 +136,70 @@ def test_a_bare_linear_cannot_be_split_in_place(tmp_path: Path) -> None:
         rmtcli.load(layer, tmp_path / "b.pt")
     rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
     layer.load_state_dict(torch.load(tmp_path / "c.pt"))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(60, 80), nn.ReLU(), nn.Linear(80, 10))
+
+
+def test_a_sequential_under_any_name_is_found(tmp_path: Path) -> None:
+    """Lightning modules keep their network under a name of their own."""
+    torch.manual_seed(0)
+    module = Net()
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "a.ckpt")
+    rmtcli.prune(tmp_path / "a.ckpt", tmp_path / "b.ckpt", keep="rank:k=9")
+    inner = rmtcli.load(Net().net, tmp_path / "b.ckpt")
+    whole = rmtcli.load(Net(), tmp_path / "b.ckpt")
+    assert torch.equal(inner(X), whole.net(X))
+
+
+def test_modules_that_read_weights_find_the_product(tmp_path: Path) -> None:
+    from tests.evaluation.factories import encoder
+
+    torch.manual_seed(0)
+    model = encoder()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=20")
+    rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
+    x = torch.randn(5, 192)
+    with torch.no_grad():
+        split, dense = (rmtcli.load(encoder(), tmp_path / n)(x) for n in ("b.pt", "c.pt"))
+    torch.testing.assert_close(split, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_under_two_names_stays_one(tmp_path: Path) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(60, 60)
+            self.b = self.a
+            self.head = nn.Linear(60, 10)
+
+    torch.save(Shared().state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    loaded = rmtcli.load(Shared(), tmp_path / "b.pt")
+    assert isinstance(loaded.a, nn.Sequential)
+    assert loaded.a is loaded.b
+    rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt")
+    for end in ("weight", "bias"):
+        assert state[f"a.{end}"].data_ptr() == state[f"b.{end}"].data_ptr()
+
+
+def test_densify_tells_of_a_file_that_was_changed(tmp_path: Path, block: Block) -> None:
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    changes = {"missing": None, "rank": torch.ones(80, 8), "type": torch.ones(80, 9).to(torch.int8)}
+    for name, value in changes.items():
+        state = torch.load(tmp_path / "b.pt")
+        state["body.up.1.weight"] = value
+        if value is None:
+            del state["body.up.1.weight"]
+        torch.save(state, tmp_path / f"{name}.pt")
+        with pytest.raises(
+            LayerError, match=r"the factors of 'body\.up' are missing or do not fit"
+        ):
+            rmtcli.densify(tmp_path / f"{name}.pt", tmp_path / "c.pt")
+        assert not (tmp_path / "c.pt").exists()

@@ -198,7 +198,19 @@ def test_values_that_are_not_finite_stop_a_prune_and_not_an_analysis(
     assert rmtcli.prune(file, selection=selection).output is not None
 
 
-def test_factors_beyond_a_types_range_are_told(tmp_path: Path) -> None:
+def test_a_product_beyond_a_types_range_is_told(tmp_path: Path) -> None:
+    # Rank 1 of entries at the end of float16's range lies beyond it in places.
+    rng = np.random.default_rng(0)
+    w = torch.from_numpy(6.5e4 * np.sign(rng.standard_normal((64, 64)))).half()
+    w[0], w[:, 0] = 6.5e4, 6.5e4
+    tensors = {"a.weight": w, "z.weight": torch.ones(10, 64).half()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(LayerError, match=r"a\.weight: a value is beyond the range of float16"):
+        rmtcli.prune(tmp_path / "a.safetensors", keep="rank:k=60", layout="dense")
+    assert not (tmp_path / "a.pruned.safetensors").exists()
+
+
+def test_factors_share_a_large_norm(tmp_path: Path) -> None:
     # The strongest direction alone is larger than any float16, although no entry is.
     w = torch.full((64, 64), 6.0e4, dtype=torch.float16)
     w[::2] = -6.0e4
@@ -240,3 +252,64 @@ def test_safetensors_are_pruned_without_torch(file: Path, tmp_path: Path) -> Non
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)
+
+
+def test_pruning_in_two_steps_remembers_the_first(tmp_path: Path) -> None:
+    from tests.conftest import SAMPLES
+
+    one, two, dense = (tmp_path / f"{n}.pt" for n in ("one", "two", "dense"))
+    rmtcli.prune(SAMPLES / "mnist_deep.pt", one, selection=rmtcli.Selection(include=["fc1.weight"]))
+    evaluation = rmtcli.Evaluation(SAMPLES / "mnist.npz")
+    selection = rmtcli.Selection(include=["fc2.weight"])
+    report = rmtcli.prune(one, two, selection=selection, evaluation=evaluation)
+    manifest = open_checkpoint(two).manifest
+    assert manifest is not None
+    assert manifest.factored == {"fc1": 24, "fc2": 9}
+    assert report.comparison is not None
+    assert report.comparison.after.accuracy == pytest.approx(94.5, abs=1.5)
+    rmtcli.densify(two, dense)
+    assert set(open_checkpoint(dense).infos) == set(
+        open_checkpoint(SAMPLES / "mnist_deep.pt").infos
+    )
+
+
+@pytest.mark.parametrize("keep", ["energy:fraction=0", "fraction:of=0", "hard-threshold"])
+def test_a_rule_that_keeps_nothing_does_not_delete_a_layer(file: Path, keep: str) -> None:
+    report = rmtcli.prune(file, keep=keep, dry_run=True)
+    assert {p.layer.name: p.untouched for p in report.layers}["b_noise.weight"] is Untouched.NO_RANK
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-200])
+def test_values_whose_squares_leave_float64_are_skipped(tmp_path: Path, scale: float) -> None:
+    tensors = {"a.weight": torch.randn(64, 64).double() * scale, "b.weight": torch.randn(64, 64)}
+    torch.save(tensors, tmp_path / "a.pt")
+    assert [item.reason.name for item in rmtcli.analyze(tmp_path / "a.pt").skipped] == ["RANGE"]
+
+
+def test_equal_biases_that_share_no_storage_stay_apart(tmp_path: Path) -> None:
+    w = [torch.from_numpy(planted((120, 120), 4, times=4, seed=s)).float() for s in (0, 9)]
+    tensors = {"a.weight": w[0], "a.bias": torch.zeros(120), "b.weight": w[1]}
+    tensors |= {"b.bias": torch.zeros(120), "head.weight": torch.ones(10, 120)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    report = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    found = torch.load(tmp_path / "b.pt")
+    assert found["a.1.bias"].data_ptr() != found["b.1.bias"].data_ptr()
+    assert report.parameters[1] == sum(t.numel() for t in found.values())
+
+
+def test_reports_count_what_was_written(tmp_path: Path) -> None:
+    w = torch.from_numpy(planted((120, 120), 4, times=4)).float()
+    torch.save(
+        {"a.weight": w, "b.weight": w, "head.weight": torch.ones(10, 120)}, tmp_path / "a.pt"
+    )
+    # Safetensors holds tied weights twice.
+    report = rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    assert report.to_dict()["parameters"]["after"] == 2 * 4 * 240 + 1200
+    report = rmtcli.densify(tmp_path / "b.safetensors", tmp_path / "c.safetensors")
+    assert report.to_dict()["parameters"]["after"] == 2 * 120 * 120 + 1200
+
+
+def test_notes_that_a_torch_file_cannot_hold_are_named(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "a.safetensors", metadata={"format": "pt", "truth": "precious"})
+    report = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    assert any(note.endswith("no room for notes: truth") for note in report.notes)

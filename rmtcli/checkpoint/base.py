@@ -80,6 +80,7 @@ class Checkpoint(ABC):
         metadata: the file's own notes, text by name.
         extras: names of what stands beside the tensors, such as an optimizer's state.
         opaque: names of entries among the tensors that only the file's own format can hold.
+        as_stored: whether the order of ``infos`` is the network's own.
         shared: names that take no room in the file, because an earlier one has the same storage.
     """
 
@@ -90,6 +91,7 @@ class Checkpoint(ABC):
     extras: tuple[str, ...]
     opaque: tuple[str, ...] = ()
     shared: frozenset[str] = frozenset()
+    as_stored: bool = False
 
     @abstractmethod
     def raw(self, name: str) -> RawTensor:
@@ -102,6 +104,11 @@ class Checkpoint(ABC):
     def array(self, name: str) -> NDArray[np.floating]:
         """The values of one floating tensor, exactly."""
         return decode(self.raw(name))
+
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors together, likewise."""
+        return sum(self.raw(n).data.nbytes for n in self.infos if n not in self.shared)
 
     @property
     def parameters(self) -> int:
@@ -132,6 +139,7 @@ class Edited(Checkpoint):
         self.metadata = source.metadata
         self.extras = source.extras
         self.opaque = source.opaque
+        self.as_stored = source.as_stored
         self.shared = source.shared.difference(edits).union(
             *(edits[name] for name in source.shared.intersection(edits))
         )

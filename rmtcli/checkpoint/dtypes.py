@@ -16,6 +16,8 @@ FLOATS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<f4"),
 }
+#: Bytes of one value.
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 #: What users call them.
 WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -45,7 +47,7 @@ def decode(raw: RawTensor) -> NDArray[np.floating]:
 
 
 def encode(values: NDArray[np.floating], dtype: str) -> RawTensor:
-    """``values`` rounded to the nearest of ``dtype``, ties to even.
+    """``values`` rounded to ``dtype``, ties to even; to bfloat16 by way of float32.
 
     Raises:
         OverflowError: a value is beyond the range of ``dtype``.

@@ -75,7 +75,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which numbers inside a name count as numbers."""
-    parts = re.findall(r"\d+|\D+", name)
+    parts = re.findall(r"\d{1,18}|\D+", name)  # longer runs of digits are no numbers
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 

@@ -33,6 +33,9 @@ _DTYPES = {
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
+    torch.uint16: "U16",
+    torch.uint32: "U32",
+    torch.uint64: "U64",
     torch.bool: "BOOL",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
@@ -47,6 +50,8 @@ class TorchFile(Checkpoint):
         tree: the whole loaded object.
         where: keys that lead from ``tree`` to the state dict; empty for a bare one.
     """
+
+    as_stored = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,9 +85,9 @@ class TorchFile(Checkpoint):
         first: dict[tuple[object, ...], str] = {}
         ties = {}
         for name in names:
-            value = self.state[name]
-            storage = value.untyped_storage().data_ptr()
-            place = (storage, value.storage_offset(), tuple(value.shape), value.stride())
+            if not self.infos[name].size:
+                continue  # empty tensors share nothing, whatever their address
+            place = _place(self.state[name])
             if place in first:
                 ties[name] = first[place]
             else:
@@ -99,12 +104,18 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     old = source.state if isinstance(source, TorchFile) else source.infos
     state: OrderedDict[Any, Any] = OrderedDict()
     made: dict[int, torch.Tensor] = {}  # one tensor for factors that several names share
+    freed = (
+        _storages(source.state[name] for name in edits) if isinstance(source, TorchFile) else set()
+    )
+    made_whole: dict[tuple[object, ...], torch.Tensor] = {}
     for name in old:
         if name in edits:
             for new, raw in edits[name].items():
                 state[new] = made.setdefault(id(raw), to_torch(raw))
         elif isinstance(source, TorchFile):
             state[name] = source.state[name]
+            if name in source.infos:
+                state[name] = _released(state[name], freed, made_whole)
         else:
             state[name] = to_torch(source.raw(name))
     vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
@@ -117,16 +128,27 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
 
 
 def to_torch(raw: RawTensor) -> torch.Tensor:
-    """A torch tensor of its own with the bytes of ``raw``."""
+    """A torch tensor of its own with the bytes of ``raw``.
+
+    Raises:
+        CheckpointError: torch has no such type.
+    """
+    if raw.dtype not in _TORCH:
+        raise CheckpointError(f"a tensor of type {raw.dtype} cannot be held by torch")
+    if not raw.data.size:
+        return torch.empty(raw.shape, dtype=_TORCH[raw.dtype])
     data = torch.from_numpy(np.array(raw.data))
     return data.view(_TORCH[raw.dtype]).reshape(raw.shape)
 
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with path.open("rb") as file:
+            # torch maps files by name, and only names that are text; others are read.
+            mapped = zipfile.is_zipfile(file) and str(path).isprintable()
+            file.seek(0)
+            source = path if mapped else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError:
         raise
     # What torch raises on bytes that are no checkpoint depends on where it stumbles.
@@ -157,12 +179,12 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _find_state_dict(tree: object) -> tuple[str, ...] | None:
+def _find_state_dict(tree: object, depth: int = 4) -> tuple[str, ...] | None:
     """The keys that lead to the state dict: a known key first, then the object itself."""
-    if not isinstance(tree, Mapping):
+    if not isinstance(tree, Mapping) or not depth:
         return None
     for key in STATE_DICT_KEYS:
-        inner = _find_state_dict(tree.get(key))
+        inner = _find_state_dict(tree.get(key), depth - 1)
         if inner is not None:
             return (key, *inner)
     if any(_is_plain(value) for value in tree.values()):
@@ -183,6 +205,26 @@ def _with(tree: Any, where: tuple[str, ...], state: object) -> Any:
     copy = OrderedDict(tree) if isinstance(tree, OrderedDict) else dict(tree)
     copy[where[0]] = _with(tree[where[0]], where[1:], state)
     return copy
+
+
+def _place(value: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor looks, and how: equal for tensors that share their entries."""
+    storage = value.untyped_storage().data_ptr()
+    return storage, value.storage_offset(), tuple(value.shape), value.stride()
+
+
+def _storages(values: Iterable[torch.Tensor]) -> set[int]:
+    return {value.untyped_storage().data_ptr() for value in values}
+
+
+def _released(
+    value: torch.Tensor, freed: set[int], copies: dict[tuple[object, ...], torch.Tensor]
+) -> torch.Tensor:
+    """The tensor, or a copy where it would keep a storage in the file that replaced ones left."""
+    storage = value.untyped_storage()
+    if storage.data_ptr() not in freed or storage.nbytes() == value.nbytes:
+        return value
+    return copies.setdefault(_place(value), value.detach().clone())
 
 
 def _attributes(state: object) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,8 @@ def check_target(target: Path, *, inputs: list[Path], force: bool) -> None:
         raise UsageError(f"{target}: is a directory: name a file")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist: create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"{target}: its folder may not be written to")
     if target.exists():
         if any(path.exists() and target.samefile(path) for path in inputs):
             raise UsageError(f"{target}: is an input, and inputs are never overwritten")
@@ -46,9 +49,10 @@ def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Whatever goes wrong, ``target`` is what it was and nothing is left beside it.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
+    file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
+        with file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

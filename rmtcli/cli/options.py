@@ -75,6 +75,57 @@ Score = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where networks are evaluated: cpu, cuda, mps.")
 ]
+Calib = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="FILE",
+        help="Inputs to calibrate on: 'train_inputs', or 'inputs'. With --budget and --max-drop "
+        "the 'train_inputs' of --data are taken by default.",
+        show_default=False,
+    ),
+]
+CalibBatch = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Calibration samples that run at a time.")
+]
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="two-sided|one-sided",
+        help="Calibrate on the layers' inputs and output gradients, or on inputs alone.",
+    ),
+]
+Budget = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="N|N%",
+        help="Best ranks for a model of this many parameters, instead of --keep.",
+        show_default=False,
+    ),
+]
+BudgetBytes = Annotated[
+    Optional[str],
+    typer.Option(metavar="N|N%", help="The same, in bytes of the tensors.", show_default=False),
+]
+BudgetMacs = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="N|N%",
+        help="The same, in multiply-adds of the fully connected layers.",
+        show_default=False,
+    ),
+]
+MaxDrop = Annotated[
+    Optional[float],
+    typer.Option(
+        metavar="POINTS",
+        help="Smallest model that loses no more accuracy (or own score), instead of --keep.",
+        show_default=False,
+    ),
+]
+RankMultiple = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Ranks under a budget or limit are multiples of this."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")

@@ -56,7 +56,9 @@ def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
         text = render(report, command).rstrip("\n") + "\n"
         write_file(report_file, lambda file: file.write(text.encode()))
     if as_json:
-        print(report.to_json(command))
+        # A stream of another encoding gets every name whole, as an escape.
+        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        print(report.to_json(command, ascii_only=not unicode))
     else:
         from rmtcli.report.terminal import show, stdout
 

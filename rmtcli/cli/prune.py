@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from rmtcli.cli import options
 from rmtcli.cli.output import check_report, emit, progress
-from rmtcli.errors import LayerError
+from rmtcli.errors import LayerError, UsageError
+
+if TYPE_CHECKING:
+    from rmtcli.allocate import Budget
 
 
 def command(
@@ -42,11 +45,19 @@ def command(
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_side: options.MinSide = 32,
+    budget: options.Budget = None,
+    budget_bytes: options.BudgetBytes = None,
+    budget_macs: options.BudgetMacs = None,
+    max_drop: options.MaxDrop = None,
+    rank_multiple: options.RankMultiple = 1,
     data: options.Data = None,
     model: options.Model = None,
     activation: options.Activation = "relu",
     score: options.Score = None,
     device: options.Device = "cpu",
+    calib: options.Calib = None,
+    calib_batch: options.CalibBatch = 256,
+    metric: options.Metric = "two-sided",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
@@ -58,24 +69,42 @@ def command(
 
     With --data or --eval, the report says what pruning costs. The input is never changed.
     """
-    from rmtcli import Evaluation, Selection, prune
+    from rmtcli import Calibration, Evaluation, Selection, prune
 
-    check_report(report, inputs=[file, output, data], force=force)
+    check_report(report, inputs=[file, output, data, calib], force=force)
     result = prune(
         file,
         output,
         keep=keep,
+        budget=_budget(parameters=budget, bytes=budget_bytes, macs=budget_macs),
+        max_drop=max_drop,
+        rank_multiple=rank_multiple,
         edge=edge,
         layout=layout,
         selection=Selection(include or (), exclude or (), min_side),
         evaluation=Evaluation(data, model, activation, score, device),
+        calibration=Calibration(calib, metric, calib_batch),
         dry_run=dry_run,
         force=force,
         track=progress,
     )
     emit(result, as_json=json, report_file=report)
+    if not result.pruned and result.guard is not None:
+        raise LayerError(
+            f"{file}: nothing can be removed within --max-drop {max_drop}: no checkpoint written"
+        )
     if not result.pruned and not dry_run:
         raise LayerError(f"{file}: no layer can be pruned by --keep {keep}: no checkpoint written")
+
+
+def _budget(**amounts: str | None) -> Budget | None:
+    """The one budget that was given, in its unit."""
+    from rmtcli.allocate import Budget
+
+    given = [Budget(text, unit) for unit, text in amounts.items() if text is not None]
+    if len(given) > 1:
+        raise UsageError("--budget, --budget-bytes and --budget-macs exclude one another")
+    return given[0] if given else None
 
 
 command.__name__ = "prune"

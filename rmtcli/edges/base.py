@@ -17,6 +17,9 @@ from rmtcli.spectrum import Spectrum
 #: Fewer eigenvalues than this hold no bulk whose shape could be judged.
 MIN_EIGENVALUES = 20
 
+#: Below it, the Tracy–Widom law is known to fewer digits than the margin would need.
+SMALLEST_BETA = 1e-10
+
 
 class Verdict(Enum):
     """Whether the fitted law can be relied on; the value is the sentence a user reads."""
@@ -115,7 +118,9 @@ def check_shares(alpha: float, beta: float, max_distance: float) -> None:
     """
     if not 0 <= alpha < 0.5:
         raise ValueError(f"alpha must be in [0, 0.5), not {alpha}")
-    if not 0 < beta < 1:
-        raise ValueError(f"beta must be in (0, 1), not {beta}")
+    if not SMALLEST_BETA <= beta <= 1 - SMALLEST_BETA:
+        raise ValueError(
+            f"beta must be from {SMALLEST_BETA:g} to 1 - {SMALLEST_BETA:g}, not {beta}"
+        )
     if not 0 < max_distance <= 1:
         raise ValueError(f"max_distance must be in (0, 1], not {max_distance}")

@@ -17,8 +17,8 @@ from rmtcli.spectrum import Spectrum
 class Median:
     """Divide the median eigenvalue by the median of the Marchenko–Pastur law.
 
-    Cruder than BEMA, and harder to mislead: it holds while less than half of the directions
-    are signal.
+    Cruder than BEMA: it looks at one eigenvalue. Like BEMA's, its fit is judged on the middle
+    60 %, so signal in more than 20 % of the directions is reported.
 
     Attributes:
         beta: chance that pure noise exceeds the edge.

@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.errors import UsageError
 from rmtcli.evaluation.data import Samples
+
+#: What may stand between the layers of an inferred chain.
+ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,9 @@ class Evaluation:
         activation: what stands between the layers of an inferred chain.
         score: ``package.module:function`` that takes a module and returns a number.
         device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UsageError: an unknown activation.
     """
 
     data: str | Path | None = None
@@ -29,6 +36,11 @@ class Evaluation:
     activation: str = "relu"
     score: str | None = None
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise UsageError(f"unknown activation '{self.activation}': choose one of {known}")
 
     @property
     def measures(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint import decode, open_checkpoint
+from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import EvaluationError, UsageError
 
@@ -31,9 +30,30 @@ class Samples:
     targets: NDArray[np.int64] | None
     scaled: bool
 
+    def split(self, *shares: float) -> list[Samples]:
+        """Disjoint parts of the samples, drawn at random with a fixed seed."""
+        order = np.random.default_rng(0).permutation(len(self.inputs))
+        ends = np.round(np.cumsum(shares) / sum(shares) * len(order)).astype(int)[:-1]
+        return [
+            Samples(
+                self.path,
+                self.inputs[rows],
+                None if self.targets is None else self.targets[rows],
+                self.scaled,
+            )
+            for rows in map(np.sort, np.split(order, ends))
+        ]
 
-def read_samples(path: str | Path) -> Samples:
+
+def has_training_part(path: str | Path) -> bool:
+    """Whether a data file holds ``train_inputs`` beside its held-out samples."""
+    return "train_inputs" in _read_arrays(Path(path), ("train_inputs",))
+
+
+def read_samples(path: str | Path, part: str = "") -> Samples:
     """Read ``inputs`` and, if there, ``targets`` from an ``.npz`` or ``.safetensors`` file.
+
+    With ``part="train_"`` the arrays are ``train_inputs`` and ``train_targets``.
 
     Inputs stored as bytes (uint8) are taken for images and divided by 255, as
     ``torchvision.transforms.ToTensor`` does.
@@ -43,48 +63,66 @@ def read_samples(path: str | Path) -> Samples:
         EvaluationError: the file is damaged, has no ``inputs``, or its arrays do not fit together.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    arrays = _read_arrays(path, ("inputs", "targets"))
-    if "inputs" not in arrays:
-        raise EvaluationError(f"{path}: has no array named 'inputs'")
-    inputs, targets = arrays["inputs"], arrays.get("targets")
+    name, labels = f"{part}inputs", f"{part}targets"
+    arrays = _read_arrays(path, (name, labels))
+    if name not in arrays:
+        raise EvaluationError(f"{path}: has no array named '{name}'")
+    inputs, targets = arrays[name], arrays.get(labels)
     if inputs.ndim < 2 or len(inputs) == 0:
         raise EvaluationError(
-            f"{path}: 'inputs' has shape {inputs.shape}: it must be (samples, features…)"
+            f"{path}: '{name}' has shape {inputs.shape}: it must be (samples, features…)"
         )
     if targets is not None and (
         targets.shape != inputs.shape[:1] or not np.issubdtype(targets.dtype, np.integer)
     ):
         raise EvaluationError(
-            f"{path}: 'targets' must be {len(inputs)} class numbers (integers), "
+            f"{path}: '{labels}' must be {len(inputs)} class numbers (integers), "
             f"not {targets.dtype} of shape {targets.shape}"
         )
+    if targets is not None and (targets.min() < 0 or targets.max() > np.iinfo(np.int64).max):
+        raise EvaluationError(f"{path}: '{labels}' holds a number that is no class")
     scaled = inputs.dtype == np.uint8
     if scaled:
         inputs = inputs.astype(np.float32) / 255
     if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
-        raise EvaluationError(f"{path}: 'inputs' holds values that are NaN or infinite")
+        raise EvaluationError(f"{path}: '{name}' holds values that are NaN or infinite")
     return Samples(path, inputs, None if targets is None else targets.astype(np.int64), scaled)
 
 
 def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    if path.suffix == ".npz":
-        try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-                return {name: file[name] for name in names if name in file}
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise EvaluationError(f"{path}: not a whole .npz file ({error})") from None
-    if path.suffix == ".safetensors":
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: name a file of arrays")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    ending = path.suffix.lower()
+    if ending == ".safetensors":
         file = open_checkpoint(path)
-        return {name: _values(file.raw(name)) for name in names if name in file.infos}
-    raise UsageError(f"{path}: data must be an .npz or a .safetensors file")
+        return {n: _values(file.raw(n), f"{path}: '{n}'") for n in names if n in file.infos}
+    if ending != ".npz":
+        raise UsageError(f"{path}: data must be an .npz or a .safetensors file")
+    found = {}
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            found = {name: np.asarray(file[name]) for name in names if name in file}
+    # zipfile and numpy raise whatever the bytes lead them to.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EvaluationError(f"{path}: not a whole .npz file ({reason})") from None
+    return {name: _native(array, f"{path}: '{name}'") for name, array in found.items()}
 
 
-def _values(raw: Any) -> NDArray[Any]:
+def _native(array: NDArray[Any], what: str) -> NDArray[Any]:
+    """Numbers in the machine's byte order; floats of at most 64 bits."""
+    if array.dtype.kind not in "biuf":
+        raise EvaluationError(f"{what} holds {array.dtype}, not numbers")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native.astype(np.float64) if native.dtype.kind == "f" and native.itemsize > 8 else native
+
+
+def _values(raw: RawTensor, what: str) -> NDArray[Any]:
     if raw.dtype in FLOATS:
-        return decode(raw)
-    kinds = {"U8": "<u1", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+        return np.array(decode(raw))
+    kinds = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "BOOL": "?"}
     if raw.dtype not in kinds:
-        raise EvaluationError(f"data of type {raw.dtype} cannot be evaluated on")
-    return np.asarray(raw.data.view(kinds[raw.dtype]).reshape(raw.shape))
+        raise EvaluationError(f"{what} is stored as {raw.dtype}, which cannot be evaluated on")
+    return np.array(raw.data.view(kinds[raw.dtype]).reshape(raw.shape))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from rmtcli.chain import Link, ordered
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.edits import check_factors
+from rmtcli.errors import EvaluationError, RmtcliError, UsageError
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.layers import bias_of, module_of
-from rmtcli.lowrank import load, split_linear
+from rmtcli.lowrank import SplitLinear, load
+from rmtcli.names import factors_of, member, module_of
 
-#: What may stand between the layers of an inferred chain.
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
@@ -33,14 +34,14 @@ def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
     """The module with the checkpoint's weights, in evaluation mode on its device.
 
     Raises:
-        UsageError: the activation, the factory or the device cannot be found.
+        UsageError: the factory or the device cannot be found.
         EvaluationError: no chain can be inferred, or the factory gives no module.
         CheckpointError: the weights do not fit the module.
     """
     if evaluation.model is None:
         model: Any = infer_chain(checkpoint, evaluation.activation)
     else:
-        model = import_callable(evaluation.model)()
+        model = call(evaluation.model)
         if not isinstance(model, nn.Module):
             raise EvaluationError(
                 f"{evaluation.model} returned {type(model).__name__}, not a torch.nn.Module"
@@ -79,48 +80,81 @@ class Chain(nn.Module):
 
 
 def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
-    """The chain of linear layers that a checkpoint's shapes spell, in its order of names.
+    """The chain of linear layers that a checkpoint's names and shapes spell.
 
     Raises:
-        UsageError: an unknown activation.
-        EvaluationError: a tensor that is no linear layer's, or widths that do not follow on.
+        EvaluationError: a tensor that is no linear layer's, widths that do not follow on, an order
+            that the file does not tell, or factors that the file does not call so.
+        LayerError: factors that are not there.
     """
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UsageError(f"unknown activation '{activation}': choose one of {known}")
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
-    layers: dict[str, nn.Module] = {}
-    widths: list[tuple[str, int, int]] = []
-    used: set[str] = set()
+    for module in factored:
+        check_factors(checkpoint, module)
+    links, used = [], set()
     for name, info in checkpoint.infos.items():
-        module = module_of(name)
-        if len(info.shape) != 2 or name in used or not module:
+        if len(info.shape) != 2 or name in used or name.rpartition(".")[2] != "weight":
             continue
-        rank = factored.get(module_of(module))
-        if rank is not None:
-            module = module_of(module)
-            ends = [f"{module}.0.weight", f"{module}.1.weight"]
-            bias = f"{module}.1.bias"
-        else:
-            ends, bias = [name], bias_of(module)
-        used.update(ends, [bias] if bias in checkpoint.infos else [])
-        inputs, out = checkpoint.infos[ends[0]].shape[-1], checkpoint.infos[ends[-1]].shape[0]
-        linear = nn.Linear(inputs, out, bias=bias in checkpoint.infos, dtype=_dtype(info.dtype))
-        layers[module] = linear if rank is None else split_linear(linear, rank)
-        widths.append((module, inputs, out))
-    other = next((name for name in checkpoint.infos if name not in used), None)
-    why = None if layers else "it has no linear layers"
-    if layers and other is not None:
-        why = f"'{other}' belongs to no linear layer"
-    for (before, _, out), (after, inputs, _) in pairwise(widths):
-        if out != inputs:
-            why = why or f"'{before}' gives {out} values and '{after}' takes {inputs}"
-    if why:
+        module = module_of(name)
+        module = module_of(module) if module_of(module) in factored else module
+        first, last, bias = _ends(module, factored)
+        used |= {first, last, bias}
+        inputs, outputs = checkpoint.infos[first].shape[1], checkpoint.infos[last].shape[0]
+        links.append(Link(module, inputs, outputs))
+    chain = ordered(links, as_stored=checkpoint.as_stored)
+    why = _why_no_chain(checkpoint, links, used, chain, factored)
+    if why or not chain:
         raise EvaluationError(
             f"{checkpoint.path}: not a plain chain of linear layers ({why}): "
             "name the network with --model package.module:factory"
         )
-    return Chain(layers, ACTIVATIONS[activation]())
+    layers: dict[str, nn.Module] = {}
+    for link in chain:
+        _, last, bias = _ends(link.name, factored)
+        dtype = torch.float64 if checkpoint.infos[last].dtype == "F64" else torch.float32
+        biased = bias in checkpoint.infos
+        linear = nn.Linear(link.inputs, link.outputs, bias=biased, dtype=dtype)
+        rank = factored.get(link.name)
+        layers[link.name] = linear if rank is None else SplitLinear(linear, rank, bias=biased)
+    try:
+        return Chain(layers, _MODULES[activation]())
+    except KeyError as error:
+        raise EvaluationError(
+            f"{checkpoint.path}: no network can be inferred: a layer's name is not one that torch "
+            f"allows ({error.args[0]}): name the network with --model package.module:factory"
+        ) from None
+
+
+def _ends(module: str, factored: Mapping[str, int]) -> tuple[str, str, str]:
+    """Names of the first and the last weight that a layer consists of, and of its bias."""
+    if module in factored:
+        return factors_of(module)
+    weight = member(module, "weight")
+    return weight, weight, member(module, "bias")
+
+
+def _why_no_chain(
+    checkpoint: Checkpoint,
+    links: Sequence[Link],
+    used: Collection[str],
+    chain: Sequence[Link] | None,
+    factored: Mapping[str, int],
+) -> str | None:
+    """What keeps a checkpoint from being a chain, in words; None if nothing does."""
+    if not links:
+        return "it has no linear layers"
+    other = next((name for name in checkpoint.infos if name not in used), None)
+    if other is not None:
+        return f"'{other}' belongs to no linear layer"
+    for a, b in pairwise(links):
+        parent = module_of(a.name)
+        pair = a.name == member(parent, "0") and b.name == member(parent, "1")
+        if pair and member(a.name, "bias") not in checkpoint.infos and parent not in factored:
+            return f"'{a.name}' and '{b.name}' may be factors of one layer, and no record tells"
+        if checkpoint.as_stored and a.outputs != b.inputs:
+            return f"'{a.name}' gives {a.outputs} values and '{b.name}' takes {b.inputs}"
+    if chain is None:
+        return "a safetensors file keeps no order, and these names and widths allow none or several"
+    return None
 
 
 def import_callable(spec: str) -> Callable[..., Any]:
@@ -137,13 +171,64 @@ def import_callable(spec: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"'{spec}' cannot be imported: {error}") from None
+    # A user's module may raise anything while it is imported.
+    except Exception as error:
+        raise UsageError(f"'{spec}' cannot be imported: {_first_line(error)}") from None
     if not callable(found):
         raise UsageError(f"'{spec}' is not a function or class")
     return found  # type: ignore[no-any-return]
 
 
-def _dtype(name: str) -> torch.dtype:
-    """Half-precision weights are evaluated in float32, which holds them exactly."""
-    return torch.float64 if name == "F64" else torch.float32
+def call(spec: str, *arguments: object) -> Any:
+    """What a user's function returns.
+
+    Raises:
+        UsageError: it cannot be found.
+        EvaluationError: it raised.
+    """
+    function = import_callable(spec)
+    try:
+        return function(*arguments)
+    except RmtcliError:
+        raise
+    except Exception as error:
+        raise EvaluationError(f"{spec} failed: {_first_line(error)}") from None
+
+
+def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
+    """A network's class scores, shape (samples, classes).
+
+    Args:
+        model: the network.
+        inputs: shape (samples, …); floating ones are cast to the network's type.
+        where: what the inputs are from, for messages.
+
+    Raises:
+        EvaluationError: it raised, or returned anything but finite class scores.
+    """
+    first = next(model.parameters())
+    inputs = inputs.to(first.device)
+    try:
+        outputs = model(inputs.to(first.dtype) if inputs.is_floating_point() else inputs)
+    # A user's network may raise anything.
+    except Exception as error:
+        shape = tuple(inputs.shape)
+        raise EvaluationError(
+            f"{where}: the network does not take inputs of shape {shape}: {_first_line(error)}"
+        ) from None
+    tensor = isinstance(outputs, torch.Tensor)
+    if not tensor or outputs.ndim != 2:
+        what = tuple(outputs.shape) if tensor else type(outputs).__name__
+        raise EvaluationError(
+            f"the network returned {what}: accuracy needs one row of class scores a sample"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise EvaluationError("the network returned values that are NaN or infinite")
+    return cast(torch.Tensor, outputs)
+
+
+def _first_line(error: Exception) -> str:
+    """The kind of an error where its text alone says little, and the first line of that text."""
+    text = (str(error).splitlines() or [""])[0]
+    plain = isinstance(error, RuntimeError | ImportError)
+    return text if plain and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.base import Comparison, Evaluation, Scores
 from rmtcli.evaluation.data import Samples, read_samples
-from rmtcli.evaluation.network import build, import_callable
+from rmtcli.evaluation.network import build, call, run
 
 #: Samples that run through the network at a time.
 BATCH = 1024
@@ -27,6 +29,11 @@ def compare(
         for c in (reference, checkpoint)
     )
     assert after is not None
+    if before is None and after.accuracy is None and after.score is None:
+        raise EvaluationError(
+            f"{evaluation.data}: has no 'targets' to be right about: name a network to agree with, "
+            "by --against"
+        )
     return Comparison(evaluation.network, samples, before, after)
 
 
@@ -52,27 +59,11 @@ def measure(model: nn.Module, samples: Samples | None, function: str | None) -> 
 @torch.inference_mode()
 def predict(model: nn.Module, samples: Samples) -> NDArray[np.int64]:
     """The most likely class of each sample, shape (samples,)."""
-    first = next(model.parameters())
     found = []
     for start in range(0, len(samples.inputs), BATCH):
-        inputs = torch.from_numpy(np.ascontiguousarray(samples.inputs[start : start + BATCH]))
-        if inputs.is_floating_point():
-            inputs = inputs.to(first.dtype)
-        try:
-            outputs = model(inputs.to(first.device))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise EvaluationError(
-                f"{samples.path}: the network does not take inputs of shape "
-                f"{tuple(inputs.shape)}: {str(error).splitlines()[0]}"
-            ) from None
-        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-            tensor = isinstance(outputs, torch.Tensor)
-            shape = tuple(outputs.shape) if tensor else type(outputs).__name__
-            raise EvaluationError(
-                f"the network returned {shape}: accuracy needs one row of class scores a sample"
-            )
-        if not bool(torch.isfinite(outputs).all()):
-            raise EvaluationError("the network returned values that are NaN or infinite")
+        outputs = run(
+            model, torch.from_numpy(samples.inputs[start : start + BATCH]), str(samples.path)
+        )
         if samples.targets is not None and samples.targets.max() >= outputs.shape[1]:
             raise EvaluationError(
                 f"{samples.path}: class {samples.targets.max()} among the targets of a network "
@@ -83,8 +74,11 @@ def predict(model: nn.Module, samples: Samples) -> NDArray[np.int64]:
 
 
 def _own(model: nn.Module, function: str) -> float:
-    value = import_callable(function)(model)
+    value = call(function, model)
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise EvaluationError(f"{function} returned {value!r}, not a number") from None
+    if not math.isfinite(number):
+        raise EvaluationError(f"{function} returned {number}: a score must be finite")
+    return number

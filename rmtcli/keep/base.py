@@ -16,7 +16,11 @@ class Untouched(Enum):
     HEAD = "output head"
     NOT_SMALLER = "factors of this rank would not be smaller"
     FULL_RANK = "every direction is kept"
+    NO_RANK = "the rule keeps nothing of it: that would remove the layer"
     NO_SPIKES = "nothing stands above the edge: there is no signal to keep"
+    BUDGET = "dense within the budget"
+    GUARD = "nothing can be removed within the limit"
+    NO_DATA = "no calibration input reached it"
     NAME_TAKEN = "the names its factors need are taken"
     POOR_FIT = Verdict.POOR_FIT.value
     WIDE_SIGNAL = Verdict.WIDE_SIGNAL.value

@@ -32,6 +32,6 @@ class Edge:
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
         """Spikes + ⌈below · (p − spikes)⌉, at least ``at_least``."""
         spikes = spectrum.count_above(fit.edge)
-        # A share such as 0.1 · 30 may come out a rounding error above the whole number.
+        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
         extra = math.ceil(self.below * (spectrum.p - spikes) - 1e-9)
         return min(max(spikes + extra, self.at_least), spectrum.p)

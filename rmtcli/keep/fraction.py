@@ -26,5 +26,5 @@ class Fraction:
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
         """⌈of · p⌉."""
-        # A share such as 0.1 · 30 may come out a rounding error above the whole number.
+        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
         return math.ceil(self.of * spectrum.p - 1e-9)

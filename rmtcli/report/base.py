@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from rmtcli.allocate import Budget
+from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.evaluation.base import Comparison
+from rmtcli.guard import Guard
 from rmtcli.layers import Layer, Skipped
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.version import __version__
@@ -44,24 +47,32 @@ class Report:
         action: ``analyze``, ``prune``, ``densify`` or ``evaluate``.
         source: the input.
         output: the file written, or None.
+        reference: the network that an evaluation compares with, or None.
         edge: the edge estimator, all options spelled out; None where none was used.
         keep: the keep rule, likewise.
         layout: how pruned layers are stored; None where none are.
         layers: every layer, in the checkpoint's order.
         skipped: every matrix that is no layer, with the reason.
         comparison: scores, or None where nothing was measured.
+        calibration: what the layers' inputs were taken from, or None.
+        budget: what the model was allowed to cost, or None.
+        guard: the limit on what may be lost, or None.
         notes: sentences a user should read.
     """
 
     action: str
     source: Source
     output: Source | None = None
+    reference: Source | None = None
     edge: str | None = None
     keep: str | None = None
     layout: Layout | None = None
     layers: tuple[LayerPlan, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     comparison: Comparison | None = None
+    calibration: Calibration | None = None
+    budget: Budget | None = None
+    guard: Guard | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,7 +90,9 @@ class Report:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """Entries of all tensors, before and after."""
+        """Entries of all tensors, before and after: those of the file, where one was written."""
+        if self.output is not None:
+            return self.source.parameters, self.output.parameters
         before, after = self.pruned_parameters
         return self.source.parameters, self.source.parameters + after - before
 
@@ -96,11 +109,15 @@ class Report:
             "action": self.action,
             "source": _source(self.source),
             "output": _source(self.output),
+            "reference": _source(self.reference),
             "options": {
                 "edge": self.edge,
                 "keep": self.keep,
                 "layout": self.layout.value if self.layout else None,
+                "metric": self.calibration.metric if self.calibration else None,
+                "budget": asdict(self.budget) if self.budget else None,
             },
+            "guard": asdict(self.guard) if self.guard else None,
             "parameters": _change(*self.parameters),
             "pruned_layers": _change(*self.pruned_parameters) | {"count": len(self.pruned)},
             "accuracy": _accuracy(self.comparison),
@@ -109,9 +126,10 @@ class Report:
             "notes": list(self.notes),
         }
 
-    def to_json(self, command: str | None = None) -> str:
+    def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The report as JSON text; numbers that are not finite never occur."""
-        return json.dumps(self.to_dict(command), indent=2, allow_nan=False, ensure_ascii=False)
+        values = self.to_dict(command)
+        return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=ascii_only)
 
 
 def _source(source: Source | None) -> dict[str, Any] | None:
@@ -150,6 +168,7 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,
+        "predicted_loss": plan.predicted_loss,
         "parameters": _change(layer.size, after),
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from rmtcli.edges import Verdict
 from rmtcli.evaluation.base import Comparison
 from rmtcli.plan import LayerPlan, Layout
-from rmtcli.report.base import Report, singular_value
+from rmtcli.report.base import Report, Source, singular_value
 
+#: Skipped tensors named for each reason.
+NAMES = 5
 #: Columns whose text is aligned to the right.
 NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "spikes", "rank", "break-even", "parameters"}
 
@@ -35,16 +37,33 @@ def summary(report: Report) -> list[tuple[str, str]]:
     elif report.action == "prune":
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
+    lines += _guarded(report)
     if report.output is not None:
         sizes = _change(report.source.bytes, report.output.bytes)
         lines.append(("bytes on disk", sizes))
     if report.comparison is not None:
-        lines += _scores(report.comparison)
-    if report.skipped:
-        lines.append(("not layers", _skipped(report)))
+        lines += _scores(report.comparison, report.reference)
+    lines += [("not layers", text) for text in _skipped(report)]
     lines += [("note", note) for note in report.notes]
     if report.output is not None:
         lines.append(("wrote", report.output.path))
+    return lines
+
+
+def _guarded(report: Report) -> list[tuple[str, str]]:
+    """What was asked of all layers at once, and how sure the answer is."""
+    lines = []
+    if report.calibration is not None:
+        lines.append(("calibrated", f"{report.calibration.metric} metric"))
+    if report.budget is not None:
+        lines.append(("budget", f"{report.budget.text} of {report.budget.unit}"))
+    if report.guard is not None:
+        guard, text = report.guard, f"at most {report.guard.max_drop:g} may be lost"
+        if guard.searched:
+            text += f"; searched on {guard.searched:,} samples, confirmed on {guard.confirmed:,}"
+        if guard.confidence is not None:
+            text += f"; {100 * guard.confidence:.0f} % confidence from the samples below"
+        lines.append(("guard", text))
     return lines
 
 
@@ -58,7 +77,7 @@ def action(plan: LayerPlan, layout: Layout | None) -> str:
 def _fit_row(plan: LayerPlan) -> list[str]:
     layer, fit = plan.layer, plan.fit
     return [
-        layer.name,
+        shown(layer.name),
         _shape(layer.shape),
         f"{fit.law.gamma:.3f}",
         f"{fit.law.sigma:.4g}",
@@ -76,7 +95,7 @@ def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
     pruned = plan.untouched is None
     after = plan.factored_size if pruned and layout is Layout.FACTORED else layer.size
     return [
-        layer.name,
+        shown(layer.name),
         _shape(layer.shape),
         f"{singular_value(fit.edge, layer):.4g}",
         f"{fit.ks_distance:.4f}",
@@ -87,7 +106,8 @@ def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
     ]
 
 
-def _scores(comparison: Comparison) -> list[tuple[str, str]]:
+def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, str]]:
+    other = "the dense network" if reference is None else reference.path
     before, after, samples = comparison.before, comparison.after, comparison.samples
     lines = [("network", comparison.network)]
     if samples is not None:
@@ -100,7 +120,7 @@ def _scores(comparison: Comparison) -> list[tuple[str, str]]:
             text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
         lines.append(("accuracy", text))
     if comparison.agreement is not None:
-        lines.append(("agreement", f"{comparison.agreement:.2f} % with the dense network"))
+        lines.append(("agreement", f"{comparison.agreement:.2f} % with {other}"))
     if after.score is not None:
         text = f"{after.score:.6g}"
         if before is not None and before.score is not None:
@@ -115,8 +135,21 @@ def _pruned(report: Report) -> str:
     return _change(*report.pruned_parameters)
 
 
-def _skipped(report: Report) -> str:
-    return "; ".join(f"{item.name} ({item.reason.value})" for item in report.skipped)
+def _skipped(report: Report) -> list[str]:
+    """One line a reason, with the first few names; JSON has them all."""
+    groups: dict[str, list[str]] = {}
+    for item in report.skipped:
+        groups.setdefault(item.reason.value, []).append(shown(item.name))
+    lines = []
+    for reason, names in groups.items():
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        lines.append(f"{', '.join(names[:NAMES])}{more}: {reason}")
+    return lines
+
+
+def shown(name: str) -> str:
+    """A name from a file, with what is not printable as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _change(before: int, after: int, unit: str = "") -> str:

@@ -11,15 +11,17 @@ from rmtcli.report.base import Report
 from rmtcli.report.rows import NUMERIC, summary, table
 
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
-_PIPE_WIDTH = 10_000
+_PIPE_WIDTH = 1_000_000
 #: Columns that a narrow terminal does without, the first first. JSON and Markdown have them all.
 _EXPENDABLE = ("break-even", "s₁", "γ", "fit", "edge s₊", "shape", "spikes", "σ", "parameters")
 
 
 def stdout() -> Console:
     """A console for results: as wide as the terminal, or unwrapped in a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    console = Console(highlight=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def show(report: Report, console: Console) -> None:

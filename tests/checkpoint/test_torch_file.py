@@ -207,3 +207,45 @@ def test_files_without_a_state_dict_are_told(tmp_path: Path, content: object) ->
 def test_a_manifest_that_cannot_be_read_is_none(text: str) -> None:
     assert Manifest.from_json(text) is None
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+def test_kept_views_do_not_hold_what_was_replaced(tmp_path: Path) -> None:
+    flat = torch.arange(10_000.0)
+    views = {"a": flat[:9000].view(90, 100), "b": flat[9000:9500], "c": flat[9000:9500]}
+    torch.save(views, tmp_path / "a.pt")
+    source = open_checkpoint(tmp_path / "a.pt")
+    small = encode(np.ones((2, 2)), "F32")
+    write_checkpoint(Edited(source, {"a": {"x": small}}, None), tmp_path / "b.pt")
+    assert (tmp_path / "b.pt").stat().st_size < 5_000
+    found = open_checkpoint(tmp_path / "b.pt")
+    np.testing.assert_array_equal(found.array("b"), np.arange(9000.0, 9500.0))
+    assert found.ties(["b", "c"]) == {"c": "b"}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_types_and_empty_tensors_travel(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        "u": torch.tensor([1, 2**15], dtype=dtype),
+        "e": torch.empty(0, 3),
+        "s": torch.tensor(2),
+    }
+    torch.save(tensors, tmp_path / "a.pt")
+    write_checkpoint(open_checkpoint(tmp_path / "a.pt"), tmp_path / "b.safetensors")
+    write_checkpoint(open_checkpoint(tmp_path / "b.safetensors"), tmp_path / "c.pt")
+    found = torch.load(tmp_path / "c.pt")
+    assert {n: (t.dtype, t.shape, t.tolist()) for n, t in found.items()} == {
+        n: (t.dtype, t.shape, t.tolist()) for n, t in sorted(tensors.items())
+    }
+
+
+def test_a_dict_that_holds_itself_and_odd_names_are_read(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {"w": torch.ones(2, 2)}
+    tree["model"] = tree
+    torch.save(tree, tmp_path / "a.pt")
+    assert "w" in open_checkpoint(tmp_path / "a.pt").infos
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff.pt"))
+    torch.save({"w" + "1" * 5000: torch.ones(2, 2)}, tmp_path / "b.pt")
+    (tmp_path / "b.pt").rename(odd)
+    source = open_checkpoint(odd)
+    write_checkpoint(source, tmp_path / "b.safetensors")
+    assert list(open_checkpoint(tmp_path / "b.safetensors").infos) == list(source.infos)

@@ -172,3 +172,22 @@ def test_help_and_version_load_nothing_heavy() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "rmtcli" in done.stdout
+
+
+def test_names_from_a_file_reach_the_terminal_as_text(workdir: Path, rmtcli: Run) -> None:
+    name = "a:fire:\x1b[31m\n[bold]é.weight"
+    torch.save({name: torch.randn(64, 64), "z.weight": torch.randn(64, 64)}, "a.pt")
+    text = rmtcli("analyze", "a.pt").stdout
+    assert "a:fire:\\x1b[31m\\n[bold]é.weight" in text
+    assert "\x1b" not in text
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    report = json.loads(rmtcli("analyze", "a.pt", "--json", env=ascii_only).stdout)
+    assert report["layers"][0]["name"] == name
+
+
+def test_many_tensors_that_are_no_layers_are_named_briefly(workdir: Path, rmtcli: Run) -> None:
+    tensors = {f"conv{i}.weight": torch.ones(2, 2, 3, 3) for i in range(150)}
+    torch.save(tensors | {"fc.weight": torch.randn(64, 64)}, "a.pt")
+    result = rmtcli("analyze", "a.pt")
+    assert "conv4.weight and 145 more: not two-dimensional" in result.stdout
+    assert len(json.loads(rmtcli("analyze", "a.pt", "--json").stdout)["skipped"]) == 150

@@ -169,6 +169,48 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         2,
         "nothing to evaluate on: give --data or --eval",
     ),
+    "a score that is no number": (
+        nothing,
+        f"prune {MLP} --eval score:nan",
+        1,
+        "score:nan returned nan: a score must be finite",
+    ),
+    "nothing to be right about": (
+        nothing,
+        f"evaluate {MLP} --data fits.npz",
+        1,
+        "fits.npz: has no 'targets' to be right about: name a network to agree with, by --against",
+    ),
+    "an option twice": (
+        nothing,
+        f"prune {MLP} --keep rank:k=4,k=5",
+        2,
+        "keep rule 'rank:k=4,k=5': k is given twice",
+    ),
+    "a network that is not used": (
+        nothing,
+        f"prune {MLP} --model nope:nope",
+        2,
+        "--model is used to evaluate or calibrate: give --data, --eval or --calib",
+    ),
+    "an edge beyond the law": (
+        nothing,
+        f"analyze {MLP} --edge bema:beta=1e-17",
+        2,
+        "edge estimator 'bema:beta=1e-17': beta must be from 1e-10 to 1 - 1e-10, not 1e-17",
+    ),
+    "no layers left": (
+        nothing,
+        f"prune {MLP} --include fc1.bias",
+        1,
+        f"{MLP}: no fully connected layers among 4 tensors; 2 left out by --include or --exclude",
+    ),
+    "report over the data": (
+        nothing,
+        f"prune {MLP} --data data.json --report data.json --force",
+        2,
+        "data.json: is an input, and inputs are never overwritten",
+    ),
     "nothing to densify": (
         nothing,
         f"densify {MLP} -o out.safetensors",
@@ -183,6 +225,9 @@ def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> N
     build, arguments, code, line = CASES[name]
     build(workdir)
     np.savez(workdir / "wrong.npz", inputs=np.ones((3, 9), np.float32))
+    np.savez(workdir / "fits.npz", inputs=np.ones((3, 784), np.float32))
+    (workdir / "data.json").touch()
+    (workdir / "score.py").write_text("def nan(model): return float('nan')\n")
     before = tree(workdir)
     result = rmtcli(*arguments.split())
     assert result.stderr == f"rmtcli: error: {line}\n"

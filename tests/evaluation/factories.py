@@ -34,3 +34,26 @@ def words(model: nn.Module) -> str:
 
 
 value = 3
+
+
+def raises(*_: object) -> None:
+    raise KeyError("missing")
+
+
+def nan(model: nn.Module) -> float:
+    return float("nan")
+
+
+def encoder() -> nn.Module:
+    """Modules that read their layers' weights instead of calling them."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.head(self.layer(x.unflatten(1, (-1, 64))).mean(1))
+
+    return Encoder().eval()

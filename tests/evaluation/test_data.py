@@ -78,3 +78,33 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=np.array([{}, {}], dtype=object))  # would be a pickle
     with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
         read_samples(tmp_path / "a.npz")
+
+
+def test_odd_archives_and_arrays_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.save(tmp_path / "b.npy", X)
+    path.write_bytes((tmp_path / "b.npy").read_bytes())
+    with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
+        read_samples(path)
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("inputs.npy", b"\x93NUMPY\x01\x00 broken")
+    with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
+        read_samples(path)
+    for bad in (np.array([["a", "b"]]), np.array([["2020"]], "datetime64[Y]")):
+        np.savez(path, inputs=bad)
+        with pytest.raises(EvaluationError, match="not numbers"):
+            read_samples(path)
+    for targets in (np.full(6, -100), np.full(6, 2**64 - 1, np.uint64)):
+        np.savez(path, inputs=X, targets=targets)
+        with pytest.raises(EvaluationError, match="a number that is no class"):
+            read_samples(path)
+    np.savez(tmp_path / "UP.NPZ", inputs=X)
+    (tmp_path / "UP.NPZ.npz").rename(tmp_path / "UP.NPZ")
+    np.testing.assert_array_equal(read_samples(tmp_path / "UP.NPZ").inputs, X)
+    for odd in (X.astype(">f4"), X.astype(np.longdouble)):
+        np.savez(path, inputs=odd)
+        np.testing.assert_array_equal(read_samples(path).inputs, X)
+    with pytest.raises(UsageError, match="is a directory"):
+        read_samples(tmp_path)

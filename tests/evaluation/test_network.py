@@ -11,8 +11,9 @@ from torch import nn
 import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation.base import Evaluation
-from rmtcli.evaluation.network import ACTIVATIONS, build
+from rmtcli.evaluation.base import ACTIVATIONS, Evaluation
+from rmtcli.evaluation.network import _MODULES, build
+from rmtcli.layers import find_layers
 
 FACTORIES = "tests.evaluation.factories"
 X = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
@@ -20,7 +21,7 @@ X = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
 
 def chain(activation: str = "relu") -> nn.Sequential:
     torch.manual_seed(0)
-    act = ACTIVATIONS[activation]
+    act = _MODULES[activation]
     # Ten layers, so that the order of names is not that of the alphabet.
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(11):
@@ -118,8 +119,10 @@ def test_a_factory_gives_any_network(residual: Path) -> None:
     ("spec", "message"),
     [
         ("no colon", "'no colon' must be written package.module:function"),
+        ("tests.evaluation.broken:f", "'tests.evaluation.broken:f' cannot be imported: NameError"),
+        (".relative:f", "'.relative:f' cannot be imported: TypeError"),
         ("no.such.module:f", "'no.such.module:f' cannot be imported: No module named 'no'"),
-        (f"{FACTORIES}:missing", f"'{FACTORIES}:missing' cannot be imported: module"),
+        (f"{FACTORIES}:missing", f"'{FACTORIES}:missing' cannot be imported: AttributeError"),
         (f"{FACTORIES}:value", f"'{FACTORIES}:value' is not a function or class"),
     ],
 )
@@ -139,7 +142,7 @@ def test_factories_and_scores_of_the_wrong_kind_are_told(residual: Path) -> None
 
 def test_devices_and_activations_that_are_not_there_are_told(residual: Path) -> None:
     with pytest.raises(UsageError, match="unknown activation 'sine': choose one of relu"):
-        build(Evaluation(activation="sine"), open_checkpoint(residual))
+        Evaluation(activation="sine")
     for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
         with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
             build(
@@ -155,3 +158,49 @@ def test_cuda_gives_the_same_accuracy(residual: Path) -> None:
         for d in ("cpu", "cuda")
     ]
     assert accuracies[0].after.accuracy == pytest.approx(accuracies[1].after.accuracy, abs=2)
+
+
+def test_factories_and_scores_that_raise_get_one_line(residual: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"raises failed: KeyError: 'missing'"):
+        build(Evaluation(model=f"{FACTORIES}:raises"), open_checkpoint(residual))
+    for function, message in [("raises", "raises failed: KeyError"), ("nan", "must be finite")]:
+        evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:{function}")
+        with pytest.raises(EvaluationError, match=message):
+            rmtcli.evaluate(residual, evaluation=evaluation)
+
+
+def test_factors_without_a_record_are_not_taken_for_layers(tmp_path: Path) -> None:
+    """A fine-tuned, re-saved network: a ReLU between its factors would be another network."""
+    torch.save(chain().state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    torch.save(dict(torch.load(tmp_path / "b.pt")), tmp_path / "c.pt")
+    with pytest.raises(EvaluationError, match=r"may be factors of one layer"):
+        build(Evaluation(), open_checkpoint(tmp_path / "c.pt"))
+
+
+def test_an_order_that_the_file_does_not_tell_is_not_guessed(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    names = {"input": (64, 64), "hidden": (64, 64), "output": (10, 64)}
+    tensors = {f"{n}.weight": torch.randn(s) for n, s in names.items()}
+    torch.save(tensors, tmp_path / "a.pt")
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert build(Evaluation(), open_checkpoint(tmp_path / "a.pt")).order == tuple(names)
+    with pytest.raises(EvaluationError, match="a safetensors file keeps no order"):
+        build(Evaluation(), open_checkpoint(tmp_path / "a.safetensors"))
+
+
+def test_layer_names_that_torch_does_not_allow_are_told(tmp_path: Path) -> None:
+    torch.save({"forward.weight": torch.ones(4, 4)}, tmp_path / "a.pt")
+    with pytest.raises(EvaluationError, match="not one that torch allows"):
+        build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+
+
+def test_a_bare_split_layer_is_a_network(tmp_path: Path) -> None:
+    layer = nn.Linear(40, 40)
+    torch.save(layer.state_dict(), tmp_path / "a.pt")
+    selection = rmtcli.Selection(include=["weight"])
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9", selection=selection)
+    assert [i.reason.name for i in find_layers(open_checkpoint(tmp_path / "b.pt"))] == [
+        "FACTOR"
+    ] * 2  # type: ignore[union-attr]

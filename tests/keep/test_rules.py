@@ -28,8 +28,11 @@ def rank(rule: str, s: Spectrum, fit: EdgeFit = FIT) -> int | Untouched:
 def test_edge_keeps_spikes_and_a_share_of_the_rest() -> None:
     s = fake([9.0, 6.0, *[1.0] * 30])
     assert rank("edge", s) == 2
-    assert rank("edge:below=0.1", s) == 2 + 3  # 0.1 · 30 is 3.0000000000000004 to a computer
+    assert rank("edge:below=0.1", s) == 2 + 3
     assert rank("edge:below=0.11", s) == 2 + 4
+    # 0.07 · 100 is 7.000000000000001 to a computer.
+    assert rank("edge:below=0.07", fake([1.0] * 100)) == 7
+    assert rank("fraction:of=0.07", fake([1.0] * 100)) == 7
     assert rank("edge:below=1", s) == 32
     assert rank("edge:at_least=10", s) == 10
     assert rank("edge:at_least=100", s) == 32

@@ -1,0 +1,108 @@
+"""Accuracy at equal size, with and without data: a table of docs/benchmarks.md.
+
+    python -m benchmarks.compression IDX_FOLDER [--seeds 5]
+
+MNIST 784-1000-1000-1000-500-10, SGD with rate 0.01 and momentum 0.9, batch 128, 8 epochs; pruned
+without retraining, calibrated on 4,096 training images. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import rmtcli
+from benchmarks.networks import accuracy, at_size, dense, print_row, spread, trained, write_data
+from rmtcli.allocate import Budget
+from rmtcli.report.base import Report
+
+SIZES = [784, 1000, 1000, 1000, 500, 10]
+SHARES = (10, 5, 3)
+Method = Callable[[Path, Path, int], Report]
+
+
+def joint(metric: str | None) -> Method:
+    """One budget for all layers, in a metric of the data or by the weights alone."""
+
+    def run(path: Path, data: Path, share: int) -> Report:
+        # Without data, the test images are kept in a file that has no training part.
+        calibration = None if metric is None else rmtcli.Calibration(data, metric)
+        held_out = data if metric else data.with_name("test.npz")
+        return rmtcli.prune(
+            path,
+            budget=Budget(f"{share}%"),
+            evaluation=rmtcli.Evaluation(held_out),
+            calibration=calibration,
+            dry_run=True,
+        )
+
+    return run
+
+
+def ruled(rule: str, metric: str | None = None) -> Method:
+    """A keep rule with one option, set so that the size comes out."""
+
+    def run(path: Path, data: Path, share: int) -> Report:
+        # A rule's ranks do not depend on the data.
+        def at(option: float) -> Report:
+            return rmtcli.prune(path, keep=f"{rule}={option}", dry_run=True)
+
+        found = at_size(round(share / 100 * at(0.5).parameters[0]), at)
+        return rmtcli.prune(
+            path,
+            keep=str(found.keep),
+            calibration=None if metric is None else rmtcli.Calibration(data, metric),
+            evaluation=rmtcli.Evaluation(data),
+            dry_run=True,
+        )
+
+    return run
+
+
+METHODS: dict[str, Method] = {
+    "two-sided metric, one budget (`--budget`)": joint("two-sided"),
+    "one-sided metric, one budget (`--metric one-sided`)": joint("one-sided"),
+    "one-sided metric, uniform ratio": ruled("fraction:of", "one-sided"),
+    "no data, one budget": joint(None),
+    "no data, plain SVD by energy": ruled("energy:fraction"),
+    "no data, uniform ratio": ruled("fraction:of"),
+}
+
+
+def main() -> None:
+    """Train, prune, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--networks", type=Path, help="folder to keep trained networks in")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.networks or Path(name)
+        write_data(arguments.idx_folder, folder / "mnist.npz")
+        write_data(arguments.idx_folder, folder / "test.npz", training=False)
+        models = trained(arguments.idx_folder, folder, SIZES, arguments.seeds, lr=0.01, epochs=8)
+        print_row("method", "parameters left", "dense", "pruned", "drop, points", "largest drop")
+        print_row(*["---"] * 6)
+        for share in SHARES:
+            for title, method in METHODS.items():
+                reports = [method(path, folder / "mnist.npz", share) for path in models]
+                print_reports(title, reports)
+
+
+def print_reports(title: str, reports: list[Report]) -> None:
+    """One row of the table."""
+    drops = [dense(r) - accuracy(r) for r in reports]
+    print_row(
+        title,
+        f"{spread([100 * r.parameters[1] / r.parameters[0] for r in reports])} %",
+        spread([dense(r) for r in reports]),
+        spread([accuracy(r) for r in reports]),
+        spread(drops),
+        f"{max(drops):.2f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""First and second moments of a layer's inputs and output gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmtcli.spectrum import FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What one layer y = Wx + b saw during calibration.
+
+    Attributes:
+        rows: inputs seen; a layer that runs over positions, or twice, sees several a sample.
+        samples: samples that went through the network.
+        mean: shape (in,), E[x].
+        second: shape (in, in), E[x xᵀ], not centred.
+        gradient: shape (out, out), E[g gᵀ] of the output gradients g, or None.
+    """
+
+    rows: int
+    samples: int
+    mean: FloatArray
+    second: FloatArray
+    gradient: FloatArray | None
+
+    @property
+    def uses(self) -> float:
+        """How often a sample runs through the layer."""
+        return self.rows / self.samples
+
+
+def merge(parts: Sequence[Moments]) -> Moments:
+    """Moments of one weight that several modules share, each of which saw its own inputs."""
+    rows = sum(part.rows for part in parts)
+    shares = [part.rows / rows for part in parts]
+
+    def mean(values: Sequence[FloatArray]) -> FloatArray:
+        return np.asarray(sum(s * v for s, v in zip(shares, values, strict=True)))
+
+    gradients = [part.gradient for part in parts if part.gradient is not None]
+    return Moments(
+        rows,
+        parts[0].samples,
+        mean([part.mean for part in parts]),
+        mean([part.second for part in parts]),
+        mean(gradients) if len(gradients) == len(parts) else None,
+    )

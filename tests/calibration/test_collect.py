@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rmtcli.calibration.collect import collect
+from rmtcli.calibration.moments import Moments, merge
+
+
+def run(model: nn.Module, inputs: Tensor) -> Tensor:
+    outputs = model(
+        inputs.to(next(model.parameters()).dtype) if inputs.is_floating_point() else inputs
+    )
+    assert isinstance(outputs, Tensor)
+    return outputs
+
+
+X = np.random.default_rng(0).standard_normal((37, 6)).astype(np.float32)
+
+
+class Siblings(nn.Module):
+    """q and k read one tensor; twice is used on two tensors, of which one is q's as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.twice = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.q(x)) + self.k(x)
+        return self.head(self.twice(torch.tanh(self.twice(x)) + y))
+
+
+def model(cls: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return cls().double().eval()
+
+
+def naive(net: Siblings, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Every input of every layer, one row each, written out."""
+    t = torch.from_numpy(x).double()
+    with torch.no_grad():
+        y = torch.relu(net.q(t)) + net.k(t)
+        second = torch.tanh(net.twice(t)) + y
+        last = net.twice(second)
+    return {
+        k: v.numpy()
+        for k, v in {"q": t, "k": t, "twice": torch.cat([t, second]), "head": last}.items()
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 7, 37, 100])
+def test_moments_are_those_of_the_rows_that_each_layer_saw(batch: int) -> None:
+    net = model(Siblings)
+    found = collect(net, X, ["q", "k", "twice", "head"], run, batch=batch)
+    for name, rows in naive(net, X).items():  # type: ignore[arg-type]
+        assert found[name].rows == len(rows)
+        assert found[name].uses == (2 if name == "twice" else 1)
+        np.testing.assert_allclose(found[name].mean, rows.mean(0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found[name].second, rows.T @ rows / len(rows), atol=1e-12)
+
+
+def test_gradients_of_the_logits_have_the_fisher_matrix() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4)).double()
+    x = np.repeat(X[:4], 3000, axis=0)
+    found = collect(net, x, ["0"], run)["0"].gradient
+    p = net(torch.from_numpy(X[:4]).double()).softmax(1).detach()
+    expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]).mean(0).numpy()
+    # 12,000 draws; a product of two normals has a deviation of about its scale.
+    assert found is not None
+    np.testing.assert_allclose(found, expected, atol=5 * np.abs(expected).max() / np.sqrt(12_000))
+
+
+def test_gradients_flow_back_through_the_network() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
+    found = collect(net, np.repeat(X, 50, axis=0), ["0", "1"], run)
+    w = net[1].weight.detach().numpy()
+    # Without a nonlinearity between them, g₀ = W₁ᵀ g₁ draw by draw.
+    np.testing.assert_allclose(found["0"].gradient, w.T @ found["1"].gradient @ w, atol=1e-12)
+
+
+def test_nothing_is_left_on_the_network() -> None:
+    net = model(Siblings)
+    net.q.bias.requires_grad_(False)  # type: ignore[union-attr]
+    asked = [parameter.requires_grad for parameter in net.parameters()]
+    collect(net, X, ["q", "k"], run)
+    assert [parameter.requires_grad for parameter in net.parameters()] == asked
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())
+    # The same draws give the same moments.
+    a, b = (collect(net, X, ["q"], run)["q"].gradient for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+
+
+class Lstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(20, 8), nn.LSTM(8, 12, batch_first=True)
+        self.fc, self.unused, self.head = nn.Linear(12, 12), nn.Linear(3, 3), nn.Linear(12, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.fc(self.lstm(self.embed(tokens))[0])).mean(1))
+
+
+def test_positions_are_rows_and_unreached_layers_are_missing() -> None:
+    tokens = np.random.default_rng(0).integers(0, 20, (9, 5))
+    found = collect(model(Lstm), tokens, ["fc", "head", "unused"], run, batch=4)
+    assert set(found) == {"fc", "head"}
+    assert (found["fc"].rows, found["fc"].uses, found["head"].uses) == (45, 5, 1)
+    assert found["fc"].gradient is not None
+
+
+def test_without_gradients_nothing_runs_backward() -> None:
+    found = collect(model(Siblings), X, ["q"], run, gradients=False)
+    assert found["q"].gradient is None
+
+
+def test_merged_moments_are_those_of_all_rows() -> None:
+    parts = [X[:10].astype("f8"), X[10:].astype("f8")]
+    moments = [Moments(len(x), 37, x.mean(0), x.T @ x / len(x), x.T @ x) for x in parts]
+    whole = merge(moments)
+    assert whole.rows == 37
+    np.testing.assert_allclose(whole.mean, X.mean(0, dtype="f8"))
+    np.testing.assert_allclose(whole.second, X.T.astype("f8") @ X / 37, rtol=1e-6)
