@@ -25,11 +25,6 @@ class Factors:
     shift: FloatArray | None = None
 
     @property
-    def rank(self) -> int:
-        """Rank r of the product."""
-        return int(self.left.shape[1])
-
-    @property
     def product(self) -> FloatArray:
         """The approximated weight, shape (out, in)."""
         return self.left @ self.right

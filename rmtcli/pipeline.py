@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli import edits
+from rmtcli import assemble, edits
 from rmtcli.allocate import Budget
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import (
     Checkpoint,
     Edited,
-    Manifest,
     check_target,
     container_of,
     open_checkpoint,
@@ -22,16 +20,14 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.decide import Choice, Goal, allocation_of, by_rule, under_budget, within_limit
 from rmtcli.edges import EDGES
-from rmtcli.errors import LayerError, UsageError
+from rmtcli.errors import UsageError
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.keep import KEEP_RULES
-from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
-from rmtcli.names import module_of
-from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
+from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.plan import Data, Fitted, Layout
 from rmtcli.report.base import Report, Source
 from rmtcli.report.notes import on_cost, on_extras
-from rmtcli.version import __version__
 
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
@@ -61,8 +57,9 @@ def analyze(
     """
     checkpoint = open_checkpoint(path)
     report = _started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
-    fits = _fits(track(_found(checkpoint, selection)), edge, None, approximate=False)
-    return _decided(report, checkpoint, fits, by_rule("auto"))
+    found = assemble.layers_of(checkpoint, selection)
+    fits = assemble.fits(track(found), edge, None, approximate=False)
+    return assemble.decided(report, checkpoint, fits, by_rule("auto"))
 
 
 def prune(
@@ -128,7 +125,7 @@ def prune(
         files = (evaluation.data, calibration.data)
         check_target(target, inputs=[path, *(Path(f) for f in files if f)], force=force)
     report = _started("prune", checkpoint, edge, keep, _layout(layout))
-    found = _found(checkpoint, selection)
+    found = assemble.layers_of(checkpoint, selection)
     data = None
     if calibration.data is not None:
         from rmtcli.running import calibrate  # needs torch
@@ -137,16 +134,16 @@ def prune(
         data = calibrate(checkpoint, layers, evaluation, calibration)
         report = replace(report, calibration=calibration)
     report = replace(report, budget=budget)
-    fits: Iterable[Fitted | Skipped] = _fits(track(found), edge, data, approximate=True)
+    fits: Iterable[Fitted | Skipped] = assemble.fits(track(found), edge, data, approximate=True)
     if goal.joint:
         fits = list(fits)
-        _refuse_not_finite(path, fits)
+        assemble.refuse_not_finite(path, fits)
         report, choice = _jointly(report, checkpoint, fits, data, goal, evaluation)
     else:
         choice = by_rule(keep, data)
-    report = _decided(report, checkpoint, fits, choice)
-    _refuse_not_finite(path, report.skipped)
-    result = _edited(report, checkpoint)
+    report = assemble.decided(report, checkpoint, fits, choice)
+    assemble.refuse_not_finite(path, report.skipped)
+    result = assemble.edited(report, checkpoint)
     if evaluation.measures and report.comparison is None:
         report = replace(report, comparison=_compare(evaluation, result, checkpoint))
     notes = (*on_cost(report.comparison), *on_extras(checkpoint, target))
@@ -236,50 +233,6 @@ def _started(action: str, checkpoint: Checkpoint, edge: str, keep: str, layout: 
     )
 
 
-def _found(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:
-    found = list(find_layers(checkpoint, selection))
-    if not any(isinstance(item, Layer) for item in found):
-        reasons = Counter(item.reason.value for item in found if isinstance(item, Skipped))
-        why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
-        raise LayerError(
-            f"{checkpoint.path}: no fully connected layers among "
-            f"{len(checkpoint.infos)} tensors{why}"
-        )
-    return found
-
-
-def _fits(
-    found: Iterable[Layer | Skipped], edge: str, data: Mapping[str, Data] | None, approximate: bool
-) -> Iterator[Fitted | Skipped]:
-    """Each layer with its fit, one at a time; ``data`` is None where nothing was calibrated."""
-    estimator = EDGES.parse(edge)
-    for item in found:
-        if isinstance(item, Skipped):
-            yield item
-        else:
-            yield fit_layer(
-                item, estimator, approximate=approximate, data=(data or {}).get(item.name)
-            )
-
-
-def _decided(
-    report: Report,
-    checkpoint: Checkpoint,
-    fits: Iterable[Fitted | Skipped],
-    choice: Choice,
-) -> Report:
-    """The report with every layer's fate."""
-    assert report.layout is not None
-    plans, skipped = [], []
-    for item in fits:
-        if isinstance(item, Skipped):
-            skipped.append(item)
-        else:
-            taken = checkpoint.infos.keys()
-            plans.append(plan_layer(item, choice(item), layout=report.layout, taken=taken))
-    return replace(report, layers=tuple(plans), skipped=tuple(skipped))
-
-
 def _jointly(
     report: Report,
     checkpoint: Checkpoint,
@@ -296,7 +249,7 @@ def _jointly(
     assert goal.max_drop is not None
 
     def make(choice: Choice) -> Edited:
-        return _edited(_decided(report, checkpoint, fits, choice), checkpoint)
+        return assemble.edited(assemble.decided(report, checkpoint, fits, choice), checkpoint)
 
     choice, comparison, guard = within_limit(
         checkpoint, allocation, make, data, evaluation, goal.max_drop
@@ -310,36 +263,6 @@ def _source_of(calibration: Calibration, goal: Goal, evaluation: Evaluation) -> 
     if calibration.data is None and goal.joint and data is not None and has_training_part(data):
         return replace(calibration, data=data)
     return calibration
-
-
-def _edited(report: Report, checkpoint: Checkpoint) -> Edited:
-    """The pruned checkpoint, with rmtcli's record in it."""
-    assert report.layout is not None
-    assert report.keep is not None
-    assert report.edge is not None
-    factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
-    if report.layout is Layout.FACTORED:
-        for plan in report.pruned:
-            names = (plan.layer.name, *plan.layer.aliases)
-            factored |= {module_of(name): plan.rank for name in names}
-    manifest = Manifest(
-        __version__,
-        Path(report.source.path).name,
-        report.source.sha256,
-        report.keep,
-        report.edge,
-        factored,
-    )
-    return Edited(checkpoint, edits.split(checkpoint, report.pruned, report.layout), manifest)
-
-
-def _refuse_not_finite(path: Path, skipped: Iterable[Fitted | Skipped]) -> None:
-    for item in skipped:
-        if isinstance(item, Skipped) and item.reason is SkipReason.NOT_FINITE:
-            raise LayerError(
-                f"{path}: {item.name} {item.reason.value}: repair the checkpoint, or leave "
-                f"the layer out with --exclude '{item.name}'"
-            )
 
 
 def _compare(

@@ -1,0 +1,104 @@
+"""The stages put together for all layers of a checkpoint: found, fitted, decided, rewritten."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rmtcli import edits
+from rmtcli.checkpoint import Checkpoint, Edited, Manifest
+from rmtcli.decide import Choice
+from rmtcli.edges import EDGES
+from rmtcli.errors import LayerError
+from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
+from rmtcli.names import module_of
+from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
+from rmtcli.report.base import Report
+from rmtcli.version import __version__
+
+
+def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:
+    """Every layer, and every matrix that is none.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+        LayerError: there is no layer among them.
+    """
+    found = list(find_layers(checkpoint, selection))
+    if not any(isinstance(item, Layer) for item in found):
+        reasons = Counter(item.reason.value for item in found if isinstance(item, Skipped))
+        why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
+        raise LayerError(
+            f"{checkpoint.path}: no fully connected layers among "
+            f"{len(checkpoint.infos)} tensors{why}"
+        )
+    return found
+
+
+def fits(
+    found: Iterable[Layer | Skipped], edge: str, data: Mapping[str, Data] | None, approximate: bool
+) -> Iterator[Fitted | Skipped]:
+    """Each layer with its fit, one at a time; ``data`` is None where nothing was calibrated."""
+    estimator = EDGES.parse(edge)
+    for item in found:
+        if isinstance(item, Skipped):
+            yield item
+        else:
+            yield fit_layer(
+                item, estimator, approximate=approximate, data=(data or {}).get(item.name)
+            )
+
+
+def decided(
+    report: Report,
+    checkpoint: Checkpoint,
+    fits: Iterable[Fitted | Skipped],
+    choice: Choice,
+) -> Report:
+    """The report with every layer's fate."""
+    assert report.layout is not None
+    plans, skipped = [], []
+    for item in fits:
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        else:
+            taken = checkpoint.infos.keys()
+            plans.append(plan_layer(item, choice(item), layout=report.layout, taken=taken))
+    return replace(report, layers=tuple(plans), skipped=tuple(skipped))
+
+
+def edited(report: Report, checkpoint: Checkpoint) -> Edited:
+    """The pruned checkpoint, with rmtcli's record in it."""
+    assert report.layout is not None
+    assert report.keep is not None
+    assert report.edge is not None
+    factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
+    if report.layout is Layout.FACTORED:
+        for plan in report.pruned:
+            names = (plan.layer.name, *plan.layer.aliases)
+            factored |= {module_of(name): plan.rank for name in names}
+    manifest = Manifest(
+        __version__,
+        Path(report.source.path).name,
+        report.source.sha256,
+        report.keep,
+        report.edge,
+        factored,
+    )
+    return Edited(checkpoint, edits.split(checkpoint, report.pruned, report.layout), manifest)
+
+
+def refuse_not_finite(path: Path, skipped: Iterable[Fitted | Skipped]) -> None:
+    """A network with values that are not finite is broken: pruning it would hide that.
+
+    Raises:
+        LayerError: one of the layers was skipped for it.
+    """
+    for item in skipped:
+        if isinstance(item, Skipped) and item.reason is SkipReason.NOT_FINITE:
+            raise LayerError(
+                f"{path}: {item.name} {item.reason.value}: repair the checkpoint, or leave "
+                f"the layer out with --exclude '{item.name}'"
+            )
