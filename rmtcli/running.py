@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import nn
 
 from rmtcli.calibration.base import Calibration
 from rmtcli.calibration.collect import collect
@@ -67,15 +68,14 @@ def _usable(checkpoint: Checkpoint, layer: Layer, moments: Moments, settings: Ca
     return Data(moments, biased, settings.gradients and moments.gradient is not None)
 
 
-def _distinct(model: object, names: Sequence[str], prefix: str) -> list[str]:
-    """The modules of a weight's names, each object once."""
-    from torch import nn
-
-    assert isinstance(model, nn.Module)
+def _distinct(model: nn.Module, names: Sequence[str], prefix: str) -> list[str]:
+    """The model's linear layers under a weight's names, each object once."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[int, str] = {}
     for name in names:
-        module = module_of(name.removeprefix(prefix))
-        found.setdefault(id(model.get_submodule(module)), module)
+        module = module_of(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if module is not None and isinstance(modules.get(module), nn.Linear):
+            found.setdefault(id(modules[module]), module)
     return list(found.values())
 
 
@@ -107,6 +107,10 @@ def guarded(
         raise UsageError("--max-drop needs --data with 'targets', or --eval")
     parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
     search, confirm, rest = parts
+    if any(part is not None and not len(part.inputs) for part in parts):
+        raise EvaluationError(
+            f"{evaluation.data}: too few samples to divide between search, confirmation and report"
+        )
     dense = build(evaluation, checkpoint)
     # The user's own score, where there is one, is what is guarded.
     before = [measure(dense, part, evaluation.score) for part in parts]

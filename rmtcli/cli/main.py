@@ -54,7 +54,7 @@ def main() -> None:
     # A polite kill unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app()
+        app(prog_name="rmtcli")
     except RmtcliError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
