@@ -20,15 +20,17 @@ from rmtcli.report.base import Report
 
 SIZES = [784, 1000, 1000, 1000, 500, 10]
 SHARES = (10, 5, 3)
-Method = Callable[[Path, Path, int], Report]
+Method = Callable[[Path, Path, float], Report]
 
 
-def joint(metric: str | None) -> Method:
+def joint(metric: str | None, *, sequential: bool = False, heal: int = 0) -> Method:
     """One budget for all layers, in a metric of the data or by the weights alone."""
 
-    def run(path: Path, data: Path, share: int) -> Report:
+    def run(path: Path, data: Path, share: float) -> Report:
         # Without data, the test images are kept in a file that has no training part.
-        calibration = None if metric is None else rmtcli.Calibration(data, metric)
+        calibration = None
+        if metric is not None:
+            calibration = rmtcli.Calibration(data, metric, sequential=sequential, heal=heal)
         held_out = data if metric else data.with_name("test.npz")
         return rmtcli.prune(
             path,
@@ -44,7 +46,7 @@ def joint(metric: str | None) -> Method:
 def ruled(rule: str, metric: str | None = None) -> Method:
     """A keep rule with one option, set so that the size comes out."""
 
-    def run(path: Path, data: Path, share: int) -> Report:
+    def run(path: Path, data: Path, share: float) -> Report:
         # A rule's ranks do not depend on the data.
         def at(option: float) -> Report:
             return rmtcli.prune(path, keep=f"{rule}={option}", dry_run=True)
@@ -62,6 +64,8 @@ def ruled(rule: str, metric: str | None = None) -> Method:
 
 
 METHODS: dict[str, Method] = {
+    "two-sided, `--sequential --heal 40`": joint("two-sided", sequential=True, heal=40),
+    "two-sided, `--sequential`": joint("two-sided", sequential=True),
     "two-sided metric, one budget (`--budget`)": joint("two-sided"),
     "one-sided metric, one budget (`--metric one-sided`)": joint("one-sided"),
     "one-sided metric, uniform ratio": ruled("fraction:of", "one-sided"),

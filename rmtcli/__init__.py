@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from rmtcli.evaluation.base import Evaluation
     from rmtcli.layers import Selection
     from rmtcli.lowrank import load
-    from rmtcli.pipeline import analyze, densify, evaluate, prune
+    from rmtcli.pipeline.analyze import analyze
+    from rmtcli.pipeline.curve import curve
+    from rmtcli.pipeline.densify import densify
+    from rmtcli.pipeline.evaluate import evaluate
+    from rmtcli.pipeline.prune import prune
+    from rmtcli.plan_file import Plan
 
 __all__ = [
     "Calibration",
     "Evaluation",
+    "Plan",
     "Selection",
     "__version__",
     "analyze",
+    "curve",
     "densify",
     "evaluate",
     "load",
@@ -35,12 +42,14 @@ __all__ = [
 _HOMES = {
     "Calibration": "rmtcli.calibration.base",
     "Evaluation": "rmtcli.evaluation.base",
+    "Plan": "rmtcli.plan_file",
     "Selection": "rmtcli.layers",
-    "analyze": "rmtcli.pipeline",
-    "densify": "rmtcli.pipeline",
-    "evaluate": "rmtcli.pipeline",
+    "analyze": "rmtcli.pipeline.analyze",
+    "curve": "rmtcli.pipeline.curve",
+    "densify": "rmtcli.pipeline.densify",
+    "evaluate": "rmtcli.pipeline.evaluate",
     "load": "rmtcli.lowrank",
-    "prune": "rmtcli.pipeline",
+    "prune": "rmtcli.pipeline.prune",
 }
 
 

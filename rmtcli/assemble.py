@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,34 @@ from rmtcli.checkpoint import Checkpoint, Edited, Manifest
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError
+from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
 from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
-from rmtcli.report.base import Report
+from rmtcli.plan_file import file_sha256
+from rmtcli.report.base import Report, Source
 from rmtcli.version import __version__
+
+#: Passes the layers on one by one; a caller may watch them go by.
+Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
+
+
+def describe(checkpoint: Checkpoint) -> Source:
+    """The facts about a file that a report names."""
+    size, tensors = checkpoint.path.stat().st_size, len(checkpoint.infos)
+    digest = file_sha256(checkpoint.path)
+    return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters)
+
+
+def started(action: str, checkpoint: Checkpoint, edge: str, keep: str, layout: Layout) -> Report:
+    """A report with nothing in it yet but its options, which are checked."""
+    return Report(
+        action,
+        describe(checkpoint),
+        edge=EDGES.spell(EDGES.parse(edge)),
+        keep=KEEP_RULES.spell(KEEP_RULES.parse(keep)),
+        layout=layout,
+    )
 
 
 def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:

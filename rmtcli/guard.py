@@ -10,46 +10,95 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-#: Measurements of the bisection; each halves the range of sizes on a logarithmic scale.
+#: Measurements of the bisection at most; each halves the range of sizes on a logarithmic scale.
 PROBES = 10
+#: Sizes this near to one another are not told apart.
+RESOLUTION = 1.005
 #: Factor by which a size grows when fresh samples do not confirm it.
 RETREAT = 1.15
 
 
-def smallest(
-    low: int, high: int, passes: Callable[[int], bool], confirms: Callable[[int], bool]
-) -> int | None:
-    """The smallest size from ``low`` to below ``high`` that passes, confirmed on fresh samples.
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Where a search looks.
 
-    The score of a network is noisy, and a search takes the luckiest of many: what it found is
-    measured again on samples that it has not seen, and grows until they confirm it.
+    Attributes:
+        least: smallest size possible.
+        start: size to try first.
+        dense: size of the dense network, which passes by definition.
+    """
+
+    least: int
+    start: int
+    dense: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        size: the smallest size within the limit, or None where nothing can be removed.
+        searched: samples that the search saw.
+        confirmed: samples that confirmed what it found.
+    """
+
+    size: int | None
+    searched: int
+    confirmed: int
+
+
+def smallest(
+    sizes: Range, passes: Callable[[int], bool], confirms: Callable[[int], bool]
+) -> int | None:
+    """The smallest size below the dense one that passes, confirmed on fresh samples.
+
+    From the start the search moves by a factor of two until it has a size that passes and one that
+    does not, then bisects on a logarithmic scale. The score of a network is noisy, and a search
+    takes the luckiest of many: what it found is measured again on samples that it has not seen,
+    and grows until they confirm it.
 
     Args:
-        low: smallest size possible.
-        high: the dense size, which passes by definition.
+        sizes: where to look.
         passes: whether a size stays within the limit on the samples of the search.
         confirms: the same on fresh samples.
 
     Returns:
         A size, or None where only the dense network stays within the limit.
     """
-    good, bad = float(high), float(low)
-    if low < high and passes(low):
-        good = float(low)
-    else:
-        for _ in range(PROBES):
-            middle = math.sqrt(good * bad)
-            if int(middle) in (int(good), int(bad)):
-                break
-            if passes(int(middle)):
-                good = middle
-            else:
-                bad = middle
-    while good < high:
-        if confirms(int(good)):
-            return int(good)
-        good *= RETREAT
+    good, bad = _bracket(sizes, passes)
+    for _ in range(PROBES):
+        middle = math.isqrt(good * bad)
+        if good <= bad * RESOLUTION or middle in (good, bad):
+            break
+        if passes(middle):
+            good = middle
+        else:
+            bad = middle
+    size = float(good)
+    while size < sizes.dense:
+        if confirms(int(size)):
+            return int(size)
+        size *= RETREAT
     return None
+
+
+def _bracket(sizes: Range, passes: Callable[[int], bool]) -> tuple[int, int]:
+    """A size that passes and a smaller one that does not; the least twice if that one passes."""
+    size = min(max(sizes.start, sizes.least), sizes.dense)
+    if size < sizes.dense and passes(size):
+        while size > sizes.least:
+            smaller = max(size // 2, sizes.least)
+            if not passes(smaller):
+                return size, smaller
+            size = smaller
+        return size, size
+    while size < sizes.dense:
+        larger = min(2 * size, sizes.dense)
+        if larger == sizes.dense or passes(larger):
+            return larger, size
+        size = larger
+    return sizes.dense, sizes.least
 
 
 @dataclass(frozen=True, slots=True)

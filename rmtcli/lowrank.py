@@ -88,15 +88,24 @@ class SplitLinear(nn.Sequential):
         self.train(layer.training)
 
     @property
+    def right(self) -> nn.Linear:
+        """The first map, to ``rank`` values."""
+        return cast(nn.Linear, self[0])
+
+    @property
+    def left(self) -> nn.Linear:
+        """The second map, with the bias."""
+        return cast(nn.Linear, self[1])
+
+    @property
     def weight(self) -> Tensor:
         """The product of the factors, shape (out, in)."""
-        right, left = self
-        return cast(nn.Linear, left).weight @ cast(nn.Linear, right).weight
+        return self.left.weight @ self.right.weight
 
     @property
     def bias(self) -> Tensor | None:
         """The bias of the second map."""
-        return cast(nn.Linear, self[1]).bias
+        return self.left.bias
 
 
 def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:

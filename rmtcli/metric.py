@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from rmtcli.spectrum import FloatArray, spectrum
 #: its root multiplies rounding by a hundred at most. Directions that no gradient reached would
 #: otherwise be free to change without limit.
 GRADIENT_FLOOR = 1e-4
+#: Ridge of the regression on a compressed network's inputs, as a share of their largest variance.
+RIDGE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,15 +27,15 @@ class Decomposition:
         losses: shape (p,), descending: the loss that dropping each direction adds.
         left: shape (out, p), columns in that order.
         right: shape (p, in).
-        weight: shape (out, in), what is approximated.
         mean: shape (in,), the mean input that a bias makes up for, or None without one.
+        target: shape (out,), what the layer without its bias gives for the mean, or None.
     """
 
     losses: FloatArray
     left: FloatArray
     right: FloatArray
-    weight: FloatArray
     mean: FloatArray | None
+    target: FloatArray | None
 
     def loss(self, rank: int) -> float:
         """Expected loss of the best map of this rank: Σ over the directions dropped."""
@@ -46,8 +48,8 @@ class Decomposition:
         scale = np.sqrt(np.divide(b, a, out=np.ones_like(a), where=(a > 0) & (b > 0)))
         left, right = left * scale, right / scale[:, None]
         shift = None
-        if self.mean is not None:
-            shift = self.weight @ self.mean - left @ (right @ self.mean)
+        if self.mean is not None and self.target is not None:
+            shift = self.target - left @ (right @ self.mean)
         return Factors(left, right, shift)
 
 
@@ -75,8 +77,7 @@ def decompose(
     """
     w: FloatArray = weight.astype(np.float64)
     mean = moments.mean if bias else None
-    c = moments.second if mean is None else moments.second - np.outer(mean, mean)
-    inputs = _root(c, floor=0.0)
+    inputs = _root(moments.covariance if bias else moments.second, floor=0.0)
     scale = moments.rows / moments.samples  # losses are those of a sample
     if gradients:
         if moments.gradient is None:
@@ -93,7 +94,40 @@ def decompose(
     if b.shape[0] >= b.shape[1]:  # the basis holds right vectors: U = B V / s
         basis = b @ basis / np.where(values > 0, values, 1.0)
     left = basis if outputs is None else np.asarray(np.linalg.solve(outputs, basis), np.float64)
-    return Decomposition(scale * values**2, left, basis.T @ seen, w, mean)
+    target = None if mean is None else w @ mean
+    return Decomposition(scale * values**2, left, basis.T @ seen, mean, target)
+
+
+def redirect(
+    weight: NDArray[np.floating],
+    moments: Moments,
+    *,
+    mean: FloatArray,
+    cross: FloatArray,
+    bias: bool,
+) -> Decomposition:
+    """The best low-rank maps from what a compressed network gives to what the dense layer gave.
+
+    With inputs x̃ where the dense network has x, the outputs Wx are regressed on x̃: the full-rank
+    answer is M = W E[xx̃ᵀ] E[x̃x̃ᵀ]⁻¹, and its truncation in the metric of x̃ is the best of its rank
+    (reduced-rank regression, Izenman, 1975). The inverse carries a ridge, and what the ridge holds
+    back goes to W itself: M = W + W (E[xx̃ᵀ] − E[x̃x̃ᵀ]) (E[x̃x̃ᵀ] + εI)⁻¹, so that a direction that
+    no input reaches stays the dense layer's.
+
+    Args:
+        weight: shape (out, in).
+        moments: of x̃; the output gradients among them, if any, set the metric.
+        mean: shape (in,), E[x].
+        cross: shape (in, in), E[x x̃ᵀ], not centred.
+        bias: whether a bias can make up for the means.
+    """
+    w: FloatArray = weight.astype(np.float64)
+    both = cross - np.outer(mean, moments.mean) if bias else cross
+    own = moments.covariance if bias else moments.second
+    ridge = RIDGE * float(np.linalg.eigvalsh(own)[-1]) + np.finfo(np.float64).tiny
+    solved = np.linalg.solve(own + ridge * np.eye(len(own)), (w @ (both - own)).T)
+    found = decompose(w + solved.T, moments, bias=bias, gradients=moments.gradient is not None)
+    return replace(found, target=w @ mean) if bias else found
 
 
 def _root(moment: FloatArray, *, floor: float) -> FloatArray:

@@ -50,9 +50,13 @@ class Plain:
 
     @property
     def losses(self) -> FloatArray:
-        """Squared singular values, as shares of ‖W‖² so that layers can be compared."""
+        """Squared singular values, as shares of the largest so that layers can be compared.
+
+        Errors of layers that follow one another multiply, so each counts in relation to its layer's
+        gain; docs/benchmarks.md compares with shares of ‖W‖² and of what stands above the edge.
+        """
         values = self.spectrum.eigenvalues[::-1]
-        return np.asarray(values / values.sum())
+        return np.asarray(values / values[0])
 
     def factors(self, rank: int) -> Factors:
         """The truncated singular value decomposition."""
@@ -67,6 +71,11 @@ class Fitted:
     spectrum: Spectrum
     fit: EdgeFit
     approximation: Approximation | None
+
+    @property
+    def spikes(self) -> int:
+        """Eigenvalues above the edge."""
+        return self.spectrum.count_above(self.fit.edge)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +175,7 @@ def plan_layer(
     return LayerPlan(
         layer,
         fitted.fit,
-        s.count_above(fitted.fit.edge),
+        fitted.spikes,
         float(s.eigenvalues[-1]),
         rank,
         untouched,
@@ -212,6 +221,17 @@ class Allocation:
     def least(self) -> int:
         """Cost of the model with every one of these layers as small as can be."""
         return self.total - sum(choice.dense - choice.least for choice in self.choices)
+
+    @property
+    def at_edge(self) -> int:
+        """Cost of the model with each of these layers at its edge rank, where that is smaller."""
+        cost = self.total
+        for item, choice in zip(self.layers, self.choices, strict=True):
+            possible = choice.ranks
+            if len(possible):
+                rank = np.searchsorted(possible, item.spikes).clip(0, len(possible) - 1)
+                cost -= choice.dense - int(possible[rank]) * choice.step
+        return cost
 
     def ranks(self, size: int) -> dict[str, int | Untouched]:
         """The best ranks, by layer name, for a model that costs at most ``size``.

@@ -57,9 +57,9 @@ def test_ranks_are_multiples_where_asked(tmp_path: Path) -> None:
     assert report.parameters[1] <= 0.1 * report.parameters[0]
 
 
-def test_a_budget_without_data_divides_shares_of_the_norm() -> None:
+def test_a_budget_without_data_goes_by_the_weights() -> None:
     report = pruned("10%", evaluation=None)
-    assert report.calibration is None
+    assert report.calibrated is None
     assert report.parameters[1] <= 0.1 * report.parameters[0]
     assert all(plan.predicted_loss is None for plan in report.layers)
 

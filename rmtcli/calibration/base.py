@@ -20,11 +20,19 @@ class Calibration:
             ``inputs``.
         metric: ``two-sided`` (inputs and output gradients) or ``one-sided`` (inputs).
         batch: samples that run through the network at a time.
+        stats: file of moments: read if it exists, else written.
+        sequential: whether each layer is fitted once more on what the compressed layers before it
+            give, with the dense network's outputs as the target.
+        heal: passes over the inputs in which the factors are trained on the dense network's
+            outputs.
     """
 
     data: str | Path | None = None
     metric: str = "two-sided"
     batch: int = 256
+    stats: str | Path | None = None
+    sequential: bool = False
+    heal: int = 0
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -32,8 +40,30 @@ class Calibration:
             raise UsageError(f"unknown metric '{self.metric}': choose one of {known}")
         if self.batch < 1:
             raise UsageError(f"a calibration batch holds at least 1 sample, not {self.batch}")
+        if self.heal < 0:
+            raise UsageError(f"healing takes at least 0 passes, not {self.heal}")
+
+    @property
+    def refines(self) -> bool:
+        """Whether the factors are changed after their ranks are known."""
+        return self.sequential or self.heal > 0
 
     @property
     def gradients(self) -> bool:
         """Whether output gradients are collected."""
         return METRICS[self.metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A calibration that happened.
+
+    Attributes:
+        settings: how.
+        samples: how many samples went through the network.
+        bytes: what the moments take in memory.
+    """
+
+    settings: Calibration
+    samples: int
+    bytes: int

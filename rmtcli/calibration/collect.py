@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,15 @@ class _Inputs:
     """Running sums over the tensors that one group of layers reads."""
 
     rows: int = 0
-    total: Array | float = 0.0
-    outer: Array | float = 0.0
+    total: Array = field(default_factory=lambda: np.zeros(()))
+    outer: Array = field(default_factory=lambda: np.zeros(()))
+
+    @cached_property
+    def averages(self) -> tuple[Array, Array]:
+        """E[x] and E[x xᵀ], computed once for all layers of the group; the sums are let go."""
+        found = self.total / self.rows, self.outer / self.rows
+        self.total = self.outer = np.zeros(())
+        return found
 
 
 @dataclass
@@ -55,16 +63,15 @@ class _Watch:
         rows = sum(times * sums.rows for times, sums in own)
         if not rows:
             return None
-        total = sum(times * sums.total for times, sums in own)
-        outer = sum(times * sums.outer for times, sums in own)
+        if len(own) == 1:  # layers that read the same tensors hold the same arrays
+            mean, second = own[0][1].averages
+        else:
+            shares = [times * sums.rows / rows for times, sums in own]
+            averages = [sums.averages for _, sums in own]
+            mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
+            second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
         gradient = self.gradients.get(name)
-        return Moments(
-            rows,
-            samples,
-            np.asarray(total / rows),
-            np.asarray(outer / rows),
-            None if gradient is None else gradient / rows,
-        )
+        return Moments(rows, samples, mean, second, None if gradient is None else gradient / rows)
 
 
 def collect(

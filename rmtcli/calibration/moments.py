@@ -29,6 +29,17 @@ class Moments:
     gradient: FloatArray | None
 
     @property
+    def covariance(self) -> FloatArray:
+        """Shape (in, in), E[(x − E[x])(x − E[x])ᵀ]."""
+        return self.second - np.outer(self.mean, self.mean)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Shapes of mean, second moment and gradients' moment, None where that is missing."""
+        arrays = (self.mean, self.second, self.gradient)
+        return tuple(None if array is None else array.shape for array in arrays)
+
+    @property
     def uses(self) -> float:
         """How often a sample runs through the layer."""
         return self.rows / self.samples

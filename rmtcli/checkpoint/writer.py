@@ -25,6 +25,8 @@ def check_target(target: Path, *, inputs: list[Path], force: bool) -> None:
         raise UsageError(f"{target}: its folder does not exist: create it first")
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"{target}: its folder may not be written to")
+    if not target.exists() and target.resolve() in {path.resolve() for path in inputs}:
+        raise UsageError(f"{target}: is named for two things: give each a file of its own")
     if target.exists():
         if any(path.exists() and target.samefile(path) for path in inputs):
             raise UsageError(f"{target}: is an input, and inputs are never overwritten")

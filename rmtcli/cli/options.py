@@ -94,6 +94,29 @@ Metric = Annotated[
         help="Calibrate on the layers' inputs and output gradients, or on inputs alone.",
     ),
 ]
+Stats = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="FILE",
+        help="What calibration found out, .safetensors: read if it is there, else written.",
+        show_default=False,
+    ),
+]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential",
+        help="Fit each layer once more on what the compressed layers before it give.",
+    ),
+]
+Heal = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Passes in which the factors learn the dense network's outputs; no labels.",
+    ),
+]
 Budget = Annotated[
     Optional[str],
     typer.Option(

@@ -21,13 +21,25 @@ _REPORTS = (".md", ".json")
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
     """Refuse a report file that could not be written, before any work is done."""
+    check_file(path, *_REPORTS, inputs=inputs, force=force)
+
+
+def check_file(path: Path | None, *endings: str, inputs: list[Path | None], force: bool) -> None:
+    """Refuse a file that could not be written, before any work is done."""
     if path is None:
         return
-    if path.suffix not in _REPORTS:
-        raise UsageError(f"{path}: a report must end in {' or '.join(_REPORTS)}")
+    if path.suffix not in endings:
+        raise UsageError(f"{path}: its name must end in {' or '.join(endings)}")
     from rmtcli.checkpoint import check_target
 
     check_target(path, inputs=[item for item in inputs if item is not None], force=force)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    from rmtcli.checkpoint import write_file
+
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def progress(items: Sequence[T]) -> Iterable[T]:
@@ -49,12 +61,10 @@ def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
     """Print a report, and write it to a file where one is asked for."""
     command = shlex.join(["rmtcli", *sys.argv[1:]])
     if report_file is not None:
-        from rmtcli.checkpoint import write_file
         from rmtcli.report.markdown import to_markdown
 
         render = to_markdown if report_file.suffix == ".md" else type(report).to_json
-        text = render(report, command).rstrip("\n") + "\n"
-        write_file(report_file, lambda file: file.write(text.encode()))
+        write_text(report_file, render(report, command).rstrip("\n") + "\n")
     if as_json:
         # A stream of another encoding gets every name whole, as an escape.
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import check_report, emit, progress
+from rmtcli.cli.output import check_file, check_report, emit, progress, write_text
 from rmtcli.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,25 @@ def command(
     calib: options.Calib = None,
     calib_batch: options.CalibBatch = 256,
     metric: options.Metric = "two-sided",
+    stats: options.Stats = None,
+    sequential: options.Sequential = False,
+    heal: options.Heal = 0,
+    apply: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="PLAN",
+            help="Carry out a plan, instead of --keep; its layers are checked first.",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            help="Write the plan as well: JSON to read and edit.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
@@ -71,7 +90,9 @@ def command(
     """
     from rmtcli import Calibration, Evaluation, Selection, prune
 
-    check_report(report, inputs=[file, output, data, calib], force=force)
+    inputs = [file, output, data, calib, stats, apply]
+    check_report(report, inputs=[*inputs, plan], force=force)
+    check_file(plan, ".json", inputs=[*inputs, report], force=force)
     result = prune(
         file,
         output,
@@ -79,22 +100,26 @@ def command(
         budget=_budget(parameters=budget, bytes=budget_bytes, macs=budget_macs),
         max_drop=max_drop,
         rank_multiple=rank_multiple,
+        plan=apply,
         edge=edge,
         layout=layout,
         selection=Selection(include or (), exclude or (), min_side),
         evaluation=Evaluation(data, model, activation, score, device),
-        calibration=Calibration(calib, metric, calib_batch),
+        calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
         dry_run=dry_run,
         force=force,
         track=progress,
     )
+    if plan is not None and result.plan is not None:
+        write_text(plan, result.plan.to_json())
     emit(result, as_json=json, report_file=report)
     if not result.pruned and result.guard is not None:
         raise LayerError(
             f"{file}: nothing can be removed within --max-drop {max_drop}: no checkpoint written"
         )
     if not result.pruned and not dry_run:
-        raise LayerError(f"{file}: no layer can be pruned by --keep {keep}: no checkpoint written")
+        how = f"--keep {keep}" if apply is None else str(apply)
+        raise LayerError(f"{file}: no layer can be pruned by {how}: no checkpoint written")
 
 
 def _budget(**amounts: str | None) -> Budget | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.errors import UsageError
+from rmtcli.evaluation.confidence import confidence, kullback_leibler
 from rmtcli.evaluation.data import Samples
 
 #: What may stand between the layers of an inferred chain.
@@ -60,14 +61,32 @@ class Scores:
     """What was measured on one network.
 
     Attributes:
-        predictions: shape (samples,), the class with the largest output; None without data.
+        outputs: shape (samples, classes), the class scores; None without data.
         accuracy: share of predictions that are right, in percent; None without targets.
         score: result of the user's own function; None without one.
     """
 
-    predictions: NDArray[np.int64] | None
+    outputs: NDArray[np.floating] | None
     accuracy: float | None
     score: float | None
+
+    @property
+    def predictions(self) -> NDArray[np.int64] | None:
+        """Shape (samples,), the class with the largest score; None without data."""
+        return None if self.outputs is None else self.outputs.argmax(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Shares of the samples, in percent, that keep their class whatever the change does to them.
+
+    Attributes:
+        propagated: by the norms of the changes and of the layers that they pass through.
+        hidden: by the distance that the last hidden layer moved, in whatever direction.
+    """
+
+    propagated: float
+    hidden: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,12 +98,17 @@ class Comparison:
         samples: what it was run on, or None.
         before: scores of the dense network, or None where there is none to compare with.
         after: scores of the network in question.
+        unhealed: scores of that network before it was healed, or None where it was not.
+        certificate: on how many samples the class cannot have changed; None for a network that
+            is no chain of linear layers.
     """
 
     network: str
     samples: Samples | None
     before: Scores | None
     after: Scores
+    unhealed: Scores | None = None
+    certificate: Certificate | None = None
 
     @property
     def drop(self) -> float | None:
@@ -96,6 +120,31 @@ class Comparison:
     @property
     def agreement(self) -> float | None:
         """Share of samples that both networks give the same class, in percent."""
-        if self.before is None or self.before.predictions is None:
+        if self.before is None or self.before.outputs is None:
             return None
         return 100 * float(np.mean(self.before.predictions == self.after.predictions))
+
+    @property
+    def divergence(self) -> float | None:
+        """Mean Kullback–Leibler divergence of the class probabilities from the dense ones, nats."""
+        if self.before is None or self.before.outputs is None or self.after.outputs is None:
+            return None
+        return kullback_leibler(self.before.outputs, self.after.outputs)
+
+    @property
+    def margins(self) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]] | None:
+        """Each sample's classification confidence, before and after, shape (samples,) each.
+
+        The class is the right one, or without targets the one that the dense network gives.
+        """
+        if self.after.outputs is None or self.samples is None or self.after.outputs.shape[1] < 2:
+            return None
+        classes = self.samples.targets
+        if classes is None:
+            classes = (self.before or self.after).predictions
+            assert classes is not None
+        dense = None if self.before is None else self.before.outputs
+        return (
+            None if dense is None else confidence(dense, classes),
+            confidence(self.after.outputs, classes),
+        )

@@ -20,6 +20,7 @@ class Untouched(Enum):
     NO_SPIKES = "nothing stands above the edge: there is no signal to keep"
     BUDGET = "dense within the budget"
     GUARD = "nothing can be removed within the limit"
+    PLAN = "the plan leaves it as it is"
     NO_DATA = "no calibration input reached it"
     NAME_TAKEN = "the names its factors need are taken"
     POOR_FIT = Verdict.POOR_FIT.value

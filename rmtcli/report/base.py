@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmtcli.allocate import Budget
-from rmtcli.calibration.base import Calibration
+from rmtcli.calibration.base import Calibrated
 from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.evaluation.base import Comparison
 from rmtcli.guard import Guard
 from rmtcli.layers import Layer, Skipped
 from rmtcli.plan import LayerPlan, Layout
+from rmtcli.plan_file import Plan
+from rmtcli.report.curve import Point
+from rmtcli.report.measured import measured
 from rmtcli.version import __version__
 
 #: Version of the JSON layout; it rises when a field changes its meaning or goes away.
@@ -54,9 +57,12 @@ class Report:
         layers: every layer, in the checkpoint's order.
         skipped: every matrix that is no layer, with the reason.
         comparison: scores, or None where nothing was measured.
-        calibration: what the layers' inputs were taken from, or None.
+        calibrated: what the layers' inputs were taken from, or None.
         budget: what the model was allowed to cost, or None.
         guard: the limit on what may be lost, or None.
+        plan: the ranks, as they can be written, edited and carried out again; None where there
+            are none.
+        curve: networks of several sizes, largest first; empty but after ``curve``.
         notes: sentences a user should read.
     """
 
@@ -70,9 +76,11 @@ class Report:
     layers: tuple[LayerPlan, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     comparison: Comparison | None = None
-    calibration: Calibration | None = None
+    calibrated: Calibrated | None = None
     budget: Budget | None = None
     guard: Guard | None = None
+    plan: Plan | None = None
+    curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -114,13 +122,14 @@ class Report:
                 "edge": self.edge,
                 "keep": self.keep,
                 "layout": self.layout.value if self.layout else None,
-                "metric": self.calibration.metric if self.calibration else None,
                 "budget": asdict(self.budget) if self.budget else None,
             },
+            "calibration": _calibrated(self.calibrated),
             "guard": asdict(self.guard) if self.guard else None,
             "parameters": _change(*self.parameters),
             "pruned_layers": _change(*self.pruned_parameters) | {"count": len(self.pruned)},
-            "accuracy": _accuracy(self.comparison),
+            "accuracy": measured(self.comparison),
+            "curve": [point.to_dict(self.source.parameters) for point in self.curve],
             "layers": [_layer(plan, self.layout) for plan in self.layers],
             "skipped": [{"name": s.name, "reason": s.reason.value} for s in self.skipped],
             "notes": list(self.notes),
@@ -178,21 +187,17 @@ def singular_value(eigenvalue: float, layer: Layer) -> float:
     return math.sqrt(max(layer.shape) * eigenvalue)
 
 
-def _accuracy(comparison: Comparison | None) -> dict[str, Any]:
-    if comparison is None:
-        return {"measured": False}
-    samples = comparison.samples
-
-    before, after = comparison.before, comparison.after
+def _calibrated(calibrated: Calibrated | None) -> dict[str, Any] | None:
+    if calibrated is None:
+        return None
+    settings = calibrated.settings
     return {
-        "measured": True,
-        "network": comparison.network,
-        "data": None if samples is None else str(samples.path),
-        "samples": 0 if samples is None else len(samples.inputs),
-        "bytes_scaled": samples is not None and samples.scaled,
-        "before": before and before.accuracy,
-        "after": after.accuracy,
-        "drop": comparison.drop,
-        "agreement": comparison.agreement,
-        "score": {"before": before and before.score, "after": after.score},
+        "data": None if settings.data is None else str(settings.data),
+        "stats": None if settings.stats is None else str(settings.stats),
+        "metric": settings.metric,
+        "batch": settings.batch,
+        "sequential": settings.sequential,
+        "heal": settings.heal,
+        "samples": calibrated.samples,
+        "bytes": calibrated.bytes,
     }

@@ -20,7 +20,7 @@ def to_markdown(report: Report, command: str | None = None) -> str:
     lines.append(f"- **sha256 of the input:** {report.source.sha256}")
     if report.edge:
         lines.append(f"- **edge:** `{report.edge}`, **keep:** `{report.keep}`")
-    if report.layers:
+    if report.layers or report.curve:
         columns, rows = table(report)
         rule = ["---:" if column in NUMERIC else "---" for column in columns]
         lines += ["", *(f"| {' | '.join(map(_cell, row))} |" for row in (columns, rule, *rows))]

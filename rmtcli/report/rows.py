@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from rmtcli.calibration.base import Calibrated
 from rmtcli.edges import Verdict
 from rmtcli.evaluation.base import Comparison
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.report.base import Report, Source, singular_value
+from rmtcli.report.curve import Point
 
 #: Skipped tensors named for each reason.
 NAMES = 5
 #: Columns whose text is aligned to the right.
-NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "spikes", "rank", "break-even", "parameters"}
+NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "spikes", "rank", "break-even", "parameters"} | {
+    "left",
+    "accuracy",
+    "change",
+    "agreement",
+    "KL",
+    "score",
+}
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Column names and one row a layer."""
+    """Column names and one row a layer, or a network of the curve."""
+    if report.curve:
+        columns = ["parameters", "left", "accuracy", "change", "agreement", "KL", "score"]
+        rows = [_point_row(point, report.source.parameters) for point in report.curve]
+        used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+        return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
         columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "spikes", "break-even"]
         return [*columns, "verdict"], [_fit_row(plan) for plan in report.layers]
@@ -34,6 +50,11 @@ def summary(report: Report) -> list[tuple[str, str]]:
             lines.append(("prune --keep auto", _change(before, after, "parameters")))
         else:
             lines.append(("prune --keep auto", "would change nothing"))
+    elif report.curve:
+        lines.append(("dense", f"{report.source.parameters:,} parameters{_dense(report)}"))
+        comparison = report.curve[0].comparison
+        lines.append(("network", comparison.network))
+        lines += _data(comparison)
     elif report.action == "prune":
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
@@ -53,8 +74,8 @@ def summary(report: Report) -> list[tuple[str, str]]:
 def _guarded(report: Report) -> list[tuple[str, str]]:
     """What was asked of all layers at once, and how sure the answer is."""
     lines = []
-    if report.calibration is not None:
-        lines.append(("calibrated", f"{report.calibration.metric} metric"))
+    if report.calibrated is not None:
+        lines.append(("calibrated", _calibrated(report.calibrated)))
     if report.budget is not None:
         lines.append(("budget", f"{report.budget.text} of {report.budget.unit}"))
     if report.guard is not None:
@@ -65,6 +86,22 @@ def _guarded(report: Report) -> list[tuple[str, str]]:
             text += f"; {100 * guard.confidence:.0f} % confidence from the samples below"
         lines.append(("guard", text))
     return lines
+
+
+def _calibrated(done: Calibrated) -> str:
+    settings = done.settings
+    parts = [
+        f"{done.samples:,} samples, {settings.metric} metric, {_memory(done.bytes)} of moments"
+    ]
+    if settings.sequential:
+        parts.append("layer after layer")
+    if settings.heal:
+        parts.append(f"healed in {_count(settings.heal, 'pass')}")
+    return "; ".join(parts)
+
+
+def _memory(size: int) -> str:
+    return f"{size / 2**20:,.0f} MB" if size >= 2**20 else f"{size / 2**10:,.0f} kB"
 
 
 def action(plan: LayerPlan, layout: Layout | None) -> str:
@@ -108,25 +145,77 @@ def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
 
 def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, str]]:
     other = "the dense network" if reference is None else reference.path
-    before, after, samples = comparison.before, comparison.after, comparison.samples
-    lines = [("network", comparison.network)]
-    if samples is not None:
-        scaled = ", bytes divided by 255" if samples.scaled else ""
-        lines.append(("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}"))
+    before, after = comparison.before, comparison.after
+    lines = [("network", comparison.network), *_data(comparison)]
     if after.accuracy is not None:
         text = f"{after.accuracy:.2f} %"
         if before is not None and comparison.drop is not None:
             gain = round(-comparison.drop, 2) + 0.0
             text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
+        if comparison.unhealed is not None:
+            text += f"; {comparison.unhealed.accuracy:.2f} % before healing"
         lines.append(("accuracy", text))
     if comparison.agreement is not None:
-        lines.append(("agreement", f"{comparison.agreement:.2f} % with {other}"))
+        text = f"{comparison.agreement:.2f} % with {other}"
+        lines.append(("agreement", f"{text}, {comparison.divergence:.3g} nats from it (KL)"))
+    lines += _margins(comparison)
+    if comparison.certificate is not None:
+        text = f"{comparison.certificate.hidden:.1f} % cannot have changed class, by how far the "
+        text += f"last hidden layer moved; {comparison.certificate.propagated:.1f} % by norms alone"
+        lines.append(("certificate", text))
     if after.score is not None:
         text = f"{after.score:.6g}"
         if before is not None and before.score is not None:
             text = f"{before.score:.6g} → {text}"
+        if comparison.unhealed is not None and comparison.unhealed.score is not None:
+            text += f"; {comparison.unhealed.score:.6g} before healing"
         lines.append(("score", text))
     return lines
+
+
+def _data(comparison: Comparison) -> list[tuple[str, str]]:
+    samples = comparison.samples
+    if samples is None:
+        return []
+    scaled = ", bytes divided by 255" if samples.scaled else ""
+    return [("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}")]
+
+
+def _dense(report: Report) -> str:
+    before = report.curve[0].comparison.before
+    if before is None:
+        return ""
+    accuracy = "" if before.accuracy is None else f", {before.accuracy:.2f} % accurate"
+    return accuracy + ("" if before.score is None else f", score {before.score:.6g}")
+
+
+def _margins(comparison: Comparison) -> list[tuple[str, str]]:
+    """The median and the lowest twentieth: what is usual, and what is near to the border."""
+    if comparison.margins is None:
+        return []
+    known = [values for values in comparison.margins if values is not None]
+    middle, low = (
+        " → ".join(f"{np.quantile(values, share):.2f}" for values in known) for share in (0.5, 0.05)
+    )
+    return [("margin", f"median {middle}; 5 % of the samples below {low}")]
+
+
+def _point_row(point: Point, dense: int) -> list[str]:
+    """A network of the curve; empty where something was not measured."""
+    found, error = point.comparison, point.error
+    return [
+        f"{point.parameters:,}",
+        f"{100 * point.parameters / dense:.1f} %",
+        _shown(found.after.accuracy, ".2f", " %"),
+        "" if found.drop is None else f"{-found.drop + 0.0:+.2f} ± {error:.2f}",
+        _shown(found.agreement, ".2f", " %"),
+        _shown(found.divergence, ".3g"),
+        _shown(found.after.score, ".6g"),
+    ]
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def _pruned(report: Report) -> str:
@@ -158,7 +247,8 @@ def _change(before: int, after: int, unit: str = "") -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def _word(verdict: Verdict) -> str:

@@ -36,7 +36,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def _print(report: Report, console: Console) -> None:
-    if report.layers:
+    if report.layers or report.curve:
         console.print(_layers(report, console))
         console.print()
     lines = Table.grid(padding=(0, 2))
@@ -67,7 +67,8 @@ def _grid(report: Report, wanted: list[str]) -> Table:
             column, justify="right" if right else "left", no_wrap=right, overflow="fold"
         )
     places = [columns.index(column) for column in wanted]
-    for row, plan in zip(rows, report.layers, strict=True):
-        style = "dim" if plan.untouched is not None else None
+    dim = [plan.untouched is not None for plan in report.layers] or [False] * len(rows)
+    for row, faint in zip(rows, dim, strict=True):
+        style = "dim" if faint else None
         grid.add_row(*(escape(row[place]) for place in places), style=style)
     return grid

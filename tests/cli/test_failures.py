@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"analyze {MLP} --report {MLP}",
         2,
-        f"{MLP}: a report must end in .md or .json",
+        f"{MLP}: its name must end in .md or .json",
     ),
     "pattern without match": (
         nothing,

@@ -42,8 +42,8 @@ def test_accuracy_is_the_share_of_right_answers(count: int) -> None:
 
 
 def test_agreement_and_drop_compare_two_networks() -> None:
-    before = Scores(np.array([0, 1, 2, 3]), 75.0, None)
-    after = Scores(np.array([0, 1, 2, 0]), 50.0, None)
+    before = Scores(np.eye(4), 75.0, None)
+    after = Scores(np.eye(4)[[0, 1, 2, 0]], 50.0, None)
     comparison = Comparison("x", None, before, after)
     assert comparison.agreement == 75
     assert comparison.drop == 25

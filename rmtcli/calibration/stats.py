@@ -1,0 +1,114 @@
+"""Moments in a file, so that a network is calibrated once and compressed often."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from rmtcli.calibration.moments import Moments
+from rmtcli.checkpoint import open_checkpoint, write_file
+from rmtcli.errors import CheckpointError
+from rmtcli.spectrum import FloatArray
+
+#: Entry of the file's metadata with the record of what is in it.
+KEY = "rmtcli_statistics"
+#: Version of that record's layout.
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What moments were taken from.
+
+    Attributes:
+        checkpoint: sha256 of the checkpoint file.
+        data: sha256 of the data file.
+        gradients: whether output gradients were collected.
+        network: what was run, in words.
+    """
+
+    checkpoint: str
+    data: str
+    gradients: bool
+    network: str
+
+
+def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origin) -> None:
+    """Write moments as safetensors; arrays that layers share are stored once.
+
+    Args:
+        path: file to write; the caller has checked that it may be.
+        moments: by layer name; None for a layer that no input reached.
+        origin: what they were taken from.
+    """
+    arrays: dict[str, FloatArray] = {}
+    places: dict[int, str] = {}
+
+    def put(kind: str, array: FloatArray | None) -> str | None:
+        if array is None:
+            return None
+        if id(array) not in places:
+            places[id(array)] = f"{kind}.{len(places)}"
+            arrays[places[id(array)]] = np.ascontiguousarray(array)
+        return places[id(array)]
+
+    layers = {
+        name: m
+        and {
+            "rows": m.rows,
+            "samples": m.samples,
+            "mean": put("mean", m.mean),
+            "second": put("second", m.second),
+            "gradient": put("gradient", m.gradient),
+        }
+        for name, m in moments.items()
+    }
+    record = {
+        "version": VERSION,
+        "checkpoint": origin.checkpoint,
+        "data": origin.data,
+        "gradients": origin.gradients,
+        "network": origin.network,
+        "layers": layers,
+    }
+    content = save(arrays, {KEY: json.dumps(record)})
+    write_file(path, lambda file: file.write(content))
+
+
+def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
+    """Read what :func:`write_stats` wrote.
+
+    Raises:
+        UsageError: no such file, or not a ``.safetensors`` file.
+        CheckpointError: the file is damaged, or holds no moments.
+    """
+    file = open_checkpoint(path)
+    try:
+        record: Any = json.loads(file.metadata[KEY])
+        if record["version"] != VERSION:
+            raise CheckpointError(f"{path}: statistics of another version: collect them anew")
+        arrays = {name: file.array(name).astype(np.float64) for name in file.infos}
+        moments = {
+            name: item
+            and Moments(
+                item["rows"],
+                item["samples"],
+                arrays[item["mean"]],
+                arrays[item["second"]],
+                None if item["gradient"] is None else arrays[item["gradient"]],
+            )
+            for name, item in record["layers"].items()
+        }
+        origin = Origin(*(record[key] for key in Origin.__slots__))
+    # JSON of any form may stand there.
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(
+            f"{path}: holds no calibration statistics that rmtcli wrote"
+        ) from None
+    return moments, origin

@@ -1,0 +1,141 @@
+"""On which samples a change of the weights cannot have changed the class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rmtcli.evaluation.base import Certificate
+from rmtcli.evaluation.network import Chain
+from rmtcli.lowrank import SplitLinear
+
+#: Activations whose outputs differ by no more than this many times what their inputs differ by.
+#: The constants of GELU and SiLU are the maxima of their derivatives, rounded up.
+LIPSCHITZ: dict[type[nn.Module], float] = {
+    nn.ReLU: 1.0,
+    nn.GELU: 1.13,
+    nn.SiLU: 1.1,
+    nn.Tanh: 1.0,
+    nn.Sigmoid: 0.25,
+    nn.Identity: 1.0,
+}
+#: What does nothing in evaluation mode.
+PASSIVE = (nn.Identity, nn.Dropout)
+#: Samples that are bounded at a time.
+BATCH = 1024
+
+
+@torch.no_grad()
+def certified(
+    dense: nn.Module, pruned: nn.Module, inputs: NDArray[np.floating]
+) -> Certificate | None:
+    """Shares of the samples whose margin exceeds what the change can do to it.
+
+    With x what a layer of the dense network reads and r a bound on how far the pruned one's can be
+    from it, r' = L (‖A‖ r + ‖(W − A)x + b − b'‖) bounds the next layer's, L the constant of the
+    activation. The class i stays for certain where z_i − z_j − (e_i − e_j) > ‖a_i − a_j‖ r for
+    every other class j, with z the dense class scores, e the last layer's own change and a_i the
+    rows of its weight. Norms multiply, so the bound is loose in deep networks: a sample that it
+    does not cover need not have changed. Taking for r the distance by which the last hidden layer
+    did move gives the second share.
+
+    Args:
+        dense: the dense network, in evaluation mode.
+        pruned: the pruned one.
+        inputs: shape (samples, …).
+
+    Returns:
+        The shares, or None for a network that is no chain of linear layers and known activations.
+    """
+    before, after = _stages(dense), _stages(pruned)
+    if not before or not after or len(before) != len(after) or len(inputs) == 0:
+        return None
+    norms = [float(torch.linalg.matrix_norm(stage.weight, 2)) for stage in after]
+    sure = np.zeros(2)
+    for start in range(0, len(inputs), BATCH):
+        x = torch.from_numpy(np.array(inputs[start : start + BATCH])).double().flatten(1)
+        x = y = x.to(before[0].weight.device)
+        radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for old, new, norm in zip(before[:-1], after[:-1], norms, strict=False):
+            own = (old(x) - new(x)).norm(dim=1)
+            radius = LIPSCHITZ[type(old.activation)] * (norm * radius + own)
+            x, y = old.activation(old(x)), new.activation(new(y))
+        for i, reach in enumerate((radius, (x - y).norm(dim=1))):
+            sure[i] += int(_keeps(before[-1](x), after[-1](x), after[-1].weight, reach).sum())
+    propagated, hidden = 100 * sure / len(inputs)
+    return Certificate(float(propagated), float(hidden))
+
+
+def _keeps(z: Tensor, kept: Tensor, weight: Tensor, radius: Tensor) -> Tensor:
+    """Which samples keep their class for certain, shape (samples,).
+
+    Args:
+        z: shape (samples, classes), the dense class scores.
+        kept: z − e, what the pruned last layer gives for the dense network's hidden layer.
+        weight: shape (classes, in), of the pruned last layer.
+        radius: shape (samples,), how far the hidden layer can be from the dense one's.
+    """
+    rows, winner = torch.arange(len(z), device=z.device), z.argmax(1)
+    lead = kept[rows, winner, None] - kept
+    lead[rows, winner] = torch.inf
+    spread = torch.cdist(weight, weight)[winner] * radius[:, None]
+    return (lead > spread).all(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """A linear map in float64, and the activation after it."""
+
+    weight: Tensor
+    bias: Tensor
+    activation: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+def _stages(model: nn.Module) -> list[_Stage] | None:
+    """A network as linear maps with activations between them; None if it is anything else."""
+    modules = _flat(model)
+    if modules is None:
+        return None
+    stages: list[_Stage] = []
+    for module in modules:
+        if isinstance(module, nn.Linear | SplitLinear):
+            weight = module.weight.detach().double()
+            bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.double()
+            stages.append(_Stage(weight, bias, nn.Identity()))
+        elif type(module) in PASSIVE or (type(module) is nn.Flatten and not stages):
+            continue
+        elif type(module) in LIPSCHITZ and stages and type(stages[-1].activation) is nn.Identity:
+            stages[-1] = _Stage(stages[-1].weight, stages[-1].bias, module)
+        else:
+            return None
+    last = stages[-1].activation if stages else None
+    return stages if type(last) is nn.Identity else None
+
+
+def _flat(model: nn.Module) -> list[nn.Module] | None:
+    """The modules that run one after another, or None where a forward method decides."""
+    if isinstance(model, Chain):
+        between = [m for name in model.order for m in (model.get_submodule(name), model.activation)]
+        return between[:-1]
+    if isinstance(model, nn.Linear | SplitLinear) or type(model) in {
+        *LIPSCHITZ,
+        *PASSIVE,
+        nn.Flatten,
+    }:
+        return [model]
+    if type(model) is not nn.Sequential:
+        return None
+    found: list[nn.Module] = []
+    for child in model:
+        inner = _flat(child)
+        if inner is None:
+            return None
+        found += inner
+    return found

@@ -1,0 +1,42 @@
+"""How sure a network is of its classes, and how far another one is from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.spectrum import FloatArray
+
+
+def log_probabilities(outputs: NDArray[np.floating]) -> FloatArray:
+    """Logarithms of the softmax of class scores, shape (samples, classes), in float64."""
+    shifted = outputs.astype(np.float64) - outputs.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def kullback_leibler(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
+    """Mean over the samples of Σ p log(p/q), in nats, p and q the softmax of class scores.
+
+    Args:
+        before: shape (samples, classes), the scores that give p.
+        after: shape (samples, classes), those that give q.
+    """
+    p, q = log_probabilities(before), log_probabilities(after)
+    return max(float((np.exp(p) * (p - q)).sum(1).mean()), 0.0)
+
+
+def confidence(outputs: NDArray[np.floating], classes: NDArray[np.int64]) -> FloatArray:
+    """Score of a sample's class less the largest other score, shape (samples,).
+
+    It is negative where the sample is not given that class (classification confidence; Berlyand,
+    Jabin and Safsten, 2021).
+
+    Args:
+        outputs: shape (samples, classes), at least two classes.
+        classes: shape (samples,), a class number each.
+    """
+    scores = outputs.astype(np.float64)
+    rows = np.arange(len(scores))
+    own = scores[rows, classes]
+    scores[rows, classes] = -np.inf
+    return np.asarray(own - scores.max(1))

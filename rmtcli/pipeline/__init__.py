@@ -1,0 +1,1 @@
+"""The whole run, from file to file: the only place where the stages meet."""

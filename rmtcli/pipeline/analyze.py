@@ -1,0 +1,42 @@
+"""Fit every layer; write nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmtcli import assemble
+from rmtcli.assemble import Track
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.decide import by_rule
+from rmtcli.layers import Selection
+from rmtcli.plan import Layout
+from rmtcli.report.base import Report
+
+
+def analyze(
+    path: str | Path,
+    *,
+    edge: str = "bema",
+    selection: Selection | None = None,
+    track: Track = iter,
+) -> Report:
+    """Fit the noise of every fully connected layer; nothing is written.
+
+    Each layer also shows what ``prune`` with ``keep="auto"`` would do with it.
+
+    Args:
+        path: a ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
+        edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
+        selection: which matrices are layers.
+        track: wraps the iteration over layers, for progress.
+
+    Raises:
+        UsageError: a wrong option or path.
+        CheckpointError: the file cannot be read.
+        LayerError: it holds no fully connected layers.
+    """
+    checkpoint = open_checkpoint(path)
+    report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
+    found = assemble.layers_of(checkpoint, selection)
+    fits = assemble.fits(track(found), edge, None, approximate=False)
+    return assemble.decided(report, checkpoint, fits, by_rule("auto"))

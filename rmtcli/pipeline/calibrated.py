@@ -1,0 +1,114 @@
+"""What the layers see: read from a file of moments, or found out by running the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rmtcli.calibration.base import Calibrated, Calibration
+from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.stats import Origin, read_stats, write_stats
+from rmtcli.checkpoint import Checkpoint, check_target
+from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.evaluation.base import Evaluation
+from rmtcli.layers import Layer
+from rmtcli.names import member
+from rmtcli.plan import Data
+from rmtcli.plan_file import file_sha256
+
+
+def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
+    """Refuse settings that could not be carried out, before any work is done.
+
+    Raises:
+        UsageError: no inputs for what needs them, or a place for moments that cannot be written.
+    """
+    if settings.refines and settings.data is None:
+        raise UsageError("--sequential and --heal run the network: give inputs with --calib")
+    if settings.stats is None or Path(settings.stats).exists():
+        return
+    if settings.data is None:
+        raise UsageError(f"{settings.stats}: no such file: give inputs with --calib to make it")
+    if Path(settings.stats).suffix != ".safetensors":
+        raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
+    others = [path for path in inputs if path != Path(settings.stats)]
+    check_target(Path(settings.stats), inputs=others, force=False)
+
+
+def calibrated(
+    checkpoint: Checkpoint,
+    sha256: str,
+    layers: Sequence[Layer],
+    evaluation: Evaluation,
+    settings: Calibration,
+) -> tuple[dict[str, Data], Calibrated]:
+    """What each layer sees, by name; a layer that no input reached is missing.
+
+    Args:
+        checkpoint: the dense network.
+        sha256: hash of its file.
+        layers: those to find out about.
+        evaluation: how to build the network.
+        settings: what to run it on, or where to read what was found earlier.
+
+    Raises:
+        UsageError: a file of moments that belongs to something else.
+        EvaluationError: the network cannot be built, or fed.
+    """
+    moments = _moments(checkpoint, sha256, layers, evaluation, settings)
+    data = {}
+    for layer in layers:
+        if layer.name in moments:
+            bias = checkpoint.infos.get(member(layer.module, "bias"))
+            biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
+            found = moments[layer.name]
+            gradients = settings.gradients and found.gradient is not None
+            data[layer.name] = Data(found, biased, gradients)
+    arrays = {
+        id(array): array.nbytes
+        for m in moments.values()
+        for array in (m.mean, m.second, m.gradient)
+        if array is not None
+    }
+    samples = max((m.samples for m in moments.values()), default=0)
+    return data, Calibrated(settings, samples, sum(arrays.values()))
+
+
+def _moments(
+    checkpoint: Checkpoint,
+    sha256: str,
+    layers: Sequence[Layer],
+    evaluation: Evaluation,
+    settings: Calibration,
+) -> Mapping[str, Moments]:
+    path = None if settings.stats is None else Path(settings.stats)
+    data = None if settings.data is None else file_sha256(Path(settings.data))
+    if path is None or not path.exists():
+        from rmtcli.running.calibrate import calibrate  # needs torch
+
+        assert data is not None
+        found = calibrate(checkpoint, layers, evaluation, settings)
+        if path is not None:
+            whole = {layer.name: found.get(layer.name) for layer in layers}
+            write_stats(path, whole, Origin(sha256, data, settings.gradients, evaluation.network))
+        return found
+    moments, origin = read_stats(path)
+    if origin.checkpoint != sha256:
+        raise UsageError(f"{path}: statistics of another checkpoint than {checkpoint.path}")
+    if data not in (None, origin.data):
+        raise UsageError(f"{path}: statistics of other data than {settings.data}")
+    if origin.network != evaluation.network:
+        raise UsageError(f"{path}: statistics of another network: {origin.network}")
+    if settings.gradients and not origin.gradients:
+        raise UsageError(f"{path}: statistics without gradients serve --metric one-sided only")
+    for layer in layers:
+        if layer.name not in moments:
+            raise UsageError(f"{path}: holds no statistics of {layer.name}: collect them anew")
+        item, (out, inputs) = moments[layer.name], layer.shape
+        if item is not None and item.shapes not in (
+            ((inputs,), (inputs, inputs), (out, out)),
+            ((inputs,), (inputs, inputs), None),
+        ):
+            raise CheckpointError(f"{path}: the statistics of {layer.name} do not fit its shape")
+    return {name: item for name, item in moments.items() if item is not None}

@@ -1,0 +1,37 @@
+"""Factors back to dense weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmtcli import edits
+from rmtcli.assemble import describe
+from rmtcli.checkpoint import Edited, check_target, container_of, open_checkpoint, write_checkpoint
+from rmtcli.report.base import Report
+from rmtcli.report.notes import on_extras
+
+
+def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Report:
+    """Multiply the factors of a file that rmtcli wrote back into dense weights.
+
+    Args:
+        path: a factored checkpoint.
+        output: file to write.
+        force: whether an existing output may be replaced.
+
+    Raises:
+        UsageError: a wrong path.
+        CheckpointError: the file cannot be read.
+        LayerError: it holds no factors, or not those that its manifest names.
+    """
+    target = Path(output)
+    checkpoint = open_checkpoint(path)
+    container_of(target)
+    check_target(target, inputs=[Path(path)], force=force)
+    write_checkpoint(Edited(checkpoint, edits.join(checkpoint), None), target)
+    return Report(
+        "densify",
+        describe(checkpoint),
+        output=describe(open_checkpoint(target)),
+        notes=on_extras(checkpoint, target),
+    )

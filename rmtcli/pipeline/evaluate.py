@@ -1,0 +1,40 @@
+"""Score a checkpoint, alone or beside another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmtcli.assemble import describe
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import UsageError
+from rmtcli.evaluation.base import Evaluation
+from rmtcli.report.base import Report
+
+
+def evaluate(
+    path: str | Path, *, evaluation: Evaluation, against: str | Path | None = None
+) -> Report:
+    """Score a checkpoint, factored or not, alone or beside another.
+
+    Args:
+        path: the checkpoint in question.
+        evaluation: how to score it.
+        against: the dense checkpoint to compare with.
+
+    Raises:
+        UsageError: a wrong option or path, or nothing to evaluate on.
+        CheckpointError: a file cannot be read, or does not fit the network.
+        EvaluationError: the network cannot be built, fed or scored.
+    """
+    if not evaluation.measures:
+        raise UsageError("nothing to evaluate on: give --data or --eval")
+    from rmtcli.evaluation.score import Scorer  # needs torch
+
+    checkpoint = open_checkpoint(path)
+    reference = None if against is None else open_checkpoint(against)
+    return Report(
+        "evaluate",
+        describe(checkpoint),
+        reference=None if reference is None else describe(reference),
+        comparison=Scorer(evaluation, reference).compare(checkpoint),
+    )

@@ -1,0 +1,160 @@
+"""A checkpoint made ready for pruning, and what comes out for one choice of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rmtcli import assemble
+from rmtcli.assemble import Track
+from rmtcli.calibration.base import Calibration
+from rmtcli.checkpoint import Checkpoint, Edited
+from rmtcli.decide import Choice, Goal
+from rmtcli.evaluation.base import Comparison, Evaluation
+from rmtcli.evaluation.data import has_training_part
+from rmtcli.factorize import Factors
+from rmtcli.guard import PairedDrop, paired_drop
+from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.pipeline.calibrated import calibrated
+from rmtcli.plan import Data, Fitted, Layout
+from rmtcli.plan_file import check_plan
+from rmtcli.report.base import Report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What becomes of a checkpoint.
+
+    Attributes:
+        report: every layer's fate, with its factors.
+        pruned: the checkpoint with these factors.
+        unhealed: the same before healing, or None where nothing was healed.
+    """
+
+    report: Report
+    pruned: Edited
+    unhealed: Edited | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A checkpoint with its layers fitted.
+
+    Attributes:
+        checkpoint: the dense network.
+        report: the options, and no layers yet.
+        fits: the layers; they can be run through once only, unless they are a list.
+        data: what calibration found out, or None where nothing was calibrated.
+        evaluation: how to build the network.
+        calibration: how to calibrate and refine.
+    """
+
+    checkpoint: Checkpoint
+    report: Report
+    fits: Iterable[Fitted | Skipped]
+    data: Mapping[str, Data] | None
+    evaluation: Evaluation
+    calibration: Calibration
+
+    @property
+    def fitted(self) -> list[Fitted]:
+        """The layers that have a spectrum."""
+        return [item for item in self.fits if isinstance(item, Fitted)]
+
+    def result(self, choice: Choice) -> Result:
+        """What becomes of the checkpoint with these ranks.
+
+        Raises:
+            LayerError: a layer that holds values that are not finite.
+        """
+        report = assemble.decided(self.report, self.checkpoint, self.fits, choice)
+        assemble.refuse_not_finite(self.checkpoint.path, report.skipped)
+        if not (self.calibration.refines and report.pruned and self.data is not None):
+            return Result(report, assemble.edited(report, self.checkpoint), None)
+        from rmtcli.running.refine import refine  # needs torch
+
+        split = assemble.edited(replace(report, layout=Layout.FACTORED), self.checkpoint)
+        found = refine(
+            self.checkpoint, split, report.pruned, self.data, self.evaluation, self.calibration
+        )
+        unhealed = None
+        if self.calibration.heal:
+            unhealed = assemble.edited(_with_factors(report, found.unhealed), self.checkpoint)
+        report = replace(_with_factors(report, found.factors), notes=found.notes)
+        return Result(report, assemble.edited(report, self.checkpoint), unhealed)
+
+
+def prepare(
+    action: str,
+    checkpoint: Checkpoint,
+    goal: Goal,
+    *,
+    edge: str,
+    layout: Layout,
+    selection: Selection | None,
+    evaluation: Evaluation,
+    calibration: Calibration,
+    track: Track,
+) -> Job:
+    """Find the layers, calibrate if there is something to calibrate on, and fit them.
+
+    The layers come as a list where their ranks are decided at once, and else one at a time.
+
+    Raises:
+        UsageError: a wrong option.
+        LayerError: no layers, or a plan that is not for them.
+        EvaluationError: the network cannot be built or fed.
+    """
+    report = assemble.started(action, checkpoint, edge, goal.keep, layout)
+    report = replace(report, budget=goal.budget)
+    found = assemble.layers_of(checkpoint, selection)
+    if goal.plan is not None:
+        check_plan(goal.plan, checkpoint, found, layout)
+    data = None
+    if calibration.data is not None or calibration.stats is not None:
+        ranks = None if goal.plan is None else goal.plan.ranks
+        layers = [
+            item
+            for item in found
+            if isinstance(item, Layer) and (not item.head if ranks is None else item.name in ranks)
+        ]
+        sha256 = report.source.sha256
+        data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
+        report = replace(report, calibrated=done)
+    fits: Iterable[Fitted | Skipped] = assemble.fits(track(found), edge, data, approximate=True)
+    if goal.joint:
+        fits = list(fits)
+        assemble.refuse_not_finite(checkpoint.path, fits)
+    return Job(checkpoint, report, fits, data, evaluation, calibration)
+
+
+def calibration_source(
+    calibration: Calibration, evaluation: Evaluation, *, joint: bool
+) -> Calibration:
+    """Where inputs are needed and none are named, they are the training part of the data."""
+    data, stats = evaluation.data, calibration.stats
+    missing = joint if stats is None else not Path(stats).exists()
+    wanted = calibration.data is None and (missing or calibration.refines)
+    if wanted and data is not None and has_training_part(data):
+        return replace(calibration, data=data)
+    return calibration
+
+
+def paired(comparison: Comparison) -> PairedDrop | None:
+    """The accuracy lost, sample by sample; None where there is no right or wrong."""
+    samples, before, after = comparison.samples, comparison.before, comparison.after
+    if samples is None or samples.targets is None or before is None:
+        return None
+    right = [np.asarray(scores.predictions == samples.targets) for scores in (before, after)]
+    return paired_drop(*right)
+
+
+def _with_factors(report: Report, factors: Mapping[str, Factors]) -> Report:
+    plans = (
+        replace(plan, factors=factors[plan.layer.name]) if plan.untouched is None else plan
+        for plan in report.layers
+    )
+    return replace(report, layers=tuple(plans))

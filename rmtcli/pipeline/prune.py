@@ -1,0 +1,199 @@
+"""Write a rank-reduced checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from rmtcli.allocate import Budget
+from rmtcli.assemble import Track, describe
+from rmtcli.calibration.base import Calibration
+from rmtcli.checkpoint import (
+    check_target,
+    container_of,
+    open_checkpoint,
+    write_checkpoint,
+)
+from rmtcli.decide import (
+    Goal,
+    allocation_of,
+    by_plan,
+    by_rule,
+    by_size,
+    nothing_within,
+    under_budget,
+)
+from rmtcli.errors import UsageError
+from rmtcli.evaluation.base import Comparison, Evaluation
+from rmtcli.guard import Guard, Range
+from rmtcli.layers import Selection
+from rmtcli.pipeline.calibrated import check_calibration
+from rmtcli.pipeline.job import Job, Result, calibration_source, paired, prepare
+from rmtcli.plan import Layout
+from rmtcli.plan_file import Plan, calibration_of, plan_of
+from rmtcli.report.base import Report
+from rmtcli.report.notes import on_cost, on_extras
+
+
+def prune(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    keep: str = "auto",
+    budget: Budget | None = None,
+    max_drop: float | None = None,
+    rank_multiple: int = 1,
+    plan: Plan | str | Path | None = None,
+    edge: str = "bema",
+    layout: str = "factored",
+    selection: Selection | None = None,
+    evaluation: Evaluation | None = None,
+    calibration: Calibration | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    track: Track = iter,
+) -> Report:
+    """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
+
+    Ranks come from a keep rule, layer by layer; or for all layers at once from a budget, or from a
+    limit on what may be lost. With calibration data the factors are those that change the layers'
+    outputs least; a budget or a limit takes the training part of the evaluation's data for it.
+
+    Args:
+        path: the checkpoint to prune; it is never changed.
+        output: file to write, its format by its ending; ``<name>.pruned<ending>`` beside the
+            input by default.
+        keep: keep rule with options, such as ``"energy:fraction=0.9"``.
+        budget: what the whole model may cost.
+        max_drop: points of accuracy, or units of the user's own score, that may be lost.
+        rank_multiple: with a budget or limit, ranks are multiples of it.
+        plan: a plan to carry out, or its file; it sets ranks and calibration.
+        edge: edge estimator with options.
+        layout: ``factored``, or ``dense`` for the product under the old names.
+        selection: which matrices are layers.
+        evaluation: how to score both networks.
+        calibration: how to find out what the layers see. It happens where its ``data`` is given,
+            and under a budget or limit where the evaluation's data has a training part.
+            ``stats`` is written where it does not exist, after a dry run as well.
+        dry_run: plan and evaluate, but write nothing.
+        force: whether an existing output may be replaced.
+        track: wraps the iteration over layers, for progress.
+
+    Returns:
+        The report. Its ``output`` is None after a dry run, and where no layer could be pruned:
+        then no file is written.
+
+    Raises:
+        UsageError: a wrong option or path.
+        CheckpointError: the file cannot be read.
+        LayerError: no layers, or one whose values are not finite or do not fit its type; a plan
+            that is for other weights.
+        EvaluationError: the network cannot be built, fed or scored.
+    """
+    evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
+    target = default_output(Path(path)) if output is None else Path(output)
+    planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
+    goal = Goal(keep, budget, max_drop, rank_multiple, planned)
+    checkpoint = open_checkpoint(path)
+    container_of(target)
+    if planned is not None:
+        if selection not in (None, Selection()):
+            raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
+        calibration = calibration_of(planned, calibration)
+    calibration = calibration_source(calibration, evaluation, joint=goal.joint)
+    runs = evaluation.measures or calibration.data is not None
+    if evaluation.model and not (runs or calibration.stats):
+        raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
+    files = (path, evaluation.data, calibration.data, calibration.stats)
+    inputs = [Path(file) for file in files if file]
+    if isinstance(plan, str | Path):
+        inputs.append(Path(plan))
+    check_calibration(calibration, inputs)
+    if not dry_run:
+        check_target(target, inputs=inputs, force=force)
+    job = prepare(
+        "prune",
+        checkpoint,
+        goal,
+        edge=edge,
+        layout=_layout(layout),
+        selection=selection,
+        evaluation=evaluation,
+        calibration=calibration,
+        track=track,
+    )
+    comparison: Comparison | None = None
+    guard: Guard | None = None
+    if goal.max_drop is not None:
+        result, comparison, guard = _within(job, goal.max_drop, rank_multiple)
+    else:
+        result = _decided(job, goal)
+        if evaluation.measures:
+            # Only evaluation needs torch: analysing and pruning safetensors do without it.
+            from rmtcli.evaluation.score import Scorer
+
+            scorer = Scorer(evaluation, checkpoint)
+            comparison = scorer.compare(result.pruned, result.unhealed)
+    report = result.report
+    report = replace(
+        report,
+        comparison=comparison,
+        guard=guard,
+        plan=plan_of(checkpoint, report.layers, goal.words, job.report.calibrated),
+        notes=(*on_cost(comparison), *report.notes, *on_extras(checkpoint, target)),
+        # The factors are in the file; a report that lives on need not hold them.
+        layers=tuple(replace(layer, factors=None) for layer in report.layers),
+    )
+    if dry_run or not report.pruned:
+        return report
+    write_checkpoint(result.pruned, target)
+    return replace(report, output=describe(open_checkpoint(target)))
+
+
+def default_output(path: Path) -> Path:
+    """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``."""
+    return path.with_name(f"{path.stem}.pruned{path.suffix}")
+
+
+def _decided(job: Job, goal: Goal) -> Result:
+    """The result for ranks that need no measurement."""
+    if goal.plan is not None:
+        return job.result(by_plan(goal.plan, job.data))
+    if goal.budget is None:
+        return job.result(by_rule(goal.keep, job.data))
+    allocation = allocation_of(
+        job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
+    )
+    return job.result(under_budget(job.checkpoint, allocation, goal.budget, job.data))
+
+
+def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Comparison, Guard]:
+    """The smallest network that loses no more than ``max_drop``."""
+    from rmtcli.evaluation.score import Scorer
+    from rmtcli.running.guarded import search
+
+    allocation = allocation_of(job.checkpoint, job.fitted, job.data, multiple=multiple)
+
+    @lru_cache(maxsize=3)  # what the search found is asked for again
+    def at(size: int) -> Result:
+        return job.result(by_size(allocation, size, job.data))
+
+    sizes = Range(allocation.least, allocation.at_edge, allocation.total)
+    found, rest = search(job.checkpoint, lambda n: at(n).pruned, sizes, job.evaluation, max_drop)
+    result = job.result(nothing_within(job.data)) if found.size is None else at(found.size)
+    comparison = Scorer(job.evaluation, job.checkpoint, rest).compare(
+        result.pruned, result.unhealed
+    )
+    # A score of the user's own is one number: nothing is known of its spread.
+    drop = None if comparison.after.score is not None else paired(comparison)
+    sure = None if drop is None else drop.confidence(max_drop)
+    return result, comparison, Guard(max_drop, found.searched, found.confirmed, sure)
+
+
+def _layout(name: str) -> Layout:
+    try:
+        return Layout(name)
+    except ValueError:
+        known = ", ".join(layout.value for layout in Layout)
+        raise UsageError(f"unknown layout '{name}': choose one of {known}") from None

@@ -1,0 +1,58 @@
+"""What was measured, as plain values for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rmtcli.evaluation.base import Comparison
+from rmtcli.spectrum import FloatArray
+
+#: Shares of the samples at which the distribution of margins is reported.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def measured(comparison: Comparison | None) -> dict[str, Any]:
+    """Scores of two networks side by side; numbers that were not measured are null."""
+    if comparison is None:
+        return {"measured": False}
+    samples = comparison.samples
+    before, after, unhealed = comparison.before, comparison.after, comparison.unhealed
+    return {
+        "measured": True,
+        "network": comparison.network,
+        "data": None if samples is None else str(samples.path),
+        "samples": 0 if samples is None else len(samples.inputs),
+        "bytes_scaled": samples is not None and samples.scaled,
+        "before": before and before.accuracy,
+        "unhealed": unhealed and unhealed.accuracy,
+        "after": after.accuracy,
+        "drop": comparison.drop,
+        "agreement": comparison.agreement,
+        "kl_divergence": comparison.divergence,
+        "certificate": comparison.certificate and asdict(comparison.certificate),
+        "margins": _margins(comparison),
+        "score": {
+            "before": before and before.score,
+            "unhealed": unhealed and unhealed.score,
+            "after": after.score,
+        },
+    }
+
+
+def quantiles(values: FloatArray) -> list[float]:
+    """The values at :data:`QUANTILES`."""
+    return [float(value) for value in np.quantile(values, QUANTILES)]
+
+
+def _margins(comparison: Comparison) -> dict[str, Any] | None:
+    if comparison.margins is None:
+        return None
+    before, after = comparison.margins
+    return {
+        "quantiles": list(QUANTILES),
+        "before": None if before is None else quantiles(before),
+        "after": quantiles(after),
+    }

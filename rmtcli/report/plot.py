@@ -1,0 +1,71 @@
+"""Figures, drawn with matplotlib (the extra ``report``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtcli.checkpoint import write_file
+from rmtcli.errors import UsageError
+from rmtcli.report.base import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: File endings that a figure may have.
+ENDINGS = (".svg", ".png", ".pdf")
+
+
+def draw_curve(report: Report, path: Path) -> None:
+    """Draw accuracy, or the user's own score, against the share of parameters.
+
+    The band is one standard error of the accuracy lost, by the samples where the networks differ.
+
+    Args:
+        report: what ``curve`` gave.
+        path: file to write; the caller has checked that it may be.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(f"{path}: figures need matplotlib: pip install 'rmtcli[report]'") from None
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    _curve(report, figure.subplots())
+    # Without a date and with names that are not random, the same curve gives the same bytes.
+    notes = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+    with rc_context({"svg.hashsalt": "rmtcli"}):
+        write_file(
+            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=notes)
+        )
+
+
+def _curve(report: Report, axes: Axes) -> None:
+    shares = [100 * point.parameters / report.source.parameters for point in report.curve]
+    own = report.curve[0].comparison.after.accuracy is None
+    label = "score" if own else "accuracy, %"
+    after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
+    values = [value for value in after if value is not None]
+    axes.plot(shares, values, marker="o", markersize=4, label="pruned")
+    errors = [point.error for point in report.curve]
+    if not own and None not in errors:
+        low, high = (
+            [v + sign * (e or 0.0) for v, e in zip(values, errors, strict=True)] for sign in (-1, 1)
+        )
+        axes.fill_between(shares, low, high, alpha=0.25)
+    before = report.curve[0].comparison.before
+    dense = None if before is None else before.score if own else before.accuracy
+    if dense is not None:
+        axes.axhline(dense, color="0.4", linestyle="--", linewidth=1, label="dense")
+    axes.set_xscale("log")
+    axes.set_xticks(shares, [f"{share:.2g}" for share in shares], minor=False)
+    axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("parameters left, %")
+    axes.set_ylabel(label)
+    axes.set_title(Path(report.source.path).name, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")

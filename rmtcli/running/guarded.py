@@ -1,0 +1,72 @@
+"""The guard's search: measurements on one part of the held-out samples, confirmed on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation.base import Evaluation, Scores
+from rmtcli.evaluation.data import Samples, read_samples
+from rmtcli.evaluation.network import build
+from rmtcli.evaluation.score import measure
+from rmtcli.guard import Found, Range, smallest
+
+#: How a guard divides the held-out samples: those of the search, those that confirm what it
+#: found, and those of the report.
+SHARES = (0.4, 0.2, 0.4)
+
+
+def search(
+    checkpoint: Checkpoint,
+    make: Callable[[int], Checkpoint],
+    sizes: Range,
+    evaluation: Evaluation,
+    max_drop: float,
+) -> tuple[Found, Samples | None]:
+    """The smallest size whose network loses no more than ``max_drop``.
+
+    Args:
+        checkpoint: the dense network.
+        make: from a size to the pruned checkpoint.
+        sizes: where to search.
+        evaluation: how to score; its samples are divided between search, confirmation and report.
+        max_drop: points of accuracy, or units of the user's own score.
+
+    Returns:
+        What was found, and the samples that neither search nor confirmation has seen.
+
+    Raises:
+        UsageError: nothing to measure accuracy or score with.
+        EvaluationError: too few samples.
+    """
+    samples = None if evaluation.data is None else read_samples(evaluation.data)
+    if evaluation.score is None and (samples is None or samples.targets is None):
+        raise UsageError("--max-drop needs --data with 'targets', or --eval")
+    parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
+    if any(part is not None and not len(part.inputs) for part in parts):
+        raise EvaluationError(
+            f"{evaluation.data}: too few samples to divide between search, confirmation and report"
+        )
+    searched, confirmed, rest = parts
+    dense = build(evaluation, checkpoint)
+    # The user's own score, where there is one, is what is guarded.
+    before = [measure(dense, part, evaluation.score) for part in (searched, confirmed)]
+
+    def within(size: int, part: Samples | None, reference: Scores) -> bool:
+        scores = measure(build(evaluation, make(size)), part, evaluation.score)
+        return _drop(reference, scores) <= max_drop
+
+    size = smallest(
+        sizes, lambda n: within(n, searched, before[0]), lambda n: within(n, confirmed, before[1])
+    )
+    counts = (0 if part is None else len(part.inputs) for part in (searched, confirmed))
+    return Found(size, *counts), rest
+
+
+def _drop(before: Scores, after: Scores) -> float:
+    if before.score is not None and after.score is not None:
+        return before.score - after.score
+    assert before.accuracy is not None
+    assert after.accuracy is not None
+    return before.accuracy - after.accuracy

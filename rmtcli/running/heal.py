@@ -1,0 +1,81 @@
+"""A few passes in which the factors learn to give what the dense network gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+#: Samples to a step.
+BATCH = 128
+#: Step of Adam, as a share of the root mean square of the tensor that sets its scale. Every
+#: layer learns at its own scale, so the rate needs no tuning to the network.
+RATE = 0.003
+
+
+def heal(
+    dense: nn.Module,
+    pruned: nn.Module,
+    trained: Sequence[tuple[Tensor, Tensor]],
+    inputs: NDArray[Any],
+    run: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    passes: int,
+    seed: int = 0,
+) -> None:
+    """Train parameters of the compressed network, in place, to give the dense one's probabilities.
+
+    The loss is the Kullback–Leibler divergence from the dense network (distillation at temperature
+    1, Hinton et al., 2015); Adam with a cosine schedule. No labels are used. Inputs in floating
+    point are mixed in pairs (Zhang et al., 2018): the dense network answers between the samples
+    too, and a few thousand of them alone would be learned by heart. Both networks stay in
+    evaluation mode.
+
+    Args:
+        dense: the dense network.
+        pruned: the compressed one.
+        trained: parameters to change, each with the one whose root mean square sets its step.
+        inputs: shape (samples, …).
+        run: gives a network's class scores.
+        passes: how often every sample is seen.
+        seed: of the order of the samples.
+    """
+    with torch.no_grad():
+        rates = [RATE * float(scale.square().mean().sqrt()) for _, scale in trained]
+    groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    steps = passes * -(-len(inputs) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    pruned.requires_grad_(False)
+    for parameter, _ in trained:
+        parameter.requires_grad_(True)
+    for _ in range(passes):
+        order = torch.randperm(len(inputs), generator=generator)
+        for rows in torch.split(order, BATCH):
+            optimizer.zero_grad()
+            x = _tensor(inputs[rows.numpy()])
+            if x.is_floating_point():
+                x = _mixed(x, inputs, generator)
+            with torch.no_grad():
+                target = run(dense, x).log_softmax(1)
+            outputs = run(pruned, x).log_softmax(1)
+            loss = nn.functional.kl_div(outputs, target, reduction="batchmean", log_target=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+
+
+def _mixed(x: Tensor, inputs: NDArray[Any], generator: torch.Generator) -> Tensor:
+    """Each sample, moved towards another one by a random share of the way."""
+    rows = torch.randint(len(inputs), (len(x),), generator=generator)
+    share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator, dtype=x.dtype)
+    return share * x + (1 - share) * _tensor(inputs[rows.numpy()])
+
+
+def _tensor(inputs: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(inputs))

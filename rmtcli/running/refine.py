@@ -1,0 +1,187 @@
+"""Factors made better once their ranks are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rmtcli.calibration.base import Calibration
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation.confidence import kullback_leibler
+from rmtcli.evaluation.network import build
+from rmtcli.factorize import Factors
+from rmtcli.lowrank import SplitLinear
+from rmtcli.plan import Data, LayerPlan
+from rmtcli.running.calibrate import CalibrationInputs, modules_of
+from rmtcli.running.heal import heal
+from rmtcli.running.sequential import Step, refit
+from rmtcli.spectrum import FloatArray
+
+NOT_SEQUENTIAL = (
+    "--sequential was left out: on inputs held back, the factors fitted at once are nearer to the "
+    "dense network"
+)
+NOT_HEALED = (
+    "--heal was left out: on inputs held back, the factors that were not healed are nearer to the "
+    "dense network"
+)
+#: Share of the inputs that is held back, to see whether a refinement helps on fresh ones.
+HELD_BACK = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """Better factors of the same ranks.
+
+    Attributes:
+        unhealed: factors by layer name, before healing.
+        factors: the same at last; equal to ``unhealed`` where nothing was healed.
+        notes: what a reader must know.
+    """
+
+    unhealed: Mapping[str, Factors]
+    factors: Mapping[str, Factors]
+    notes: tuple[str, ...]
+
+
+def refine(
+    checkpoint: Checkpoint,
+    factored: Checkpoint,
+    plans: Sequence[LayerPlan],
+    data: Mapping[str, Data],
+    evaluation: Evaluation,
+    settings: Calibration,
+) -> Refined:
+    """New factors of the same ranks, by what the compressed network as a whole gives.
+
+    A part of the inputs is held back; a step after which the network is further from the dense one
+    there is taken back.
+
+    Args:
+        checkpoint: the dense network.
+        factored: the pruned one, its layers split.
+        plans: its pruned layers, with factors.
+        data: what calibration found out about them.
+        evaluation: how to build the networks.
+        settings: what to do, and on which inputs.
+    """
+    source = CalibrationInputs.read(settings)
+    order = np.random.default_rng(0).permutation(len(source.inputs))
+    count = max(1, round(HELD_BACK * len(order)))
+    inputs, fresh = source.inputs[np.sort(order[count:])], source.inputs[order[:count]]
+    dense, pruned = build(evaluation, checkpoint), build(evaluation, factored)
+    modules = modules_of(dense, checkpoint, [plan.layer for plan in plans])
+    held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
+
+    def far() -> float:
+        """How far the compressed network is from the dense one on the inputs held back."""
+        outputs = (source.outputs(network, fresh) for network in (dense, pruned))
+        return kullback_leibler(*outputs)
+
+    def helps(step: Callable[[], None]) -> bool:
+        """Take a step, and take it back if it leads away."""
+        before, distance = {name: item.factors for name, item in held.items()}, far()
+        step()
+        if far() <= distance:
+            return True
+        for name, item in held.items():
+            item.put(before[name])
+        return False
+
+    def fit_in_order() -> None:
+        steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
+
+        def put(name: str, factors: Factors) -> None:
+            held[name].put(factors)
+
+        refit(dense, pruned, steps, inputs, source.run, put, batch=settings.batch)
+
+    def learn() -> None:
+        for network in (dense, pruned):  # half precision is too coarse to learn in
+            if next(network.parameters()).dtype in (torch.float16, torch.bfloat16):
+                network.float()
+        for item in held.values():
+            item.put(item.factors)
+        trained = [pair for item in held.values() for pair in item.trained]
+        heal(dense, pruned, trained, inputs, source.run, passes=settings.heal)
+        for item in held.values():
+            item.take()
+
+    notes = []
+    if settings.sequential and not helps(fit_in_order):
+        notes.append(NOT_SEQUENTIAL)
+    unhealed = {name: item.factors for name, item in held.items()}
+    if settings.heal and not helps(learn):
+        notes.append(NOT_HEALED)
+    factors = {name: item.factors for name, item in held.items()}
+    return Refined(unhealed, factors, tuple(notes))
+
+
+def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:
+    gradient = data.moments.gradient if data.gradients else None
+    return Step(modules, plan.layer.load(), plan.rank, data.bias, gradient)
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A layer's factors, and the modules of the compressed network that hold them.
+
+    Attributes:
+        factors: as planned, last stored, or learned.
+        modules: those modules; they share the first one's factors, and have a bias each.
+        biases: the dense network's biases of the same modules.
+    """
+
+    factors: Factors
+    modules: Sequence[SplitLinear]
+    biases: Sequence[Tensor | None]
+
+    @staticmethod
+    def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
+        """The modules of one layer, made to share their factors."""
+        assert plan.factors is not None
+        modules = [cast(SplitLinear, pruned.get_submodule(name)) for name in names]
+        for module in modules[1:]:
+            module.right.weight, module.left.weight = (
+                modules[0].right.weight,
+                modules[0].left.weight,
+            )
+        linears = [cast(nn.Linear, dense.get_submodule(name)) for name in names]
+        return _Held(plan.factors, modules, [linear.bias for linear in linears])
+
+    @torch.no_grad()
+    def put(self, factors: Factors) -> None:
+        """Store new factors in the network."""
+        self.factors = factors
+        self.modules[0].right.weight.copy_(torch.from_numpy(factors.right))
+        self.modules[0].left.weight.copy_(torch.from_numpy(factors.left))
+        for module, bias in zip(self.modules, self.biases, strict=True):
+            if module.left.bias is not None and bias is not None and factors.shift is not None:
+                module.left.bias.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
+
+    @property
+    def trained(self) -> list[tuple[Tensor, Tensor]]:
+        """What may learn, each with what sets its scale; a bias only where there is but one."""
+        right, left = self.modules[0].right, self.modules[0].left
+        pairs = [(right.weight, right.weight), (left.weight, left.weight)]
+        if len(self.modules) == 1 and left.bias is not None:
+            pairs.append((left.bias, left.weight))
+        return pairs
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Take over what the network has learned."""
+        module, bias, shift = self.modules[0], self.biases[0], self.factors.shift
+        if len(self.modules) == 1 and module.left.bias is not None and bias is not None:
+            shift = _values(module.left.bias) - _values(bias)
+        self.factors = Factors(_values(module.left.weight), _values(module.right.weight), shift)
+
+
+def _values(tensor: Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import rmtcli
+from rmtcli.allocate import Budget
+from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.stats import KEY, Origin, read_stats, write_stats
+from rmtcli.errors import CheckpointError, RmtcliError
+from tests.conftest import SAMPLES, Run, tree
+
+DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
+ORIGIN = Origin("a", "b", True, "c")
+
+
+def moments(seed: int, shared: np.ndarray | None = None) -> Moments:
+    rng = np.random.default_rng(seed)
+    second = rng.standard_normal((5, 5)) if shared is None else shared
+    return Moments(7, 3, rng.standard_normal(5), second, rng.standard_normal((4, 4)))
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
+    a = moments(0)
+    b = Moments(9, 3, a.mean, a.second, None)
+    write_stats(tmp_path / "s.safetensors", {"a": a, "b": b, "unreached": None}, ORIGIN)
+    found, origin = read_stats(tmp_path / "s.safetensors")
+    assert origin == ORIGIN
+    assert found["unreached"] is None
+    for name, wanted in (("a", a), ("b", b)):
+        item = found[name]
+        assert item is not None
+        assert (item.rows, item.samples, item.shapes) == (
+            wanted.rows,
+            wanted.samples,
+            wanted.shapes,
+        )
+        np.testing.assert_array_equal(item.mean, wanted.mean)
+        np.testing.assert_array_equal(item.second, wanted.second)
+    # Siblings share their inputs' moments, in the file as well.
+    assert len(load_file(tmp_path / "s.safetensors")) == 3
+
+
+def save(path: Path, record: object) -> None:
+    save_file({"x": np.ones(3)}, path, {KEY: json.dumps(record)})
+
+
+@pytest.mark.parametrize("record", [None, 3, [], {}, {"version": 2}, {"version": 1, "layers": 0}])
+def test_other_files_are_told(tmp_path: Path, record: object) -> None:
+    save(tmp_path / "s.safetensors", record)
+    with pytest.raises(CheckpointError, match=r"s\.safetensors: "):
+        read_stats(tmp_path / "s.safetensors")
+
+
+def pruned(stats: Path, output: Path, **options: object) -> rmtcli.Calibration:
+    calibration = rmtcli.Calibration(**({"stats": stats} | options))  # type: ignore[arg-type]
+    rmtcli.prune(DEEP, output, budget=Budget("10%"), calibration=calibration, force=True)
+    return calibration
+
+
+def test_statistics_stand_for_the_data(tmp_path: Path) -> None:
+    stats = tmp_path / "s.safetensors"
+    pruned(stats, tmp_path / "a.pt", data=MNIST)
+    written = stats.read_bytes()
+    pruned(stats, tmp_path / "b.pt")
+    pruned(stats, tmp_path / "c.pt", data=MNIST)
+    # One-sided ranks need no gradients, and may come from the same file.
+    pruned(stats, tmp_path / "d.pt", metric="one-sided")
+    assert stats.read_bytes() == written
+    first = (tmp_path / "a.pt").read_bytes()
+    assert (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes() == first
+    assert (tmp_path / "d.pt").read_bytes() != first
+
+
+def test_siblings_hold_one_array() -> None:
+    from rmtcli.calibration.collect import collect
+
+    class Siblings(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = torch.nn.Linear(6, 5), torch.nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.q(x) * self.k(x)
+
+    found = collect(Siblings(), np.ones((4, 6), np.float32), ["q", "k"], lambda m, x: m(x), batch=2)
+    assert found["q"].second is found["k"].second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("mlp.safetensors --stats deep.safetensors", "statistics of another checkpoint than"),
+        ("deep.pt --stats deep.safetensors --calib other.npz", "statistics of other data than"),
+        ("deep.pt --stats deep.safetensors --activation tanh", "statistics of another network"),
+        ("deep.pt --stats one.safetensors", "without gradients serve --metric one-sided only"),
+        ("deep.pt --stats none.safetensors", "no such file: give inputs with --calib to make it"),
+        ("deep.pt --stats none.pt --calib other.npz", "statistics are kept in a .safetensors"),
+        ("deep.pt --stats mlp.safetensors", "holds no calibration statistics that rmtcli wrote"),
+        ("deep.pt --stats part.safetensors", "holds no statistics of fc3.weight"),
+        ("deep.pt --stats bent.safetensors", "the statistics of fc1.weight do not fit its shape"),
+        ("deep.pt --stats deep.safetensors --heal 2", "give inputs with --calib"),
+        ("deep.pt --stats no/s.safetensors --calib other.npz", "its folder does not exist"),
+    ],
+)
+def test_statistics_of_something_else_are_refused(
+    tmp_path: Path, rmtcli: Run, arguments: str, line: str, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "deep.pt").symlink_to(DEEP)
+    (tmp_path / "mlp.safetensors").symlink_to(SAMPLES / "mnist_mlp.safetensors")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "other.npz", inputs=rng.random((40, 784), np.float32))
+    made = request.config.cache.mkdir("statistics")
+    if not (made / "bent.safetensors").exists():
+        make(made)
+    for name in ("deep", "one", "part", "bent"):
+        (tmp_path / f"{name}.safetensors").symlink_to(made / f"{name}.safetensors")
+    before = tree(tmp_path)
+    result = rmtcli("prune", *arguments.split(), "--budget", "10%", "-o", "o.pt", cwd=tmp_path)
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.returncode in (1, 2)
+    assert tree(tmp_path) == before
+
+
+def make(folder: Path) -> None:
+    """Statistics of the deep sample: whole, without gradients, of two layers, of other shapes."""
+    import rmtcli as library
+
+    rows = {"one": {"metric": "one-sided"}, "deep": {}}
+    for name, options in rows.items():
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+        calibration = library.Calibration(MNIST, stats=folder / f"{name}.safetensors", **options)
+        library.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
+    found, origin = read_stats(folder / "deep.safetensors")
+    part = {name: found[name] for name in ("fc1.weight", "fc2.weight")}
+    write_stats(folder / "part.safetensors", part, origin)
+    write_stats(folder / "bent.safetensors", found | {"fc1.weight": moments(0)}, origin)
+
+
+def test_the_record_names_its_sources(tmp_path: Path) -> None:
+    pruned(tmp_path / "s.safetensors", tmp_path / "a.pt", data=MNIST)
+    with safe_open(tmp_path / "s.safetensors", "np") as file:
+        record = json.loads(file.metadata()[KEY])
+    import hashlib
+
+    assert record["checkpoint"] == hashlib.sha256(DEEP.read_bytes()).hexdigest()
+    assert record["data"] == hashlib.sha256(MNIST.read_bytes()).hexdigest()
+    with pytest.raises(RmtcliError):
+        pruned(tmp_path / "s.safetensors", tmp_path / "a.pt", data=SAMPLES / "planted.safetensors")
