@@ -81,3 +81,15 @@ def test_sizes_that_cannot_be_met_are_told() -> None:
         rmtcli.curve(DEEP, sizes=["0.1%"], evaluation=MNIST)
     with pytest.raises(UsageError, match="nothing to evaluate on"):
         rmtcli.curve(DEEP, evaluation=rmtcli.Evaluation())
+
+
+def test_a_refinement_that_was_taken_back_is_noted(tmp_path: Path) -> None:
+    import numpy as np
+
+    # Two samples, of which one is held back: healing learns the other by heart.
+    with np.load(SAMPLES / "mnist.npz") as data:
+        np.savez(tmp_path / "two.npz", inputs=data["train_inputs"][:2])
+    calibration = rmtcli.Calibration(tmp_path / "two.npz", heal=1)
+    report = rmtcli.curve(DEEP, sizes=["20%"], evaluation=MNIST, calibration=calibration)
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("20%: --heal was left out")

@@ -22,8 +22,11 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
     """Refuse settings that could not be carried out, before any work is done.
 
     Raises:
-        UsageError: no inputs for what needs them, or a place for moments that cannot be written.
+        UsageError: inputs that are not there, none for what needs them, or a place for moments
+            that cannot be written.
     """
+    if settings.data is not None and not Path(settings.data).is_file():
+        raise UsageError(f"{settings.data}: no such file")
     if settings.refines and settings.data is None:
         raise UsageError("--sequential and --heal run the network: give inputs with --calib")
     if settings.stats is None or Path(settings.stats).exists():

@@ -83,16 +83,17 @@ def curve(
     budgets = _budgets(checkpoint, allocation, sizes)
     from rmtcli.evaluation.score import Scorer
 
-    scorer, points = Scorer(evaluation, checkpoint), []
+    scorer, points, notes = Scorer(evaluation, checkpoint), [], []
     for budget in budgets:
         result = job.result(under_budget(checkpoint, allocation, budget, job.data))
         comparison = scorer.compare(result.pruned, result.unhealed)
+        notes += [f"{budget.text}: {note}" for note in result.report.notes]
         ranks = {plan.layer.name: plan.rank for plan in result.report.pruned}
         drop = paired(comparison)
         points.append(
             Point(result.pruned.parameters, ranks, comparison, None if drop is None else drop.error)
         )
-    return replace(job.report, budget=None, curve=tuple(points))
+    return replace(job.report, budget=None, curve=tuple(points), notes=tuple(notes))
 
 
 def _budgets(checkpoint: Checkpoint, allocation: Allocation, sizes: Sequence[str]) -> list[Budget]:

@@ -97,18 +97,9 @@ def prune(
     goal = Goal(keep, budget, max_drop, rank_multiple, planned)
     checkpoint = open_checkpoint(path)
     container_of(target)
-    if planned is not None:
-        if selection not in (None, Selection()):
-            raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
-        calibration = calibration_of(planned, calibration)
-    calibration = calibration_source(calibration, evaluation, joint=goal.joint)
-    runs = evaluation.measures or calibration.data is not None
-    if evaluation.model and not (runs or calibration.stats):
-        raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
-    files = (path, evaluation.data, calibration.data, calibration.stats)
-    inputs = [Path(file) for file in files if file]
-    if isinstance(plan, str | Path):
-        inputs.append(Path(plan))
+    calibration = _calibration(calibration, evaluation, selection, goal)
+    files = (path, plan, evaluation.data, calibration.data, calibration.stats)
+    inputs = [Path(file) for file in files if isinstance(file, str | Path)]
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force)
@@ -154,6 +145,20 @@ def prune(
 def default_output(path: Path) -> Path:
     """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``."""
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
+
+
+def _calibration(
+    given: Calibration, evaluation: Evaluation, selection: Selection | None, goal: Goal
+) -> Calibration:
+    """How to calibrate: as a plan says, or as was asked for, with inputs where they are needed."""
+    if goal.plan is not None:
+        if selection not in (None, Selection()):
+            raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
+        given = calibration_of(goal.plan, given)
+    settings = calibration_source(given, evaluation, joint=goal.joint)
+    if evaluation.model and not (evaluation.measures or settings.data or settings.stats):
+        raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
+    return settings
 
 
 def _decided(job: Job, goal: Goal) -> Result:

@@ -72,55 +72,88 @@ def refine(
         settings: what to do, and on which inputs.
     """
     source = CalibrationInputs.read(settings)
-    order = np.random.default_rng(0).permutation(len(source.inputs))
-    count = max(1, round(HELD_BACK * len(order)))
-    inputs, fresh = source.inputs[np.sort(order[count:])], source.inputs[order[:count]]
     dense, pruned = build(evaluation, checkpoint), build(evaluation, factored)
     modules = modules_of(dense, checkpoint, [plan.layer for plan in plans])
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
+    pair = _Pair(dense, pruned, held, source)
+    notes = []
+    if settings.sequential:
+        steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
+        if not pair.helps(lambda: pair.fit(steps, settings.batch)):
+            notes.append(NOT_SEQUENTIAL)
+    unhealed = pair.factors
+    if settings.heal and not pair.helps(lambda: pair.learn(settings.heal)):
+        notes.append(NOT_HEALED)
+    return Refined(unhealed, pair.factors, tuple(notes))
 
-    def far() -> float:
-        """How far the compressed network is from the dense one on the inputs held back."""
-        outputs = (source.outputs(network, fresh) for network in (dense, pruned))
-        return kullback_leibler(*outputs)
 
-    def helps(step: Callable[[], None]) -> bool:
-        """Take a step, and take it back if it leads away."""
-        before, distance = {name: item.factors for name, item in held.items()}, far()
+class _Pair:
+    """The dense network and the compressed one, whose factors are to become better.
+
+    Args:
+        dense: the dense network.
+        pruned: the compressed one.
+        held: its split layers, by name.
+        source: inputs; some are held back.
+    """
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        pruned: nn.Module,
+        held: Mapping[str, _Held],
+        source: CalibrationInputs,
+    ) -> None:
+        self.dense, self.pruned, self.held, self.source = dense, pruned, held, source
+        order = np.random.default_rng(0).permutation(len(source.inputs))
+        count = max(1, round(HELD_BACK * len(order)))
+        self.inputs, self.fresh = (
+            source.inputs[np.sort(order[count:])],
+            source.inputs[order[:count]],
+        )
+
+    @property
+    def factors(self) -> dict[str, Factors]:
+        """The factors as they are now."""
+        return {name: item.factors for name, item in self.held.items()}
+
+    def helps(self, step: Callable[[], None]) -> bool:
+        """Take a step, and take it back if it leads away from the dense network."""
+        before, distance = self.factors, self._distance()
         step()
-        if far() <= distance:
+        if self._distance() <= distance:
             return True
-        for name, item in held.items():
+        for name, item in self.held.items():
             item.put(before[name])
         return False
 
-    def fit_in_order() -> None:
-        steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
+    def fit(self, steps: Mapping[str, Step], batch: int) -> None:
+        """Fit layer after layer."""
 
         def put(name: str, factors: Factors) -> None:
-            held[name].put(factors)
+            self.held[name].put(factors)
 
-        refit(dense, pruned, steps, inputs, source.run, put, batch=settings.batch)
+        run = self.source.run
+        refit(self.dense, self.pruned, steps, self.inputs, run, put, batch=batch)
 
-    def learn() -> None:
-        for network in (dense, pruned):  # half precision is too coarse to learn in
+    def learn(self, passes: int) -> None:
+        """Heal all layers at once."""
+        for network in (self.dense, self.pruned):  # half precision is too coarse to learn in
             if next(network.parameters()).dtype in (torch.float16, torch.bfloat16):
                 network.float()
-        for item in held.values():
+        for item in self.held.values():
             item.put(item.factors)
-        trained = [pair for item in held.values() for pair in item.trained]
-        heal(dense, pruned, trained, inputs, source.run, passes=settings.heal)
-        for item in held.values():
+        trained = [pair for item in self.held.values() for pair in item.trained]
+        heal(self.dense, self.pruned, trained, self.inputs, self.source.run, passes=passes)
+        for item in self.held.values():
             item.take()
 
-    notes = []
-    if settings.sequential and not helps(fit_in_order):
-        notes.append(NOT_SEQUENTIAL)
-    unhealed = {name: item.factors for name, item in held.items()}
-    if settings.heal and not helps(learn):
-        notes.append(NOT_HEALED)
-    factors = {name: item.factors for name, item in held.items()}
-    return Refined(unhealed, factors, tuple(notes))
+    def _distance(self) -> float:
+        """Divergence of the compressed network from the dense one on the inputs held back."""
+        outputs = (
+            self.source.outputs(network, self.fresh) for network in (self.dense, self.pruned)
+        )
+        return kullback_leibler(*outputs)
 
 
 def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:

@@ -52,6 +52,37 @@ def nothing(folder: Path) -> None:
 
 #: name -> (what to build, arguments, exit code, the line)
 CASES: dict[str, tuple[Any, str, int, str]] = {
+    "calibration data missing": (
+        nothing,
+        f"prune {MLP} --calib nope.npz",
+        2,
+        "nope.npz: no such file",
+    ),
+    "plan is a directory": (nothing, f"prune {MLP} --apply .", 2, ".: is a directory: name a plan"),
+    "plan and report are one": (
+        nothing,
+        f"prune {MLP} --dry-run --plan a.json --report a.json",
+        2,
+        "a.json: is named for two things: give each a file of its own",
+    ),
+    "statistics and output are one": (
+        nothing,
+        f"prune {MLP} --calib fits.npz --stats a.safetensors -o a.safetensors",
+        2,
+        "a.safetensors: is named for two things: give each a file of its own",
+    ),
+    "healing without inputs": (
+        nothing,
+        f"prune {MLP} --heal 2",
+        2,
+        "--sequential and --heal run the network: give inputs with --calib",
+    ),
+    "plot of another kind": (
+        nothing,
+        f"curve {MLP} --data fits.npz --plot a.gif",
+        2,
+        "a.gif: its name must end in .svg or .png or .pdf",
+    ),
     "payload": (
         payload,
         "prune payload.pt",

@@ -189,6 +189,49 @@ def test_other_types_are_refined(tmp_path: Path, dtype: torch.dtype) -> None:
     assert {t.dtype for t in torch.load(tmp_path / "a.pruned.pt").values()} == {dtype}
 
 
+class Tied(nn.Module):
+    """Two layers with one weight and a bias each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(40, 48), nn.Linear(48, 48), nn.Linear(48, 48)
+        self.head = nn.Linear(48, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.b(x)))
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_tied_layers_keep_one_weight_and_their_own_biases(tmp_path: Path, ending: str) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    state = Tied().state_dict()
+    if ending == "pt":
+        torch.save(state, tmp_path / "t.pt")
+    else:
+        save_file({n: t.clone() for n, t in state.items()}, tmp_path / "t.safetensors")
+    branches(tmp_path)  # for its data
+    evaluation = rmtcli.Evaluation(tmp_path / "d.npz", model="tests.running.test_refine:Tied")
+    calibration = rmtcli.Calibration(tmp_path / "d.npz", sequential=True, heal=20)
+    report = rmtcli.prune(
+        tmp_path / f"t.{ending}", keep="rank:k=4", evaluation=evaluation, calibration=calibration
+    )
+    written = open_checkpoint(tmp_path / f"t.pruned.{ending}")
+    for part in ("0.weight", "1.weight"):
+        assert np.array_equal(written.array(f"a.{part}"), written.array(f"b.{part}"))
+    # Both biases moved by the same, so that each layer keeps its own.
+    shifts = [written.array(f"{n}.1.bias") - state[f"{n}.bias"].numpy() for n in "ab"]
+    np.testing.assert_allclose(*shifts, atol=1e-6)
+    again = rmtcli.evaluate(tmp_path / f"t.pruned.{ending}", evaluation=evaluation)
+    assert report.comparison is not None
+    assert again.comparison is not None
+    found, shown = again.comparison.after.outputs, report.comparison.after.outputs
+    np.testing.assert_array_equal(found, shown)
+
+
 def test_refinement_within_the_guard_gives_a_smaller_network() -> None:
     def size(**options: object) -> int:
         calibration = rmtcli.Calibration(MNIST, **options)  # type: ignore[arg-type]
