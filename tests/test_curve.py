@@ -76,6 +76,14 @@ def test_a_score_of_the_users_own_has_a_curve_too(tmp_path: Path) -> None:
         assert (tmp_path / f"c{ending}").stat().st_size > 1000
 
 
+def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmtcli.report import plot
+
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'rmtcli\[report\]'"):
+        plot.check_plots()
+
+
 def test_sizes_that_cannot_be_met_are_told() -> None:
     with pytest.raises(UsageError, match=r"a budget of 0\.1% cannot be met"):
         rmtcli.curve(DEEP, sizes=["0.1%"], evaluation=MNIST)

@@ -54,11 +54,13 @@ def command(
     Each size is what 'prune --budget' would give; each layer is decomposed once for all of them.
     """
     from rmtcli import Calibration, Evaluation, Selection, curve
-    from rmtcli.report.plot import ENDINGS, draw_curve
+    from rmtcli.report.plot import ENDINGS, check_plots, draw_curve
 
     inputs = [file, data, calib, stats]
     check_report(report, inputs=[*inputs, plot], force=force)
     check_file(plot, *ENDINGS, inputs=[*inputs, report], force=force)
+    if plot is not None:
+        check_plots()
     result = curve(
         file,
         sizes=size or (),

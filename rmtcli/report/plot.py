@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 ENDINGS = (".svg", ".png", ".pdf")
 
 
+def check_plots() -> None:
+    """Make sure, before any work, that figures can be drawn.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise UsageError("figures need matplotlib: pip install 'rmtcli[report]'")
+
+
 def draw_curve(report: Report, path: Path) -> None:
     """Draw accuracy, or the user's own score, against the share of parameters.
 
@@ -24,15 +35,10 @@ def draw_curve(report: Report, path: Path) -> None:
     Args:
         report: what ``curve`` gave.
         path: file to write; the caller has checked that it may be.
-
-    Raises:
-        UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(f"{path}: figures need matplotlib: pip install 'rmtcli[report]'") from None
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     _curve(report, figure.subplots())
     # Without a date and with names that are not random, the same curve gives the same bytes.
