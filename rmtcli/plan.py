@@ -90,8 +90,8 @@ class LayerPlan:
         rank: singular values to keep; p where the layer stays as it is.
         untouched: why it stays as it is, or None where it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
-        predicted_loss: expected loss of the planned factors on the calibration data, relative to
-            dropping the layer; None without calibration.
+        predicted_loss: expected loss of the calibrated factors, before any refinement, on the
+            calibration data, relative to dropping the layer; None without calibration.
         factors: the two factors, where they were asked for and the layer is pruned.
     """
 
