@@ -35,7 +35,7 @@ def main() -> None:
 
         def pruned(path: Path, keep: str) -> Report:
             evaluation = rmtcli.Evaluation(data=folder / "mnist.npz")
-            return rmtcli.prune(path, keep=keep, evaluation=evaluation, dry_run=True)
+            return rmtcli.prune(path, keep=keep, edge="bema", evaluation=evaluation, dry_run=True)
 
         def networks(sizes: list[int], lr: float, epochs: int) -> list[Path]:
             source, seeds = arguments.idx_folder, arguments.seeds

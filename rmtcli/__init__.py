@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.densify import densify
     from rmtcli.pipeline.evaluate import evaluate
     from rmtcli.pipeline.prune import prune
+    from rmtcli.pipeline.simulate import simulate
     from rmtcli.plan_file import Plan
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate",
     "load",
     "prune",
+    "simulate",
 ]
 
 #: Where each public name lives. They are imported when first used, because torch takes
@@ -50,6 +52,7 @@ _HOMES = {
     "evaluate": "rmtcli.pipeline.evaluate",
     "load": "rmtcli.lowrank",
     "prune": "rmtcli.pipeline.prune",
+    "simulate": "rmtcli.pipeline.simulate",
 }
 
 

@@ -87,6 +87,7 @@ class LayerPlan:
         fit: its noise law, edge and verdict.
         spikes: eigenvalues above the edge.
         largest: largest eigenvalue, s₁²/n.
+        above: shape (spikes,): eigenvalues above the edge, largest first.
         rank: singular values to keep; p where the layer stays as it is.
         untouched: why it stays as it is, or None where it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
@@ -99,6 +100,7 @@ class LayerPlan:
     fit: EdgeFit
     spikes: int
     largest: float
+    above: FloatArray
     rank: int
     untouched: Untouched | None
     relative_error: float
@@ -140,7 +142,7 @@ def fit_layer(
         approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
     elif approximate:
         approximation = Plain(weight, s)
-    return Fitted(layer, s, edge.fit(s), approximation)
+    return Fitted(layer, s, edge.fit(s, weight), approximation)
 
 
 def plan_layer(
@@ -177,6 +179,7 @@ def plan_layer(
         fitted.fit,
         fitted.spikes,
         float(s.eigenvalues[-1]),
+        s.eigenvalues[::-1][: fitted.spikes],
         rank,
         untouched,
         s.relative_error(rank),

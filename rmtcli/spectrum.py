@@ -61,9 +61,9 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a spectrum needs a matrix with entries, not shape {weight.shape}")
-    tall = weight if weight.shape[0] >= weight.shape[1] else weight.T
-    n, p = tall.shape
-    gram, scale = _gram(tall)
+    upright = tall(weight)
+    n, p = upright.shape
+    gram, scale = _gram(upright)
     if vectors:
         values, basis = np.linalg.eigh(gram)
     else:
@@ -73,16 +73,21 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
     return Spectrum(values * scale**2 / n, n, p, basis)
 
 
-def _gram(tall: NDArray[np.floating]) -> tuple[FloatArray, float]:
+def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The matrix with its long side first, shape (n, p)."""
+    return weight if weight.shape[0] >= weight.shape[1] else weight.T
+
+
+def _gram(upright: NDArray[np.floating]) -> tuple[FloatArray, float]:
     """(WᵀW / scale², scale) with a power of two as scale, so that no square over- or underflows."""
-    largest = float(np.max(np.abs(tall)))
+    largest = float(np.max(np.abs(upright)))
     if not np.isfinite(largest):
         raise ValueError("the matrix holds values that are not finite")
     scale = 2.0 ** np.frexp(largest)[1] if largest else 1.0
-    n, p = tall.shape
+    n, p = upright.shape
     rows = max(1, _BLOCK_BYTES // (8 * p))
     gram = np.zeros((p, p))
     for start in range(0, n, rows):
-        block = tall[start : start + rows].astype(np.float64) / scale
+        block = upright[start : start + rows].astype(np.float64) / scale
         gram += block.T @ block
     return gram, scale

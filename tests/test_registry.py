@@ -14,7 +14,7 @@ from rmtcli.registry import Registry
 def test_options_are_the_fields_of_the_dataclass() -> None:
     assert EDGES.parse("bema") == Bema()
     assert EDGES.parse("bema:alpha=0.25, beta=0.01") == Bema(alpha=0.25, beta=0.01)
-    assert EDGES.spell(Bema()) == "bema:alpha=0.2,beta=0.1,max_distance=0.1"
+    assert EDGES.spell(Bema()) == "bema:alpha=0.2,beta=0.1,max_distance=0.1,refits=0"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from rmtcli.cli.output import check_report, emit, progress
 
 def command(
     file: Checkpoint,
-    edge: Edge = "bema",
+    edge: Edge = "select",
     include: Include = None,
     exclude: Exclude = None,
     min_side: MinSide = 32,

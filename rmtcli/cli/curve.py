@@ -21,7 +21,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    edge: options.Edge = "bema",
+    edge: options.Edge = "select",
     include: options.Include = None,
     exclude: options.Exclude = None,
     min_side: options.MinSide = 32,

@@ -6,7 +6,7 @@ from rmtcli.cli.options import Json
 
 
 def command(json: Json = False) -> None:
-    """List edge estimators and keep rules."""
+    """List edge estimators, keep rules and kinds of noise."""
     from rmtcli.report.methods import describe_methods, show_methods
     from rmtcli.report.terminal import stdout
 

@@ -34,7 +34,7 @@ def command(
             help="What to keep of each layer; 'rmtcli methods' lists the rules.",
         ),
     ] = "auto",
-    edge: options.Edge = "bema",
+    edge: options.Edge = "select",
     layout: Annotated[
         str,
         typer.Option(

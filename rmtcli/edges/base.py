@@ -1,4 +1,4 @@
-"""What an edge estimator gives, and the checks that all estimators share."""
+"""What an edge estimator gives, and the registry of all of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from enum import Enum
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.law import tracy_widom
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.law.spiked import Signal, signal
 from rmtcli.registry import Registry
 from rmtcli.spectrum import Spectrum
+
+FloatArray = NDArray[np.float64]
+Weight = NDArray[np.floating]
 
 #: Fewer eigenvalues than this hold no bulk whose shape could be judged.
 MIN_EIGENVALUES = 20
@@ -20,12 +25,18 @@ MIN_EIGENVALUES = 20
 #: Below it, the Tracy–Widom law is known to fewer digits than the margin would need.
 SMALLEST_BETA = 1e-10
 
+#: Standard errors to each side that hold 95 % of a normal law.
+_NORMAL_95 = 1.96
+
 
 class Verdict(Enum):
     """Whether the fitted law can be relied on; the value is the sentence a user reads."""
 
     FITS = "the bulk follows the Marchenko–Pastur law"
+    NO_LAW = "this estimator supposes no law that the bulk could be compared with"
     LOW_RANK = "the matrix is exactly low-rank: there is no noise to fit"
+    HEAVY_TAILED = "the weights are heavy-tailed: single large ones make spikes of their own"
+    HETEROSCEDASTIC = "rows or columns differ in noise, which this estimator takes for signal"
     POOR_FIT = "the bulk does not follow the Marchenko–Pastur law"
     WIDE_SIGNAL = "the signal reaches into the window that the noise is fitted on"
     TOO_SMALL = f"fewer than {MIN_EIGENVALUES} singular values are too few to fit a law"
@@ -33,7 +44,39 @@ class Verdict(Enum):
     @property
     def trusted(self) -> bool:
         """Whether a rule may act on the edge."""
-        return self in (Verdict.FITS, Verdict.LOW_RANK)
+        return self in (Verdict.FITS, Verdict.NO_LAW, Verdict.LOW_RANK)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Where the largest eigenvalue of the noise lies.
+
+    Attributes:
+        top: upper end of its bulk, in eigenvalue units.
+        scale: unit of the Tracy–Widom fluctuation around it, in eigenvalue units; None where the
+            estimator supposes no law.
+    """
+
+    top: float
+    scale: float | None
+
+    @classmethod
+    def of(cls, law: MarchenkoPastur, p: int, kurtosis: float = 0.0) -> Noise:
+        """That of p eigenvalues under the Marchenko–Pastur law.
+
+        Entries with excess kurtosis κ move the edge by κ/√(np) of itself, which at these sizes is
+        part of the Tracy–Widom scale: each entry counts as its own variance in the quartic terms
+        of the moments. docs/theory.md derives it and compares with simulation.
+        """
+        n = p / law.gamma
+        top = law.lambda_plus * (1 + kurtosis / math.sqrt(n * p))
+        return cls(top, tracy_widom.scale(law, p))
+
+    def edge(self, beta: float) -> float:
+        """The threshold T₊ that noise exceeds with chance ``beta``."""
+        if self.scale is None:
+            return self.top
+        return self.top + tracy_widom.quantile(1 - beta) * self.scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +85,62 @@ class EdgeFit:
 
     Attributes:
         law: the Marchenko–Pastur law of the noise; ``law.sigma`` is its estimated deviation.
-        edge: threshold in eigenvalue units: the law's upper edge plus a Tracy–Widom margin.
+        edge: threshold in eigenvalue units: the noise's upper edge plus a Tracy–Widom margin.
         ks_distance: largest distance between fitted and empirical distribution function on the
             central window, in [0, 1].
         verdict: whether the fit can be relied on.
+        noise: where the largest eigenvalue of the noise lies.
+        sigma_error: standard error of sigma, or None where it is not known.
+        p_value: chance that pure noise of this size fits no better; None without a law.
+        one_variance: whether all entries are supposed to hold the same noise.
+        chosen: which estimator was selected and why; empty where the user named it.
     """
 
     law: MarchenkoPastur
     edge: float
     ks_distance: float
     verdict: Verdict
+    noise: Noise
+    sigma_error: float | None = None
+    p_value: float | None = None
+    one_variance: bool = True
+    chosen: str = ""
+
+    @property
+    def edge_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the edge from the standard error of sigma: edges go with sigma²."""
+        if self.sigma_error is None or not self.law.sigma:
+            return None
+        share = 2 * _NORMAL_95 * self.sigma_error / self.law.sigma
+        return self.edge * max(0.0, 1 - share), self.edge * (1 + share)
+
+    def signal(self, n: int, eigenvalues: FloatArray) -> Signal | None:
+        """The signal under each spike; None where its theory, of one variance, does not apply."""
+        return signal(self.law, n, eigenvalues) if self.one_variance else None
+
+    def p_values(self, eigenvalues: FloatArray) -> FloatArray | None:
+        """For each, the chance that the largest of pure noise is as large; None without a law.
+
+        Below about 1e-14 it is rounding, and comes as 0.
+        """
+        if self.noise.scale is None:
+            return None
+        if self.noise.scale == 0:
+            return np.zeros_like(eigenvalues)
+        places = (eigenvalues - self.noise.top) / self.noise.scale
+        return np.array([max(0.0, 1 - tracy_widom.cdf(float(x))) for x in places])
 
 
 class EdgeEstimator(Protocol):
-    """Spectrum in, fit out. Implementations are frozen dataclasses registered in ``EDGES``."""
+    """Weight and spectrum in, fit out. Implementations are frozen dataclasses in ``EDGES``."""
 
-    def fit(self, spectrum: Spectrum) -> EdgeFit:
-        """Fit the noise of one layer. Never raises on a valid spectrum: the verdict says."""
+    def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
+        """Fit the noise of one layer. Never raises on a valid layer: the verdict says.
+
+        Args:
+            spectrum: the spectrum of ``weight``.
+            weight: shape (out, in).
+        """
         ...
 
 
@@ -69,45 +151,6 @@ def central_window(p: int, alpha: float) -> slice:
     """The indices of p ascending eigenvalues that lie from alpha p to (1 − alpha) p."""
     first = min(math.floor(alpha * p), (p - 1) // 2)
     return slice(first, p - first)
-
-
-def judge(
-    spectrum: Spectrum, sigma: float, *, alpha: float, beta: float, max_distance: float
-) -> EdgeFit:
-    """The fit that follows from an estimate of sigma.
-
-    Args:
-        spectrum: the layer's spectrum.
-        sigma: estimated deviation of one noise entry.
-        alpha: share of the eigenvalues left out at each end of the window.
-        beta: chance that pure noise exceeds the edge.
-        max_distance: largest Kolmogorov–Smirnov distance of a fit that holds.
-    """
-    law = MarchenkoPastur(spectrum.gamma, sigma)
-    edge = tracy_widom.edge(law, spectrum.p, beta)
-    distance = ks_distance(spectrum, law, alpha)
-    if sigma == 0:
-        verdict = Verdict.LOW_RANK
-    elif spectrum.p < MIN_EIGENVALUES:
-        verdict = Verdict.TOO_SMALL
-    elif spectrum.count_above(edge) > alpha * spectrum.p:
-        verdict = Verdict.WIDE_SIGNAL
-    elif distance > max_distance:
-        verdict = Verdict.POOR_FIT
-    else:
-        verdict = Verdict.FITS
-    return EdgeFit(law, edge, distance, verdict)
-
-
-def ks_distance(spectrum: Spectrum, law: MarchenkoPastur, alpha: float) -> float:
-    """Sup |F_law − F_empirical| over the central window, both sides of each step."""
-    window = central_window(spectrum.p, alpha)
-    index = np.arange(spectrum.p)[window]
-    fitted = law.cdf(spectrum.eigenvalues[window])
-    if law.sigma == 0:  # one step at 0, where the window's empirical function has its own
-        return float(np.max(1 - fitted))
-    above, below = (index + 1) / spectrum.p - fitted, fitted - index / spectrum.p
-    return float(np.max(np.maximum(above, below)))
 
 
 def check_shares(alpha: float, beta: float, max_distance: float) -> None:

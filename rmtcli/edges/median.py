@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, check_shares, judge
+from rmtcli.edges.base import EDGES, EdgeFit, Weight, check_shares
+from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
+from rmtcli.law.fluctuations import quantile_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.spectrum import Spectrum
 
@@ -27,24 +29,22 @@ class Median:
     """
 
     beta: float = 0.1
-    max_distance: float = 0.1
+    max_distance: float = MAX_DISTANCE
 
     def __post_init__(self) -> None:
-        check_shares(_WINDOW, self.beta, self.max_distance)
+        check_shares(WINDOW, self.beta, self.max_distance)
 
-    def fit(self, spectrum: Spectrum) -> EdgeFit:
+    def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
         """sigma² = median(λ) / median of the law."""
+        sigma = math.sqrt(median_variance(spectrum))
         return judge(
             spectrum,
-            math.sqrt(median_variance(spectrum)),
-            alpha=_WINDOW,
+            weight,
+            sigma,
             beta=self.beta,
+            sigma_error=sigma * quantile_error(spectrum.gamma, spectrum.p, 0.5),
             max_distance=self.max_distance,
         )
-
-
-#: Share of the eigenvalues left out at each end when the fit is judged.
-_WINDOW = 0.2
 
 
 def median_variance(spectrum: Spectrum) -> float:

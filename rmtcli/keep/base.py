@@ -23,6 +23,8 @@ class Untouched(Enum):
     PLAN = "the plan leaves it as it is"
     NO_DATA = "no calibration input reached it"
     NAME_TAKEN = "the names its factors need are taken"
+    HEAVY_TAILED = Verdict.HEAVY_TAILED.value
+    HETEROSCEDASTIC = Verdict.HETEROSCEDASTIC.value
     POOR_FIT = Verdict.POOR_FIT.value
     WIDE_SIGNAL = Verdict.WIDE_SIGNAL.value
     TOO_SMALL = Verdict.TOO_SMALL.value

@@ -50,12 +50,12 @@ def quantile(u: float) -> float:
     return float(brentq(lambda s: cdf(s) - u, -_BOUND, _BOUND, xtol=1e-12))
 
 
-def edge(law: MarchenkoPastur, p: int, beta: float) -> float:
-    """The threshold T₊ that the largest of p noise eigenvalues exceeds with chance ``beta``.
+def scale(law: MarchenkoPastur, p: int) -> float:
+    """The unit in which the largest of p noise eigenvalues fluctuates around ``lambda_plus``.
 
     Johnstone (2001), as written by Ke, Ma and Lin (2023), algorithm 1:
-    sigma² [(1+√γ)² + t₁₋β n^(−2/3) γ^(−1/6) (1+√γ)^(4/3)], in eigenvalue units.
+    sigma² n^(−2/3) γ^(−1/6) (1+√γ)^(4/3), in eigenvalue units.
     """
     n = p / law.gamma
-    scale = n ** (-2 / 3) * law.gamma ** (-1 / 6) * (1 + math.sqrt(law.gamma)) ** (4 / 3)
-    return float(law.lambda_plus + law.mean * quantile(1 - beta) * scale)
+    unit = n ** (-2 / 3) * law.gamma ** (-1 / 6) * (1 + math.sqrt(law.gamma)) ** (4 / 3)
+    return float(law.mean * unit)

@@ -16,7 +16,7 @@ from rmtcli.report.base import Report
 def analyze(
     path: str | Path,
     *,
-    edge: str = "bema",
+    edge: str = "select",
     selection: Selection | None = None,
     track: Track = iter,
 ) -> Report:

@@ -28,7 +28,7 @@ def curve(
     path: str | Path,
     *,
     sizes: Sequence[str] = (),
-    edge: str = "bema",
+    edge: str = "select",
     rank_multiple: int = 1,
     selection: Selection | None = None,
     evaluation: Evaluation,

@@ -45,7 +45,7 @@ def prune(
     max_drop: float | None = None,
     rank_multiple: int = 1,
     plan: Plan | str | Path | None = None,
-    edge: str = "bema",
+    edge: str = "select",
     layout: str = "factored",
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,

@@ -17,6 +17,7 @@ from rmtcli.plan import LayerPlan, Layout
 from rmtcli.plan_file import Plan
 from rmtcli.report.curve import Point
 from rmtcli.report.measured import measured
+from rmtcli.spectrum import FloatArray
 from rmtcli.version import __version__
 
 #: Version of the JSON layout; it rises when a field changes its meaning or goes away.
@@ -47,7 +48,7 @@ class Report:
     """Everything a run found out and did.
 
     Attributes:
-        action: ``analyze``, ``prune``, ``densify`` or ``evaluate``.
+        action: ``analyze``, ``prune``, ``densify``, ``evaluate`` or ``simulate``.
         source: the input.
         output: the file written, or None.
         reference: the network that an evaluation compares with, or None.
@@ -167,10 +168,15 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "edge": fit.edge,
         "edge_singular_value": singular_value(fit.edge, layer),
         "largest_singular_value": singular_value(plan.largest, layer),
+        "sigma_error": fit.sigma_error,
+        "edge_interval": fit.edge_interval,
         "ks_distance": fit.ks_distance,
+        "fit_p_value": fit.p_value,
+        "estimator": fit.chosen or None,
         "verdict": fit.verdict.name.lower(),
         "verdict_text": fit.verdict.value,
         "spikes": plan.spikes,
+        "spike_table": _spikes(plan),
         "break_even_rank": layer.break_even_rank,
         "rank": plan.rank,
         "pruned": pruned,
@@ -179,6 +185,24 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "relative_error": plan.relative_error,
         "predicted_loss": plan.predicted_loss,
         "parameters": _change(layer.size, after),
+    }
+
+
+def _spikes(plan: LayerPlan) -> dict[str, list[float] | None]:
+    """What is known of each spike, largest first; null where the estimator has no theory of it."""
+    layer, fit, above = plan.layer, plan.fit, plan.above
+    p_values, signal = fit.p_values(above), fit.signal(max(layer.shape), above)
+    sides: tuple[FloatArray, FloatArray] | None = None
+    if signal is not None:
+        sides = signal.long_overlap, signal.short_overlap
+        if layer.shape[0] < layer.shape[1]:
+            sides = sides[::-1]
+    return {
+        "singular_value": [singular_value(value, layer) for value in above.tolist()],
+        "p_value": None if p_values is None else p_values.tolist(),
+        "strength": None if signal is None else signal.strength.tolist(),
+        "overlap_out": None if sides is None else sides[0].tolist(),
+        "overlap_in": None if sides is None else sides[1].tolist(),
     }
 
 

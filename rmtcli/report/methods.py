@@ -9,10 +9,15 @@ from rich.markup import escape
 
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES
+from rmtcli.noise import NOISES
 from rmtcli.registry import Option, Registry
 
 #: Command-line option -> its registry.
-REGISTRIES: dict[str, Registry[Any]] = {"--edge": EDGES, "--keep": KEEP_RULES}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "--edge": EDGES,
+    "--keep": KEEP_RULES,
+    "--noise": NOISES,
+}
 
 
 def describe_methods() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from rmtcli.calibration.base import Calibrated
@@ -14,7 +16,8 @@ from rmtcli.report.curve import Point
 #: Skipped tensors named for each reason.
 NAMES = 5
 #: Columns whose text is aligned to the right.
-NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "spikes", "rank", "break-even", "parameters"} | {
+NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "p", "spikes", "rank", "break-even"} | {
+    "parameters",
     "left",
     "accuracy",
     "change",
@@ -32,7 +35,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
         used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
-        columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "spikes", "break-even"]
+        columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "p", "spikes", "break-even"]
         return [*columns, "verdict"], [_fit_row(plan) for plan in report.layers]
     columns = ["layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters", "action"]
     return columns, [_prune_row(plan, report.layout) for plan in report.layers]
@@ -44,6 +47,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     if report.action == "analyze":
         verdicts = {plan.fit.verdict: plan.fit.verdict.value for plan in report.layers}
         lines += [(_word(verdict), text) for verdict, text in verdicts.items()]
+        lines += _estimators(report)
         lines.append(("parameters", f"{report.source.parameters:,}"))
         before, after = report.parameters
         if report.pruned:
@@ -58,6 +62,9 @@ def summary(report: Report) -> list[tuple[str, str]]:
     elif report.action == "prune":
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
+    elif report.action == "simulate":
+        source = report.source
+        lines.append(("wrote", f"{source.path}: {source.parameters:,} parameters, truth inside"))
     lines += _guarded(report)
     if report.output is not None:
         sizes = _change(report.source.bytes, report.output.bytes)
@@ -69,6 +76,12 @@ def summary(report: Report) -> list[tuple[str, str]]:
     if report.output is not None:
         lines.append(("wrote", report.output.path))
     return lines
+
+
+def _estimators(report: Report) -> list[tuple[str, str]]:
+    """Which estimators were selected, why, and for how many layers."""
+    chosen = Counter(plan.fit.chosen for plan in report.layers if plan.fit.chosen)
+    return [("edge", f"{text} ({_count(count, 'layer')})") for text, count in chosen.most_common()]
 
 
 def _guarded(report: Report) -> list[tuple[str, str]]:
@@ -121,6 +134,7 @@ def _fit_row(plan: LayerPlan) -> list[str]:
         f"{singular_value(plan.largest, layer):.4g}",
         f"{singular_value(fit.edge, layer):.4g}",
         f"{fit.ks_distance:.4f}",
+        "–" if fit.p_value is None else f"{fit.p_value:.2g}",
         str(plan.spikes),
         str(layer.break_even_rank),
         _word(fit.verdict) + (", output head" if layer.head else ""),

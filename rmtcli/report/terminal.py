@@ -13,7 +13,7 @@ from rmtcli.report.rows import NUMERIC, summary, table
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
 _PIPE_WIDTH = 1_000_000
 #: Columns that a narrow terminal does without, the first first. JSON and Markdown have them all.
-_EXPENDABLE = ("break-even", "s₁", "γ", "fit", "edge s₊", "shape", "spikes", "σ", "parameters")
+_EXPENDABLE = ("break-even", "s₁", "γ", "p", "fit", "edge s₊", "shape", "spikes", "σ", "parameters")
 
 
 def stdout() -> Console:

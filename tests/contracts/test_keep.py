@@ -26,7 +26,7 @@ def rule(request: pytest.FixtureRequest) -> KeepRule:
 
 def rank(rule: KeepRule, w: np.ndarray) -> int | Untouched:
     s = spectrum(w)
-    return rule.rank(s, EDGES.parse("bema").fit(s))
+    return rule.rank(s, EDGES.parse("bema").fit(s, w))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 5), (64, 200), (200, 64), (90, 90)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmtcli.edges import EDGES, EdgeFit, Verdict
+from rmtcli.edges.base import Noise
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.spectrum import Spectrum, spectrum
 from tests.conftest import noise, planted
 
-FIT = EdgeFit(MarchenkoPastur(0.5, 1.0), edge=4.5, ks_distance=0.01, verdict=Verdict.FITS)
+LAW = MarchenkoPastur(0.5, 1.0)
+FIT = EdgeFit(LAW, 4.5, ks_distance=0.01, verdict=Verdict.FITS, noise=Noise.of(LAW, 100))
 
 
 def fake(eigenvalues: list[float]) -> Spectrum:
@@ -50,7 +53,7 @@ def test_edge_drops_no_more_than_it_may(spikes: int, below: int, share: float) -
 def test_edge_acts_whatever_the_verdict_and_auto_obeys_it() -> None:
     s = fake([9.0, *[1.0] * 30])
     for verdict in Verdict:
-        fit = EdgeFit(FIT.law, FIT.edge, FIT.ks_distance, verdict)
+        fit = replace(FIT, verdict=verdict)
         assert rank("edge", s, fit) == 1
         expected = 1 if verdict.trusted else Untouched[verdict.name]
         assert rank("auto", s, fit) == expected
@@ -92,7 +95,7 @@ def test_hard_threshold_is_omega_times_the_median(shape: tuple[int, int]) -> Non
     omega = 0.56 * g**3 - 0.95 * g**2 + 1.82 * g + 1.43
     singular = np.linalg.svd(w, compute_uv=False)
     s = spectrum(w)
-    found = rank("hard-threshold", s, EDGES.parse("bema").fit(s))
+    found = rank("hard-threshold", s, EDGES.parse("bema").fit(s, w))
     assert found == 3
     assert np.sum(singular > (omega + 0.02) * np.median(singular)) <= found
     assert np.sum(singular > (omega - 0.02) * np.median(singular)) >= found

@@ -65,7 +65,7 @@ def test_a_terminal_of_any_width_shows_every_layer(report: Report, width: int) -
     text = stream.getvalue()
     assert all(len(line) <= width for line in text.splitlines())
     flat = "".join(text.split())
-    assert "1,061,130→57,226" in flat
+    assert "1,061,130→62,138" in flat
     assert flat.count("leftalone:outputhead") == 1 or width == 40
 
 

@@ -1,0 +1,192 @@
+"""Edge estimators beside their peers and the oracle: the tables of docs/benchmarks.md.
+
+    python -m benchmarks.edges [noise|spikes|unequal] [--seeds 100] [--methods NAME,NAME]
+
+``noise``: share of pure noise matrices with a spike, where beta = 0.1 is nominal.
+``spikes``: mean number of planted spikes found, and sigma over the true one.
+``unequal``: spikes found in noise that has none but is not white.
+WeightWatcher's fit takes part where it is installed. sign-flip decomposes twenty matrices for
+each. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from rmtcli.edges import EDGES
+from rmtcli.edges.base import Noise
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.noise import NOISES, planted
+from rmtcli.spectrum import Spectrum, spectrum
+
+#: (spikes found, estimated sigma).
+Found = tuple[int, float]
+Method = Callable[[Spectrum, np.ndarray], Found]
+
+NOISE = ((1.0, (64, 128, 256, 512, 1024)), (0.5, (64, 128, 256, 512, 1024)))
+NOISE += ((0.25, (64, 128, 256, 512)), (0.125, (64, 128, 256)))
+SHAPES = ((512, 512), (1000, 500), (2048, 512))
+PLANTED = ((0, 3.0), (5, 1.2), (20, 1.2), (5, 1.5), (20, 1.5), (5, 3.0), (20, 3.0), (100, 3.0))
+UNEQUAL = (
+    ((300, 784), "row-scaled:spread=0.25"),
+    ((300, 784), "row-scaled:spread=0.5"),
+    ((784, 300), "row-scaled:spread=0.25"),
+    ((784, 300), "row-scaled:spread=0.5"),
+    ((300, 784), "student:df=3"),
+    ((300, 784), "sparse:density=0.05"),
+    ((300, 784), "correlated:rho=0.5"),
+)
+
+
+def oracle(s: Spectrum, weight: np.ndarray) -> Found:
+    """Knows sigma."""
+    edge = Noise.of(MarchenkoPastur(s.gamma), s.p).edge(0.1)
+    return s.count_above(edge), 1.0
+
+
+def iqr(s: Spectrum, weight: np.ndarray) -> Found:
+    """LaserRMT's rule: sigma from the interquartile range of the singular values."""
+    values = np.sqrt(s.n * s.eigenvalues)
+    low, high = np.quantile(values, [0.25, 0.75])
+    sigma = (high - low) / 1.349
+    threshold = sigma * math.sqrt((1 + math.sqrt(s.gamma)) ** 2)
+    return int(np.count_nonzero(values > threshold)), sigma
+
+
+def weightwatcher() -> Method:
+    """WeightWatcher's ``mp_fit``; its sigma is that of the rescaled spectrum."""
+    import logging
+
+    from weightwatcher import WeightWatcher
+
+    watcher = WeightWatcher()
+    logging.disable(logging.WARNING)
+    nothing = {"plot": False, "savefig": False, "savedir": "", "color": "", "hist_alpha": 0}
+
+    def fit(s: Spectrum, weight: np.ndarray) -> Found:
+        values = s.n * s.eigenvalues
+        spikes, sigma, *_ = watcher.mp_fit(
+            values, s.n, s.p, 1, "", 0, 0, rescale=True, orig_evals=values, **nothing
+        )
+        return spikes, sigma * math.sqrt(float(s.eigenvalues.mean()))
+
+    return fit
+
+
+def ours(spelling: str) -> Method:
+    """A registered estimator."""
+    estimator = EDGES.parse(spelling)
+
+    def fit(s: Spectrum, weight: np.ndarray) -> Found:
+        found = estimator.fit(s, weight)
+        return s.count_above(found.edge), found.law.sigma
+
+    return fit
+
+
+def methods() -> dict[str, Method]:
+    """All that take part, the default first."""
+    names = ["select", *(name for name in EDGES.choices if name != "select")]
+    found = {name: ours(name) for name in names} | {"IQR rule": iqr, "known sigma": oracle}
+    if find_spec("weightwatcher"):
+        found["WeightWatcher"] = weightwatcher()
+    return found
+
+
+def cell(
+    shape: tuple[int, int], noise: str, seeds: int, each: Mapping[str, Method], **signal: Any
+) -> dict[str, np.ndarray]:
+    """Shape (seeds, 2) for each method."""
+    kind = NOISES.parse(noise)
+    found: dict[str, list[Found]] = {name: [] for name in each}
+    for seed in range(seeds):
+        weight = planted(np.random.default_rng([seed, *shape]), shape, kind, **signal)
+        s = spectrum(weight)
+        for name, method in each.items():
+            found[name].append(method(s, weight))
+    return {name: np.array(values, dtype=float) for name, values in found.items()}
+
+
+def noise_table(seeds: int, each: Mapping[str, Method]) -> None:
+    """Share of noise matrices in which a spike is found."""
+    header("noise", each)
+    for noise in ("gaussian", "uniform"):
+        for gamma, sizes in NOISE:
+            for p in sizes:
+                found = cell((round(p / gamma), p), noise, seeds, each)
+                row(
+                    f"{noise}, {round(p / gamma)}×{p}",
+                    [f"{np.mean(found[name][:, 0] > 0):.2f}" for name in each],
+                )
+
+
+def spikes_table(seeds: int, each: Mapping[str, Method]) -> None:
+    """Mean number found, and sigma in brackets."""
+    header("planted", each)
+    for shape in SHAPES:
+        for rank, times in PLANTED:
+            found = cell(shape, "gaussian", seeds, each, rank=rank, times=times)
+            means = {name: values.mean(axis=0) for name, values in found.items()}
+            row(
+                f"{shape[0]}×{shape[1]}, {rank} at {times:g}×",
+                [f"{means[name][0]:.2f} ({means[name][1]:.3f})" for name in each],
+            )
+
+
+def unequal_table(seeds: int, each: Mapping[str, Method]) -> None:
+    """Mean number of spikes where there is none, and what the default's verdicts are."""
+    header("noise", each, "verdict of select")
+    for shape, noise in UNEQUAL:
+        found = cell(shape, noise, seeds, each)
+        verdicts: dict[str, int] = {}
+        for seed in range(seeds):
+            rng = np.random.default_rng([seed, *shape])
+            weight = planted(rng, shape, NOISES.parse(noise))
+            verdict = EDGES.parse("select").fit(spectrum(weight), weight).verdict
+            word = verdict.name.lower().replace("_", " ")
+            verdicts[word] = verdicts.get(word, 0) + 1
+        cells = [f"{found[name][:, 0].mean():.2f}" for name in each]
+        row(
+            f"{noise}, {shape[0]}×{shape[1]}",
+            [*cells, ", ".join(f"{word} {count}" for word, count in verdicts.items())],
+        )
+
+
+def header(first: str, each: Mapping[str, Method], *more: str) -> None:
+    """Column names."""
+    names = [first, *each, *more]
+    print(f"| {' | '.join(names)} |")
+    print(f"| {' | '.join(['---'] * len(names))} |")
+
+
+def row(label: str, cells: list[str]) -> None:
+    """One line, as soon as it is known."""
+    print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+
+TABLES = {"noise": noise_table, "spikes": spikes_table, "unequal": unequal_table}
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", nargs="?", choices=TABLES)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--methods", help="columns, separated by commas; all by default")
+    arguments = parser.parse_args()
+    each = methods()
+    if arguments.methods:
+        each = {name: each[name] for name in arguments.methods.split(",")}
+    for name in [arguments.table] if arguments.table else TABLES:
+        TABLES[name](arguments.seeds, each)
+        print()
+
+
+if __name__ == "__main__":
+    main()

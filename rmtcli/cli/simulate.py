@@ -1,0 +1,71 @@
+"""``rmtcli simulate``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import emit
+
+
+def command(
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Checkpoint to write: .safetensors.", show_default=False
+        ),
+    ],
+    shape: Annotated[str, typer.Option(metavar="OUTxIN", help="Shape of every layer.")] = "512x512",
+    layers: Annotated[int, typer.Option(metavar="N", min=1, help="How many layers.")] = 1,
+    noise: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE,…]", help="Kind of noise; 'rmtcli methods' lists them."
+        ),
+    ] = "gaussian",
+    sigma: Annotated[
+        float, typer.Option(metavar="X", help="Standard deviation of one entry of the noise.")
+    ] = 1.0,
+    rank: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Directions planted in each layer.")
+    ] = 0,
+    times: Annotated[
+        float, typer.Option(metavar="X", help="Their strength over the detection limit.")
+    ] = 2.0,
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="float64, float32, float16 or bfloat16.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same file.")] = 0,
+    json: options.Json = False,
+    force: options.Force = False,
+) -> None:
+    """Write a checkpoint whose noise and ranks are known.
+
+    The truth stands in the file's metadata, under 'truth', so that any tool can be tested on it.
+    """
+    from rmtcli import simulate
+    from rmtcli.errors import UsageError
+
+    sides = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", shape)
+    if sides is None:
+        raise UsageError(f"--shape {shape}: write it as OUTxIN, such as 1000x784")
+    done = simulate(
+        output,
+        (int(sides[1]), int(sides[2])),
+        layers=layers,
+        noise=noise,
+        sigma=sigma,
+        rank=rank,
+        times=times,
+        dtype=dtype,
+        seed=seed,
+        force=force,
+    )
+    emit(done, as_json=json, report_file=None)
+
+
+command.__name__ = "simulate"

@@ -1,0 +1,73 @@
+"""ScreeNOT: the threshold of least error in noise of any spectrum (Donoho et al., 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
+from rmtcli.edges.judge import low_rank, unjudged
+from rmtcli.edges.median import median_variance
+from rmtcli.spectrum import Spectrum
+
+
+@EDGES.register("screenot")
+@dataclass(frozen=True, slots=True)
+class ScreeNot:
+    """Take the bulk as it is for the noise, correlated or not, and minimise the matrix error.
+
+    The top of the spectrum, where signal may be, is replaced by the shape that any noise has at
+    its edge. The threshold is that of least squared error (Donoho, Gavish and Romanov, 2023,
+    section 3), which lies above the edge of detection: weak spikes are not worth their noise.
+
+    Attributes:
+        bound: the signal has at most this share of the p directions.
+    """
+
+    bound: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bound < 0.5:
+            raise ValueError(f"bound must be in [0, 0.5), not {self.bound}")
+
+    def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
+        """Where y d/dy log(φ(y) φ̃(y)) = −4 for the transforms φ of the noise."""
+        if (fit := low_rank(spectrum)) is not None:
+            return fit
+        k = min(math.floor(self.bound * spectrum.p), (spectrum.p - 1) // 2)
+        size = float(spectrum.eigenvalues[-1])
+        noise = _imputed(np.sqrt(spectrum.eigenvalues / size), k)
+        threshold = _optimal(noise, spectrum.gamma)
+        variance = median_variance(spectrum)
+        return unjudged(spectrum, weight, math.sqrt(variance), threshold**2 * size)
+
+
+def _imputed(values: FloatArray, k: int) -> FloatArray:
+    """The k largest replaced by those of a square-root edge through values k and 2k + 1 from it."""
+    if k == 0:
+        return values
+    noise = values.copy()
+    gap = values[-k - 1] - values[-2 * k - 1]
+    place = np.arange(k) / k  # 0 is the largest
+    noise[::-1][:k] = values[-k - 1] + gap * (1 - place ** (2 / 3)) / (2 ** (2 / 3) - 1)
+    return noise
+
+
+def _optimal(noise: FloatArray, gamma: float) -> float:
+    """The threshold for noise singular values ``noise``, in their unit."""
+    top = float(noise[-1])
+
+    def excess(y: float) -> float:
+        gap = y**2 - noise**2
+        phi, slope = float(np.mean(y / gap)), -float(np.mean((y**2 + noise**2) / gap**2))
+        other = gamma * phi + (1 - gamma) / y
+        other_slope = gamma * slope - (1 - gamma) / y**2
+        return y * (slope / phi + other_slope / other) + 4
+
+    low, high = top * (1 + 1e-9), 2 * top
+    while excess(high) < 0:
+        high *= 2
+    return float(brentq(excess, low, high))

@@ -1,0 +1,103 @@
+"""Which rows, columns and single entries carry more noise than others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+from rmtcli.edges.base import FloatArray, Weight
+from rmtcli.spectrum import Spectrum, tall
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variances:
+    """Noise variances aᵢ bⱼ of the entries, as estimated from one matrix.
+
+    Attributes:
+        rows: shape (n,): factors of the long side, with mean 1.
+        columns: shape (p,): factors of the short side, with mean 1.
+        spread: the larger of the two deviations of log variance, less what estimation adds.
+    """
+
+    rows: FloatArray
+    columns: FloatArray
+    spread: float
+
+
+def dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
+    """Row and column variances from the resolvent (Landa and Kluger, 2025, algorithm 1).
+
+    With η the median singular value, g = η diag((WWᵀ + η²)⁻¹) solves the Dyson equation of the
+    noise, whatever low-rank signal is added to it, and 1/g − η is proportional to the variances.
+    Estimates scatter by √(2/p) and √(2/n) in the logarithm, which is taken off.
+    """
+    w = tall(weight).astype(np.float64)
+    n, p = w.shape
+    if float(np.median(spectrum.eigenvalues)) == 0:  # no noise, no variances
+        return Variances(np.ones(n), np.ones(p), 0.0)
+    # In units in which the median singular value is 1.
+    w /= math.sqrt(n * float(np.median(spectrum.eigenvalues)))
+    resolvent = np.linalg.inv(w.T @ w + np.eye(p))
+    long = 1 - np.einsum("ij,ij->i", w @ resolvent, w)
+    rows, long_spread = _shrunk(1 / long - 1, math.sqrt(2 / p))
+    columns, short_spread = _shrunk(1 / np.diag(resolvent) - 1, math.sqrt(2 / n))
+    return Variances(rows, columns, max(long_spread, short_spread))
+
+
+def excess_kurtosis(weight: Weight) -> float:
+    """Fourth cumulant of the entries: 0 for Gaussian noise, −1.2 for uniform."""
+    largest = float(np.abs(weight).max())
+    return _kurtosis(weight.astype(np.float64) / largest)
+
+
+def heavy_tailed(weight: Weight, spectrum: Spectrum, spikes: int) -> bool:
+    """Whether single entries stand out, though not by the signal or their row's or column's noise.
+
+    Only where the weight itself has large tails are the spikes taken away and the variances
+    divided out.
+    """
+    if excess_kurtosis(weight) <= HEAVY:
+        return False
+    w = tall(weight).astype(np.float64)
+    w /= float(np.abs(w).max())
+    variances = dyson_variances(weight, spectrum)
+    p = w.shape[1]
+    if 0 < spikes < p:
+        _, basis = eigh(w.T @ w, subset_by_index=[p - spikes, p - 1])
+        w -= (w @ basis) @ basis.T
+    w /= np.sqrt(variances.rows)[:, None]
+    w /= np.sqrt(variances.columns)
+    return _kurtosis(w) > HEAVY
+
+
+#: Excess kurtosis from which entries count as heavy-tailed: that of Student's t with 5 degrees of
+#: freedom, the last with which single entries make no spikes of their own.
+HEAVY = 6.0
+#: Spread of log variance from which rows or columns count as differing in noise.
+UNEQUAL = 0.3
+
+
+def _kurtosis(entries: FloatArray) -> float:
+    squares = entries**2
+    mean = float(squares.mean())
+    return float((squares**2).mean()) / mean**2 - 3 if mean else 0.0
+
+
+def _shrunk(variances: FloatArray, noise: float) -> tuple[FloatArray, float]:
+    """Variances with mean 1 and the spread of their logarithm, both without estimation noise."""
+    largest = float(variances.max())
+    if largest <= 0:
+        return np.ones_like(variances), 0.0
+    logs = np.log(np.maximum(variances, _SMALLEST * largest))
+    seen = float(logs.std())
+    spread = math.sqrt(max(0.0, seen**2 - noise**2))
+    logs = (logs - logs.mean()) * (spread / seen if seen else 0.0)
+    shrunk = np.exp(logs)
+    return np.asarray(shrunk / shrunk.mean()), spread
+
+
+#: A variance is estimated as at least this share of the largest one.
+_SMALLEST = 1e-6

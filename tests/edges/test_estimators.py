@@ -1,0 +1,167 @@
+"""What is one estimator's own; tests/contracts has what all must hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmtcli.edges import EDGES, EdgeFit, Verdict
+from rmtcli.edges.kritchman_nadler import noise_variance
+from rmtcli.errors import UsageError
+from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.noise import NOISES
+from rmtcli.noise import planted as drawn
+from rmtcli.spectrum import Spectrum, spectrum
+from tests.conftest import noise, planted
+
+
+def fitted(name: str, w: np.ndarray) -> tuple[int, EdgeFit]:
+    s = spectrum(w)
+    fit = EDGES.parse(name).fit(s, w)
+    return s.count_above(fit.edge), fit
+
+
+def kinds(kind: str, shape: tuple[int, int], seeds: int) -> list[np.ndarray]:
+    return [drawn(np.random.default_rng(i), shape, NOISES.parse(kind)) for i in range(seeds)]
+
+
+@pytest.mark.parametrize("spread", [0.25, 0.5])
+@pytest.mark.parametrize("shape", [(300, 784), (784, 300)])
+def test_unequal_rows_are_told_and_allowed_for(spread: float, shape: tuple[int, int]) -> None:
+    for w in kinds(f"row-scaled:spread={spread}", shape, 4):
+        spikes, fit = fitted("bema", w)
+        assert spikes > 5
+        assert fit.verdict is Verdict.HETEROSCEDASTIC
+        spikes, fit = fitted("select", w)
+        assert spikes <= 2
+        assert fit.verdict is Verdict.FITS
+        assert fit.chosen.startswith("dyson")
+        assert fit.law.sigma == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["student:df=3", "sparse:density=0.05"])
+@pytest.mark.parametrize("name", ["select", "bema", "kritchman-nadler", "dyson", "sign-flip"])
+def test_heavy_tails_are_told(kind: str, name: str) -> None:
+    for w in kinds(kind, (300, 500), 3):
+        _, fit = fitted(name, w)
+        assert fit.verdict is Verdict.HEAVY_TAILED
+        assert KEEP_RULES.parse("auto").rank(spectrum(w), fit) is Untouched.HEAVY_TAILED
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (400, 150)])
+def test_an_orthogonal_layer_is_left_alone(shape: tuple[int, int]) -> None:
+    q = np.linalg.qr(noise(shape))[0]
+    _, fit = fitted("select", q)
+    assert fit.verdict is Verdict.POOR_FIT
+    assert KEEP_RULES.parse("auto").rank(spectrum(q), fit) is Untouched.POOR_FIT
+
+
+def test_correlated_noise_is_told() -> None:
+    for w in kinds("correlated:rho=0.5", (300, 500), 3):
+        assert fitted("select", w)[1].verdict is Verdict.POOR_FIT
+        assert fitted("screenot", w)[0] <= 2
+
+
+@pytest.mark.parametrize("rank", [20, 100])
+def test_refits_free_sigma_of_the_spikes(rank: int) -> None:
+    w = planted((500, 400), rank, times=3)
+    assert fitted("bema", w)[1].law.sigma > 1.01
+    spikes, fit = fitted("bema:refits=20", w)
+    assert spikes == rank
+    assert fit.law.sigma == pytest.approx(1, rel=0.01 if rank == 20 else 0.03)
+    assert fit.verdict is Verdict.FITS
+    # A standard error that holds: within three, and the bias of removing so many spikes.
+    assert abs(fit.law.sigma - 1) < 3 * fit.sigma_error + 0.01  # type: ignore[operator]
+    low, high = fit.edge_interval  # type: ignore[misc]
+    assert low < fit.edge < high
+
+
+def test_small_layers_go_to_kritchman_and_nadler() -> None:
+    spikes, fit = fitted("select", planted((30, 200), 2, times=4))
+    assert spikes == 2
+    assert fit.chosen.startswith("kritchman-nadler")
+    assert fit.verdict is Verdict.FITS
+
+
+def test_light_tails_lower_the_edge_of_select_alone() -> None:
+    w = np.random.default_rng(0).uniform(-1, 1, (128, 100))
+    refits = fitted("bema:refits=20", w)[1]
+    selected = fitted("select", w)[1]
+    assert selected.noise.top / refits.noise.top == pytest.approx(1 - 1.2 / 113.1, rel=1e-3)
+
+
+def test_p_values_fall_from_spike_to_spike() -> None:
+    w = planted((300, 200), 3, times=2)
+    s = spectrum(w)
+    fit = EDGES.parse("select").fit(s, w)
+    top = s.eigenvalues[-6:]
+    p_values = fit.p_values(top)
+    assert p_values is not None
+    assert (np.diff(p_values) <= 0).all()
+    # Above the edge, and only there, they are below beta.
+    assert ((p_values < 0.1) == (top > fit.edge)).all()
+    assert EDGES.parse("screenot").fit(s, w).p_values(top) is None
+
+
+def test_kritchman_nadler_solves_the_papers_equations() -> None:
+    s = spectrum(planted((200, 80), 3, times=3, sigma=0.5))
+    values, k = s.eigenvalues[::-1], 3
+    variance = noise_variance(values, s.n, k)
+    own = []
+    for value in values[:k]:
+        roots = np.roots([1, -(value + variance - variance * (s.p - k) / s.n), value * variance])
+        own.append(roots.real.max())
+    total = values[k:].sum() + sum(values[i] - own[i] for i in range(k))
+    assert variance == pytest.approx(total / (s.p - k), rel=1e-9)
+    assert variance == pytest.approx(0.25, rel=0.03)
+
+
+def test_mp_pca_is_the_loop_of_the_paper() -> None:
+    for seed in range(5):
+        w = planted((300, 100), 4, times=2, seed=seed)
+        s = spectrum(w)
+        count = s.p
+        while s.eigenvalues[count - 1] - s.eigenvalues[0] > (
+            4 * np.sqrt(count / s.n) * s.eigenvalues[:count].mean()
+        ):
+            count -= 1
+        assert fitted("mp-pca", w)[0] == s.p - count
+
+
+def test_screenot_is_the_hard_threshold_in_white_noise() -> None:
+    """Donoho, Gavish and Romanov (2023): 4/√3 for a square matrix, as Gavish and Donoho (2014)."""
+    _, fit = fitted("screenot", noise((600, 600)))
+    assert np.sqrt(fit.edge) == pytest.approx(4 / np.sqrt(3), rel=0.02)
+
+
+def test_sign_flip_takes_its_edge_from_flipped_noise() -> None:
+    w = planted((200, 100), 3, times=4)
+    spikes, fit = fitted("sign-flip", w)
+    assert spikes == 3
+    # The edge is that of noise alone, though the signal was flipped with it at first.
+    assert fit.edge == pytest.approx(fitted("select", w)[1].edge, rel=0.05)
+    assert fit.law.sigma == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "sign-flip:trials=5",
+        "sign-flip:beta=1",
+        "screenot:bound=0.5",
+        "bema:refits=-1",
+        "select:beta=0",
+        "dyson:max_distance=0",
+    ],
+)
+def test_options_out_of_range_are_refused(choice: str) -> None:
+    option = choice.partition(":")[2].partition("=")[0]
+    with pytest.raises(UsageError, match=f"{option} must be"):
+        EDGES.parse(choice)
+
+
+def test_a_spectrum_alone_suffices_where_no_entries_are_asked() -> None:
+    s = Spectrum(np.linspace(0.5, 1.5, 50), 100, 50)
+    sigma, removed = EDGES.parse("bema:refits=3").sigma(s)  # type: ignore[attr-defined]
+    assert sigma > 0
+    assert removed == 0

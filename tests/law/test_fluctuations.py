@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmtcli.edges.bema import Bema
+from rmtcli.edges.judge import ks_distance
+from rmtcli.edges.median import median_variance
+from rmtcli.law.fluctuations import fit_p_value, quantile_error, window_error
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.spectrum import spectrum
+
+DRAWS = 300
+
+
+@pytest.mark.parametrize(("n", "p"), [(100, 100), (400, 100)])
+def test_standard_errors_and_p_values_are_those_of_simulated_noise(n: int, p: int) -> None:
+    rng = np.random.default_rng(0)
+    windows, medians, p_values = [], [], []
+    for _ in range(DRAWS):
+        s = spectrum(rng.standard_normal((n, p)))
+        sigma, _ = Bema().sigma(s)
+        windows.append(sigma)
+        medians.append(median_variance(s) ** 0.5)
+        p_values.append(fit_p_value(ks_distance(s, MarchenkoPastur(p / n, sigma), 0.2), p))
+    # A deviation from 300 draws has a relative error of 4 %: three of them, and 3 % for the size.
+    assert np.std(windows) == pytest.approx(window_error(p / n, p, 0.2), rel=0.15)
+    assert np.std(medians) == pytest.approx(quantile_error(p / n, p, 0.5), rel=0.2)
+    for level in (0.1, 0.5, 0.9):
+        share = np.mean(np.array(p_values) < level)
+        # Three binomial deviations, and 0.05 for the fitted formula.
+        assert abs(share - level) < 3 * np.sqrt(level * (1 - level) / DRAWS) + 0.05
+
+
+def test_the_whole_spectrum_has_the_error_of_its_sum_of_squares() -> None:
+    """Σ λ² has variance ½ Σ k cₖ²; with all of h = ½ x² that is a polynomial of degree two."""
+    g, p = 0.5, 200
+    first, second = 2 * (1 + g) * np.sqrt(g), g  # Chebyshev coefficients of ½ (1 + g + 2√g cos)²
+    variance = (first**2 + 2 * second**2) / 2
+    expected = np.sqrt(variance) / (p * (1 + g)) / 2  # the mean of x² is 1 + g
+    assert window_error(g, p, 0.0) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_perfect_fit_is_no_evidence() -> None:
+    assert fit_p_value(0.0, 100) == 1.0
+    assert fit_p_value(0.5, 100) < 1e-12

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmtcli.law import tracy_widom
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.law.separable import Separable
+
+
+@pytest.mark.parametrize(("n", "p"), [(512, 512), (784, 300), (1000, 20), (64, 1)])
+def test_equal_variances_give_marchenko_pastur_and_johnstone(n: int, p: int) -> None:
+    top, scale = Separable(np.full(n, 4.0), np.full(p, 0.25)).edge()
+    law = MarchenkoPastur(p / n)
+    assert top == pytest.approx(law.lambda_plus, rel=1e-9)
+    assert scale == pytest.approx(tracy_widom.scale(law, p), rel=1e-4)  # finite differences
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_largest_noise_eigenvalue_lies_at_the_edge(side: int) -> None:
+    rng = np.random.default_rng(side)
+    n, p = 300, 150
+    places = []
+    for _ in range(60):
+        rows, columns = np.ones(n), np.ones(p)
+        scaled = (rows, columns)[side]
+        scaled[:] = np.exp(0.5 * rng.standard_normal(len(scaled)))
+        w = np.sqrt(rows)[:, None] * rng.standard_normal((n, p)) * np.sqrt(columns)
+        top, scale = Separable(rows, columns).edge()
+        places.append((np.linalg.norm(w, 2) ** 2 / n - top) / scale)
+    # Tracy–Widom has mean −1.21 and deviation 1.27; 60 draws and the finite size leave 0.8.
+    assert abs(np.mean(places) + 1.21) < 0.8
+    assert 0.7 < np.std(places) < 1.9
+
+
+def test_units_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = rng.uniform(0.5, 2, 90), rng.uniform(0.5, 2, 60)
+    top, scale = Separable(rows, columns).edge()
+    top2, scale2 = Separable(1e-12 * rows, 1e-8 * columns).edge()
+    assert top2 == pytest.approx(1e-20 * top, rel=1e-9)
+    assert scale2 == pytest.approx(1e-20 * scale, rel=1e-6)
