@@ -72,5 +72,29 @@ class Separable:
         return unit * z, unit * (len(b) * density) ** (-2 / 3)
 
 
+def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, float]:
+    """The edge where variances differ along one side only: (upper edge, Tracy–Widom scale).
+
+    Then z(x) = (Σ vᵢ/(1 + x vᵢ) − m/x)/n for both sides (Silverstein and Choi, 1995), convex in
+    between its poles, with the edge as least value and the scale (n √(2/z″))^(−2/3) (El Karoui,
+    2007).
+
+    Args:
+        variances: shape (p,) or (n,), positive: those along the side on which they differ.
+        others: length m of the other side.
+        n: length of the long side.
+    """
+    v = variances / variances.max()
+
+    def slope(x: float) -> float:
+        return float(others / x**2 - np.sum((v / (1 + x * v)) ** 2))
+
+    x = brentq(slope, -1 + _POLE, -_POLE, xtol=1e-15, rtol=1e-13)
+    edge = (float(np.sum(v / (1 + x * v))) - others / x) / n
+    curvature = 2 * (float(np.sum((v / (1 + x * v)) ** 3)) - others / x**3) / n
+    unit = float(variances.max())
+    return unit * edge, unit * float((n * (2 / curvature) ** 0.5) ** (-2 / 3))
+
+
 #: How near to a pole of the law its parameter may come.
 _POLE = 1e-9

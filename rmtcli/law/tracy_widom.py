@@ -19,6 +19,8 @@ from rmtcli.law.marchenko_pastur import MarchenkoPastur
 #: The kernel is below 1e-20 beyond this point, and the law has less mass than that below -BOUND.
 _BOUND = 16.0
 _NODES = 80
+#: Mean and variance of the law (Bornemann, 2010, table 10).
+MEAN, VARIANCE = -1.2065335745820, 1.6077810345810
 
 
 def cdf(s: float) -> float:

@@ -76,6 +76,28 @@ def test_refits_free_sigma_of_the_spikes(rank: int) -> None:
     assert low < fit.edge < high
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("gamma_shape", [1.0, 10.0])
+def test_bema_gamma_knows_how_widely_variances_spread(side: int, gamma_shape: float) -> None:
+    n, p, spikes = 500, 250, 3
+    found, sigmas = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        variances = rng.gamma(gamma_shape, 1 / gamma_shape, (n, p)[side])
+        scales = np.sqrt(variances if side else variances[:, None])
+        left, right = (np.linalg.qr(rng.standard_normal((m, spikes)))[0] for m in (n, p))
+        w = scales * rng.standard_normal((n, p)) + left * (8 * np.sqrt(n)) @ right.T
+        count, fit = fitted("bema-gamma", w)
+        assert fit.verdict is Verdict.FITS
+        found.append(count)
+        sigmas.append(fit.law.sigma)
+        assert abs(fit.law.sigma - 1) < 4 * fit.sigma_error  # type: ignore[operator]
+    # All that was planted; a false one on top comes with chance 0.1 (P[X > 4 of 8] = 0.04 %).
+    assert min(found) >= spikes
+    assert sum(count > spikes for count in found) <= 4
+    assert np.mean(sigmas) == pytest.approx(1, rel=0.05)
+
+
 def test_small_layers_go_to_kritchman_and_nadler() -> None:
     spikes, fit = fitted("select", planted((30, 200), 2, times=4))
     assert spikes == 2

@@ -5,7 +5,7 @@ import pytest
 
 from rmtcli.law import tracy_widom
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.law.separable import Separable
+from rmtcli.law.separable import Separable, one_sided_edge
 
 
 @pytest.mark.parametrize(("n", "p"), [(512, 512), (784, 300), (1000, 20), (64, 1)])
@@ -40,3 +40,15 @@ def test_units_do_not_matter() -> None:
     top2, scale2 = Separable(1e-12 * rows, 1e-8 * columns).edge()
     assert top2 == pytest.approx(1e-20 * top, rel=1e-9)
     assert scale2 == pytest.approx(1e-20 * scale, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "p"), [(300, 150), (200, 200), (784, 30)])
+@pytest.mark.parametrize("is_long", [True, False])
+def test_one_side_is_the_separable_law_in_closed_form(n: int, p: int, is_long: bool) -> None:
+    sides = [np.ones(n), np.ones(p)]
+    unequal = np.random.default_rng(n).gamma(2.0, 3.0, n if is_long else p)
+    sides[0 if is_long else 1] = unequal
+    top, scale = Separable(*sides).edge()
+    top1, scale1 = one_sided_edge(unequal, p if is_long else n, n)
+    assert top1 == pytest.approx(top, rel=1e-8)
+    assert scale1 == pytest.approx(scale, rel=1e-4)  # finite differences there
