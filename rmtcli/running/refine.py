@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.evaluation.confidence import kullback_leibler
 from rmtcli.evaluation.network import build
+from rmtcli.evaluation.tasks import Rows
 from rmtcli.factorize import Factors
 from rmtcli.lowrank import SplitLinear
 from rmtcli.plan import Data, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, modules_of
-from rmtcli.running.heal import heal
+from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
+from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
 from rmtcli.spectrum import FloatArray
 
@@ -71,7 +71,7 @@ def refine(
         evaluation: how to build the networks.
         settings: what to do, and on which inputs.
     """
-    source = CalibrationInputs.read(settings)
+    source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
     dense, pruned = build(evaluation, checkpoint), build(evaluation, factored)
     modules = modules_of(dense, checkpoint, [plan.layer for plan in plans])
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
@@ -79,7 +79,7 @@ def refine(
     notes = []
     if settings.sequential:
         steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
-        if not pair.helps(lambda: pair.fit(steps, settings.batch)):
+        if not pair.helps(lambda: pair.fit(steps, min(settings.batch, source.task.batch))):
             notes.append(NOT_SEQUENTIAL)
     unhealed = pair.factors
     if settings.heal and not pair.helps(lambda: pair.learn(settings.heal)):
@@ -133,8 +133,16 @@ class _Pair:
         def put(name: str, factors: Factors) -> None:
             self.held[name].put(factors)
 
-        run = self.source.run
-        refit(self.dense, self.pruned, steps, self.inputs, run, put, batch=batch)
+        refit(
+            self.dense,
+            self.pruned,
+            steps,
+            self.inputs,
+            self.source.run,
+            put,
+            batch=batch,
+            mask=lambda: mask_of(self.dense),
+        )
 
     def learn(self, passes: int) -> None:
         """Heal all layers at once."""
@@ -144,16 +152,22 @@ class _Pair:
         for item in self.held.values():
             item.put(item.factors)
         trained = [pair for item in self.held.values() for pair in item.trained]
-        heal(self.dense, self.pruned, trained, self.inputs, self.source.run, passes=passes)
+        heal(
+            self.dense,
+            self.pruned,
+            trained,
+            self.inputs,
+            self.source.run,
+            passes=passes,
+            vectors=self.source.task.rows is Rows.VECTORS,
+            batch=min(BATCH, 2 * self.source.task.batch),
+        )
         for item in self.held.values():
             item.take()
 
     def _distance(self) -> float:
-        """Divergence of the compressed network from the dense one on the inputs held back."""
-        outputs = (
-            self.source.outputs(network, self.fresh) for network in (self.dense, self.pruned)
-        )
-        return kullback_leibler(*outputs)
+        """How far the compressed network is from the dense one on the inputs held back."""
+        return self.source.distance(self.dense, self.pruned, self.fresh)
 
 
 def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:
