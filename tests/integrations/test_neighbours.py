@@ -19,6 +19,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's
 @pytest.mark.parametrize("targets", ["all-linear", ["query.0", "query.1"]])
 def test_lora_adapts_the_factors(targets: str | list[str], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
@@ -61,8 +62,11 @@ def test_offloaded_to_disk(name: str, tmp_path: Path) -> None:
     factored, product = write(case, tmp_path)
     part = "encoder.layer" if name == "bert" else "model.layers"
     wanted = logits(load(product, case), case)
-    top = {"bert": ["embeddings", "pooler"], "mixtral": ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]}
-    places = dict.fromkeys(top[name], "cpu") | {f"{part}.0": "cpu", f"{part}.1": "disk"}
+    others = {
+        "bert": ["embeddings", "pooler"],
+        "mixtral": ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"],
+    }
+    places = dict.fromkeys(others[name], "cpu") | {f"{part}.0": "cpu", f"{part}.1": "disk"}
     model = load(factored, case, device_map=places, offload_folder=tmp_path / "offload")
     close(logits(model, case), wanted)
     with pytest.raises(ValueError, match="offloaded weights cannot be multiplied"):
@@ -88,7 +92,7 @@ def test_the_trainer_takes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter deprecates itself, and traces shapes
-@pytest.mark.parametrize("name", ["bert-head", "gpt2", "t5", "vit"])
+@pytest.mark.parametrize("name", ["bert-head", "t5", "vit"])
 def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     case = CASES[name]
@@ -106,7 +110,7 @@ def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
             return self.model(**dict(zip(inputs, values, strict=True))).logits
 
     file = tmp_path / "model.onnx"
-    torch.onnx.export(Logits(), tuple(inputs.values()), file, input_names=list(inputs), dynamo=False)
+    torch.onnx.export(Logits().eval(), tuple(inputs.values()), file, input_names=list(inputs), dynamo=False)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
     close(torch.from_numpy(found), logits(model, case))
