@@ -30,6 +30,8 @@ try:
 except ImportError:  # transformers 4 neither renames weights nor joins experts
     get_model_conversion_mapping = None
 
+#: A module of the model; what attributes it has, no type says.
+Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
 VERSION = 1
 METHOD = "rmtcli"
@@ -43,7 +45,7 @@ class FactoredLinear(nn.Sequential):
         rank: width between the two maps.
     """
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
+    def __init__(self, layer: Module, rank: int) -> None:
         weight, bias = layer.weight, layer.bias
         transposed = isinstance(layer, Conv1D)
         outputs, inputs = reversed(weight.shape) if transposed else weight.shape
@@ -61,26 +63,28 @@ class FactoredLinear(nn.Sequential):
 
         Code that reads a weight instead of calling the layer works, but gets no faster.
         """
-        product = self[1].weight @ self[0].weight
+        right, left = self._factors()
+        product: Tensor = left @ right
         return product.T if self.transposed else product
 
     @property
     def bias(self) -> Tensor | None:
         """The bias of the second map."""
-        return self[1].bias
+        left: Any = self[1]
+        return left.bias  # type: ignore[no-any-return]
 
-    def dense(self) -> nn.Module:
+    def dense(self) -> Module:
         """One layer of the original class that computes the same.
 
         Raises:
             ValueError: the weights are not in memory.
         """
-        right, left = self[0].weight, self[1].weight
+        right, left = self._factors()
         if left.is_meta or right.is_meta:
             raise ValueError("rmtcli: offloaded weights cannot be multiplied: load them whole")
         with torch.device("meta"):
             if self.transposed:
-                layer: nn.Module = Conv1D(self.out_features, self.in_features)
+                layer: Module = Conv1D(self.out_features, self.in_features)
             else:
                 layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
         product = (left.detach().double() @ right.detach().double()).to(left.dtype)
@@ -88,9 +92,12 @@ class FactoredLinear(nn.Sequential):
         layer.bias = self.bias
         return layer.train(self.training)
 
+    def _factors(self) -> tuple[Any, Any]:
+        return self[0].weight, self[1].weight
+
 
 class FactoredExperts(nn.Module):
-    """Experts as single linear maps, in place of the 3-D weights into which transformers 5 joins them.
+    """Experts as single linear maps, in place of the 3-D weights that transformers 5 makes of them.
 
     The maps have the names of the checkpoint: ``0.w1``, ``0.w2``, …
 
@@ -100,9 +107,7 @@ class FactoredExperts(nn.Module):
         ranks: rank of each factored map, by ``index.leaf``.
     """
 
-    def __init__(
-        self, joined: nn.Module, leaves: Iterable[str], ranks: Mapping[str, int]
-    ) -> None:
+    def __init__(self, joined: Module, leaves: Iterable[str], ranks: Mapping[str, int]) -> None:
         super().__init__()
         self.leaves = tuple(leaves)
         self.joined = (joined,)  # within a tuple it is no submodule, and its weights stay empty
@@ -112,7 +117,7 @@ class FactoredExperts(nn.Module):
             expert = nn.Module()
             sides = ((hidden, inner), (hidden, inner), (inner, hidden))
             for leaf, (inputs, outputs) in zip(self.leaves, sides, strict=True):
-                layer: nn.Module = nn.Linear(inputs, outputs, bias=False, **place)
+                layer: Module = nn.Linear(inputs, outputs, bias=False, **place)
                 rank = ranks.get(f"{index}.{leaf}")
                 expert.add_module(leaf, FactoredLinear(layer, rank) if rank else layer)
             self.add_module(str(index), expert)
@@ -129,7 +134,8 @@ class FactoredExperts(nn.Module):
         joined, result = self.joined[0], torch.zeros_like(hidden_states)
         for index, (gate, up, down) in enumerate(self._maps()):
             token, choice = torch.where(top_k_index == index)
-            if len(token) == 0 and not torch.jit.is_tracing():
+            tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+            if len(token) == 0 and not tracing:
                 continue
             inputs = hidden_states[token]
             inner = joined._apply_gate(torch.cat([gate(inputs), up(inputs)], dim=-1))
@@ -137,7 +143,7 @@ class FactoredExperts(nn.Module):
             result.index_add_(0, token, outputs.to(result.dtype))
         return result
 
-    def dense(self) -> nn.Module:
+    def dense(self) -> Module:
         """The module with joined weights that computes the same."""
         joined = self.joined[0]
         maps = [
@@ -149,7 +155,7 @@ class FactoredExperts(nn.Module):
         joined.down_proj = nn.Parameter(torch.stack([down.weight for *_, down in maps]).detach())
         return joined.train(self.training)
 
-    def _maps(self) -> list[list[nn.Module]]:
+    def _maps(self) -> list[list[Module]]:
         return [[getattr(expert, leaf) for leaf in self.leaves] for expert in self.children()]
 
 
@@ -222,7 +228,7 @@ class _Names:
         transforms: transformers' own transforms of names.
     """
 
-    def __init__(self, model: nn.Module, transforms: list[Any]) -> None:
+    def __init__(self, model: Module, transforms: list[Any]) -> None:
         self.model, self.prefix = model, f"{model.base_model_prefix}."
         self.state = model.state_dict()
         self.renamings = [item for item in transforms if not hasattr(item, "operations")]
@@ -239,9 +245,7 @@ class _Names:
             options = (key, key.removeprefix(self.prefix), self.prefix + key)
             return next((name for name in options if name in self.state), key), None
         prefix = self.model.base_model_prefix
-        found, pattern = rename_source_key(
-            key, self.renamings, self.converters, prefix, self.state
-        )
+        found, pattern = rename_source_key(key, self.renamings, self.converters, prefix, self.state)
         if found not in self.state and key in self.state:
             found, pattern = rename_source_key(key, [], [], prefix, self.state)
         return found, next((c for c in self.converters if pattern in c.source_patterns), None)
@@ -260,8 +264,8 @@ class _Names:
             if self._left_out(name, names):
                 return None
             raise ValueError(
-                f"rmtcli: config.json gives a rank for '{name}', and {type(self.model).__name__} of "
-                f"transformers {transformers.__version__} has no such layer"
+                f"rmtcli: config.json gives a rank for '{name}', and {type(self.model).__name__} "
+                f"of transformers {transformers.__version__} has no such layer"
             )
         layer = self.model.get_submodule(module)
         if not isinstance(layer, nn.Linear | Conv1D):
@@ -296,10 +300,18 @@ class _Names:
             for target in item.target_patterns
             if target.rpartition(".")[0] == stem
         }
-        wanted = {"gate_up_proj": ["MergeModulelist", "Concatenate"], "down_proj": ["MergeModulelist"]}
+        wanted = {
+            "gate_up_proj": ["MergeModulelist", "Concatenate"],
+            "down_proj": ["MergeModulelist"],
+        }
         kinds = {p: [type(op).__name__ for op in item.operations] for p, item in sources.items()}
         experts = self.model.get_submodule(module)
-        simple = {"has_gate": True, "is_concatenated": True, "is_transposed": False, "has_bias": False}
+        simple = {
+            "has_gate": True,
+            "is_concatenated": True,
+            "is_transposed": False,
+            "has_bias": False,
+        }
         if (
             kinds != wanted
             or dict(experts.named_parameters()).keys() != wanted.keys()
@@ -307,8 +319,8 @@ class _Names:
             or getattr(experts, "has_post_expert_norm", False)
         ):
             raise ValueError(
-                f"rmtcli: transformers {transformers.__version__} joins '{name}' with other weights "
-                f"into {found}, which cannot be factored: rmtcli densify gives a dense model"
+                f"rmtcli: transformers {transformers.__version__} joins '{name}' with other "
+                f"weights into {found}, where its factors have no place: use the dense layout"
             )
         patterns = [*sources["gate_up_proj"].source_patterns, *sources["down_proj"].source_patterns]
         leaves = tuple(pattern.removesuffix(".weight").rpartition(".")[2] for pattern in patterns)
@@ -337,13 +349,13 @@ class RmtcliQuantizer(HfQuantizer):
         kept = (item for item in weight_conversions if item.target_patterns[0] not in self._apart)
         return [*self._renamings, *kept]
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+    def _process_model_before_weight_loading(self, model: Module, **kwargs: Any) -> None:
         ranks = self.quantization_config.ranks
         transforms = _transforms(model)
         names = _Names(model, transforms)
         found = {name: names.place(name, ranks) for name in ranks}
         places = {name: place for name, place in found.items() if place is not None}
-        swapped: dict[int, nn.Module] = {}  # a module under several names stays one module
+        swapped: dict[int, Module] = {}  # a module under several names stays one module
         for name, place in places.items():
             if not place.leaves:
                 layer = model.get_submodule(place.module)
@@ -355,9 +367,9 @@ class RmtcliQuantizer(HfQuantizer):
         self._check_names(model, transforms, places)
 
     def _take_apart(
-        self, model: nn.Module, kind: type, place: _Place, places: Mapping[str, _Place]
+        self, model: Module, kind: type, place: _Place, places: Mapping[str, _Place]
     ) -> None:
-        """Swap all experts of one kind: what joins their weights is left out for the whole model."""
+        """Swap all experts of one kind, as what joins their weights is one for the whole model."""
         self._apart.update(place.targets)
         for module, joined in list(model.named_modules()):
             if type(joined) is kind:
@@ -369,7 +381,7 @@ class RmtcliQuantizer(HfQuantizer):
                 _put(model, module, FactoredExperts(joined, place.leaves, ranks))
 
     def _check_names(
-        self, model: nn.Module, transforms: list[Any], places: Mapping[str, _Place]
+        self, model: Module, transforms: list[Any], places: Mapping[str, _Place]
     ) -> None:
         """Make sure that each factor in the file leads to its place, whatever renames it."""
         names = _Names(model, self.update_weight_conversions(transforms))
@@ -384,16 +396,16 @@ class RmtcliQuantizer(HfQuantizer):
                         raise ValueError(f"rmtcli: transformers does not load {key} into {wanted}")
                     self._renamings.append(WeightRenaming(f"^{key}", wanted))
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+    def _process_model_after_weight_loading(self, model: Module, **kwargs: Any) -> Module:
         if self.quantization_config.dequantize:
             return self.dequantize(model)
         model.is_quantized = False  # ordinary floating weights: half(), float() and training work
         model.save_pretrained = functools.partial(_save, model)
         return model
 
-    def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    def _dequantize(self, model: Module, dtype: torch.dtype | None = None) -> Module:
         """Dense layers in place of the factored ones, in the precision of the factors."""
-        dense: dict[int, nn.Module] = {}
+        dense: dict[int, Module] = {}
         for kind in (FactoredExperts, FactoredLinear):  # experts first: they hold layers
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if isinstance(module, kind):
@@ -407,17 +419,17 @@ class RmtcliQuantizer(HfQuantizer):
         return model
 
 
-def _transforms(model: nn.Module) -> list[Any]:
+def _transforms(model: Module) -> list[Any]:
     """Transformers' own transforms of names, none before version 5."""
     return [] if get_model_conversion_mapping is None else get_model_conversion_mapping(model)
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def _put(model: Module, name: str, module: Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
-def _save(model: nn.Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
+def _save(model: Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
     """``save_pretrained``, with this file beside the weights, so that they can be loaded again."""
     own = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
     model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | own

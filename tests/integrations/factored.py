@@ -81,9 +81,7 @@ CASES = {
     "bert-head": Case(
         "BertForSequenceClassification", "AutoModelForSequenceClassification", _BERT, _DENSE
     ),
-    "llama": Case(
-        "LlamaForCausalLM", "AutoModelForCausalLM", LlamaConfig(**_LLAMA), r"\w+_proj"
-    ),
+    "llama": Case("LlamaForCausalLM", "AutoModelForCausalLM", LlamaConfig(**_LLAMA), r"\w+_proj"),
     "gpt2": Case(
         "GPT2LMHeadModel",
         "AutoModelForCausalLM",
@@ -166,7 +164,11 @@ def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
     """What config.json says of the factors, and the file that opens them."""
     config = json.loads((directory / "config.json").read_text())
     kind = type(transformers.AutoConfig.for_model(config["model_type"])).__name__
-    config["quantization_config"] = {"quant_method": "rmtcli", "version": 1, "ranks": ranks} | changes
+    config["quantization_config"] = {
+        "quant_method": "rmtcli",
+        "version": 1,
+        "ranks": ranks,
+    } | changes
     config["auto_map"] = {"AutoConfig": f"rmtcli_loading.{kind}"}
     (directory / "config.json").write_text(json.dumps(config))
     shutil.copy(rmtcli_loading.__file__, directory)
@@ -175,4 +177,6 @@ def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
 def _factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     root = s[:RANK].sqrt()
-    return (root[:, None] * vt[:RANK]).float().contiguous(), (u[:, :RANK] * root).float().contiguous()
+    return (root[:, None] * vt[:RANK]).float().contiguous(), (
+        u[:, :RANK] * root
+    ).float().contiguous()

@@ -110,7 +110,9 @@ def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
             return self.model(**dict(zip(inputs, values, strict=True))).logits
 
     file = tmp_path / "model.onnx"
-    torch.onnx.export(Logits().eval(), tuple(inputs.values()), file, input_names=list(inputs), dynamo=False)
+    torch.onnx.export(
+        Logits().eval(), tuple(inputs.values()), file, input_names=list(inputs), dynamo=False
+    )
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
     close(torch.from_numpy(found), logits(model, case))
@@ -142,6 +144,8 @@ def test_sentence_transformers(tmp_path: Path) -> None:
     close(small, dense)
     model = st.SentenceTransformer(str(factored), device="cpu")
     model.save(str(tmp_path / "saved"))
-    again = torch.from_numpy(st.SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(texts))
+    again = torch.from_numpy(
+        st.SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(texts)
+    )
     close(again, dense)
     assert len(list((tmp_path / "saved").rglob("rmtcli_loading.py"))) == 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("transformers")
 
-from tests.integrations.factored import CASES, load, logits, write  # noqa: E402
+from tests.integrations.factored import CASES, load, logits, write
 
 #: What a user's program does; it opens each directory, and what it saves again.
 PROGRAM = """

@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402
 from rmtcli.integrations.rmtcli_loading import FactoredLinear, RmtcliConfig  # noqa: E402
-from tests.integrations.factored import CASES, RANK, Case, load, logits, mark, write  # noqa: E402
+from tests.integrations.factored import CASES, RANK, load, logits, mark, write  # noqa: E402
 
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
 Directories = dict[str, tuple[Path, Path]]
