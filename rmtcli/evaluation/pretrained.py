@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from rmtcli.checkpoint import Checkpoint, Edited, RawTensor
+from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.tasks import Task
 from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS
-from rmtcli.lowrank import SplitLinear
-from rmtcli.names import factors_of, module_of
 
 
 class Pretrained(nn.Module):
@@ -48,9 +49,19 @@ class Pretrained(nn.Module):
             fields["token_type_ids"] = inputs[:, SEGMENTS]
         return cast(Tensor, self._head(self.network(**fields), self.mask))
 
+    def modules_of(self, names: Collection[str]) -> dict[str, str]:
+        """The module of each layer, by its name in the dense checkpoint; some may be missing."""
+        from rmtcli.integrations.transformers import modules_of
+
+        found = modules_of(self.network, names)
+        return {name: f"network.{module}" for name, module in found.items()}
+
 
 def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
-    """The network of a directory, in evaluation mode and float32, with a checkpoint's edits.
+    """The network of a directory, in evaluation mode and float32.
+
+    The weights are those of the checkpoint, which may have changes laid over the directory's, and
+    transformers loads them as it would load a file with these changes.
 
     Args:
         checkpoint: a directory, or one with changes laid over it.
@@ -61,14 +72,28 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     """
     import transformers
 
+    import rmtcli.integrations.transformers  # noqa: F401  opens factored directories
+
     directory = checkpoint.path
+    state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.infos}
     try:
-        network, found = getattr(transformers, task.auto).from_pretrained(
-            directory, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        with _quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+            if checkpoint.manifest is not None and checkpoint.manifest.factored:
+                config.quantization_config = {
+                    "quant_method": "rmtcli",
+                    "version": 1,
+                    "ranks": dict(checkpoint.manifest.factored),
+                }
+            kind = getattr(transformers, task.auto)._model_mapping[type(config)]
+            kind = kind[0] if isinstance(kind, list | tuple) else kind
+            network, found = kind.from_pretrained(
+                None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+            )
     # Whatever a configuration leads transformers to.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [""])[0]
+        reason = f"no {task.auto}" if isinstance(error, KeyError) else reason
         raise EvaluationError(f"{directory}: transformers cannot load it: {reason}") from None
     missing = sorted(found["missing_keys"])
     if missing:
@@ -76,52 +101,20 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
             f"{directory}: holds no '{missing[0]}', which {type(network).__name__} needs: "
             "is this the right --task?"
         )
-    if isinstance(checkpoint, Edited):
-        _edit(network, checkpoint)
-    segments = "token_type_ids" in network.forward.__code__.co_varnames
+    segments = "token_type_ids" in inspect.signature(network.forward).parameters
     return Pretrained(network.eval(), task, task.head(directory), segments=segments)
 
 
-def _edit(network: nn.Module, checkpoint: Edited) -> None:
-    """Put the tensors that a checkpoint replaces into a network that holds the old ones."""
-    for old, tensors in checkpoint.edits.items():
-        name = module_of(old)
-        right, left, _ = factors_of(name)
-        place = _place(network, name)
-        if place is None:  # a part that this task does not use, such as another head
-            continue
-        if {right, left} <= tensors.keys():
-            _split(network, place, tensors[right], tensors[left])
-        else:
-            for new, raw in tensors.items():
-                _put(getattr(network.get_submodule(place), new.rpartition(".")[2]), raw)
-
-
-def _split(network: nn.Module, place: str, right: RawTensor, left: RawTensor) -> None:
-    """Two linear maps in place of one, with its bias."""
-    linear = cast(nn.Linear, network.get_submodule(place))
-    split = SplitLinear(linear, right.shape[0], bias=linear.bias is not None)
-    split.left.bias = linear.bias
-    _put(split.right.weight, right)
-    _put(split.left.weight, left)
-    parent, _, child = place.rpartition(".")
-    setattr(network.get_submodule(parent), child, split)
-
-
-def module_in(model: Pretrained, name: str) -> str | None:
-    """A checkpoint's module by its name in the network; None where it has no such module."""
-    found = _place(model.network, name)
-    return None if found is None else f"network.{found}"
-
-
-def _place(network: nn.Module, name: str) -> str | None:
-    """The names differ by the base model's prefix."""
-    base = f"{getattr(network, 'base_model_prefix', '')}."
-    modules = dict(network.named_modules(remove_duplicate=False))
-    places = (name, name.removeprefix(base), base + name)
-    return next((place for place in places if place in modules), None)
-
-
-@torch.no_grad()
-def _put(parameter: Tensor, raw: RawTensor) -> None:
-    parameter.copy_(to_torch(raw))
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' bars and reports: what they say comes back as a value."""
+    logs = transformers.utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()

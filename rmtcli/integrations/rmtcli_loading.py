@@ -219,6 +219,10 @@ class _Place:
     leaves: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
 
+    def full(self, name: str) -> str:
+        """The module of the layer itself, which the checkpoint calls ``name``."""
+        return ".".join((self.module, *name.rsplit(".", 2)[1:])) if self.leaves else self.module
+
 
 class _Names:
     """How transformers gets from names in a checkpoint to those in the model.
@@ -386,9 +390,7 @@ class RmtcliQuantizer(HfQuantizer):
         """Make sure that each factor in the file leads to its place, whatever renames it."""
         names = _Names(model, self.update_weight_conversions(transforms))
         for name, place in places.items():
-            module = place.module
-            if place.leaves:
-                module = ".".join((module, *name.rsplit(".", 2)[1:]))
+            module = place.full(name)
             for leaf in ("0.weight", "1.weight", "1.bias"):
                 key, wanted = f"{name}.{leaf}", f"{module}.{leaf}"
                 if wanted in names.state and names.find(key) != (wanted, None):
@@ -417,6 +419,22 @@ class RmtcliQuantizer(HfQuantizer):
         if dtype not in (None, model.config.dtype):
             model.to(dtype)
         return model
+
+
+def places(model: nn.Module, names: Iterable[str]) -> dict[str, _Place]:
+    """Where a checkpoint's layers are in a model with its weights.
+
+    Layers that the model was built without, or has in another form, are missing.
+    """
+    found, known = _Names(model, _transforms(model)), {}
+    for name in names:
+        try:
+            place = found.place(name, names)
+        except ValueError:
+            continue
+        if place is not None:
+            known[name] = place
+    return known
 
 
 def _transforms(model: Module) -> list[Any]:

@@ -21,7 +21,7 @@ from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.confidence import cosines, kullback_leibler
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
-from rmtcli.evaluation.pretrained import Pretrained, module_in
+from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Rows, Task
 from rmtcli.layers import Layer
 from rmtcli.lowrank import prefix_of
@@ -117,19 +117,23 @@ def modules_of(
     model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
 ) -> Mapping[str, list[str]]:
     """For each layer's name, the model's linear modules that hold its weight, each object once."""
+    if isinstance(model, Pretrained):
+        every = [module_of(name) for layer in layers for name in (layer.name, *layer.aliases)]
+        places = model.modules_of(every)
+    else:
+        prefix = prefix_of(model, checkpoint)
+        places = {
+            f"{prefix}{name}": name
+            for name, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.Linear)
+        }
     modules = dict(model.named_modules(remove_duplicate=False))
-    prefix = "" if isinstance(model, Pretrained) else prefix_of(model, checkpoint)
-
-    def place(name: str) -> str | None:
-        if isinstance(model, Pretrained):
-            return module_in(model, module_of(name))
-        return module_of(name.removeprefix(prefix)) if name.startswith(prefix) else None
 
     def distinct(names: Sequence[str]) -> list[str]:
         found: dict[int, str] = {}
         for name in names:
-            module = place(name)
-            if module is not None and isinstance(modules.get(module), nn.Linear):
+            module = places.get(module_of(name))
+            if module is not None:
                 found.setdefault(id(modules[module]), module)
         return list(found.values())
 

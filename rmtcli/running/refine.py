@@ -16,7 +16,6 @@ from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.factorize import Factors
-from rmtcli.lowrank import SplitLinear
 from rmtcli.plan import Data, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
@@ -186,19 +185,17 @@ class _Held:
     """
 
     factors: Factors
-    modules: Sequence[SplitLinear]
+    modules: Sequence[nn.Sequential]
     biases: Sequence[Tensor | None]
 
     @staticmethod
     def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
         """The modules of one layer, made to share their factors."""
         assert plan.factors is not None
-        modules = [cast(SplitLinear, pruned.get_submodule(name)) for name in names]
+        modules = [cast(nn.Sequential, pruned.get_submodule(name)) for name in names]
         for module in modules[1:]:
-            module.right.weight, module.left.weight = (
-                modules[0].right.weight,
-                modules[0].left.weight,
-            )
+            for mine, first in zip(_maps(module), _maps(modules[0]), strict=True):
+                mine.weight = first.weight
         linears = [cast(nn.Linear, dense.get_submodule(name)) for name in names]
         return _Held(plan.factors, modules, [linear.bias for linear in linears])
 
@@ -206,16 +203,18 @@ class _Held:
     def put(self, factors: Factors) -> None:
         """Store new factors in the network."""
         self.factors = factors
-        self.modules[0].right.weight.copy_(torch.from_numpy(factors.right))
-        self.modules[0].left.weight.copy_(torch.from_numpy(factors.left))
+        right, left = _maps(self.modules[0])
+        right.weight.copy_(torch.from_numpy(factors.right))
+        left.weight.copy_(torch.from_numpy(factors.left))
         for module, bias in zip(self.modules, self.biases, strict=True):
-            if module.left.bias is not None and bias is not None and factors.shift is not None:
-                module.left.bias.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
+            own = _maps(module)[1].bias
+            if own is not None and bias is not None and factors.shift is not None:
+                own.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
 
     @property
     def trained(self) -> list[tuple[Tensor, Tensor]]:
         """What may learn, each with what sets its scale; a bias only where there is but one."""
-        right, left = self.modules[0].right, self.modules[0].left
+        right, left = _maps(self.modules[0])
         pairs = [(right.weight, right.weight), (left.weight, left.weight)]
         if len(self.modules) == 1 and left.bias is not None:
             pairs.append((left.bias, left.weight))
@@ -224,10 +223,16 @@ class _Held:
     @torch.no_grad()
     def take(self) -> None:
         """Take over what the network has learned."""
-        module, bias, shift = self.modules[0], self.biases[0], self.factors.shift
-        if len(self.modules) == 1 and module.left.bias is not None and bias is not None:
-            shift = _values(module.left.bias) - _values(bias)
-        self.factors = Factors(_values(module.left.weight), _values(module.right.weight), shift)
+        right, left = _maps(self.modules[0])
+        bias, shift = self.biases[0], self.factors.shift
+        if len(self.modules) == 1 and left.bias is not None and bias is not None:
+            shift = _values(left.bias) - _values(bias)
+        self.factors = Factors(_values(left.weight), _values(right.weight), shift)
+
+
+def _maps(module: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+    """The two linear maps that stand in place of one, first the one to ``rank`` values."""
+    return cast(nn.Linear, module[0]), cast(nn.Linear, module[1])
 
 
 def _values(tensor: Tensor) -> FloatArray:
