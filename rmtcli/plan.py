@@ -162,6 +162,8 @@ def plan_layer(
             chosen = Untouched.NO_RANK
         elif chosen == s.p:
             chosen = Untouched.FULL_RANK
+        elif layout is Layout.FACTORED and not layer.view.splits:
+            chosen = Untouched.NO_FACTORS
         elif layout is Layout.FACTORED and chosen > layer.break_even_rank:
             chosen = Untouched.NOT_SMALLER
         elif layout is Layout.FACTORED and not factor_names(layer).isdisjoint(taken):
@@ -190,7 +192,7 @@ def plan_layer(
 
 def factor_names(layer: Layer) -> set[str]:
     """The names that a layer's factors and moved bias would have."""
-    return {end for name in (layer.name, *layer.aliases) for end in factors_of(module_of(name))}
+    return {end for name in (layer.tensor, *layer.aliases) for end in factors_of(module_of(name))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
