@@ -20,6 +20,9 @@ from rmtcli.plan_file import checkpoint_sha256
 from rmtcli.report.base import Report, Source
 from rmtcli.version import __version__
 
+#: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
+#: factors once, a search more often: what is not held is decomposed anew.
+HELD_BYTES = 512 * 2**20
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
 
@@ -74,6 +77,20 @@ def fits(
             )
 
 
+def held(fits: Iterable[Fitted | Skipped]) -> list[Fitted | Skipped]:
+    """All layers at once; beyond :data:`HELD_BYTES`, without what can be made anew."""
+    kept: list[Fitted | Skipped] = []
+    size = 0
+    for item in fits:
+        if isinstance(item, Fitted) and item.held and size + item.held > HELD_BYTES:
+            kept.append(item.released())
+        else:
+            size += item.held if isinstance(item, Fitted) else 0
+            kept.append(item)
+        del item  # not held while the next one is made
+    return kept
+
+
 def decided(
     report: Report,
     checkpoint: Checkpoint,
@@ -94,6 +111,7 @@ def decided(
                 splitter.add(plan)
                 plan = replace(plan, factors=None)
             plans.append(plan)
+        del item  # not held while the next one is made
     return replace(report, layers=tuple(plans), skipped=tuple(skipped))
 
 

@@ -130,7 +130,7 @@ def prepare(
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(track(found), edge, data, approximate=True)
     if goal.joint:
-        fits = list(fits)
+        fits = assemble.held(fits)
         assemble.refuse_not_finite(checkpoint.path, fits)
     return Job(checkpoint, report, fits, data, evaluation, calibration)
 
