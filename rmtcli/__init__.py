@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
     from rmtcli.pipeline.evaluate import evaluate
+    from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
@@ -35,6 +36,7 @@ __all__ = [
     "curve",
     "densify",
     "evaluate",
+    "info",
     "load",
     "prune",
     "simulate",
@@ -52,6 +54,7 @@ _HOMES = {
     "curve": "rmtcli.pipeline.curve",
     "densify": "rmtcli.pipeline.densify",
     "evaluate": "rmtcli.pipeline.evaluate",
+    "info": "rmtcli.pipeline.info",
     "load": "rmtcli.lowrank",
     "prune": "rmtcli.pipeline.prune",
     "simulate": "rmtcli.pipeline.simulate",

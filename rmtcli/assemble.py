@@ -7,27 +7,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli import edits
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
+from rmtcli.edits import Splitter
 from rmtcli.errors import LayerError
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
 from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
-from rmtcli.plan_file import file_sha256
+from rmtcli.plan_file import checkpoint_sha256
 from rmtcli.report.base import Report, Source
 from rmtcli.version import __version__
 
+#: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
+#: factors once, a search more often: what is not held is decomposed anew.
+HELD_BYTES = 512 * 2**20
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
 
 
 def describe(checkpoint: Checkpoint) -> Source:
     """The facts about a file that a report names."""
-    size, tensors = checkpoint.path.stat().st_size, len(checkpoint.infos)
-    digest = file_sha256(checkpoint.path)
+    size = sum(path.stat().st_size for path in checkpoint.weights)
+    digest, tensors = checkpoint_sha256(checkpoint), len(checkpoint.infos)
     return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters)
 
 
@@ -74,13 +77,28 @@ def fits(
             )
 
 
+def held(fits: Iterable[Fitted | Skipped]) -> list[Fitted | Skipped]:
+    """All layers at once; beyond :data:`HELD_BYTES`, without what can be made anew."""
+    kept: list[Fitted | Skipped] = []
+    size = 0
+    for item in fits:
+        if isinstance(item, Fitted) and item.held and size + item.held > HELD_BYTES:
+            kept.append(item.released())
+        else:
+            size += item.held if isinstance(item, Fitted) else 0
+            kept.append(item)
+        del item  # not held while the next one is made
+    return kept
+
+
 def decided(
     report: Report,
     checkpoint: Checkpoint,
     fits: Iterable[Fitted | Skipped],
     choice: Choice,
+    splitter: Splitter | None = None,
 ) -> Report:
-    """The report with every layer's fate."""
+    """The report with every layer's fate; a ``splitter`` takes over the factors."""
     assert report.layout is not None
     plans, skipped = [], []
     for item in fits:
@@ -88,20 +106,35 @@ def decided(
             skipped.append(item)
         else:
             taken = checkpoint.infos.keys()
-            plans.append(plan_layer(item, choice(item), layout=report.layout, taken=taken))
+            plan = plan_layer(item, choice(item), layout=report.layout, taken=taken)
+            if splitter is not None and plan.factors is not None:
+                splitter.add(plan)
+                plan = replace(plan, factors=None)
+            plans.append(plan)
+        del item  # not held while the next one is made
     return replace(report, layers=tuple(plans), skipped=tuple(skipped))
 
 
-def edited(report: Report, checkpoint: Checkpoint) -> Edited:
-    """The pruned checkpoint, with rmtcli's record in it."""
+def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = None) -> Edited:
+    """The pruned checkpoint, with rmtcli's record in it.
+
+    Args:
+        report: every layer's fate.
+        checkpoint: the dense network.
+        splitter: what took over the factors, where the report does not hold them.
+    """
     assert report.layout is not None
     assert report.keep is not None
     assert report.edge is not None
     factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
     if report.layout is Layout.FACTORED:
         for plan in report.pruned:
-            names = (plan.layer.name, *plan.layer.aliases)
+            names = (plan.layer.tensor, *plan.layer.aliases)
             factored |= {module_of(name): plan.rank for name in names}
+    if splitter is None:
+        splitter = Splitter(checkpoint, report.layout)
+        for plan in report.pruned:
+            splitter.add(plan)
     manifest = Manifest(
         __version__,
         Path(report.source.path).name,
@@ -109,8 +142,10 @@ def edited(report: Report, checkpoint: Checkpoint) -> Edited:
         report.keep,
         report.edge,
         factored,
+        report.made_by,
+        {plan.layer.name: plan.rank for plan in report.pruned},
     )
-    return Edited(checkpoint, edits.split(checkpoint, report.pruned, report.layout), manifest)
+    return Edited(checkpoint, splitter.edits, manifest)
 
 
 def refuse_not_finite(path: Path, skipped: Iterable[Fitted | Skipped]) -> None:

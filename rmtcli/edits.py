@@ -2,65 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from rmtcli.checkpoint import Checkpoint, RawTensor, encode
+from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
 from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
 from rmtcli.factorize import Factors
+from rmtcli.layers import Layer
 from rmtcli.names import factors_of, member, module_of
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.spectrum import FloatArray
 
-Edits = dict[str, Mapping[str, RawTensor]]
 
+class Splitter:
+    """What takes the place of pruned layers, made layer by layer.
 
-def split(checkpoint: Checkpoint, plans: Iterable[LayerPlan], layout: Layout) -> Edits:
-    """Each pruned weight becomes ``….0.weight`` and ``….1.weight``, its bias ``….1.bias``.
-
-    These are the names in ``nn.Sequential(Linear(in, r, bias=False), Linear(r, out))``. In the
-    dense layout the weight keeps its name and shape.
+    A weight becomes ``….0.weight`` and ``….1.weight``, its bias ``….1.bias``: the names in
+    ``nn.Sequential(Linear(in, r, bias=False), Linear(r, out))``. In the dense layout the weight
+    keeps its name and shape. What is made waits in a file, so that memory holds one layer.
 
     Args:
-        checkpoint: what the plans were made from.
-        plans: pruned layers, with factors.
-        layout: how they are to be stored.
+        checkpoint: what the layers come from.
+        layout: how pruned layers are to be stored.
 
-    Raises:
-        LayerError: a value does not fit the layer's type.
+    Attributes:
+        edits: for each tensor to go, what stands in its place.
     """
-    edits: Edits = {}
-    biases = [name for name in checkpoint.infos if name.rpartition(".")[2] == "bias"]
-    ties = {a: b for a, b in checkpoint.ties(biases).items() if a in checkpoint.shared}
-    moved: dict[str, RawTensor] = {}  # biases that share a storage go on sharing it
-    for plan in plans:
+
+    def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
+        self.checkpoint, self.layout = checkpoint, layout
+        self.edits: dict[str, Mapping[str, Stored]] = {}
+        self._spill = Spill()
+        biases = [name for name in checkpoint.infos if name.rpartition(".")[2] == "bias"]
+        ties = checkpoint.ties(biases)
+        self._twins = {a: b for a, b in ties.items() if a in checkpoint.shared}
+        self._moved: dict[str, Stored] = {}  # biases that share a storage go on sharing it
+        self._parts: dict[str, Spilled] = {}  # tensors of which parts are replaced
+
+    def add(self, plan: LayerPlan) -> None:
+        """Take up one pruned layer, with its factors.
+
+        Raises:
+            LayerError: a value does not fit the layer's type.
+        """
         assert plan.factors is not None
         layer, factors = plan.layer, plan.factors
-        if layout is Layout.DENSE:
-            tensors = [_encoded(checkpoint, layer.name, factors.product, layer.dtype)]
+        if self.layout is Layout.DENSE:
+            new = self._dense(layer, factors)
         else:
-            tensors = [
-                _encoded(checkpoint, layer.name, factor, layer.dtype)
-                for factor in (factors.right, factors.left)
-            ]
-        for name in (layer.name, *layer.aliases):
+            left, right = layer.view.factors(factors.left, factors.right)
+            pair = [self._encoded(layer, factor) for factor in (right, left)]
+        for name in (layer.tensor, *layer.aliases):
             module = module_of(name)
             bias = member(module, "bias")
-            right, left, new_bias = factors_of(module)
-            if layout is Layout.DENSE:
-                edits[name], new_bias = {name: tensors[0]}, bias
+            first, last, new_bias = factors_of(module)
+            if self.layout is Layout.DENSE:
+                self.edits[name], new_bias = {name: new}, bias
             else:
-                edits[name] = dict(zip((right, left), tensors, strict=True))
-            if bias in checkpoint.infos:
-                twin = ties.get(bias, bias)
-                if twin not in moved:
-                    moved[twin] = _shifted(checkpoint, bias, factors.shift)
-                edits[bias] = {new_bias: moved[twin]}
-    return edits
+                self.edits[name] = dict(zip((first, last), pair, strict=True))
+            if bias in self.checkpoint.infos and layer.view.rows is None:
+                self.edits[bias] = {new_bias: self._bias(bias, factors.shift)}
+
+    def _dense(self, layer: Layer, factors: Factors) -> Spilled:
+        """The whole tensor, with the approximation in the layer's part of it."""
+        view, name = layer.view, layer.tensor
+        values = view.stored(factors.product, self.checkpoint.infos[name].shape)
+        made = _encoded(self.checkpoint, layer.name, values, layer.dtype)
+        if view.rows is None:
+            return self._spill.keep(made)
+        if name not in self._parts:
+            self._parts[name] = self._spill.keep(self.checkpoint.raw(name))
+        self._parts[name].put(view.rows[0], made)
+        return self._parts[name]
+
+    def _encoded(self, layer: Layer, factor: FloatArray) -> Stored:
+        return self._spill.keep(_encoded(self.checkpoint, layer.name, factor, layer.dtype))
+
+    def _bias(self, name: str, shift: FloatArray | None) -> Stored:
+        twin = self._twins.get(name, name)
+        if twin not in self._moved:
+            self._moved[twin] = self._spill.keep(_shifted(self.checkpoint, name, shift))
+        return self._moved[twin]
 
 
 def join(checkpoint: Checkpoint) -> Edits:
-    """The reverse of :func:`split`, for every module that the checkpoint's manifest names.
+    """The reverse of :class:`Splitter`, for every module that the checkpoint's manifest names.
 
     Raises:
         LayerError: there is no manifest, it names no factors, or the file does not hold them.
@@ -68,17 +95,19 @@ def join(checkpoint: Checkpoint) -> Edits:
     path = checkpoint.path
     if checkpoint.manifest is None or not checkpoint.manifest.factored:
         raise LayerError(f"{path}: holds no factors that rmtcli wrote: there is nothing to undo")
-    edits: Edits = {}
+    edits: dict[str, Mapping[str, Stored]] = {}
+    spill = Spill()
     ties = {a: b for a, b in checkpoint.ties(checkpoint.infos).items() if a in checkpoint.shared}
-    made: dict[str, RawTensor] = {}  # products and biases that several names share
+    made: dict[str, Stored] = {}  # products and biases that several names share
     for module in checkpoint.manifest.factored:
         right, left, bias = factors_of(module)
         check_factors(checkpoint, module)
         twin = ties.get(left, left)
         if twin not in made:
-            factors = Factors(*(checkpoint.array(name).astype("f8") for name in (left, right)))
-            dtype = checkpoint.infos[left].dtype
-            made[twin] = _encoded(checkpoint, module, factors.product, dtype)
+            product = _product(checkpoint, left, right)
+            turned = module.rpartition(".")[2] in checkpoint.about.turned
+            product, dtype = product.T if turned else product, checkpoint.infos[left].dtype
+            made[twin] = spill.keep(_encoded(checkpoint, module, product, dtype))
         edits |= {right: {member(module, "weight"): made[twin]}, left: {}}
         if bias in checkpoint.infos:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
@@ -97,14 +126,22 @@ def check_factors(checkpoint: Checkpoint, module: str) -> None:
     if (
         a is None
         or b is None
-        or not len(a.shape) == len(b.shape) == 2
+        or not 2 <= len(a.shape) == len(b.shape)
         or a.shape[0] != b.shape[1]
+        or set(b.shape[2:]) > {1}
         or not {a.dtype, b.dtype} <= FLOATS.keys()
     ):
         raise LayerError(
             f"{checkpoint.path}: the factors of '{module}' are missing or do not fit together: "
             "the file was changed after rmtcli wrote it"
         )
+
+
+def _product(checkpoint: Checkpoint, left: str, right: str) -> FloatArray:
+    """The weight that two factors make: a matrix, or a convolution's kernels."""
+    a, b = (checkpoint.array(name).astype("f8") for name in (left, right))
+    product: FloatArray = a.reshape(a.shape[:2]) @ b.reshape(len(b), -1)
+    return product.reshape(len(a), *b.shape[1:])
 
 
 def _encoded(checkpoint: Checkpoint, name: str, values: FloatArray, dtype: str) -> RawTensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,16 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import UsageError
 from rmtcli.names import member, module_of
+from rmtcli.views import GATES, WHOLE, View
 
 #: Words in a module's name that say it is an embedding, unless it has a bias.
 _EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe|relative_attention_bias)([._]|$)")
 #: Last word of a module's name that says it is an output head.
 _HEAD = re.compile(r"(^|\.)(\w*head|classifier|score|logits|cls|fc_out|embed_out)$")
+#: A recurrent layer's matrices, as torch names them.
+_RECURRENT = re.compile(r"(^|[._])weight_(ih|hh)(_l\d+(_reverse)?)?$")
+#: A stack of experts' matrices.
+_EXPERTS = re.compile(r"(^|\.)experts(\.\w+)+$")
 
 
 class SkipReason(Enum):
@@ -30,7 +36,13 @@ class SkipReason(Enum):
     EXCLUDED = "left out by --include or --exclude"
     EMBEDDING = "an embedding: its rows are looked up, not multiplied"
     NOT_WEIGHT = "two-dimensional, but its name does not end in 'weight'"
-    NOT_MATRIX = "not two-dimensional: a convolution or a stack of matrices"
+    NOT_MATRIX = (
+        "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
+    )
+    ONE_CHANNEL = "a convolution whose kernels have one channel each: depthwise, or thin already"
+    RECURRENT = "a recurrent layer's: ask for its gates with --recurrent"
+    NO_GATES = "a recurrent layer's, but its rows are not those of an LSTM or a GRU"
+    QUANTIZED = "quantised by another method: prune the network that it was made from"
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"
     TIED = "tied: the same weights as another entry"
@@ -50,11 +62,15 @@ class Selection:
             that is a layer's whole name also takes it even if it is an output head.
         exclude: glob patterns over tensor names to leave out.
         min_side: a layer with fewer outputs is an output head.
+        convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
+        recurrent: whether the gates of LSTMs and GRUs are.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     min_side: int = 32
+    convolutions: bool = False
+    recurrent: bool = False
 
     def leaves_out(self, name: str) -> bool:
         """Whether the patterns leave a tensor out."""
@@ -73,16 +89,18 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """The weight of a fully connected layer.
+    """The weight of a fully connected layer, or what is treated like one.
 
     Attributes:
-        name: the tensor's name, such as ``fc1.weight``.
+        name: the tensor's name, such as ``fc1.weight``; where a tensor holds several layers, with
+            the view's label, such as ``lstm.weight_ih_l0:forget``.
         shape: (out, in).
         dtype: stored type, by safetensors' names.
         load: reads the weight, exactly, as a float array of that shape.
         aliases: other names under which the checkpoint holds the same weight.
         copies: how many times the file stores it; 1 where aliases share one storage.
         head: whether it is an output head, which rules leave alone.
+        view: how the tensor holds the matrix.
     """
 
     name: str
@@ -92,11 +110,17 @@ class Layer:
     aliases: tuple[str, ...] = ()
     copies: int = 1
     head: bool = False
+    view: View = WHOLE
+
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor that holds it."""
+        return self.name.removesuffix(f":{self.view.label}") if self.view.label else self.name
 
     @property
     def module(self) -> str:
         """The module's name: ``fc1`` for ``fc1.weight``, empty for a bare ``weight``."""
-        return module_of(self.name)
+        return module_of(self.tensor)
 
     @property
     def size(self) -> int:
@@ -119,7 +143,8 @@ def find_layers(
     bias. An output head is the last layer where the file tells which that is (a torch file, or a
     chain), one whose name says so (``…head``, ``classifier``, ``score``), or one with few outputs;
     patterns do not change that, but for one that spells a head's whole name. One-dimensional
-    tensors (biases, norms) are neither layers nor listed.
+    tensors (biases, norms) are neither layers nor listed. Stacks of experts are layers, one a
+    matrix; convolutions and the gates of recurrent layers where the selection asks for them.
 
     Args:
         checkpoint: where to look.
@@ -135,7 +160,7 @@ def find_layers(
                 f"pattern '{pattern}' matches no tensor in {checkpoint.path}: "
                 "'rmtcli analyze' lists the names"
             )
-    kinds = {name: _kind(checkpoint, name) for name in _matrices(checkpoint)}
+    kinds = {name: _kind(checkpoint, name, selection) for name in _matrices(checkpoint)}
     heads = _heads(checkpoint, [name for name, kind in kinds.items() if kind is None], selection)
     skips = dict(kinds)
     for name, kind in kinds.items():
@@ -153,17 +178,18 @@ def find_layers(
         if reason is not None:
             yield Skipped(name, reason)
             continue
-        out, inputs = checkpoint.infos[name].shape
-        twins = aliases.get(name, ())
-        yield Layer(
-            name,
-            (out, inputs),
-            checkpoint.infos[name].dtype,
-            partial(checkpoint.array, name),
-            twins,
-            1 + len(set(twins) - checkpoint.shared),
-            not heads.isdisjoint((name, *twins)),
-        )
+        info, twins = checkpoint.infos[name], aliases.get(name, ())
+        for view in _views(checkpoint, name):
+            yield Layer(
+                f"{name}:{view.label}" if view.label else name,
+                view.shape(info.shape),
+                info.dtype,
+                partial(view.load, checkpoint, name),
+                twins,
+                1 + len(set(twins) - checkpoint.shared),
+                not heads.isdisjoint((name, *twins)),
+                view,
+            )
 
 
 def _matrices(checkpoint: Checkpoint) -> list[str]:
@@ -172,12 +198,16 @@ def _matrices(checkpoint: Checkpoint) -> list[str]:
 
 def _heads(checkpoint: Checkpoint, names: Sequence[str], selection: Selection) -> set[str]:
     """Which of these weights are output heads; patterns play no part but to overrule by name."""
-    named = {name for name in names if _HEAD.search(module_of(name))}
-    narrow = {name for name in names if checkpoint.infos[name].shape[0] < selection.min_side}
+    words, infos = checkpoint.about.vocabularies, checkpoint.infos
+    sides = {name: _views(checkpoint, name)[0].shape(infos[name].shape) for name in names}
+    named = {
+        name for name in names if _HEAD.search(module_of(name)) or infos[name].shape[0] in words
+    }
+    narrow = {name for name in names if sides[name][0] < selection.min_side}
     # A second name of an earlier layer has no place of its own, unless it says that it is a head.
     again = checkpoint.ties(names).keys() - named
     places = [name for name in names if name not in again]
-    links = [Link(name, *reversed(checkpoint.infos[name].shape)) for name in places]
+    links = [Link(name, *reversed(sides[name])) for name in places]
     chain = ordered(links, as_stored=checkpoint.as_stored)
     last = {chain[-1].name} if chain else set()
     if checkpoint.as_stored:
@@ -185,19 +215,64 @@ def _heads(checkpoint: Checkpoint, names: Sequence[str], selection: Selection) -
     return (named | narrow | last) - set(selection.include)
 
 
-def _kind(checkpoint: Checkpoint, name: str) -> SkipReason | None:
+def _kind(checkpoint: Checkpoint, name: str, selection: Selection) -> SkipReason | None:
     """Why a tensor of two or more dimensions is no layer, as far as its name and type tell."""
-    info, module = checkpoint.infos[name], module_of(name)
+    info, module, about = checkpoint.infos[name], module_of(name), checkpoint.about
     bias = checkpoint.infos.get(member(module, "bias"))
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
     parent, _, last = module.rpartition(".")
+    weight = name.rpartition(".")[2] == "weight"
+    deep = len(info.shape) > 2
+    kernel = selection.convolutions and weight and len(info.shape) in (3, 4, 5)
+    gates = selection.recurrent and _RECURRENT.search(name) is not None and not deep
+    if gates and info.dtype in FLOATS and info.size:
+        return None if _gates(checkpoint, name) else SkipReason.NO_GATES
+    if _EXPERTS.search(name) and len(info.shape) == 3 and info.dtype in FLOATS and info.size:
+        return SkipReason.QUANTIZED if about.quantized else None
+    looked_up = bool(_EMBEDDING.search(module)) or (
+        info.shape[0] in about.vocabularies and not _HEAD.search(module)
+    )
     reasons = (
-        (len(info.shape) > 2, SkipReason.NOT_MATRIX),
+        (deep and not kernel, SkipReason.NOT_MATRIX),
         (info.dtype not in FLOATS, SkipReason.NOT_FLOAT),
-        (name.rpartition(".")[2] != "weight", SkipReason.NOT_WEIGHT),
+        (_RECURRENT.search(name) is not None, SkipReason.RECURRENT),
+        (not weight, SkipReason.NOT_WEIGHT),
         (info.size == 0, SkipReason.EMPTY),
+        (bool(about.quantized), SkipReason.QUANTIZED),
         (parent in factored and last in ("0", "1"), SkipReason.FACTOR),
-        (bias is None and bool(_EMBEDDING.search(module)), SkipReason.EMBEDDING),
-        (bias is not None and bias.shape != info.shape[:1], SkipReason.BIAS),
+        (deep and info.shape[1] == 1, SkipReason.ONE_CHANNEL),
+        (bias is None and not deep and looked_up, SkipReason.EMBEDDING),
+        (bias is not None and bias.shape != (_outputs(checkpoint, name),), SkipReason.BIAS),
     )
     return next((reason for applies, reason in reasons if applies), None)
+
+
+def _outputs(checkpoint: Checkpoint, name: str) -> int:
+    return _views(checkpoint, name)[0].shape(checkpoint.infos[name].shape)[0]
+
+
+def _views(checkpoint: Checkpoint, name: str) -> list[View]:
+    """The matrices in a tensor that is a layer, or several."""
+    info, about = checkpoint.infos[name], checkpoint.about
+    if _RECURRENT.search(name):
+        gates = _gates(checkpoint, name)
+        marks = range(0, info.shape[0] + 1, info.shape[0] // max(len(gates), 1))
+        rows = zip(pairwise(marks), gates, strict=True)
+        return [View(part, label=gate, splits=False) for part, gate in rows]
+    if _EXPERTS.search(name) and len(info.shape) == 3:
+        numbers = range(info.shape[0])
+        return [View((i, i + 1), stacked=True, label=str(i), splits=False) for i in numbers]
+    if len(info.shape) > 2:
+        return [View(kernel=info.shape[2:], splits=not about.linear_only)]
+    return [View(turned=module_of(name).rpartition(".")[2] in about.turned)]
+
+
+def _gates(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
+    """A recurrent matrix's gates, by its rows over the width of the state; empty for none."""
+    inner = name.replace("weight_ih", "weight_hh")
+    if inner not in checkpoint.infos or len(checkpoint.infos[inner].shape) != 2:
+        return ()
+    rows, width = checkpoint.infos[inner].shape
+    same = checkpoint.infos[name].shape[0] == rows
+    # An LSTM with a projection has a narrower state than its gates; then rows tell nothing.
+    return GATES.get(rows // width, ()) if width and rows % width == 0 and same else ()

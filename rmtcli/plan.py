@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -43,10 +43,17 @@ class Approximation(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
-    """Truncation of the weight itself; its loss is the squared error of the weight."""
+    """Truncation of the weight itself; its loss is the squared error of the weight.
 
-    weight: NDArray[np.floating]
+    Attributes:
+        layer: the layer.
+        spectrum: of its weight, with vectors unless it was released.
+        weight: the weight, or None where it is read again and decomposed again for factors.
+    """
+
+    layer: Layer
     spectrum: Spectrum
+    weight: NDArray[np.floating] | None
 
     @property
     def losses(self) -> FloatArray:
@@ -60,7 +67,10 @@ class Plain:
 
     def factors(self, rank: int) -> Factors:
         """The truncated singular value decomposition."""
-        return factorize(self.weight, self.spectrum, rank)
+        if self.weight is not None:
+            return factorize(self.weight, self.spectrum, rank)
+        weight = self.layer.load()
+        return factorize(weight, spectrum(weight, vectors=True), rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +81,20 @@ class Fitted:
     spectrum: Spectrum
     fit: EdgeFit
     approximation: Approximation | None
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory that factors are made of, and that could be made anew."""
+        vectors = self.spectrum.vectors
+        if not isinstance(self.approximation, Plain) or vectors is None:
+            return 0
+        weight = self.approximation.weight
+        return vectors.nbytes + (0 if weight is None else weight.nbytes)
+
+    def released(self) -> Fitted:
+        """The same with less in memory: factors take a second decomposition."""
+        s = replace(self.spectrum, vectors=None)
+        return replace(self, spectrum=s, approximation=Plain(self.layer, s, None))
 
     @property
     def spikes(self) -> int:
@@ -141,7 +165,7 @@ def fit_layer(
     if approximate and data is not None:
         approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
     elif approximate:
-        approximation = Plain(weight, s)
+        approximation = Plain(layer, s, weight)
     return Fitted(layer, s, edge.fit(s, weight), approximation)
 
 
@@ -162,6 +186,8 @@ def plan_layer(
             chosen = Untouched.NO_RANK
         elif chosen == s.p:
             chosen = Untouched.FULL_RANK
+        elif layout is Layout.FACTORED and not layer.view.splits:
+            chosen = Untouched.NO_FACTORS
         elif layout is Layout.FACTORED and chosen > layer.break_even_rank:
             chosen = Untouched.NOT_SMALLER
         elif layout is Layout.FACTORED and not factor_names(layer).isdisjoint(taken):
@@ -190,7 +216,7 @@ def plan_layer(
 
 def factor_names(layer: Layer) -> set[str]:
     """The names that a layer's factors and moved bias would have."""
-    return {end for name in (layer.name, *layer.aliases) for end in factors_of(module_of(name))}
+    return {end for name in (layer.tensor, *layer.aliases) for end in factors_of(module_of(name))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 from rmtcli.calibration.base import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, UsageError
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Skipped
 from rmtcli.plan import LayerPlan, Layout
 
@@ -176,9 +177,11 @@ def _checked(values: Any, wanted: Mapping[str, tuple[type, ...]], where: str) ->
     return dict(values)
 
 
-def fingerprint(checkpoint: Checkpoint, name: str) -> str:
-    """Hash of a tensor's bytes as stored; the same in every format that holds them."""
-    return hashlib.sha256(checkpoint.raw(name).data.data).hexdigest()
+def fingerprint(checkpoint: Checkpoint, layer: Layer) -> str:
+    """Hash of a layer's bytes as stored; the same in every format that holds them."""
+    rows, name = layer.view.rows, layer.tensor
+    raw = checkpoint.raw(name) if rows is None else checkpoint.rows(name, *rows)
+    return hashlib.sha256(raw.data.data).hexdigest()
 
 
 def check_plan(
@@ -200,8 +203,10 @@ def check_plan(
         if layer.shape != planned.shape:
             shapes = ("×".join(map(str, shape)) for shape in (planned.shape, layer.shape))
             raise LayerError("{}: {} in the plan, {} in the file".format(where, *shapes))
-        if fingerprint(checkpoint, layer.name) != planned.sha256:
+        if fingerprint(checkpoint, layer) != planned.sha256:
             raise LayerError(f"{where} holds other weights: plan anew")
+        if rank is not None and layout is Layout.FACTORED and not layer.view.splits:
+            raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
         most = layer.break_even_rank if layout is Layout.FACTORED else min(layer.shape) - 1
         if rank is not None and not 1 <= rank <= most:
             raise LayerError(f"{where} cannot have rank {rank}: it must be from 1 to {most}")
@@ -218,7 +223,7 @@ def plan_of(
         PlannedLayer(
             item.layer.name,
             item.layer.shape,
-            fingerprint(checkpoint, item.layer.name),
+            fingerprint(checkpoint, item.layer),
             item.spikes,
             item.rank if item.untouched is None else None,
         )
@@ -269,6 +274,15 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     if file_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")
     return settings
+
+
+def checkpoint_sha256(checkpoint: Checkpoint) -> str:
+    """Hash of a checkpoint: of its file, or of the names and hashes of a directory's files."""
+    if checkpoint.files == (checkpoint.path,):
+        return file_sha256(checkpoint.path)
+    names = sorted((str(path.relative_to(checkpoint.path)), path) for path in checkpoint.files)
+    lines = (f"{file_sha256(path)}  {name}\n" for name, path in names)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
@@ -75,3 +78,32 @@ def rmtcli() -> Run:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes: what a failed command must not change."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def model_directory(
+    folder: Path,
+    state: dict[str, torch.Tensor],
+    config: dict[str, object] | None = None,
+    *,
+    shards: int = 1,
+    container: str = "safetensors",
+) -> Path:
+    """A directory as transformers writes it, with these weights in so many files."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config or {"model_type": "bert"}))
+    (folder / "tokenizer.json").write_text("{}")
+    stem = "model" if container == "safetensors" else "pytorch_model"
+    names, places = list(state), {}
+    for i in range(shards):
+        part = {name: state[name] for name in names[i::shards]}
+        numbered = f"{stem}-{i + 1:05}-of-{shards:05}.{container}"
+        file = numbered if shards > 1 else f"{stem}.{container}"
+        if container == "safetensors":
+            save_file(part, folder / file, metadata={"format": "pt"})
+        else:
+            torch.save(part, folder / file)
+        places |= dict.fromkeys(part, file)
+    if shards > 1:
+        index = json.dumps({"metadata": {}, "weight_map": places})
+        (folder / f"{stem}.{container}.index.json").write_text(index)
+    return folder

@@ -54,7 +54,7 @@ def test_what_is_a_layer_and_what_is_not(tmp_path: Path) -> None:
         "transformer.wte.weight": SkipReason.EMBEDDING,
         "time_embed.0.weight": False,
         "conv.weight": SkipReason.NOT_MATRIX,
-        "rnn.weight_ih_l0": SkipReason.NOT_WEIGHT,
+        "rnn.weight_ih_l0": SkipReason.RECURRENT,
         "attn.in_proj_weight": SkipReason.NOT_WEIGHT,
         "pos": SkipReason.NOT_WEIGHT,
         "h.0.fc.weight": False,

@@ -1,14 +1,16 @@
 """Checkpoint files: the only code that knows a weight format."""
 
-from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest, TensorInfo
+from rmtcli.checkpoint.base import About, Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor, decode, encode
 from rmtcli.checkpoint.reader import CONTAINERS, container_of, open_checkpoint
-from rmtcli.checkpoint.writer import check_target, write_checkpoint, write_file
+from rmtcli.checkpoint.writer import check_target, format_of, write_checkpoint, write_file
 
 __all__ = [
     "CONTAINERS",
+    "About",
     "Checkpoint",
     "Edited",
+    "Edits",
     "Manifest",
     "RawTensor",
     "TensorInfo",
@@ -16,6 +18,7 @@ __all__ = [
     "container_of",
     "decode",
     "encode",
+    "format_of",
     "open_checkpoint",
     "write_checkpoint",
     "write_file",

@@ -6,7 +6,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
+from rmtcli.checkpoint.spill import Stored
+
+#: For each tensor that is replaced, the tensors in its place.
+Edits = Mapping[str, Mapping[str, Stored]]
 
 #: Version of the manifest's layout.
 MANIFEST_VERSION = 1
@@ -43,6 +47,8 @@ class Manifest:
         keep: the keep rule, all options spelled out.
         edge: the edge estimator, likewise.
         factored: rank of each module that was split, by module name.
+        made_by: what decided the ranks, in words.
+        ranks: rank of each layer that was pruned last, by layer name, whatever the layout.
         version: layout of this record.
     """
 
@@ -52,6 +58,8 @@ class Manifest:
     keep: str
     edge: str
     factored: Mapping[str, int]
+    made_by: str = ""
+    ranks: Mapping[str, int] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
     def to_json(self) -> str:
@@ -64,17 +72,40 @@ class Manifest:
         try:
             fields: Any = json.loads(text)
             manifest = Manifest(**fields)
-            ranks = all(type(rank) is int for rank in manifest.factored.values())
+            ranks = all(
+                type(rank) is int
+                for found in (manifest.factored, manifest.ranks)
+                for rank in found.values()
+            )
         except (ValueError, TypeError, AttributeError):
             return None
         return manifest if ranks and manifest.version == MANIFEST_VERSION else None
 
 
-class Checkpoint(ABC):
-    """Named tensors in a file.
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a network beside its tensors, from the configuration in its directory.
 
     Attributes:
-        path: the file.
+        turned: last words in the names of modules whose weights are stored as in × out.
+        vocabularies: a matrix with so many rows is an embedding or an output head.
+        quantized: the method by which another tool has quantised the weights, or empty.
+        linear_only: whether the program that loads the directory knows factors of linear layers
+            only.
+    """
+
+    turned: frozenset[str] = frozenset()
+    vocabularies: frozenset[int] = frozenset()
+    quantized: str = ""
+    linear_only: bool = False
+
+
+class Checkpoint(ABC):
+    """Named tensors in a file or a directory.
+
+    Attributes:
+        path: the file or directory.
+        form: what a user calls the format.
         infos: shape and type of each tensor; in the model's order where the format keeps one.
         manifest: rmtcli's own record, if the file has one.
         metadata: the file's own notes, text by name.
@@ -82,9 +113,11 @@ class Checkpoint(ABC):
         opaque: names of entries among the tensors that only the file's own format can hold.
         as_stored: whether the order of ``infos`` is the network's own.
         shared: names that take no room in the file, because an earlier one has the same storage.
+        about: what is known beside the tensors.
     """
 
     path: Path
+    form: str = "in memory"
     infos: Mapping[str, TensorInfo]
     manifest: Manifest | None
     metadata: Mapping[str, str]
@@ -92,6 +125,17 @@ class Checkpoint(ABC):
     opaque: tuple[str, ...] = ()
     shared: frozenset[str] = frozenset()
     as_stored: bool = False
+    about: About = About()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that the tensors and their meaning are read from."""
+        return (self.path,)
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return self.files
 
     @abstractmethod
     def raw(self, name: str) -> RawTensor:
@@ -101,14 +145,25 @@ class Checkpoint(ABC):
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """For each of ``names`` that stands for the same weights as an earlier one: that one."""
 
-    def array(self, name: str) -> NDArray[np.floating]:
-        """The values of one floating tensor, exactly."""
-        return decode(self.raw(name))
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor."""
+        return self.raw(name).data.nbytes
+
+    def rows(self, name: str, start: int, stop: int) -> RawTensor:
+        """Some entries of a tensor along its first axis."""
+        whole = self.raw(name)
+        step = whole.data.nbytes // whole.shape[0]
+        shape = (stop - start, *whole.shape[1:])
+        return RawTensor(whole.dtype, shape, whole.data[start * step : stop * step])
+
+    def array(self, name: str, rows: tuple[int, int] | None = None) -> NDArray[np.floating]:
+        """The values of one floating tensor, or of some entries along its first axis, exactly."""
+        return decode(self.raw(name) if rows is None else self.rows(name, *rows))
 
     @property
     def bytes(self) -> int:
         """Size of all tensors together, likewise."""
-        return sum(self.raw(n).data.nbytes for n in self.infos if n not in self.shared)
+        return sum(self.nbytes(name) for name in self.infos if name not in self.shared)
 
     @property
     def parameters(self) -> int:
@@ -129,7 +184,7 @@ class Edited(Checkpoint):
     def __init__(
         self,
         source: Checkpoint,
-        edits: Mapping[str, Mapping[str, RawTensor]],
+        edits: Edits,
         manifest: Manifest | None,
     ) -> None:
         self.source = source
@@ -140,6 +195,7 @@ class Edited(Checkpoint):
         self.extras = source.extras
         self.opaque = source.opaque
         self.as_stored = source.as_stored
+        self.about = source.about
         self.shared = source.shared.difference(edits).union(
             *(edits[name] for name in source.shared.intersection(edits))
         )
@@ -154,7 +210,11 @@ class Edited(Checkpoint):
 
     def raw(self, name: str) -> RawTensor:
         """The new bytes where the tensor is new, the source's where it is not."""
-        return self._new[name] if name in self._new else self.source.raw(name)
+        return self._new[name].read() if name in self._new else self.source.raw(name)
+
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor."""
+        return self._new[name].nbytes if name in self._new else self.source.nbytes(name)
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """The source's ties among tensors that were not replaced."""

@@ -36,6 +36,15 @@ class RawTensor:
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return self.data.nbytes
+
+    def read(self) -> RawTensor:
+        """The tensor itself, which is in memory already."""
+        return self
+
 
 def decode(raw: RawTensor) -> NDArray[np.floating]:
     """The values of a floating tensor, exactly; may share memory with ``raw``."""

@@ -17,6 +17,10 @@ CONTAINERS = {
 }
 
 
+#: How a pointer begins that stands for a file in a repository cloned without its large files.
+_POINTER = b"version https://git-lfs"
+
+
 def container_of(path: Path) -> str:
     """``safetensors`` or ``torch``, by the file's ending.
 
@@ -33,20 +37,23 @@ def container_of(path: Path) -> str:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint for reading. Nothing in it is ever executed.
+    """Open a checkpoint file, or a Hugging Face directory. Nothing in it is ever executed.
 
     Raises:
-        UsageError: no such file, a directory, or an unknown ending.
+        UsageError: no such file, a directory of another kind, or an unknown ending.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
     path = Path(path)
     if path.is_dir():
-        raise UsageError(f"{path}: is a directory: name the checkpoint file in it")
+        return _directory(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     container = container_of(path)
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise CheckpointError(f"{path}: a Git LFS pointer: fetch the file with 'git lfs pull'")
     # Each format is imported where it is met: safetensors files need no torch.
     if container == "safetensors":
         from rmtcli.checkpoint.safetensors import SafetensorsFile
@@ -55,3 +62,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     from rmtcli.checkpoint.torch_file import TorchFile
 
     return TorchFile(path)
+
+
+def _directory(path: Path) -> Checkpoint:
+    from rmtcli.checkpoint.huggingface import HuggingFaceDirectory, is_directory_of_weights
+
+    if (path / "model_index.json").exists():
+        raise UsageError(f"{path}: a pipeline of several models: name the folder of one")
+    if not is_directory_of_weights(path):
+        raise UsageError(f"{path}: is a directory: name the checkpoint file in it")
+    return HuggingFaceDirectory(path)

@@ -1,4 +1,4 @@
-"""Safetensors files, read through a memory map and written tensor by tensor, without torch."""
+"""Safetensors files, read and written tensor by tensor, without torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from rmtcli.checkpoint.base import Checkpoint, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.ties import HEAD, equal_tensors
 from rmtcli.errors import CheckpointError
 
 #: Entry of the file's metadata that holds rmtcli's manifest.
@@ -22,10 +24,13 @@ MANIFEST_KEY = "rmtcli"
 class SafetensorsFile(Checkpoint):
     """A safetensors file.
 
-    The library checks the header (lengths, overlaps, types); the map then gives each tensor's
-    bytes as they are, of any type. The format keeps no order, so names come in natural order:
-    ``fc2`` before ``fc10``.
+    The library checks the header (lengths, overlaps, types); a tensor's bytes are then read as they
+    are, of any type, when they are asked for. A memory map would count every page that was touched
+    as memory in use. The format keeps no order, so names come in natural order: ``fc2`` before
+    ``fc10``.
     """
+
+    form = "safetensors file"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,41 +41,47 @@ class SafetensorsFile(Checkpoint):
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path}: not a whole safetensors file ({reason})") from None
         self.extras = ()
-        self._map = np.memmap(path, dtype=np.uint8, mode="r")
-        start = 8 + int.from_bytes(self._map[:8].tobytes(), "little")
-        header = json.loads(self._map[8:start].tobytes())
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(start - 8))
         header.pop("__metadata__", None)
         names = sorted(header, key=natural_order)
         self.infos = {n: TensorInfo(tuple(header[n]["shape"]), header[n]["dtype"]) for n in names}
-        self._places = {
-            n: slice(start + header[n]["data_offsets"][0], start + header[n]["data_offsets"][1])
-            for n in names
+        self._places: dict[str, tuple[int, int]] = {
+            n: (start + a, b - a) for n in names for a, b in [header[n]["data_offsets"]]
         }
         self.manifest = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
 
     def raw(self, name: str) -> RawTensor:
-        """A view of the mapped bytes."""
+        """The tensor's bytes, read anew each time, so that nobody's memory holds them."""
         info = self.infos[name]
-        return RawTensor(info.dtype, info.shape, np.asarray(self._map[self._places[name]]))
+        return RawTensor(info.dtype, info.shape, self._read(*self._places[name]))
+
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor."""
+        return self._places[name][1]
+
+    def rows(self, name: str, start: int, stop: int) -> RawTensor:
+        """Some entries of a tensor along its first axis; only they are read."""
+        (offset, size), info = self._places[name], self.infos[name]
+        step = size // info.shape[0]
+        data = self._read(offset + start * step, (stop - start) * step)
+        return RawTensor(info.dtype, (stop - start, *info.shape[1:]), data)
+
+    def head(self, name: str) -> bytes:
+        """The first bytes of one tensor."""
+        offset, size = self._places[name]
+        return self._read(offset, min(HEAD, size)).tobytes()
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors with equal bytes: the format cannot say that two names share one storage."""
-        first: dict[TensorInfo, list[str]] = {}
-        ties = {}
-        for name in names:
-            alike = first.setdefault(self.infos[name], [])
-            data = self._map[self._places[name]]
-            twin = next((n for n in alike if _equal(self._map[self._places[n]], data)), None)
-            if twin is None:
-                alike.append(name)
-            else:
-                ties[name] = twin
-        return ties
+        return equal_tensors(names, self.infos, self.head, self.raw)
 
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two byte arrays agree; the first page decides nearly always."""
-    return np.array_equal(a[:4096], b[:4096]) and np.array_equal(a, b)
+    def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
+        found = np.fromfile(self.path, np.uint8, count=size, offset=offset)
+        if found.nbytes != size:
+            raise CheckpointError(f"{self.path}: was cut short while it was read")
+        return found
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
@@ -98,7 +109,7 @@ def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
         metadata[MANIFEST_KEY] = checkpoint.manifest.to_json()
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     offset = 0
-    sizes = {name: checkpoint.raw(name).data.nbytes for name in checkpoint.infos}
+    sizes = {name: checkpoint.nbytes(name) for name in checkpoint.infos}
     names = sorted(sizes, key=lambda n: (-_item_size(checkpoint.infos[n], sizes[n]), n))
     for name in names:
         info, end = checkpoint.infos[name], offset + sizes[name]

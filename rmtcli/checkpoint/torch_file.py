@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest, TensorInfo
+from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.errors import CheckpointError
 
@@ -51,6 +51,7 @@ class TorchFile(Checkpoint):
         where: keys that lead from ``tree`` to the state dict; empty for a bare one.
     """
 
+    form = "torch file"
     as_stored = True
 
     def __init__(self, path: Path) -> None:
@@ -80,6 +81,11 @@ class TorchFile(Checkpoint):
         info = self.infos[name]
         return RawTensor(info.dtype, info.shape, _bytes(self.state[name]))
 
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor."""
+        value: torch.Tensor = self.state[name]
+        return value.numel() * value.element_size()
+
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors that look at the same storage in the same way."""
         first: dict[tuple[object, ...], str] = {}
@@ -98,7 +104,7 @@ class TorchFile(Checkpoint):
 def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     """Write a torch file: the source's own tree where the source is one, else a state dict."""
     source: Checkpoint = checkpoint
-    edits: Mapping[str, Mapping[str, RawTensor]] = {}
+    edits: Edits = {}
     if isinstance(checkpoint, Edited):
         source, edits = checkpoint.source, checkpoint.edits
     old = source.state if isinstance(source, TorchFile) else source.infos
@@ -110,8 +116,10 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     made_whole: dict[tuple[object, ...], torch.Tensor] = {}
     for name in old:
         if name in edits:
-            for new, raw in edits[name].items():
-                state[new] = made.setdefault(id(raw), to_torch(raw))
+            for new, stored in edits[name].items():
+                if id(stored) not in made:
+                    made[id(stored)] = to_torch(stored.read())
+                state[new] = made[id(stored)]
         elif isinstance(source, TorchFile):
             state[name] = source.state[name]
             if name in source.infos:

@@ -9,17 +9,40 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rmtcli.checkpoint.base import Checkpoint
-from rmtcli.checkpoint.reader import container_of
+from rmtcli.checkpoint.reader import CONTAINERS, container_of
 from rmtcli.errors import UsageError
 
 
-def check_target(target: Path, *, inputs: list[Path], force: bool) -> None:
-    """Refuse a place that cannot be written, before any work is done.
+def format_of(checkpoint: Checkpoint, target: Path) -> str:
+    """``directory``, ``safetensors`` or ``torch``: what a checkpoint is written as at some place.
+
+    What comes from a directory becomes one, unless the name is that of a file.
 
     Raises:
-        UsageError: it is an input (whatever ``force`` says), exists already, or has no folder.
+        UsageError: a name that no format has, or one that is only read.
     """
-    if target.is_dir():
+    if checkpoint.path.is_dir() and target.suffix.lower() not in CONTAINERS:
+        return "directory"
+    container = container_of(target)
+    if container not in ("safetensors", "torch"):
+        raise UsageError(f"{target}: this format is read only: name a .safetensors or .pt file")
+    return container
+
+
+def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:
+    """Refuse a place that cannot be written, before any work is done.
+
+    Args:
+        target: the place.
+        inputs: files and directories that are read.
+        force: whether something that is there may be replaced.
+        directory: whether a directory is to be written.
+
+    Raises:
+        UsageError: it is an input or in one (whatever ``force`` says), exists already, or has no
+            folder.
+    """
+    if target.is_dir() and not directory:
         raise UsageError(f"{target}: is a directory: name a file")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist: create it first")
@@ -27,16 +50,34 @@ def check_target(target: Path, *, inputs: list[Path], force: bool) -> None:
         raise UsageError(f"{target}: its folder may not be written to")
     if not target.exists() and target.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{target}: is named for two things: give each a file of its own")
-    if target.exists():
-        if any(path.exists() and target.samefile(path) for path in inputs):
+    for path in inputs:
+        if target.exists() and path.exists() and target.samefile(path):
             raise UsageError(f"{target}: is an input, and inputs are never overwritten")
+        if path.is_dir() and target.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"{target}: lies in an input, and inputs are never changed")
+        if directory and path.resolve().is_relative_to(target.resolve()):
+            raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
+    if target.exists():
         if not force:
             raise UsageError(f"{target}: exists already: give --force to replace it")
+        if directory and not (target / "config.json").is_file():
+            raise UsageError(f"{target}: holds no model that could be replaced: name another place")
 
 
-def write_checkpoint(checkpoint: Checkpoint, target: Path) -> None:
-    """Write ``checkpoint`` in the format that the target's ending names."""
-    if container_of(target) == "safetensors":
+def write_checkpoint(checkpoint: Checkpoint, target: Path, *, card: str | None = None) -> None:
+    """Write ``checkpoint`` in the format that the target's name and the source call for.
+
+    Args:
+        checkpoint: what to write.
+        target: where to.
+        card: text of a directory's model card; None for the old one.
+    """
+    container = format_of(checkpoint, target)
+    if container == "directory":
+        from rmtcli.checkpoint.directory import write_directory
+
+        write_directory(checkpoint, target, card=card)
+    elif container == "safetensors":
         from rmtcli.checkpoint.safetensors import write_safetensors
 
         write_file(target, lambda file: write_safetensors(checkpoint, file))

@@ -15,7 +15,13 @@ def command(
     file: options.Checkpoint,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="File to write; for a directory, a directory.",
+            show_default=False,
+        ),
     ],
     json: options.Json = False,
     force: options.Force = False,

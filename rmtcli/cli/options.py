@@ -10,8 +10,8 @@ import typer
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE",
-        help="Checkpoint: .safetensors, .pt, .pth, .bin or .ckpt.",
+        metavar="FILE|DIR",
+        help="Checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pt2, or a Hugging Face directory.",
         show_default=False,
     ),
 ]

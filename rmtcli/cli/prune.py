@@ -22,8 +22,9 @@ def command(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="File to write, its format by its ending. [default: FILE with '.pruned' added]",
+            metavar="FILE|DIR",
+            help="Where to write: a file, its format by its ending; for a directory, a directory. "
+            "[default: the input's name with '.pruned' added]",
             show_default=False,
         ),
     ] = None,

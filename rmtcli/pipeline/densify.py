@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rmtcli import edits
 from rmtcli.assemble import describe
-from rmtcli.checkpoint import Edited, check_target, container_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint import Edited, check_target, format_of, open_checkpoint, write_checkpoint
 from rmtcli.report.base import Report
+from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
 
 
@@ -15,8 +16,8 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
     """Multiply the factors of a file that rmtcli wrote back into dense weights.
 
     Args:
-        path: a factored checkpoint.
-        output: file to write.
+        path: a factored checkpoint, a file or a Hugging Face directory.
+        output: file or directory to write.
         force: whether an existing output may be replaced.
 
     Raises:
@@ -26,9 +27,10 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
     """
     target = Path(output)
     checkpoint = open_checkpoint(path)
-    container_of(target)
-    check_target(target, inputs=[Path(path)], force=force)
-    write_checkpoint(Edited(checkpoint, edits.join(checkpoint), None), target)
+    directory = format_of(checkpoint, target) == "directory"
+    check_target(target, inputs=[Path(path)], force=force, directory=directory)
+    card = without_section(read_card(checkpoint)) or None if directory else None
+    write_checkpoint(Edited(checkpoint, edits.join(checkpoint), None), target, card=card)
     return Report(
         "densify",
         describe(checkpoint),

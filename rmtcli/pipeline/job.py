@@ -13,6 +13,7 @@ from rmtcli.assemble import Track
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.decide import Choice, Goal
+from rmtcli.edits import Splitter
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.factorize import Factors
@@ -70,10 +71,13 @@ class Job:
         Raises:
             LayerError: a layer that holds values that are not finite.
         """
-        report = assemble.decided(self.report, self.checkpoint, self.fits, choice)
+        assert self.report.layout is not None
+        refines = self.calibration.refines and self.data is not None
+        splitter = None if refines else Splitter(self.checkpoint, self.report.layout)
+        report = assemble.decided(self.report, self.checkpoint, self.fits, choice, splitter)
         assemble.refuse_not_finite(self.checkpoint.path, report.skipped)
-        if not (self.calibration.refines and report.pruned and self.data is not None):
-            return Result(report, assemble.edited(report, self.checkpoint), None)
+        if not (refines and report.pruned and self.data is not None):
+            return Result(report, assemble.edited(report, self.checkpoint, splitter), None)
         from rmtcli.running.refine import refine  # needs torch
 
         split = assemble.edited(replace(report, layout=Layout.FACTORED), self.checkpoint)
@@ -109,7 +113,7 @@ def prepare(
         EvaluationError: the network cannot be built or fed.
     """
     report = assemble.started(action, checkpoint, edge, goal.keep, layout)
-    report = replace(report, budget=goal.budget)
+    report = replace(report, budget=goal.budget, made_by=goal.words)
     found = assemble.layers_of(checkpoint, selection)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, found, layout)
@@ -126,7 +130,7 @@ def prepare(
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(track(found), edge, data, approximate=True)
     if goal.joint:
-        fits = list(fits)
+        fits = assemble.held(fits)
         assemble.refuse_not_finite(checkpoint.path, fits)
     return Job(checkpoint, report, fits, data, evaluation, calibration)
 

@@ -10,8 +10,10 @@ from rmtcli.allocate import Budget
 from rmtcli.assemble import Track, describe
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import (
+    CONTAINERS,
+    Checkpoint,
     check_target,
-    container_of,
+    format_of,
     open_checkpoint,
     write_checkpoint,
 )
@@ -33,7 +35,8 @@ from rmtcli.pipeline.job import Job, Result, calibration_source, paired, prepare
 from rmtcli.plan import Layout
 from rmtcli.plan_file import Plan, calibration_of, plan_of
 from rmtcli.report.base import Report
-from rmtcli.report.notes import on_cost, on_extras
+from rmtcli.report.card import read_card, with_section
+from rmtcli.report.notes import on_cost, on_extras, on_loading
 
 
 def prune(
@@ -61,9 +64,9 @@ def prune(
     outputs least; a budget or a limit takes the training part of the evaluation's data for it.
 
     Args:
-        path: the checkpoint to prune; it is never changed.
+        path: the checkpoint to prune, a file or a Hugging Face directory; it is never changed.
         output: file to write, its format by its ending; ``<name>.pruned<ending>`` beside the
-            input by default.
+            input by default. For a directory, the directory to write.
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
         budget: what the whole model may cost.
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
@@ -96,13 +99,13 @@ def prune(
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     goal = Goal(keep, budget, max_drop, rank_multiple, planned)
     checkpoint = open_checkpoint(path)
-    container_of(target)
+    container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
     inputs = [Path(file) for file in files if isinstance(file, str | Path)]
     check_calibration(calibration, inputs)
     if not dry_run:
-        check_target(target, inputs=inputs, force=force)
+        check_target(target, inputs=inputs, force=force, directory=container == "directory")
     job = prepare(
         "prune",
         checkpoint,
@@ -138,13 +141,33 @@ def prune(
     )
     if dry_run or not report.pruned:
         return report
-    write_checkpoint(result.pruned, target)
+    card = None
+    if container == "directory":
+        report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
+        card = with_section(read_card(checkpoint), report, factored=_splits(report))
+    write_checkpoint(result.pruned, target, card=card)
     return replace(report, output=describe(open_checkpoint(target)))
 
 
 def default_output(path: Path) -> Path:
-    """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``."""
+    """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``.
+
+    A directory ``model`` becomes ``model.pruned``; an exported program, a safetensors file.
+    """
+    if path.is_dir():
+        path = path if path.name and path.name != ".." else path.resolve()
+        return path.with_name(f"{path.name}.pruned")
+    if CONTAINERS.get(path.suffix.lower()) not in ("safetensors", "torch", None):
+        return path.with_name(f"{path.stem}.pruned.safetensors")
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
+
+
+def _splits(report: Report) -> bool:
+    return report.layout is Layout.FACTORED
+
+
+def _on_loading(report: Report, checkpoint: Checkpoint) -> tuple[str, ...]:
+    return on_loading(checkpoint) if _splits(report) else ()
 
 
 def _calibration(

@@ -54,6 +54,7 @@ class Report:
         reference: the network that an evaluation compares with, or None.
         edge: the edge estimator, all options spelled out; None where none was used.
         keep: the keep rule, likewise.
+        made_by: what decides the ranks, as a user would ask for it.
         layout: how pruned layers are stored; None where none are.
         layers: every layer, in the checkpoint's order.
         skipped: every matrix that is no layer, with the reason.
@@ -73,6 +74,7 @@ class Report:
     reference: Source | None = None
     edge: str | None = None
     keep: str | None = None
+    made_by: str = ""
     layout: Layout | None = None
     layers: tuple[LayerPlan, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -180,6 +182,7 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "break_even_rank": layer.break_even_rank,
         "rank": plan.rank,
         "pruned": pruned,
+        "macs_per_position": _change(layer.size, after),
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, container_of
+from rmtcli.checkpoint import Checkpoint, format_of
 from rmtcli.evaluation.base import Comparison
 
 #: Points of accuracy whose loss a report points out.
@@ -32,16 +32,42 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
 
 def on_extras(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
     """What a reader must know about what stands beside the weights."""
+    container = format_of(checkpoint, target)
+    if container == "directory":
+        return _on_directory(checkpoint)
     notes = sorted(set(checkpoint.metadata) - {"format"})
-    if notes and container_of(target) != "safetensors":
+    if notes and container != "safetensors":
         return (
             f"not carried over, because a torch file has no room for notes: {', '.join(notes)}",
         )
     if not checkpoint.extras:
         return ()
     names = ", ".join(checkpoint.extras)
-    if container_of(target) == "safetensors":
+    if container == "safetensors":
         return (f"not carried over, because safetensors holds tensors only: {names}",)
     if any("optim" in name for name in checkpoint.extras):
         return (f"kept as they are: {names}. An optimizer's state fits the dense network only",)
     return (f"kept as they are: {names}",)
+
+
+def _on_directory(checkpoint: Checkpoint) -> tuple[str, ...]:
+    from rmtcli.checkpoint.directory import left_out, source_of
+
+    files = left_out(source_of(checkpoint))
+    if not files:
+        return ()
+    return (f"left out, because they hold the dense network: {', '.join(files)}",)
+
+
+def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a reader must know about loading a directory whose layers are split."""
+    from rmtcli.checkpoint.directory import config_class, source_of
+
+    config = source_of(checkpoint).config
+    if "AutoConfig" in (config.get("auto_map") or {}):
+        why = "the model brings code of its own"
+    elif config_class(config) is None:
+        why = "transformers, asked here, has no such model type or is not installed"
+    else:
+        return ()
+    return (f"loads after 'import rmtcli.integrations.transformers' only: {why}",)

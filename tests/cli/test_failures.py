@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Run, tree
+from tests.conftest import Run, model_directory, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
 
@@ -44,6 +44,39 @@ def nan(folder: Path) -> None:
 
 def existing(folder: Path) -> None:
     shutil.copy(folder / MLP, folder / "there.safetensors")
+
+
+def weightless(folder: Path) -> None:
+    model_directory(folder / "m", {"a.weight": torch.ones(40, 40)})
+    (folder / "m/model.safetensors").unlink()
+
+
+def shardless(folder: Path) -> None:
+    tensors = {"a.weight": torch.ones(40, 40), "b.weight": torch.ones(40, 40)}
+    model_directory(folder / "m", tensors, shards=2)
+    (folder / "m/model-00001-of-00002.safetensors").unlink()
+
+
+def misindexed(folder: Path) -> None:
+    tensors = {"a.weight": torch.ones(40, 40), "b.weight": torch.ones(40, 40)}
+    model_directory(folder / "m", tensors, shards=2)
+    save_file({"c": torch.ones(2)}, folder / "m/model-00001-of-00002.safetensors")
+
+
+def adapter(folder: Path) -> None:
+    (folder / "m").mkdir()
+    (folder / "m/adapter_config.json").write_text("{}")
+
+
+def two_models(folder: Path) -> None:
+    model_directory(folder / "m", {"a.weight": torch.ones(40, 40)})
+    (folder / "thesis").mkdir()
+    (folder / "thesis/chapter.txt").touch()
+
+
+def quantised(folder: Path) -> None:
+    config: dict[str, object] = {"quantization_config": {"quant_method": "gptq"}}
+    model_directory(folder / "m", {"a.weight": torch.ones(40, 40)}, config)
 
 
 def nothing(folder: Path) -> None:
@@ -167,7 +200,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         f"prune {MLP} -o out.h5",
         2,
         "out.h5: not a checkpoint by its name: the ending must be one of "
-        ".safetensors, .pt, .pth, .bin, .ckpt",
+        ".safetensors, .pt, .pth, .bin, .ckpt, .pt2",
     ),
     "report is the model": (
         nothing,
@@ -242,6 +275,53 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         2,
         "data.json: is an input, and inputs are never overwritten",
     ),
+    "config without weights": (
+        weightless,
+        "prune m",
+        1,
+        "m: has a config.json and no weights by the names model.safetensors or pytorch_model.bin: "
+        "download or save them",
+    ),
+    "missing shard": (
+        shardless,
+        "prune m",
+        1,
+        "m/model.safetensors.index.json: names model-00001-of-00002.safetensors, which is not "
+        "there: download it again",
+    ),
+    "wrong index": (
+        misindexed,
+        "prune m",
+        1,
+        "m/model.safetensors.index.json: says that model-00001-of-00002.safetensors holds "
+        "'a.weight', which it does not: index and shards are not of one model",
+    ),
+    "adapter": (
+        adapter,
+        "prune m",
+        2,
+        "m: holds an adapter only: merge it into its base model and save that",
+    ),
+    "output lies in the input": (
+        two_models,
+        "prune m -o m/model.safetensors --force",
+        2,
+        "m/model.safetensors: lies in an input, and inputs are never changed",
+    ),
+    "output directory is something else": (
+        two_models,
+        "prune m -o thesis --force",
+        2,
+        "thesis: holds no model that could be replaced: name another place",
+    ),
+    "quantised by another method": (
+        quantised,
+        "prune m",
+        1,
+        "m: no fully connected layers among 1 tensors; 1 quantised by another method: prune the "
+        "network that it was made from",
+    ),
+    "info on nothing": (nothing, "info none.pt", 2, "none.pt: no such file"),
     "nothing to densify": (
         nothing,
         f"densify {MLP} -o out.safetensors",
@@ -295,7 +375,8 @@ def test_files_without_permission_get_one_line(workdir: Path, rmtcli: Run) -> No
     assert result.stderr == f"rmtcli: error: {MLP}: Permission denied\n"
 
 
-def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run) -> None:
+@pytest.mark.parametrize("source", [MLP, "m"])
+def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run, source: str) -> None:
     resource = pytest.importorskip("resource")
 
     def limit() -> None:  # a file beyond this size fails as on a full disk
@@ -304,8 +385,9 @@ def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
+    model_directory(workdir / "m", load_file(workdir / MLP))
     before = tree(workdir)
-    result = rmtcli("prune", MLP, preexec_fn=limit)
+    result = rmtcli("prune", source, preexec_fn=limit)
     assert result.returncode == 1
     assert result.stderr.startswith("rmtcli: error: ")
     assert result.stderr.count("\n") == 1

@@ -1,0 +1,218 @@
+"""Writing a Hugging Face directory: new weights, and everything else as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rmtcli.checkpoint.base import Checkpoint, Edited
+from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
+from rmtcli.checkpoint.safetensors import write_safetensors
+from rmtcli.errors import CheckpointError
+
+#: Bytes of tensors in one file, as transformers divides them.
+SHARD_BYTES = 5 * 10**9
+#: The file that registers rmtcli's layers with transformers, in our package and in a directory.
+LOADER = "rmtcli_loading.py"
+_LOADER_SOURCE = Path(__file__).parents[1] / "integrations" / LOADER
+#: The model card.
+CARD = "README.md"
+
+#: Endings of files that hold a dense network's weights, or the state of its training.
+_DENSE = (
+    *(".safetensors", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".gguf", ".tflite"),
+    *(".onnx", ".onnx_data", ".mlmodel", ".mlpackage", ".pb", ".npz"),
+)
+_DENSE_NAMES = re.compile(r"(pytorch_model|openvino_model|model|weight).*\.bin|.*\.index\.json")
+#: What tools keep in a directory for themselves.
+_OTHERS = (".git", ".cache")
+
+
+class Part(Checkpoint):
+    """Some tensors of a checkpoint: what one file of several holds."""
+
+    def __init__(self, whole: Checkpoint, names: Sequence[str]) -> None:
+        self.whole = whole
+        self.path = whole.path
+        self.infos = {name: whole.infos[name] for name in names}
+        self.manifest, self.metadata = whole.manifest, whole.metadata
+        self.extras, self.opaque = (), whole.opaque
+
+    def raw(self, name: str) -> RawTensor:
+        """The bytes of one tensor."""
+        return self.whole.raw(name)
+
+    def nbytes(self, name: str) -> int:
+        """Size of one tensor."""
+        return self.whole.nbytes(name)
+
+    def ties(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The ties of the whole."""
+        return self.whole.ties(names)
+
+
+def write_directory(
+    checkpoint: Checkpoint, target: Path, *, card: str | None = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write a directory that transformers can load; it appears whole or not at all.
+
+    A directory that is there already keeps its place until the new one is complete.
+
+    Args:
+        checkpoint: the network, perhaps edited; its source is a directory.
+        target: where to.
+        card: text of the model card; None for the old one.
+        shard_bytes: size beyond which weights are divided.
+
+    Raises:
+        CheckpointError: the source is no directory.
+    """
+    source = source_of(checkpoint)
+    mark = secrets.token_hex(8)
+    temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
+    temporary.mkdir()
+    try:
+        _fill(checkpoint, source, temporary, card, shard_bytes)
+        if target.exists():
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:
+    """The directory that a checkpoint comes from.
+
+    Raises:
+        CheckpointError: it comes from a file.
+    """
+    source = checkpoint.source if isinstance(checkpoint, Edited) else checkpoint
+    if not isinstance(source, HuggingFaceDirectory):
+        raise CheckpointError(f"{source.path}: is no directory, so none can be made from it")
+    return source
+
+
+def left_out(source: HuggingFaceDirectory) -> list[str]:
+    """Files that hold the dense network in some other way, and so have no place in the result."""
+    kept = set(_kept(source))
+    replaced = {path.relative_to(source.path) for path in source.weights}
+    replaced |= {(source.home / source.main).relative_to(source.path)}
+    gone = set(_files(source.path)) - kept - replaced
+    return sorted(map(str, gone))
+
+
+def _fill(
+    checkpoint: Checkpoint,
+    source: HuggingFaceDirectory,
+    folder: Path,
+    card: str | None,
+    shard_bytes: int,
+) -> None:
+    home = folder / source.home.relative_to(source.path)
+    ranks = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
+    for file in _kept(source):
+        if file.name == LOADER:
+            continue
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.path / file, folder / file)
+    home.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(configured(source.config, ranks), indent=2, ensure_ascii=False) + "\n"
+    (home / CONFIG).write_text(config, encoding="utf-8")
+    if ranks and _LOADER_SOURCE.exists():
+        shutil.copyfile(_LOADER_SOURCE, home / LOADER)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8")
+    _write_weights(checkpoint, home, shard_bytes)
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def configured(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """A configuration with the ranks of the layers that are split, or without ours if none is."""
+    new = {key: value for key, value in config.items() if key != "quantization_config"}
+    other = config.get("quantization_config")
+    if other and other.get("quant_method") != METHOD:
+        new["quantization_config"] = other
+    automatic = dict(new.pop("auto_map", None) or {})
+    ours = LOADER.removesuffix(".py")
+    if str(automatic.get("AutoConfig", "")).startswith(f"{ours}."):
+        del automatic["AutoConfig"]
+    name = config_class(config)
+    if ranks and name and "AutoConfig" not in automatic:
+        automatic["AutoConfig"] = f"{ours}.{name}"
+    if automatic:
+        new["auto_map"] = automatic
+    if ranks:
+        new["quantization_config"] = {"quant_method": METHOD, "version": 1, "ranks": dict(ranks)}
+    return new
+
+
+def config_class(config: Mapping[str, Any]) -> str | None:
+    """The name of transformers' class for a configuration; None where it has none, or is absent."""
+    try:
+        from transformers.models.auto import configuration_auto
+    except ImportError:
+        return None
+    found = vars(configuration_auto)["CONFIG_MAPPING_NAMES"].get(str(config.get("model_type")))
+    return None if found is None else str(found)
+
+
+def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None:
+    """One file, or shards and their index; one tensor in memory at a time."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name in checkpoint.infos:
+        if groups[-1] and size + checkpoint.nbytes(name) > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += checkpoint.nbytes(name)
+    stem, _, ending = WEIGHTS[0].partition(".")
+    places: dict[str, str] = {}
+    for i, names in enumerate(groups, start=1):
+        file = f"{stem}-{i:05}-of-{len(groups):05}.{ending}" if len(groups) > 1 else WEIGHTS[0]
+        with (home / file).open("xb") as stream:
+            write_safetensors(Part(checkpoint, names), stream)
+        places |= dict.fromkeys(names, file)
+    if len(groups) > 1:
+        total = sum(checkpoint.nbytes(name) for name in checkpoint.infos)
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (home / f"{WEIGHTS[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _kept(source: HuggingFaceDirectory) -> Iterator[Path]:
+    """Files to copy, relative to the directory: all that hold no weights of the dense network."""
+    for file in _files(source.path):
+        beside = any(file.is_relative_to(folder) for folder in source.beside)
+        dense = file.suffix in _DENSE or _DENSE_NAMES.fullmatch(file.name)
+        if beside or not dense:
+            yield file
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - set(_OTHERS))
+        yield from (Path(root, name).relative_to(folder) for name in sorted(names))
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,27 @@
+"""``rmtcli info``."""
+
+from __future__ import annotations
+
+from rmtcli.cli.options import Checkpoint, Json
+
+
+def command(file: Checkpoint, json: Json = False) -> None:
+    """Print what is in a checkpoint, and where it comes from.
+
+    Format, tensors, sizes and hash; and if rmtcli wrote it, the source's name and hash, and what
+    was done to which layer.
+    """
+    from rmtcli import info
+
+    found = info(file)
+    if json:
+        print(found.to_json())
+        return
+    from rmtcli.report.rows import shown
+
+    width = max(len(label) for label, _ in found.lines)
+    for label, text in found.lines:
+        print(f"{label:<{width}}  {shown(text)}")
+
+
+command.__name__ = "info"

@@ -1,0 +1,37 @@
+"""What is in a checkpoint, and where it comes from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rmtcli.assemble import describe
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.checkpoint.dtypes import WORDS
+from rmtcli.checkpoint.huggingface import HuggingFaceDirectory
+from rmtcli.report.info import Info
+
+
+def info(path: str | Path) -> Info:
+    """Look into a checkpoint; no weight is decomposed.
+
+    Args:
+        path: a file, or a Hugging Face directory.
+
+    Raises:
+        UsageError: a wrong path.
+        CheckpointError: it cannot be read.
+    """
+    checkpoint = open_checkpoint(path)
+    types = Counter(tensor.dtype for tensor in checkpoint.infos.values())
+    model_type = None
+    if isinstance(checkpoint, HuggingFaceDirectory) and "model_type" in checkpoint.config:
+        model_type = str(checkpoint.config["model_type"])
+    return Info(
+        describe(checkpoint),
+        checkpoint.form,
+        tuple(file.name for file in checkpoint.weights),
+        {WORDS.get(name, name): count for name, count in types.most_common()},
+        model_type,
+        checkpoint.manifest,
+    )

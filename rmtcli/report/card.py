@@ -1,0 +1,48 @@
+"""The section of a model card that says what was done to the model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.report.base import Report
+from rmtcli.report.markdown import to_markdown
+
+_START, _END = "<!-- rmtcli: start -->", "<!-- rmtcli: end -->"
+_SECTION = re.compile(rf"\n*{re.escape(_START)}.*?{re.escape(_END)}\n?", re.S)
+
+_HOW = """\
+Some linear layers of this model were split in two thin ones. Load it with
+`import rmtcli.integrations.transformers`, then `from_pretrained` as usual; or without rmtcli, with
+`trust_remote_code=True`. Nothing else loads these layers: `rmtcli verify` checks that all weights
+arrive."""
+
+
+def read_card(checkpoint: Checkpoint) -> str:
+    """The model card of a directory, empty where there is none."""
+    path = checkpoint.path / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def with_section(card: str, report: Report, *, factored: bool) -> str:
+    """A model card with the report as its last section; what else it says stays as it is.
+
+    Args:
+        card: the old card, perhaps empty.
+        report: what was done. Folders of the machine that did it are left out.
+        factored: whether layers were split, so that loading takes more than before.
+    """
+    source = replace(report.source, path=Path(report.source.path).resolve().name)
+    text = to_markdown(replace(report, source=source, output=None))
+    title, _, rest = text.partition("\n")
+    body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"
+    section = f"{_START}\n{body}\n### {title.lstrip('# ')}\n{rest}{_END}\n"
+    before = without_section(card).rstrip("\n")
+    return f"{before}\n\n{section}" if before else section
+
+
+def without_section(card: str) -> str:
+    """A model card without what rmtcli wrote into it."""
+    return _SECTION.sub("\n", card)

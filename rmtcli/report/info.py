@@ -1,0 +1,73 @@
+"""What a checkpoint says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rmtcli.checkpoint import Manifest
+from rmtcli.report.base import SCHEMA_VERSION, Source
+from rmtcli.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A checkpoint's contents and origin.
+
+    Attributes:
+        source: the checkpoint.
+        form: its format.
+        files: names of the files that hold its tensors.
+        types: how many tensors there are of each type.
+        model_type: what its configuration calls the network, or None.
+        manifest: rmtcli's record, or None where rmtcli did not write it.
+    """
+
+    source: Source
+    form: str
+    files: tuple[str, ...]
+    types: Mapping[str, int]
+    model_type: str | None
+    manifest: Manifest | None
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """What a reader wants to know: label and text."""
+        source, manifest = self.source, self.manifest
+        kind = "" if self.model_type is None else f", model type {self.model_type}"
+        types = ", ".join(f"{count} {name}" for name, count in self.types.items())
+        lines = [
+            ("format", f"{self.form}{kind}"),
+            ("weights in", ", ".join(self.files)),
+            ("tensors", f"{source.tensors:,} ({types})"),
+            ("parameters", f"{source.parameters:,}"),
+            ("bytes on disk", f"{source.bytes:,}"),
+            ("sha256", source.sha256),
+        ]
+        if manifest is None:
+            return [*lines, ("rmtcli", "no record: not written by rmtcli, or dense again")]
+        lines += [
+            ("rmtcli", manifest.rmtcli),
+            ("made from", f"{manifest.source}, sha256 {manifest.source_sha256}"),
+            ("ranks by", manifest.made_by or f"keep {manifest.keep}"),
+            ("edge", manifest.edge),
+        ]
+        ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
+        split = "split in two" if manifest.factored else "truncated in place"
+        return lines + [("layer", f"{name}: rank {r}, {split}") for name, r in ranks.items()]
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        values: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "rmtcli_version": __version__,
+            "source": asdict(self.source),
+            "format": self.form,
+            "files": list(self.files),
+            "types": dict(self.types),
+            "model_type": self.model_type,
+            "manifest": None if self.manifest is None else asdict(self.manifest),
+        }
+        return json.dumps(values, indent=2)
