@@ -148,11 +148,16 @@ def _tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        # Without its files, transformers makes one that knows no words.
+        files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+        if not any((directory / name).is_file() for name in files if name):
+            raise FileNotFoundError(f"there is none of {', '.join(sorted(filter(None, files)))}")
     # transformers raises many kinds for a directory without a tokenizer.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EvaluationError(f"{directory}: its tokenizer cannot be read: {reason}") from None
+    return tokenizer
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -50,7 +50,13 @@ def calibrate(
         mask=lambda: mask_of(model),
     )
     seen = {name: [found[m] for m in names if m in found] for name, names in modules.items()}
-    return {name: merge(parts) for name, parts in seen.items() if parts}
+    merged = {name: merge(parts) for name, parts in seen.items() if parts}
+    # Without gradients where they were asked for, nothing is done with a layer's outputs.
+    return {
+        name: moments
+        for name, moments in merged.items()
+        if moments.gradient is not None or not settings.gradients
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -77,7 +77,11 @@ def refine(
     pair = _Pair(dense, pruned, held, source)
     notes = []
     if settings.sequential:
-        steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
+        steps = {
+            p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name])
+            for p in plans
+            if not _routed(modules[p.layer.name])
+        }
         if not pair.helps(lambda: pair.fit(steps, min(settings.batch, source.task.batch))):
             notes.append(NOT_SEQUENTIAL)
     unhealed = pair.factors
@@ -167,6 +171,11 @@ class _Pair:
     def _distance(self) -> float:
         """How far the compressed network is from the dense one on the inputs held back."""
         return self.source.distance(self.dense, self.pruned, self.fresh)
+
+
+def _routed(modules: Sequence[str]) -> bool:
+    """Whether a layer is an expert's: it reads other tokens in the compressed network."""
+    return any("experts" in module.split(".") for module in modules)
 
 
 def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:
