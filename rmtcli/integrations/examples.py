@@ -52,7 +52,11 @@ def run(model: Any) -> tuple[str, Tensor] | None:
     made = {name: value for name, value in examples(model.config).items() if name in taken}
     decoder = {"decoder_input_ids"} if model.config.is_encoder_decoder else set()
     for wanted in ({model.main_input_name} | decoder, made.keys()):
-        inputs = {name: value for name, value in made.items() if name in wanted}
+        inputs = {
+            name: value.to(model.dtype) if value.is_floating_point() else value
+            for name, value in made.items()
+            if name in wanted
+        }
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # some models draw masks in evaluation mode too
@@ -62,5 +66,5 @@ def run(model: Any) -> tuple[str, Tensor] | None:
         named = {k: v for k, v in output.items() if isinstance(v, Tensor) and v.is_floating_point()}
         for name in ("logits", "last_hidden_state", *named):
             if name in named:
-                return name, named[name].float()
+                return name, named[name]
     return None
