@@ -64,13 +64,15 @@ def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, A
     result = run(model.eval())
     if result is not None:
         np.save(output, result[1].numpy())
+    # Names, or (in version 5) names with both shapes.
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     return {
         "class": type(model).__name__,
         "auto": auto.__name__,
         "transformers": transformers.__version__,
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
-        "mismatched": sorted(item[0] for item in info["mismatched_keys"]),
+        "mismatched": sorted(mismatched),
         "registered": getattr(model, "hf_quantizer", None) is not None,
         "output": None if result is None else result[0],
         "transposed": _transposed(model),
