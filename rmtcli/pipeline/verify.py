@@ -9,7 +9,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
-from rmtcli.integrations.directory import is_factored, open_factored, read_config, write_products
+from rmtcli.integrations.directory import (
+    FactoredDirectory,
+    is_factored,
+    open_factored,
+    read_config,
+    write_products,
+)
 from rmtcli.integrations.fresh import Opened, Step, open_fresh
 from rmtcli.report.verification import Distance, Verification
 from rmtcli.spectrum import FloatArray
@@ -44,15 +50,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
     dense = None if against is None else _checked_dense(Path(against))
     with TemporaryDirectory(prefix="rmtcli-") as name:
         folder = Path(name)
-        steps = [Step(directory.path, "plain"), Step(directory.path, "trust_remote_code")]
-        plain, trusted = open_fresh(steps, folder / "first")
-        _check(directory.path, trusted, "trust_remote_code=True")
-        write_products(directory, folder / "product", trusted.transposed)
-        steps = [Step(folder / "product"), Step(directory.path, "import")]
-        steps[1:1] = [] if dense is None else [Step(dense)]
-        product, *others, imported = open_fresh(steps, folder / "second")
-        _check(directory.path, imported, "import rmtcli.integrations.transformers")
-        _check(directory.path, product, "multiplying the factors", factored=False)
+        plain, trusted, imported, product, original = _open_all(directory, dense, folder)
         apart, allowed = difference((trusted, imported), product), TOLERANCE
         if apart is not None and apart > TOLERANCE:
             allowed = _rounding(folder, product)
@@ -70,9 +68,29 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
         allowed,
         apart,
         len(plain.missing),
-        _distance(dense, others[0], trusted) if dense is not None else None,
+        _distance(dense, original, trusted) if dense is not None else None,
         () if apart is not None else (_NOT_RUN,),
     )
+
+
+def _open_all(
+    directory: FactoredDirectory, dense: Path | None, folder: Path
+) -> tuple[Opened, Opened, Opened, Opened, Opened]:
+    """The directory by neither way, by the one and by the other; its product; and the dense model.
+
+    Each way has a process of its own: what one of them registers must not help the other. Where
+    no dense model is asked for, the product stands in its place.
+    """
+    steps = [Step(directory.path, "plain"), Step(directory.path, "trust_remote_code")]
+    plain, trusted = open_fresh(steps, folder / "first")
+    _check(directory.path, trusted, "trust_remote_code=True")
+    write_products(directory, folder / "product", trusted.transposed)
+    steps = [Step(folder / "product"), Step(directory.path, "import")]
+    steps[1:1] = [] if dense is None else [Step(dense)]
+    product, *others, imported = open_fresh(steps, folder / "second")
+    _check(directory.path, imported, "import rmtcli.integrations.transformers")
+    _check(directory.path, product, "multiplying the factors", factored=False)
+    return plain, trusted, imported, product, others[0] if others else product
 
 
 def _rounding(folder: Path, product: Opened) -> float:
