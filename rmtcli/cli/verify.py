@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from rmtcli.cli import options
+from rmtcli.cli.output import print_json
 
 
 def command(
@@ -35,8 +34,7 @@ def command(
 
     found = verify(directory, against=against)
     if json:
-        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        print(found.to_json(shlex.join(["rmtcli", *sys.argv[1:]]), ascii_only=not unicode))
+        print_json(found)
     else:
         show_lines(found.summary(), stdout())
 

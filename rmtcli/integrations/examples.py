@@ -25,7 +25,8 @@ def examples(config: Any) -> dict[str, Tensor]:
     text, vision = config.get_text_config(), getattr(config, "vision_config", config)
     made = {"input_values": torch.randn(1, _SAMPLES, generator=source)}
     if isinstance(vocabulary := getattr(text, "vocab_size", None), int):
-        length = min(_LENGTH, getattr(text, "max_position_embeddings", None) or _LENGTH)
+        most = getattr(text, "max_position_embeddings", None)
+        length = min(_LENGTH, most) if isinstance(most, int) and most > 0 else _LENGTH
         tokens = torch.randint(0, vocabulary, (1, length), generator=source)
         made |= {"input_ids": tokens, "decoder_input_ids": tokens[:, : length // 2]}
     if size := getattr(vision, "image_size", None):
@@ -51,14 +52,19 @@ def run(model: Any) -> tuple[str, Tensor] | None:
     made = {name: value for name, value in examples(model.config).items() if name in taken}
     decoder = {"decoder_input_ids"} if model.config.is_encoder_decoder else set()
     for wanted in ({model.main_input_name} | decoder, made.keys()):
-        inputs = {name: value for name, value in made.items() if name in wanted}
+        inputs = {
+            name: value.to(model.dtype) if value.is_floating_point() else value
+            for name, value in made.items()
+            if name in wanted
+        }
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # some models draw masks in evaluation mode too
                 output = model(**inputs)
         except Exception:  # whatever a model raises for inputs that are not its own
             continue
         named = {k: v for k, v in output.items() if isinstance(v, Tensor) and v.is_floating_point()}
         for name in ("logits", "last_hidden_state", *named):
             if name in named:
-                return name, named[name].float()
+                return name, named[name]
     return None

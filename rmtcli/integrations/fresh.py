@@ -18,6 +18,21 @@ from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.spectrum import FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A directory to open, and how.
+
+    Attributes:
+        path: the directory.
+        route: ``plain``, ``trust_remote_code`` or ``import``.
+        dtype: precision in which the model runs.
+    """
+
+    path: Path
+    route: str = "plain"
+    dtype: str = "float32"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """What came of opening a directory.
@@ -64,11 +79,11 @@ class Opened:
         return None
 
 
-def open_fresh(steps: Iterable[tuple[Path, str]], folder: Path) -> list[Opened]:
+def open_fresh(steps: Iterable[Step], folder: Path) -> list[Opened]:
     """Open directories one after the other in one new process, without network.
 
     Args:
-        steps: directory and route of each: ``plain``, ``trust_remote_code`` or ``import``.
+        steps: what to open.
         folder: an empty folder for what the two processes tell each other.
 
     Raises:
@@ -80,7 +95,10 @@ def open_fresh(steps: Iterable[tuple[Path, str]], folder: Path) -> list[Opened]:
             "verify opens models with transformers: pip install 'rmtcli[transformers]'"
         )
     folder.mkdir()
-    values = [{"directory": str(path.resolve()), "route": route} for path, route in steps]
+    values = [
+        {"directory": str(step.path.resolve()), "route": step.route, "dtype": step.dtype}
+        for step in steps
+    ]
     (folder / "steps.json").write_text(json.dumps(values), encoding="utf-8")
     offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
     done = subprocess.run(

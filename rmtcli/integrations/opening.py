@@ -40,12 +40,13 @@ def auto_class(config: dict[str, Any]) -> Any:
     raise ValueError(f"no Auto class of transformers {transformers.__version__} opens {wanted}")
 
 
-def opened(directory: Path, route: str, output: Path) -> dict[str, Any]:
-    """Open one directory in float32, run the model, and say what happened.
+def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, Any]:
+    """Open one directory, run the model, and say what happened.
 
     Args:
         directory: with config.json and weights.
         route: ``plain``, ``trust_remote_code`` or ``import``.
+        dtype: precision in which the model runs.
         output: file for what the model gives, ``.npy``.
     """
     if route == "import":
@@ -58,18 +59,20 @@ def opened(directory: Path, route: str, output: Path) -> dict[str, Any]:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are named, not only counted
         local_files_only=True,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
     )
     result = run(model.eval())
     if result is not None:
         np.save(output, result[1].numpy())
+    # Names, or (in version 5) names with both shapes.
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     return {
         "class": type(model).__name__,
         "auto": auto.__name__,
         "transformers": transformers.__version__,
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
-        "mismatched": sorted(item[0] for item in info["mismatched_keys"]),
+        "mismatched": sorted(mismatched),
         "registered": getattr(model, "hf_quantizer", None) is not None,
         "output": None if result is None else result[0],
         "transposed": _transposed(model),
@@ -77,12 +80,13 @@ def opened(directory: Path, route: str, output: Path) -> dict[str, Any]:
 
 
 def _transposed(model: nn.Module) -> list[str]:
-    """Last parts of the names under which the model has a weight as in × out."""
-    kinds: dict[type, set[str]] = {Conv1D: set(), nn.Linear: set()}
+    """Last parts of the names under which the dense model has a weight as in × out."""
+    names: dict[bool, set[str]] = {True: set(), False: set()}
     for name, module in model.named_modules():
-        if type(module) in kinds:
-            kinds[type(module)].add(name.rpartition(".")[2])
-    return sorted(kinds[Conv1D] - kinds[nn.Linear])
+        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ == "FactoredLinear":
+            known = getattr(module, "transposed", isinstance(module, Conv1D))
+            names[bool(known)].add(name.rpartition(".")[2])
+    return sorted(names[True] - names[False])
 
 
 def main(folder: Path) -> None:
@@ -90,7 +94,8 @@ def main(folder: Path) -> None:
     answers = []
     for number, step in enumerate(json.loads((folder / "steps.json").read_text(encoding="utf-8"))):
         try:
-            answer = opened(Path(step["directory"]), step["route"], folder / f"{number}.npy")
+            directory, output = Path(step["directory"]), folder / f"{number}.npy"
+            answer = opened(directory, step["route"], step["dtype"], output)
         except Exception as error:  # of any kind: transformers promises none
             text = str(error).strip().splitlines() or [""]
             answer = {"error": f"{type(error).__name__}: {text[0]}"}

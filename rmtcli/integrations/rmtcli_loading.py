@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
@@ -35,6 +36,48 @@ Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
 VERSION = 1
 METHOD = "rmtcli"
+
+
+class Product(Tensor):
+    """The product of two factors, computed when its entries are needed.
+
+    Models of the T5 family read ``wo.weight.dtype`` in every forward pass: computing the product
+    for that would make them slower than dense ones.
+
+    Args:
+        left: (out × rank).
+        right: (rank × in).
+    """
+
+    _is_hf_initialized = True  # so that transformers draws no random values for it
+
+    def __new__(cls, left: Tensor, right: Tensor) -> Any:
+        """An empty tensor of the product's shape and type, which remembers the factors."""
+        empty = torch.empty(len(left), right.shape[1], dtype=left.dtype, device="meta")
+        self: Any = torch.Tensor._make_subclass(cls, empty)
+        self.factors = left, right
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Put the computed product in its place in whatever is done with it."""
+        shape: tuple[Any, ...] = (Tensor.dtype, Tensor.shape, Tensor.ndim)
+        place: tuple[Any, ...] = (Tensor.device, Tensor.is_meta)
+        if func in [known.__get__ for known in shape]:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args)
+        if func in [known.__get__ for known in place]:
+            return func(args[0].factors[0])
+        args, kwargs = tree_map_only(Product, Product.computed, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def computed(self: Any) -> Tensor:
+        """The product as an ordinary tensor."""
+        left, right = self.factors
+        product: Tensor = left @ right
+        return product
 
 
 class FactoredLinear(nn.Sequential):
@@ -59,13 +102,15 @@ class FactoredLinear(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """The product of the factors, in the dense layer's orientation, computed at each access.
+        """The product of the factors, in the dense layer's orientation, computed at each use.
 
-        Code that reads a weight instead of calling the layer works, but gets no faster.
+        Code that multiplies by a weight instead of calling the layer works, but gets no faster.
         """
         right, left = self._factors()
-        product: Tensor = left @ right
-        return product.T if self.transposed else product
+        if self.transposed:
+            left, right = right.T, left.T
+        product: Tensor = Product(left, right)
+        return left @ right if torch.compiler.is_compiling() else product
 
     @property
     def bias(self) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,24 +136,37 @@ def load(directory: Path, case: Case, **options: Any) -> PreTrainedModel:
 
 def write(case: Case, folder: Path) -> tuple[Path, Path]:
     """A directory with factored layers, and one with their products."""
-    original, factored, product = (folder / name for name in ("original", "factored", "product"))
-    case.model().save_pretrained(original)
+    case.model().save_pretrained(folder / "original")
+    leaves = {"c_attn", "c_proj", "c_fc"} if case.transposed else set()
+    return factor(
+        folder / "original",
+        lambda module: bool(re.fullmatch(case.layers, module.rpartition(".")[2])),
+        leaves,
+    )
+
+
+def factor(
+    original: Path, wanted: Callable[[str], bool], transposed: Collection[str]
+) -> tuple[Path, Path]:
+    """The same of any directory; ``transposed`` are the last parts of names of in × out layers."""
+    factored, product = (original.parent / name for name in ("factored", "product"))
     for target in (factored, product):
         shutil.copytree(original, target)
     tensors = load_file(original / "model.safetensors")
     small, dense, ranks = dict(tensors), dict(tensors), {}
     for name, weight in tensors.items():
-        module = name.removesuffix(".weight")
-        if weight.ndim != 2 or not re.fullmatch(case.layers, module.rpartition(".")[2]):
+        module, _, last = name.rpartition(".")
+        if weight.ndim != 2 or last != "weight" or not wanted(module):
             continue
-        right, left = _factors(weight.T if case.transposed else weight)
+        turned = module.rpartition(".")[2] in transposed
+        right, left = _factors(weight.T if turned else weight)
         del small[name]
         small |= {f"{module}.0.weight": right, f"{module}.1.weight": left}
         if f"{module}.bias" in small:
             small[f"{module}.1.bias"] = small.pop(f"{module}.bias")
         matrix = (left.double() @ right.double()).float()
-        dense[name] = matrix.T.contiguous() if case.transposed else matrix
-        ranks[module] = RANK
+        dense[name] = matrix.T.contiguous() if turned else matrix
+        ranks[module] = len(right)
     assert len(ranks) > 5
     save_file(small, factored / "model.safetensors", {"format": "pt"})
     save_file(dense, product / "model.safetensors", {"format": "pt"})

@@ -119,7 +119,7 @@ def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_export_and_compile_see_ordinary_modules(tmp_path: Path) -> None:
+def test_torch_export_sees_ordinary_modules(tmp_path: Path) -> None:
     case = CASES["bert-head"]
     factored, _ = write(case, tmp_path)
     model = load(factored, case)

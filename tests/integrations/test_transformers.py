@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402
-from rmtcli.integrations.rmtcli_loading import FactoredLinear, RmtcliConfig  # noqa: E402
+from rmtcli.integrations.rmtcli_loading import FactoredLinear, Product, RmtcliConfig  # noqa: E402
 from tests.integrations.factored import CASES, RANK, load, logits, mark, write  # noqa: E402
 
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
@@ -154,6 +154,33 @@ def test_copies_open_too(directories: Directories, tmp_path: Path) -> None:
         twin.save_pretrained(tmp_path)
         assert not logits(load(tmp_path, case), case).any()
     close(logits(model, case), wanted)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_weight_is_the_product(name: str, directories: Directories) -> None:
+    """In the dense layer's orientation, with gradients, for code that does not call the layer."""
+    layer = split(load(directories[name][0], CASES[name]))[0]
+    dense, x = layer.dense(), torch.randn(3, layer.in_features)
+    assert layer.weight.shape == dense.weight.shape
+    matrix = layer.weight.T if layer.transposed else layer.weight
+    for outputs in (torch.nn.functional.linear(x, matrix, layer.bias), layer(x)):
+        close(outputs, dense(x))
+    close(torch.stack([layer.weight, layer.weight])[1], dense.weight)
+    matrix.square().sum().backward()
+    assert layer[0].weight.grad.abs().sum() > 0
+    assert layer.weight.requires_grad
+
+
+def test_asking_for_a_type_multiplies_nothing(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5 asks for ``wo.weight.dtype`` in every forward pass."""
+    monkeypatch.setattr(Product, "computed", lambda self: pytest.fail("multiplied"))
+    model = load(directories["t5"][0], CASES["t5"])
+    layer = split(model)[0]
+    assert isinstance(layer.weight, torch.Tensor)
+    assert layer.weight.device == torch.device("cpu")
+    assert logits(model, CASES["t5"]).isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import rmtcli
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.integrations import directory as directory_module
 from rmtcli.integrations.directory import open_factored, write_products
-from rmtcli.integrations.fresh import open_fresh
+from rmtcli.integrations.fresh import Step, open_fresh
 from rmtcli.pipeline.verify import difference
 from tests.conftest import Run, tree
 from tests.integrations.factored import CASES, write
@@ -253,8 +253,8 @@ def test_what_is_wrong_with_the_model_is_said(bert: Path, tmp_path: Path) -> Non
     for spoil in FAULTS:
         shutil.copytree(bert / "factored", tmp_path / spoil.__name__)
         spoil(tmp_path / spoil.__name__)
-    steps = [(tmp_path / spoil.__name__, "trust_remote_code") for spoil in FAULTS]
-    steps += [(bert / "factored", "trust_remote_code"), (bert / "factored", "import")]
+    steps = [Step(tmp_path / spoil.__name__, "trust_remote_code") for spoil in FAULTS]
+    steps += [Step(bert / "factored", route) for route in ("trust_remote_code", "import")]
     *found, trusted, imported = open_fresh(steps, tmp_path / "talk")
     for opened, message in zip(found, FAULTS.values(), strict=True):
         assert opened.fault is not None
@@ -284,6 +284,25 @@ def test_a_difference_is_an_error(bert: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(directory_module, "_product", off)
     with pytest.raises(EvaluationError, match="outputs differ from those of the product"):
         rmtcli.verify(bert / "factored")
+
+
+@pytest.mark.slow
+def test_deep_models_amplify_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the usual tolerance is allowed where the product itself rounds as much."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=99,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=32,
+        num_attention_heads=8,
+    )
+    monkeypatch.setattr("tests.integrations.factored.RANK", 40)  # lower ranks amplify less
+    factored, _ = write(replace(CASES["llama"], config=config), tmp_path)
+    found = rmtcli.verify(factored)
+    assert found.difference is not None
+    assert 1e-5 < found.difference <= found.tolerance <= 1e-3
 
 
 @pytest.mark.slow
