@@ -12,8 +12,8 @@ from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of, member, module_of
 
-#: What DataParallel, torch.compile and Lightning put before a module's names.
-_WRAPPERS = {"module", "_orig_mod", "model", ""}
+#: What DataParallel, torch.compile, Lightning and FSDP put before a module's names.
+_WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
 
 
 def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:

@@ -16,10 +16,12 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, LayerError
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.plan import Untouched
+from rmtcli.report.rows import summary
 from rmtcli.views import View
 from tests.conftest import model_directory
 
 CONV = Selection(convolutions=True, min_side=0)
+CONV_PLAN = Selection(convolutions=True)
 GATES = Selection(recurrent=True, min_side=0)
 
 
@@ -65,6 +67,11 @@ def test_convolutions_are_split_in_two(tmp_path: Path, kind: type, kernel: int, 
     )
     assert split[0][0].weight.shape == (5, 8, *(kernel,) * size)
     assert split[0][1].weight.shape == (24, 5, *(1,) * size)
+    text = f"{24 * inner:,} → {5 * inner + 24 * 5:,} multiply-adds at an output position"
+    assert any(line.startswith(text) for label, line in summary(report) if label == "convolutions")
+    assert report.plan is not None
+    again = rmtcli.prune(tmp_path / "a.pt", plan=report.plan, selection=CONV_PLAN, dry_run=True)
+    assert [plan.layer.name for plan in again.pruned] == ["0.weight"]
     x = torch.randn(2, 8, *(12,) * size)
     # The kernels have rank 5, so nothing is lost but float32's rounding.
     torch.testing.assert_close(split(x), dense(x), rtol=1e-4, atol=1e-5)
