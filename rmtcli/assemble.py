@@ -137,7 +137,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
             splitter.add(plan)
     manifest = Manifest(
         __version__,
-        Path(report.source.path).name,
+        Path(report.source.path).absolute().name,
         report.source.sha256,
         report.keep,
         report.edge,

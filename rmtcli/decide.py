@@ -85,7 +85,7 @@ def by_plan(plan: Plan, data: Mapping[str, Data] | None) -> Choice:
 def by_size(allocation: Allocation, size: int, data: Mapping[str, Data] | None) -> Choice:
     """The best ranks for a model of a given size."""
     ranks = allocation.ranks(size)
-    return lambda item: _left_out(item, data) or ranks[item.layer.name]
+    return lambda item: _outside(item, data) or ranks[item.layer.name]
 
 
 def nothing_within(data: Mapping[str, Data] | None) -> Choice:
@@ -102,7 +102,7 @@ def allocation_of(
     multiple: int = 1,
 ) -> Allocation:
     """The layers that share a budget, and what their weights cost in its unit."""
-    free = [item for item in fitted if not _left_out(item, data)]
+    free = [item for item in fitted if not _outside(item, data)]
 
     def cost(item: Fitted) -> int:
         """Cost of one weight."""
@@ -115,7 +115,7 @@ def allocation_of(
     if unit == "bytes":
         total = checkpoint.bytes
     elif unit == "macs":
-        fixed = [item for item in fitted if _left_out(item, data)]
+        fixed = [item for item in fitted if _outside(item, data)]
         total = sum(item.layer.size for item in fixed)
         total += sum(cost(item) * item.layer.size for item in free)
     else:
@@ -139,6 +139,11 @@ def under_budget(
             f"{budget.unit} are left"
         )
     return by_size(allocation, size, data)
+
+
+def _outside(item: Fitted, data: Mapping[str, Data] | None) -> Untouched | None:
+    """Why a layer has no part in a budget: what cannot be split saves nothing."""
+    return _left_out(item, data) or (None if item.layer.view.splits else Untouched.NO_FACTORS)
 
 
 def _left_out(item: Fitted, data: Mapping[str, Data] | None) -> Untouched | None:

@@ -233,8 +233,8 @@ def _kind(checkpoint: Checkpoint, name: str, selection: Selection) -> SkipReason
         info.shape[0] in about.vocabularies and not _HEAD.search(module)
     )
     reasons = (
-        (deep and not kernel, SkipReason.NOT_MATRIX),
         (info.dtype not in FLOATS, SkipReason.NOT_FLOAT),
+        (deep and not kernel, SkipReason.NOT_MATRIX),
         (_RECURRENT.search(name) is not None, SkipReason.RECURRENT),
         (not weight, SkipReason.NOT_WEIGHT),
         (info.size == 0, SkipReason.EMPTY),

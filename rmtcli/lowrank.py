@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -12,15 +12,16 @@ from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of, member, module_of
 
-#: What DataParallel, torch.compile and Lightning put before a module's names.
-_WRAPPERS = {"module", "_orig_mod", "model", ""}
+#: What DataParallel, torch.compile, Lightning and FSDP put before a module's names.
+_WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
 
 
 def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     """Put a checkpoint, factored or not, into a plain module.
 
-    Every ``nn.Linear`` that the file holds as two factors is replaced, in place, by an
-    ``nn.Sequential`` of two; then all parameters are loaded.
+    Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
+    an ``nn.Sequential`` of two; then all parameters are loaded. Names that the module ties to
+    others may be missing from the file.
     Names in the file may carry a wrapper's prefix (``module.``, ``_orig_mod.``, Lightning's
     ``model.``) that the module lacks. The file's other tensors stay unread only where such a
     prefix sets them apart.
@@ -38,28 +39,13 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     prefix = prefix_of(model, checkpoint)
-    split: dict[int, SplitLinear] = {}  # a module under several names stays one module
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        right, left, bias = factors_of(f"{prefix}{name}" if name else prefix.rstrip("."))
-        whole = member(f"{prefix}{name}" if name else prefix.rstrip("."), "weight")
-        names = checkpoint.infos.keys()
-        if not isinstance(module, nn.Linear) or whole in names or not {right, left} <= names:
-            continue
-        if not name:
-            raise CheckpointError(
-                f"{checkpoint.path}: a bare nn.Linear cannot be split in place: "
-                "wrap it in a module, or run rmtcli densify"
-            )
-        if id(module) not in split:
-            rank = checkpoint.infos[right].shape[0]
-            split[id(module)] = SplitLinear(module, rank, bias=bias in names)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, split[id(module)])
+    _split(model, checkpoint, prefix)
     state = {
         name.removeprefix(prefix): to_torch(checkpoint.raw(name))
         for name in checkpoint.infos
         if name.startswith(prefix)
     }
+    _complete(model, state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -69,6 +55,85 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
             f"{checkpoint.path}: does not fit {type(model).__name__}: {reasons[0]}"
         ) from None
     return model
+
+
+def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
+    """Replace the modules whose weights the checkpoint holds as factors."""
+    names = checkpoint.infos.keys()
+    split: dict[int, nn.Module] = {}  # a module under several names stays one module
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        full = f"{prefix}{name}" if name else prefix.rstrip(".")
+        right, left, bias = factors_of(full)
+        factored = member(full, "weight") not in names and {right, left} <= names
+        if not factored or "weight" not in module._parameters:
+            continue
+        if not name:
+            raise CheckpointError(
+                f"{checkpoint.path}: a bare {type(module).__name__} cannot be split in place: "
+                "wrap it in a module, or run rmtcli densify"
+            )
+        if id(module) not in split:
+            rank = checkpoint.infos[right].shape[0]
+            made = split_module(module, rank, bias=bias in names)
+            if made is None:
+                raise CheckpointError(
+                    f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: "
+                    "run rmtcli densify, or prune without this layer"
+                )
+            split[id(module)] = made
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, split[id(module)])
+
+
+def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
+    """Two modules of this rank in place of one; None where that is not possible."""
+    if isinstance(module, nn.Linear):
+        return SplitLinear(module, rank, bias=bias)
+    if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
+        inputs, outputs = cast(Tensor, module.weight).shape  # transformers': stored as in × out
+        place = {"device": "meta", "dtype": cast(Tensor, module.weight).dtype}
+        linear = nn.Linear(inputs, outputs, bias=bias, **place)
+        made = SplitLinear(linear, rank, bias=bias)
+        return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
+        return split_convolution(module, rank, bias=bias)
+    return None
+
+
+def split_convolution(
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool
+) -> nn.Sequential:
+    """A convolution with the layer's kernel to ``rank`` channels, and one with a single place."""
+    kind = type(module)
+    place: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+    first = kind(
+        module.in_channels,
+        rank,
+        cast(Any, module.kernel_size),
+        stride=cast(Any, module.stride),
+        padding=cast(Any, module.padding),
+        dilation=cast(Any, module.dilation),
+        padding_mode=module.padding_mode,
+        bias=False,
+        **place,
+    )
+    second = kind(rank, module.out_channels, 1, bias=bias, **place)
+    return nn.Sequential(first, second).train(module.training)
+
+
+def _words(module: nn.Module) -> str:
+    groups = getattr(module, "groups", 1)
+    name = type(module).__name__
+    return name if groups == 1 else f"{name} in {groups} groups"
+
+
+def _complete(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give the names that the file does not hold the weights that the module ties them to."""
+    own = model.state_dict(keep_vars=True)
+    held = {id(own[name]): name for name in state if name in own}
+    for name, value in own.items():
+        if name not in state and id(value) in held:
+            state[name] = state[held[id(value)]]
 
 
 class SplitLinear(nn.Sequential):

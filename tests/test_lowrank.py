@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,23 @@ def test_densify_tells_of_a_file_that_was_changed(tmp_path: Path, block: Block) 
         ):
             rmtcli.densify(tmp_path / f"{name}.pt", tmp_path / "c.pt")
         assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {f"_fsdp_wrapped_module.{name}": value for name, value in state.items()},
+        lambda state: {"module": {f"module.{n}": v for n, v in state.items()}, "dp_world_size": 2},
+        lambda state: {"state_dict": {f"model.{n}": v for n, v in state.items()}, "epoch": 3},
+    ],
+    ids=["DataParallel", "FSDP", "DeepSpeed", "Lightning"],
+)
+def test_what_trainers_write_is_read_and_loaded(tmp_path: Path, block: Block, wrap: Any) -> None:
+    torch.save(wrap(block.state_dict()), tmp_path / "a.ckpt")
+    report = rmtcli.prune(tmp_path / "a.ckpt", keep="rank:k=9")
+    assert len(report.pruned) == 2
+    loaded = rmtcli.load(Block(), tmp_path / "a.pruned.ckpt").eval()
+    torch.save(block.state_dict(), tmp_path / "a.pt")
+    expected = dense_twin(block, tmp_path / "a.pt")
+    torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)

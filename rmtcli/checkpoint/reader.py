@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
@@ -14,6 +15,7 @@ CONTAINERS = {
     ".pth": "torch",
     ".bin": "torch",
     ".ckpt": "torch",
+    ".pt2": "exported",
 }
 
 
@@ -22,7 +24,7 @@ _POINTER = b"version https://git-lfs"
 
 
 def container_of(path: Path) -> str:
-    """``safetensors`` or ``torch``, by the file's ending.
+    """``safetensors``, ``torch`` or ``exported``, by the file's ending.
 
     Raises:
         UsageError: any other ending.
@@ -59,6 +61,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         from rmtcli.checkpoint.safetensors import SafetensorsFile
 
         return SafetensorsFile(path)
+    if container == "exported":
+        from rmtcli.checkpoint.exported import ExportedFile
+
+        return ExportedFile(path)
+    return _torch(path)
+
+
+def _torch(path: Path) -> Checkpoint:
+    from rmtcli.checkpoint.torchscript import TorchScriptFile, is_torchscript
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if is_torchscript(archive.namelist()):
+                return TorchScriptFile(path)
+    except zipfile.BadZipFile:
+        pass  # an older torch file, or none: the next reader tells
     from rmtcli.checkpoint.torch_file import TorchFile
 
     return TorchFile(path)

@@ -113,6 +113,7 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     freed = (
         _storages(source.state[name] for name in edits) if isinstance(source, TorchFile) else set()
     )
+    ties = {a: b for a, b in source.ties(source.infos).items() if a in source.shared}
     made_whole: dict[tuple[object, ...], torch.Tensor] = {}
     for name in old:
         if name in edits:
@@ -125,7 +126,8 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
             if name in source.infos:
                 state[name] = _released(state[name], freed, made_whole)
         else:
-            state[name] = to_torch(source.raw(name))
+            twin = ties.get(name)
+            state[name] = state[twin] if twin in state else to_torch(source.raw(name))
     vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from rmtcli.cli.options import Checkpoint, Edge, Exclude, Force, Include, Json, MinSide, ReportFile
+from rmtcli.cli.options import (
+    Checkpoint,
+    Conv,
+    Edge,
+    Exclude,
+    Force,
+    Include,
+    Json,
+    MinSide,
+    Recurrent,
+    ReportFile,
+)
 from rmtcli.cli.output import check_report, emit, progress
 
 
@@ -12,6 +23,8 @@ def command(
     include: Include = None,
     exclude: Exclude = None,
     min_side: MinSide = 32,
+    conv: Conv = False,
+    recurrent: Recurrent = False,
     json: Json = False,
     report: ReportFile = None,
     force: Force = False,
@@ -24,7 +37,7 @@ def command(
     from rmtcli import Selection, analyze
 
     check_report(report, inputs=[file], force=force)
-    selection = Selection(include or (), exclude or (), min_side)
+    selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
     result = analyze(file, edge=edge, selection=selection, track=progress)
     emit(result, as_json=json, report_file=report)
 

@@ -40,6 +40,20 @@ MinSide = Annotated[
         metavar="N", min=0, help="A layer with fewer outputs is an output head, and left alone."
     ),
 ]
+Conv = Annotated[
+    bool,
+    typer.Option(
+        "--conv",
+        help="Convolutions are layers too: a kernel becomes one to few channels, and a 1x1 one.",
+    ),
+]
+Recurrent = Annotated[
+    bool,
+    typer.Option(
+        "--recurrent",
+        help="The gates of LSTMs and GRUs are layers too; only --layout dense changes them.",
+    ),
+]
 Data = Annotated[
     Optional[Path],
     typer.Option(

@@ -25,7 +25,7 @@ def analyze(
     Each layer also shows what ``prune`` with ``keep="auto"`` would do with it.
 
     Args:
-        path: a ``.safetensors``, ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
+        path: a checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
         track: wraps the iteration over layers, for progress.

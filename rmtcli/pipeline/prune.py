@@ -175,7 +175,8 @@ def _calibration(
 ) -> Calibration:
     """How to calibrate: as a plan says, or as was asked for, with inputs where they are needed."""
     if goal.plan is not None:
-        if selection not in (None, Selection()):
+        # What kinds of layers there are is no choice among them.
+        if selection and replace(selection, convolutions=False, recurrent=False) != Selection():
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
     settings = calibration_source(given, evaluation, joint=goal.joint)

@@ -34,7 +34,7 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
         report: what was done. Folders of the machine that did it are left out.
         factored: whether layers were split, so that loading takes more than before.
     """
-    source = replace(report.source, path=Path(report.source.path).resolve().name)
+    source = replace(report.source, path=Path(report.source.path).absolute().name)
     text = to_markdown(replace(report, source=source, output=None))
     title, _, rest = text.partition("\n")
     body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"

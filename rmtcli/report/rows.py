@@ -62,6 +62,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     elif report.action == "prune":
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
+        lines += _convolutions(report)
     elif report.action == "simulate":
         source = report.source
         lines.append(("wrote", f"{source.path}: {source.parameters:,} parameters, truth inside"))
@@ -76,6 +77,15 @@ def summary(report: Report) -> list[tuple[str, str]]:
     if report.output is not None:
         lines.append(("wrote", report.output.path))
     return lines
+
+
+def _convolutions(report: Report) -> list[tuple[str, str]]:
+    """What split convolutions compute: as many multiply-adds at each place as they have weights."""
+    kernels = [plan for plan in report.pruned if plan.layer.view.kernel]
+    if not kernels or report.layout is not Layout.FACTORED:
+        return []
+    before, after = sum(p.layer.size for p in kernels), sum(p.factored_size for p in kernels)
+    return [("convolutions", _change(before, after, "multiply-adds at an output position"))]
 
 
 def _estimators(report: Report) -> list[tuple[str, str]]:

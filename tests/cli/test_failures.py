@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ class Payload:
 
 def payload(folder: Path) -> None:
     torch.save({"weight": torch.ones(40, 40), "x": Payload()}, folder / "payload.pt")
+
+
+def hyperparameters(folder: Path) -> None:
+    state = {"state_dict": {"a.weight": torch.ones(40, 40)}}
+    torch.save(state | {"hyper_parameters": argparse.Namespace(lr=1)}, folder / "hyper.ckpt")
+
+
+def exported(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "old.pt2", "w") as archive:
+        archive.writestr("serialized_state_dict.pt", b"x")
+    (folder / "broken.pt2").write_bytes(b"PK nothing")
 
 
 def truncated(folder: Path) -> None:
@@ -122,6 +135,32 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         1,
         "payload.pt: refused: its pickle calls for posix.mkdir, and only tensors and plain values "
         "are read (nothing was run): save model.state_dict() instead",
+    ),
+    "hyper-parameters that are no plain values": (
+        hyperparameters,
+        "prune hyper.ckpt",
+        1,
+        "hyper.ckpt: refused: its pickle calls for argparse.Namespace, and only tensors and plain "
+        "values are read (nothing was run): save model.state_dict() instead",
+    ),
+    "exported by an older torch": (
+        exported,
+        "prune old.pt2",
+        1,
+        "old.pt2: holds no table of weights of one model: export it anew with torch 2.9 or newer, "
+        "or save model.state_dict() instead",
+    ),
+    "no exported program": (
+        exported,
+        "analyze broken.pt2",
+        1,
+        "broken.pt2: not a whole torch.export archive (File is not a zip file)",
+    ),
+    "an exported program to be written": (
+        nothing,
+        f"prune {MLP} -o a.pt2",
+        2,
+        "a.pt2: this format is read only: name a .safetensors or .pt file",
     ),
     "truncated safetensors": (
         truncated,
