@@ -23,6 +23,7 @@ class Untouched(Enum):
     PLAN = "the plan leaves it as it is"
     NO_DATA = "no calibration input reached it"
     NAME_TAKEN = "the names its factors need are taken"
+    ALL_EQUAL = Verdict.ALL_EQUAL.value
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value
     HETEROSCEDASTIC = Verdict.HETEROSCEDASTIC.value
     POOR_FIT = Verdict.POOR_FIT.value

@@ -141,7 +141,7 @@ def _fit_row(plan: LayerPlan) -> list[str]:
         str(plan.spikes),
         str(layer.break_even_rank),
         f"{figures.stable_rank:.1f}",
-        "–" if figures.tail_alpha is None else f"{figures.tail_alpha:.2f}",
+        "–" if figures.tail_alpha is None else f"{figures.tail_alpha:.3g}",
         _word(fit.verdict) + (", output head" if layer.head else ""),
     ]
 
