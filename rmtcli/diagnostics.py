@@ -98,8 +98,8 @@ def compare_vectors(weight: NDArray[np.floating], spectrum: Spectrum, spikes: in
     if spectrum.vectors is None:
         raise ValueError("a test of vectors needs a spectrum with vectors")
     short = spectrum.vectors[:, spectrum.p - spikes :][:, ::-1]
-    upright = tall(weight)
-    long = (upright / np.abs(upright).max()).astype(np.float64) @ short
+    upright = tall(weight).astype(np.float64)
+    long = (upright / np.abs(upright).max()) @ short
     sides = porter_thomas.p_values(long), porter_thomas.p_values(short)
     out, into = sides if weight.shape[0] >= weight.shape[1] else sides[::-1]
     return VectorTest(out, into)

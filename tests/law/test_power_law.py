@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def naive(values: np.ndarray) -> tuple[float, float, float]:
     return alpha, x_min, distance
 
 
+@cache
 def spectra() -> dict[str, np.ndarray]:
     found = {
         "noise": spectrum(noise((300, 200))).eigenvalues,
