@@ -1,8 +1,10 @@
 """Edge estimators beside their peers and the oracle: the tables of docs/benchmarks.md.
 
     python -m benchmarks.edges [noise|spikes|unequal] [--seeds 100] [--methods NAME,NAME]
+        [--rows TEXT]
 
-``noise``: share of pure noise matrices with a spike, where beta = 0.1 is nominal.
+``noise``: share of pure noise matrices with a spike, where beta = 0.1 is nominal. Rates need many
+seeds: give 1000. Above 256 singular values, two fifths of them are drawn.
 ``spikes``: mean number of planted spikes found, and sigma over the true one.
 ``unequal``: spikes found in noise that has none but is not white.
 WeightWatcher's fit takes part where it is installed. sign-flip decomposes twenty matrices for
@@ -29,8 +31,8 @@ from rmtcli.spectrum import Spectrum, spectrum
 Found = tuple[int, float]
 Method = Callable[[Spectrum, np.ndarray], Found]
 
-NOISE = ((1.0, (64, 128, 256, 512, 1024)), (0.5, (64, 128, 256, 512, 1024)))
-NOISE += ((0.25, (64, 128, 256, 512)), (0.125, (64, 128, 256)))
+BETA = 0.1
+NOISE = tuple((gamma, p) for gamma in (1.0, 0.5, 0.25, 0.125) for p in (64, 128, 256, 512, 1024))
 SHAPES = ((512, 512), (1000, 500), (2048, 512))
 PLANTED = ((0, 3.0), (5, 1.2), (20, 1.2), (5, 1.5), (20, 1.5), (5, 3.0), (20, 3.0), (100, 3.0))
 UNEQUAL = (
@@ -46,7 +48,7 @@ UNEQUAL = (
 
 def oracle(s: Spectrum, weight: np.ndarray) -> Found:
     """Knows sigma."""
-    edge = Noise.of(MarchenkoPastur(s.gamma), s.p).edge(0.1)
+    edge = Noise.of(MarchenkoPastur(s.gamma), s.p).edge(BETA)
     return s.count_above(edge), 1.0
 
 
@@ -113,36 +115,40 @@ def cell(
     return {name: np.array(values, dtype=float) for name, values in found.items()}
 
 
-def noise_table(seeds: int, each: Mapping[str, Method]) -> None:
-    """Share of noise matrices in which a spike is found."""
-    header("noise", each)
+def noise_table(seeds: int, each: Mapping[str, Method], rows: str) -> None:
+    """Share of noise matrices in which a spike is found, and its standard error at rate beta."""
+    header("noise", each, "seeds", "standard error")
     for noise in ("gaussian", "uniform"):
-        for gamma, sizes in NOISE:
-            for p in sizes:
-                found = cell((round(p / gamma), p), noise, seeds, each)
-                row(
-                    f"{noise}, {round(p / gamma)}×{p}",
-                    [f"{np.mean(found[name][:, 0] > 0):.2f}" for name in each],
-                )
+        for gamma, p in NOISE:
+            label = f"{noise}, {round(p / gamma)}×{p}"
+            if rows not in label:
+                continue
+            drawn = seeds if p <= 256 else 2 * seeds // 5
+            found = cell((round(p / gamma), p), noise, drawn, each)
+            rates = [f"{np.mean(found[name][:, 0] > 0):.3f}" for name in each]
+            row(label, [*rates, str(drawn), f"{math.sqrt(BETA * (1 - BETA) / drawn):.3f}"])
 
 
-def spikes_table(seeds: int, each: Mapping[str, Method]) -> None:
+def spikes_table(seeds: int, each: Mapping[str, Method], rows: str) -> None:
     """Mean number found, and sigma in brackets."""
     header("planted", each)
     for shape in SHAPES:
         for rank, times in PLANTED:
+            label = f"{shape[0]}×{shape[1]}, {rank} at {times:g}×"
+            if rows not in label:
+                continue
             found = cell(shape, "gaussian", seeds, each, rank=rank, times=times)
             means = {name: values.mean(axis=0) for name, values in found.items()}
-            row(
-                f"{shape[0]}×{shape[1]}, {rank} at {times:g}×",
-                [f"{means[name][0]:.2f} ({means[name][1]:.3f})" for name in each],
-            )
+            row(label, [f"{means[name][0]:.2f} ({means[name][1]:.3f})" for name in each])
 
 
-def unequal_table(seeds: int, each: Mapping[str, Method]) -> None:
+def unequal_table(seeds: int, each: Mapping[str, Method], rows: str) -> None:
     """Mean number of spikes where there is none, and what the default's verdicts are."""
     header("noise", each, "verdict of select")
     for shape, noise in UNEQUAL:
+        label = f"{noise}, {shape[0]}×{shape[1]}"
+        if rows not in label:
+            continue
         found = cell(shape, noise, seeds, each)
         verdicts: dict[str, int] = {}
         for seed in range(seeds):
@@ -152,10 +158,7 @@ def unequal_table(seeds: int, each: Mapping[str, Method]) -> None:
             word = verdict.name.lower().replace("_", " ")
             verdicts[word] = verdicts.get(word, 0) + 1
         cells = [f"{found[name][:, 0].mean():.2f}" for name in each]
-        row(
-            f"{noise}, {shape[0]}×{shape[1]}",
-            [*cells, ", ".join(f"{word} {count}" for word, count in verdicts.items())],
-        )
+        row(label, [*cells, ", ".join(f"{word} {count}" for word, count in verdicts.items())])
 
 
 def header(first: str, each: Mapping[str, Method], *more: str) -> None:
@@ -179,12 +182,13 @@ def main() -> None:
     parser.add_argument("table", nargs="?", choices=TABLES)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--methods", help="columns, separated by commas; all by default")
+    parser.add_argument("--rows", default="", help="only rows whose label contains this")
     arguments = parser.parse_args()
     each = methods()
     if arguments.methods:
         each = {name: each[name] for name in arguments.methods.split(",")}
     for name in [arguments.table] if arguments.table else TABLES:
-        TABLES[name](arguments.seeds, each)
+        TABLES[name](arguments.seeds, each, arguments.rows)
         print()
 
 

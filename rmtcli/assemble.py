@@ -64,7 +64,12 @@ def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer
 
 
 def fits(
-    found: Iterable[Layer | Skipped], edge: str, data: Mapping[str, Data] | None, approximate: bool
+    found: Iterable[Layer | Skipped],
+    edge: str,
+    data: Mapping[str, Data] | None,
+    *,
+    approximate: bool,
+    vectors: bool = False,
 ) -> Iterator[Fitted | Skipped]:
     """Each layer with its fit, one at a time; ``data`` is None where nothing was calibrated."""
     estimator = EDGES.parse(edge)
@@ -73,7 +78,11 @@ def fits(
             yield item
         else:
             yield fit_layer(
-                item, estimator, approximate=approximate, data=(data or {}).get(item.name)
+                item,
+                estimator,
+                approximate=approximate,
+                data=(data or {}).get(item.name),
+                vectors=vectors,
             )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rmtcli.allocate import Choice, allocate
 from rmtcli.calibration.moments import Moments
+from rmtcli.diagnostics import Diagnostics, VectorTest, compare_vectors, diagnose
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.factorize import Factors, factorize
 from rmtcli.keep import Untouched
@@ -75,12 +76,16 @@ class Plain:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """A layer with its spectrum, the fit of its noise, and its approximations if asked for."""
+    """A layer with its spectrum, the fit of its noise, and its approximations if asked for.
+
+    ``vectors`` compares the vectors of its spikes with noise, where they are known.
+    """
 
     layer: Layer
     spectrum: Spectrum
     fit: EdgeFit
     approximation: Approximation | None
+    vectors: VectorTest | None = None
 
     @property
     def held(self) -> int:
@@ -109,27 +114,42 @@ class LayerPlan:
     Attributes:
         layer: the layer.
         fit: its noise law, edge and verdict.
+        spectrum: its eigenvalues, without vectors.
         spikes: eigenvalues above the edge.
-        largest: largest eigenvalue, s₁²/n.
-        above: shape (spikes,): eigenvalues above the edge, largest first.
         rank: singular values to keep; p where the layer stays as it is.
         untouched: why it stays as it is, or None where it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
         predicted_loss: expected loss of the calibrated factors, before any refinement, on the
             calibration data, relative to dropping the layer; None without calibration.
         factors: the two factors, where they were asked for and the layer is pruned.
+        vectors: how the vectors of the spikes compare with noise, where they are known.
     """
 
     layer: Layer
     fit: EdgeFit
+    spectrum: Spectrum
     spikes: int
-    largest: float
-    above: FloatArray
     rank: int
     untouched: Untouched | None
     relative_error: float
     predicted_loss: float | None = None
     factors: Factors | None = None
+    vectors: VectorTest | None = None
+
+    @property
+    def largest(self) -> float:
+        """Largest eigenvalue, s₁²/n."""
+        return float(self.spectrum.eigenvalues[-1])
+
+    @property
+    def above(self) -> FloatArray:
+        """Shape (spikes,): eigenvalues above the edge, largest first."""
+        return self.spectrum.eigenvalues[::-1][: self.spikes]
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Figures of the spectrum that people know from elsewhere; computed when asked for."""
+        return diagnose(self.spectrum, self.fit)
 
     @property
     def factored_size(self) -> int:
@@ -147,11 +167,17 @@ class Data:
 
 
 def fit_layer(
-    layer: Layer, edge: EdgeEstimator, *, approximate: bool = False, data: Data | None = None
+    layer: Layer,
+    edge: EdgeEstimator,
+    *,
+    approximate: bool = False,
+    data: Data | None = None,
+    vectors: bool = False,
 ) -> Fitted | Skipped:
     """A layer's spectrum and fit, and its approximations where they are asked for.
 
     Without data, that is one decomposition; with data, a second one in the metric of the data.
+    The vectors of the spikes are looked at where the first has them, or where that is asked for.
     """
     weight = layer.load()
     if not np.isfinite(weight).all():
@@ -160,13 +186,15 @@ def fit_layer(
         return Skipped(layer.name, SkipReason.ZERO)
     if not 1e-150 < float(np.abs(weight).max()) < 1e150:
         return Skipped(layer.name, SkipReason.RANGE)
-    s = spectrum(weight, vectors=approximate and data is None)
+    s = spectrum(weight, vectors=vectors or (approximate and data is None))
     approximation: Approximation | None = None
     if approximate and data is not None:
         approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
     elif approximate:
         approximation = Plain(layer, s, weight)
-    return Fitted(layer, s, edge.fit(s, weight), approximation)
+    fit = edge.fit(s, weight)
+    looks = None if s.vectors is None else compare_vectors(weight, s, s.count_above(fit.edge))
+    return Fitted(layer, s, fit, approximation, looks)
 
 
 def plan_layer(
@@ -203,14 +231,14 @@ def plan_layer(
     return LayerPlan(
         layer,
         fitted.fit,
+        replace(s, vectors=None),
         fitted.spikes,
-        float(s.eigenvalues[-1]),
-        s.eigenvalues[::-1][: fitted.spikes],
         rank,
         untouched,
         s.relative_error(rank),
         loss,
         factors,
+        fitted.vectors,
     )
 
 

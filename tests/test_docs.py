@@ -38,7 +38,16 @@ def block(marker: str) -> re.Pattern[str]:
 
 
 def reference() -> str:
-    arguments = ["typer", "rmtcli.cli.main", "utils", "docs", "--name", "rmtcli"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "typer",
+        "rmtcli.cli.main",
+        "utils",
+        "docs",
+        "--name",
+        "rmtcli",
+    ]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip() + "\n"
 

@@ -35,6 +35,7 @@ class Verdict(Enum):
     FITS = "the bulk follows the Marchenko–Pastur law"
     NO_LAW = "this estimator supposes no law that the bulk could be compared with"
     LOW_RANK = "the matrix is exactly low-rank: there is no noise to fit"
+    ALL_EQUAL = "all singular values are equal: no noise shows, and all of it may be signal"
     HEAVY_TAILED = "the weights are heavy-tailed: single large ones make spikes of their own"
     HETEROSCEDASTIC = "rows or columns differ in noise, which this estimator takes for signal"
     POOR_FIT = "the bulk does not follow the Marchenko–Pastur law"

@@ -14,6 +14,9 @@ from rmtcli.spectrum import Spectrum
 WINDOW = 0.2
 #: A fit is poor only where pure noise would be as far from its law with less than this chance.
 SIGNIFICANT = 0.01
+#: Eigenvalues that differ by less are equal: those of an orthogonal matrix in bfloat16 do by half
+#: as much.
+EQUAL = 0.02
 #: Largest Kolmogorov–Smirnov distance of a fit that holds (Shmalo et al., 2023).
 MAX_DISTANCE = 0.1
 
@@ -63,6 +66,8 @@ def judge(
             return Verdict.LOW_RANK
         if spectrum.p < MIN_EIGENVALUES:
             return Verdict.TOO_SMALL
+        if all_equal(spectrum):
+            return Verdict.ALL_EQUAL
         if heavy_tailed(weight, spectrum, spikes):
             return Verdict.HEAVY_TAILED
         if poor and compared is None and dyson_variances(weight, spectrum).spread > UNEQUAL:
@@ -89,12 +94,22 @@ def unjudged(spectrum: Spectrum, weight: Weight, sigma: float, edge: float) -> E
     law = MarchenkoPastur(spectrum.gamma, sigma)
     if spectrum.p < MIN_EIGENVALUES:
         verdict = Verdict.TOO_SMALL
+    elif all_equal(spectrum):
+        verdict = Verdict.ALL_EQUAL
     elif heavy_tailed(weight, spectrum, spectrum.count_above(edge)):
         verdict = Verdict.HEAVY_TAILED
     else:
         verdict = Verdict.NO_LAW
     distance = ks_distance(spectrum, law, WINDOW)
     return EdgeFit(law, edge, distance, verdict, Noise(edge, None), one_variance=False)
+
+
+def all_equal(spectrum: Spectrum) -> bool:
+    """Whether the eigenvalues hardly differ, and those of noise of this shape would."""
+    law = MarchenkoPastur(spectrum.gamma)
+    if law.lambda_plus < (1 + 2 * EQUAL) * law.lambda_minus:
+        return False
+    return bool(spectrum.eigenvalues[-1] < (1 + EQUAL) * spectrum.eigenvalues[0])
 
 
 def without(spectrum: Spectrum, spikes: int) -> Spectrum:

@@ -24,6 +24,7 @@ class Untouched(Enum):
     NO_DATA = "calibration found nothing out: no input reached it, or its outputs are not used"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     NAME_TAKEN = "the names its factors need are taken"
+    ALL_EQUAL = Verdict.ALL_EQUAL.value
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value
     HETEROSCEDASTIC = Verdict.HETEROSCEDASTIC.value
     POOR_FIT = Verdict.POOR_FIT.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rmtcli import assemble
@@ -11,6 +12,7 @@ from rmtcli.decide import by_rule
 from rmtcli.layers import Selection
 from rmtcli.plan import Layout
 from rmtcli.report.base import Report
+from rmtcli.report.notes import TAILS
 
 
 def analyze(
@@ -38,5 +40,6 @@ def analyze(
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
-    fits = assemble.fits(track(found), edge, None, approximate=False)
+    fits = assemble.fits(track(found), edge, None, approximate=False, vectors=True)
+    report = replace(report, notes=(TAILS,))
     return assemble.decided(report, checkpoint, fits, by_rule("auto"))

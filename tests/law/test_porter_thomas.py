@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from rmtcli.law.porter_thomas import FEWEST, moments, p_values
+
+
+@pytest.mark.parametrize("m", [3, 10, 300, 100_000])
+def test_moments_are_those_of_unit_vectors(m: int) -> None:
+    mean, deviation, skewness = moments(m)
+    assert mean == pytest.approx(3 / (m + 2), rel=1e-12)
+    # Var Σ uᵢ⁴ = 24 (m − 1)/((m + 2)² (m + 4)(m + 6)), from the Dirichlet moments by hand.
+    assert deviation == pytest.approx(
+        np.sqrt(24 * (m - 1) / (m + 4) / (m + 6)) / (m + 2), rel=1e-3 if m > 1e4 else 1e-9
+    )
+    if m > 1e4:  # the statistic becomes a mean of m values, of skewness 6√6 (Anscombe and Glynn)
+        assert skewness == pytest.approx(6 * np.sqrt(6 / m), rel=1e-3)
+
+
+@pytest.mark.parametrize("m", [16, 100, 1000])
+def test_p_values_of_random_directions_are_uniform(m: int) -> None:
+    draws = 4000
+    p = p_values(np.random.default_rng(0).standard_normal((m, draws)))
+    # The transformation is not exact: 0.01 off at most in 200,000 draws of any of these sizes.
+    # The rest is the 1 in 1,000 point of a Kolmogorov–Smirnov test.
+    assert kstest(p, "uniform").statistic < 0.01 + 1.95 / np.sqrt(draws)
+    for level in (0.05, 0.01):
+        error = np.sqrt(level / draws)
+        assert abs(np.mean(p < level) - level) < 0.4 * level + 3 * error
+
+
+def test_vectors_of_the_largest_noise_eigenvalues_pass_and_of_any_scale() -> None:
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(60):
+        w = rng.uniform(-1, 1, (120, 80))
+        found.append(p_values(np.linalg.svd(w)[2][:3].T * 1e200))
+    p = np.concatenate(found)
+    # 180 values: a share of 0.05 scatters by 0.016.
+    assert 0.001 < np.mean(p < 0.05) < 0.1
+
+
+def test_few_large_entries_and_equal_ones_are_no_noise() -> None:
+    m = 400
+    vectors = np.random.default_rng(2).standard_normal((m, 3))
+    vectors[0, 0] = 10.0  # one entry as large as 10 deviations
+    vectors[:, 1] = np.sign(vectors[:, 1])
+    vectors[m // 2 :, 2] = 0.0
+    assert (p_values(vectors) < 1e-3).all()
+    one = np.zeros((m, 1))
+    one[7] = -2.0
+    assert p_values(one)[0] < 1e-12
+
+
+def test_kurtosis_alone_counts_and_short_vectors_say_nothing() -> None:
+    vectors = np.random.default_rng(3).standard_normal((50, 4))
+    assert p_values(-vectors[::-1]) == pytest.approx(p_values(vectors), rel=1e-9)
+    assert p_values(vectors[: FEWEST - 1]).tolist() == [1.0] * 4
+    assert p_values(np.ones((50, 0))).shape == (0,)
