@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.simulate import simulate
+    from rmtcli.pipeline.verify import verify
     from rmtcli.plan_file import Plan
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "prune",
     "simulate",
+    "verify",
 ]
 
 #: Where each public name lives. They are imported when first used, because torch takes
@@ -56,6 +58,7 @@ _HOMES = {
     "load": "rmtcli.lowrank",
     "prune": "rmtcli.pipeline.prune",
     "simulate": "rmtcli.pipeline.simulate",
+    "verify": "rmtcli.pipeline.verify",
 }
 
 

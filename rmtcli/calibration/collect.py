@@ -39,13 +39,15 @@ class _Watch:
 
     #: The tensors read in this batch, and by whom. They are held, so that an id stays theirs.
     read: dict[int, tuple[Tensor, list[str]]] = field(default_factory=dict)
+    #: Which positions of the batch count; None for all.
+    mask: Callable[[], Tensor | None] = lambda: None
     inputs: dict[tuple[str, ...], _Inputs] = field(default_factory=dict)
     gradients: dict[str, Array] = field(default_factory=dict)
 
     def add_inputs(self) -> None:
         """Take in the tensors of a batch, each once however many layers read it."""
         for source, readers in self.read.values():
-            x = source.detach().flatten(0, -2).double()
+            x = rows_of(source.detach(), self.mask()).double()
             sums = self.inputs.setdefault(tuple(readers), _Inputs())
             sums.rows += len(x)
             sums.total = sums.total + x.sum(0).cpu().numpy()
@@ -54,7 +56,7 @@ class _Watch:
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Take in the output gradients of one layer."""
-        g = gradient.detach().flatten(0, -2).double()
+        g = rows_of(gradient.detach(), self.mask()).double()
         self.gradients[name] = self.gradients.get(name, 0.0) + (g.T @ g).cpu().numpy()
 
     def moments(self, name: str, samples: int) -> Moments | None:
@@ -74,6 +76,21 @@ class _Watch:
         return Moments(rows, samples, mean, second, None if gradient is None else gradient / rows)
 
 
+def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The rows that count, shape (rows, width).
+
+    Args:
+        values: shape (…, width).
+        mask: shape (samples, positions), which positions hold tokens and not padding; None for
+            all. Values of other positions than these are all taken.
+    """
+    if mask is not None and values.shape[:-1] == mask.shape:
+        return values[mask]
+    if mask is not None and values.ndim == 2 and len(values) == mask.numel():
+        return values[mask.flatten()]
+    return values.flatten(0, -2)
+
+
 def collect(
     model: nn.Module,
     inputs: NDArray[Any],
@@ -82,6 +99,8 @@ def collect(
     *,
     batch: int = 256,
     gradients: bool = True,
+    vectors: bool = False,
+    mask: Callable[[], Tensor | None] = lambda: None,
     seed: int = 0,
 ) -> dict[str, Moments]:
     """Moments of the inputs and output gradients of linear layers.
@@ -90,7 +109,8 @@ def collect(
     v = √p ∘ z − p (√p · z) with p the network's own class probabilities and z standard normal: its
     covariance is diag(p) − p pᵀ, the Fisher matrix of the logits, as for labels drawn from the
     model's own output (Martens and Grosse, 2015, section 5) but with less variance where the
-    network is sure. No labels are needed.
+    network is sure. No labels are needed. Where outputs are vectors, v is z itself: the loss is
+    then their squared error.
 
     Memory: the activations of one batch, and in² + out² float64 values a layer; layers that read
     the same tensor (query, key and value) store its moments once.
@@ -99,16 +119,19 @@ def collect(
         model: in evaluation mode, on its device.
         inputs: shape (samples, …).
         layers: module names of the ``nn.Linear`` to watch.
-        run: gives a network's class scores, shape (samples, classes).
+        run: gives a network's outputs, shape (rows, width).
         batch: samples that run at a time.
         gradients: whether to collect output gradients.
+        vectors: whether the outputs are vectors and not class scores.
+        mask: gives, once a batch has run, which of its positions count; None for all.
         seed: of the normal draws.
 
     Returns:
         Moments by module name; a layer that no input reached is missing.
 
     """
-    watch = _Watch()
+    watch = _Watch(mask=mask)
+    cotangent = _normal if vectors else _fisher_root
     hooks = [
         model.get_submodule(name).register_forward_hook(_hook(name, watch, gradients))
         for name in layers
@@ -123,7 +146,7 @@ def collect(
                 outputs = run(model, chunk)
             watch.add_inputs()
             if gradients and outputs.requires_grad:
-                torch.autograd.backward(outputs, _fisher_root(outputs.detach(), generator))
+                torch.autograd.backward(outputs, cotangent(outputs.detach(), generator))
     finally:
         for hook in hooks:
             hook.remove()
@@ -147,6 +170,11 @@ def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
             )
 
     return hook
+
+
+def _normal(outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal values in the outputs' shape."""
+    return torch.randn(outputs.shape, generator=generator).to(outputs)
 
 
 def _fisher_root(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,7 @@ def command(
     model: options.Model = None,
     activation: options.Activation = "relu",
     score: options.Score = None,
+    task: options.Task = None,
     device: options.Device = "cpu",
     calib: options.Calib = None,
     calib_batch: options.CalibBatch = 256,
@@ -68,7 +69,7 @@ def command(
         edge=edge,
         rank_multiple=rank_multiple,
         selection=Selection(include or (), exclude or (), min_side, conv),
-        evaluation=Evaluation(data, model, activation, score, device),
+        evaluation=Evaluation(data, model, activation, score, device, task),
         calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
         track=progress,
     )

@@ -23,6 +23,7 @@ def command(
     model: options.Model = None,
     activation: options.Activation = "relu",
     score: options.Score = None,
+    task: options.Task = None,
     device: options.Device = "cpu",
     json: options.Json = False,
     report: options.ReportFile = None,
@@ -35,7 +36,7 @@ def command(
     from rmtcli import Evaluation, evaluate
 
     check_report(report, inputs=[file, against, data], force=force)
-    settings = Evaluation(data, model, activation, score, device)
+    settings = Evaluation(data, model, activation, score, device, task)
     result = evaluate(file, evaluation=settings, against=against)
     emit(result, as_json=json, report_file=report)
 

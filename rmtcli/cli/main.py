@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli import analyze, curve, densify, evaluate, info, methods, prune, simulate
+from rmtcli.cli import analyze, curve, densify, evaluate, info, methods, prune, simulate, verify
 from rmtcli.errors import RmtcliError
 from rmtcli.version import __version__
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (analyze, prune, curve, evaluate, densify, info, simulate, methods):
+for module in (analyze, prune, curve, evaluate, densify, verify, info, simulate, methods):
     app.command()(module.command)
 
 

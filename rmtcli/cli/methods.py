@@ -6,7 +6,7 @@ from rmtcli.cli.options import Json
 
 
 def command(json: Json = False) -> None:
-    """List edge estimators, keep rules and kinds of noise."""
+    """List edge estimators, keep rules, kinds of noise and tasks."""
     from rmtcli.report.methods import describe_methods, show_methods
     from rmtcli.report.terminal import stdout
 

@@ -58,7 +58,8 @@ Data = Annotated[
     Optional[Path],
     typer.Option(
         metavar="FILE",
-        help="Held-out samples, .npz or .safetensors: 'inputs' and, for accuracy, 'targets'.",
+        help="Held-out samples, .npz or .safetensors: 'inputs' and, for accuracy, 'targets'; for "
+        "a network that reads text, .txt (one a line) or .jsonl ('text', 'label').",
         show_default=False,
     ),
 ]
@@ -89,12 +90,21 @@ Score = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="NAME", help="Where networks are evaluated: cpu, cuda, mps.")
 ]
+Task = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="What a Hugging Face directory is used for; 'rmtcli methods' lists them. "
+        "[default: what its files tell]",
+        show_default=False,
+    ),
+]
 Calib = Annotated[
     Optional[Path],
     typer.Option(
         metavar="FILE",
-        help="Inputs to calibrate on: 'train_inputs', or 'inputs'. With --budget and --max-drop "
-        "the 'train_inputs' of --data are taken by default.",
+        help="Inputs to calibrate on: 'train_inputs', or 'inputs'; or text. With --budget and "
+        "--max-drop the 'train_inputs' of --data are taken by default.",
         show_default=False,
     ),
 ]

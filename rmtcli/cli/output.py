@@ -12,6 +12,7 @@ from rmtcli.errors import UsageError
 
 if TYPE_CHECKING:
     from rmtcli.report.base import Report
+    from rmtcli.report.verification import Verification
 
 T = TypeVar("T")
 
@@ -59,17 +60,24 @@ def progress(items: Sequence[T]) -> Iterable[T]:
 
 def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
     """Print a report, and write it to a file where one is asked for."""
-    command = shlex.join(["rmtcli", *sys.argv[1:]])
     if report_file is not None:
         from rmtcli.report.markdown import to_markdown
 
         render = to_markdown if report_file.suffix == ".md" else type(report).to_json
-        write_text(report_file, render(report, command).rstrip("\n") + "\n")
+        write_text(report_file, render(report, _command()).rstrip("\n") + "\n")
     if as_json:
-        # A stream of another encoding gets every name whole, as an escape.
-        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        print(report.to_json(command, ascii_only=not unicode))
+        print_json(report)
     else:
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
+
+
+def print_json(report: Report | Verification) -> None:
+    """Print a report as JSON; a stream of another encoding gets every name whole, as an escape."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(report.to_json(_command(), ascii_only=not unicode))
+
+
+def _command() -> str:
+    return shlex.join(["rmtcli", *sys.argv[1:]])

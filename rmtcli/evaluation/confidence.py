@@ -25,6 +25,18 @@ def kullback_leibler(before: NDArray[np.floating], after: NDArray[np.floating]) 
     return max(float((np.exp(p) * (p - q)).sum(1).mean()), 0.0)
 
 
+def cosines(before: NDArray[np.floating], after: NDArray[np.floating]) -> FloatArray:
+    """Cosine of each row of two sets of vectors, shape (rows,); 0 where a vector is 0.
+
+    Args:
+        before: shape (rows, width).
+        after: shape (rows, width).
+    """
+    a, b = before.astype(np.float64), after.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(1) / np.where(norms > 0, norms, 1.0))
+
+
 def confidence(outputs: NDArray[np.floating], classes: NDArray[np.int64]) -> FloatArray:
     """Score of a sample's class less the largest other score, shape (samples,).
 

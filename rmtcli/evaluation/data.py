@@ -13,6 +13,9 @@ from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import EvaluationError, UsageError
 
+#: Endings of files that hold text.
+TEXTS = (".txt", ".jsonl")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
@@ -21,7 +24,8 @@ class Samples:
     Attributes:
         path: the file they came from.
         inputs: shape (samples, …), floating, or integers for a model that embeds them.
-        targets: shape (samples,), class numbers; None when the file has none.
+        targets: shape (samples,), class numbers; (samples, positions) for a language model; None
+            when the file has none.
         scaled: whether bytes were divided by 255.
     """
 
@@ -47,6 +51,8 @@ class Samples:
 
 def has_training_part(path: str | Path) -> bool:
     """Whether a data file holds ``train_inputs`` beside its held-out samples."""
+    if Path(path).suffix.lower() in TEXTS:
+        return False
     return "train_inputs" in _read_arrays(Path(path), ("train_inputs",))
 
 

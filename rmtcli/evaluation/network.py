@@ -38,6 +38,11 @@ def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
         EvaluationError: no chain can be inferred, or the factory gives no module.
         CheckpointError: the weights do not fit the module.
     """
+    if evaluation.model is None and checkpoint.path.is_dir():
+        from rmtcli.evaluation.pretrained import pretrained  # transformers is optional
+
+        task = evaluation.task_of(checkpoint.path)
+        return _moved(pretrained(checkpoint, task), evaluation.device)
     if evaluation.model is None:
         model: Any = infer_chain(checkpoint, evaluation.activation)
     else:
@@ -46,12 +51,15 @@ def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
             raise EvaluationError(
                 f"{evaluation.model} returned {type(model).__name__}, not a torch.nn.Module"
             )
-    loaded = load(model, checkpoint).eval()
+    return _moved(load(model, checkpoint).eval(), evaluation.device)
+
+
+def _moved(model: nn.Module, device: str) -> nn.Module:
     try:
-        return loaded.to(evaluation.device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device '{evaluation.device}' cannot be used: {reason}") from None
+        raise UsageError(f"device '{device}' cannot be used: {reason}") from None
 
 
 class Chain(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +14,11 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.base import Comparison, Evaluation, Scores
 from rmtcli.evaluation.certificate import certified
-from rmtcli.evaluation.data import Samples, read_samples
+from rmtcli.evaluation.confidence import cosines
+from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.network import build, call, run
-
-#: Samples that run through the network at a time.
-BATCH = 1024
+from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.evaluation.tasks import Arrays, Rows, Task
 
 
 class Scorer:
@@ -25,6 +26,7 @@ class Scorer:
 
     Args:
         evaluation: how to score.
+        checkpoint: any of the networks; it tells what they are for.
         reference: the dense network, or None.
         samples: what to run on; all that the evaluation names by default.
     """
@@ -32,15 +34,18 @@ class Scorer:
     def __init__(
         self,
         evaluation: Evaluation,
+        checkpoint: Checkpoint,
         reference: Checkpoint | None,
         samples: Samples | None = None,
     ) -> None:
+        self.task = evaluation.task_of(checkpoint.path)
         if samples is None and evaluation.data is not None:
-            samples = read_samples(evaluation.data)
+            samples = self.task.read(Path(evaluation.data), checkpoint.path)
         self.evaluation = evaluation
         self.samples = samples
+        self.network = evaluation.network(checkpoint.path)
         self.dense = None if reference is None else build(evaluation, reference)
-        self.before = None if self.dense is None else self._measure(self.dense)
+        self.before = None if self.dense is None else self._measure(self.dense, None)
 
     def compare(self, checkpoint: Checkpoint, unhealed: Checkpoint | None = None) -> Comparison:
         """Score a network.
@@ -53,48 +58,71 @@ class Scorer:
             EvaluationError: there is nothing to be right about.
         """
         network = build(self.evaluation, checkpoint)
-        after = self._measure(network)
+        after = self._measure(network, self.before)
         if self.before is None and after.accuracy is None and after.score is None:
             raise EvaluationError(
                 f"{self.evaluation.data}: has no 'targets' to be right about: name a network to "
                 "agree with, by --against"
             )
-        earlier = None if unhealed is None else self._measure(build(self.evaluation, unhealed))
+        earlier = None
+        if unhealed is not None:
+            earlier = self._measure(build(self.evaluation, unhealed), self.before)
         sure = None
         if self.dense is not None and self.samples is not None:
             sure = certified(self.dense, network, self.samples.inputs)
-        return Comparison(self.evaluation.network, self.samples, self.before, after, earlier, sure)
+        return Comparison(
+            self.network, self.samples, self.before, after, earlier, sure, self.task.rows
+        )
 
-    def _measure(self, model: nn.Module) -> Scores:
-        return measure(model, self.samples, self.evaluation.score)
+    def _measure(self, model: nn.Module, dense: Scores | None) -> Scores:
+        return measure(model, self.samples, self.evaluation.score, self.task, dense)
 
 
-def measure(model: nn.Module, samples: Samples | None, function: str | None) -> Scores:
+def measure(
+    model: nn.Module,
+    samples: Samples | None,
+    function: str | None,
+    task: Task | None = None,
+    dense: Scores | None = None,
+) -> Scores:
     """Run a network over the samples, and through the user's own function.
 
     Args:
         model: in evaluation mode, on its device.
         samples: held-out samples, or None.
         function: ``package.module:function`` that takes the model and returns a number, or None.
+        task: what the network is for; class scores for arrays by default.
+        dense: scores of the dense network, which embeddings are compared with; None for its own.
 
     Raises:
         EvaluationError: the network does not take these inputs, its outputs are not one row of
             class scores a sample, or the function does not return a number.
     """
-    outputs = None if samples is None else scores(model, samples)
+    task = task or Arrays()
+    network = model.network if isinstance(model, Pretrained) else model
+    score = None if function is None else _own(network, function)
+    if samples is None:
+        return Scores(None, None, score)
+    if samples.targets is not None and samples.targets.ndim == 2:
+        right, chosen, perplexity = _language(model, samples, task.batch)
+        return Scores(None, right, score, chosen, perplexity)
+    outputs = scores(model, samples, task.batch)
     accuracy = None
-    if samples is not None and samples.targets is not None and outputs is not None:
+    if task.rows is Rows.VECTORS:
+        before = None if dense is None else dense.outputs
+        accuracy = 100.0 if before is None else 100 * float(cosines(before, outputs).mean())
+    elif samples.targets is not None:
         accuracy = 100 * float(np.mean(outputs.argmax(1) == samples.targets))
-    return Scores(outputs, accuracy, None if function is None else _own(model, function))
+    return Scores(outputs, accuracy, score)
 
 
 @torch.inference_mode()
-def scores(model: nn.Module, samples: Samples) -> NDArray[np.floating]:
-    """The network's class scores, shape (samples, classes)."""
+def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDArray[np.floating]:
+    """The network's outputs, shape (samples, width)."""
     found = []
-    for start in range(0, len(samples.inputs), BATCH):
+    for start in range(0, len(samples.inputs), batch):
         outputs = run(
-            model, torch.from_numpy(samples.inputs[start : start + BATCH]), str(samples.path)
+            model, torch.from_numpy(samples.inputs[start : start + batch]), str(samples.path)
         )
         if samples.targets is not None and samples.targets.max() >= outputs.shape[1]:
             raise EvaluationError(
@@ -103,6 +131,27 @@ def scores(model: nn.Module, samples: Samples) -> NDArray[np.floating]:
             )
         found.append(_array(outputs))
     return np.concatenate(found)
+
+
+@torch.inference_mode()
+def _language(
+    model: nn.Module, samples: Samples, batch: int
+) -> tuple[float, NDArray[np.int64], float]:
+    """Share of next tokens that are right in percent, tokens chosen, perplexity.
+
+    A row of scores for every token of a vocabulary is let go as soon as it is read.
+    """
+    assert samples.targets is not None
+    chosen, total = [], 0.0
+    for start in range(0, len(samples.inputs), batch):
+        rows = slice(start, start + batch)
+        outputs = run(model, torch.from_numpy(samples.inputs[rows]), str(samples.path)).float()
+        targets = torch.from_numpy(samples.targets[rows].reshape(-1)).to(outputs.device)
+        total += float(nn.functional.cross_entropy(outputs, targets, reduction="sum"))
+        chosen.append(outputs.argmax(1).cpu().numpy())
+    found, wanted = np.concatenate(chosen), samples.targets.reshape(-1)
+    right = 100 * float(np.mean(found == wanted))
+    return right, found, math.exp(min(total / len(wanted), 700.0))
 
 
 def _array(outputs: torch.Tensor) -> NDArray[np.floating]:

@@ -21,7 +21,7 @@ class Untouched(Enum):
     BUDGET = "dense within the budget"
     GUARD = "nothing can be removed within the limit"
     PLAN = "the plan leaves it as it is"
-    NO_DATA = "no calibration input reached it"
+    NO_DATA = "calibration found nothing out: no input reached it, or its outputs are not used"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     NAME_TAKEN = "the names its factors need are taken"
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value

@@ -85,6 +85,7 @@ def _moments(
     evaluation: Evaluation,
     settings: Calibration,
 ) -> Mapping[str, Moments]:
+    network = evaluation.network(checkpoint.path)
     path = None if settings.stats is None else Path(settings.stats)
     data = None if settings.data is None else file_sha256(Path(settings.data))
     if path is None or not path.exists():
@@ -94,14 +95,14 @@ def _moments(
         found = calibrate(checkpoint, layers, evaluation, settings)
         if path is not None:
             whole = {layer.name: found.get(layer.name) for layer in layers}
-            write_stats(path, whole, Origin(sha256, data, settings.gradients, evaluation.network))
+            write_stats(path, whole, Origin(sha256, data, settings.gradients, network))
         return found
     moments, origin = read_stats(path)
     if origin.checkpoint != sha256:
         raise UsageError(f"{path}: statistics of another checkpoint than {checkpoint.path}")
     if data not in (None, origin.data):
         raise UsageError(f"{path}: statistics of other data than {settings.data}")
-    if origin.network != evaluation.network:
+    if origin.network != network:
         raise UsageError(f"{path}: statistics of another network: {origin.network}")
     if settings.gradients and not origin.gradients:
         raise UsageError(f"{path}: statistics without gradients serve --metric one-sided only")

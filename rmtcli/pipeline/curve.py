@@ -83,7 +83,7 @@ def curve(
     budgets = _budgets(checkpoint, allocation, sizes)
     from rmtcli.evaluation.score import Scorer
 
-    scorer, points, notes = Scorer(evaluation, checkpoint), [], []
+    scorer, points, notes = Scorer(evaluation, checkpoint, checkpoint), [], []
     for budget in budgets:
         result = job.result(under_budget(checkpoint, allocation, budget, job.data))
         comparison = scorer.compare(result.pruned, result.unhealed)

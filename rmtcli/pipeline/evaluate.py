@@ -36,5 +36,5 @@ def evaluate(
         "evaluate",
         describe(checkpoint),
         reference=None if reference is None else describe(reference),
-        comparison=Scorer(evaluation, reference).compare(checkpoint),
+        comparison=Scorer(evaluation, checkpoint, reference).compare(checkpoint),
     )

@@ -152,7 +152,8 @@ def paired(comparison: Comparison) -> PairedDrop | None:
     samples, before, after = comparison.samples, comparison.before, comparison.after
     if samples is None or samples.targets is None or before is None:
         return None
-    right = [np.asarray(scores.predictions == samples.targets) for scores in (before, after)]
+    targets = samples.targets.reshape(-1)
+    right = [np.asarray(scores.predictions == targets) for scores in (before, after)]
     return paired_drop(*right)
 
 

@@ -127,7 +127,7 @@ def prune(
             # Only evaluation needs torch: analysing and pruning safetensors do without it.
             from rmtcli.evaluation.score import Scorer
 
-            scorer = Scorer(evaluation, checkpoint)
+            scorer = Scorer(evaluation, checkpoint, checkpoint)
             comparison = scorer.compare(result.pruned, result.unhealed)
     report = result.report
     report = replace(
@@ -211,9 +211,8 @@ def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Compariso
     sizes = Range(allocation.least, allocation.at_edge, allocation.total)
     found, rest = search(job.checkpoint, lambda n: at(n).pruned, sizes, job.evaluation, max_drop)
     result = job.result(nothing_within(job.data)) if found.size is None else at(found.size)
-    comparison = Scorer(job.evaluation, job.checkpoint, rest).compare(
-        result.pruned, result.unhealed
-    )
+    scorer = Scorer(job.evaluation, job.checkpoint, job.checkpoint, rest)
+    comparison = scorer.compare(result.pruned, result.unhealed)
     # A score of the user's own is one number: nothing is known of its spread.
     drop = None if comparison.after.score is not None else paired(comparison)
     sure = None if drop is None else drop.confidence(max_drop)

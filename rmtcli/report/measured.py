@@ -30,6 +30,12 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
         "unhealed": unhealed and unhealed.accuracy,
         "after": after.accuracy,
         "drop": comparison.drop,
+        "cosine": _cosines(comparison),
+        "perplexity": {
+            "before": before and before.perplexity,
+            "unhealed": unhealed and unhealed.perplexity,
+            "after": after.perplexity,
+        },
         "agreement": comparison.agreement,
         "kl_divergence": comparison.divergence,
         "certificate": comparison.certificate and asdict(comparison.certificate),
@@ -45,6 +51,17 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
 def quantiles(values: FloatArray) -> list[float]:
     """The values at :data:`QUANTILES`."""
     return [float(value) for value in np.quantile(values, QUANTILES)]
+
+
+def _cosines(comparison: Comparison) -> dict[str, Any] | None:
+    found = comparison.cosines
+    if found is None:
+        return None
+    return {
+        "mean": float(found.mean()),
+        "quantiles": list(QUANTILES),
+        "values": quantiles(found),
+    }
 
 
 def _margins(comparison: Comparison) -> dict[str, Any] | None:

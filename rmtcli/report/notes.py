@@ -23,8 +23,9 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     drop = comparison.drop
     if drop is None or drop <= LARGE_DROP:
         return ()
+    what = "accuracy" if comparison.cosines is None else "cosine"
     return (
-        f"pruning costs {drop:.2f} points of accuracy: here, what was dropped matters. "
+        f"pruning costs {drop:.2f} points of {what}: here, what was dropped matters. "
         "Let --max-drop find what can go, keep more, or leave layers out with --exclude",
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import write_file
 from rmtcli.errors import UsageError
+from rmtcli.evaluation.tasks import Rows
 from rmtcli.report.base import Report
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def draw_curve(report: Report, path: Path) -> None:
 def _curve(report: Report, axes: Axes) -> None:
     shares = [100 * point.parameters / report.source.parameters for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
-    label = "score" if own else "accuracy, %"
+    vectors = report.curve[0].comparison.rows is Rows.VECTORS
+    label = "score" if own else "cosine with the dense network, %" if vectors else "accuracy, %"
     after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
     values = [value for value in after if value is not None]
     axes.plot(shares, values, marker="o", markersize=4, label="pruned")

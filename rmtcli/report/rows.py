@@ -171,7 +171,9 @@ def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str,
     other = "the dense network" if reference is None else reference.path
     before, after = comparison.before, comparison.after
     lines = [("network", comparison.network), *_data(comparison)]
-    if after.accuracy is not None:
+    if comparison.cosines is not None:
+        lines.append(("cosine", _cosines(comparison)))
+    elif after.accuracy is not None:
         text = f"{after.accuracy:.2f} %"
         if before is not None and comparison.drop is not None:
             gain = round(-comparison.drop, 2) + 0.0
@@ -179,9 +181,14 @@ def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str,
         if comparison.unhealed is not None:
             text += f"; {comparison.unhealed.accuracy:.2f} % before healing"
         lines.append(("accuracy", text))
+    if after.perplexity is not None:
+        text = "" if before is None else f"{before.perplexity:.4g} → "
+        lines.append(("perplexity", f"{text}{after.perplexity:.4g} (accuracy: next tokens)"))
     if comparison.agreement is not None:
         text = f"{comparison.agreement:.2f} % with {other}"
-        lines.append(("agreement", f"{text}, {comparison.divergence:.3g} nats from it (KL)"))
+        if comparison.divergence is not None:
+            text += f", {comparison.divergence:.3g} nats from it (KL)"
+        lines.append(("agreement", text))
     lines += _margins(comparison)
     if comparison.certificate is not None:
         text = f"{comparison.certificate.hidden:.1f} % cannot have changed class, by how far the "
@@ -195,6 +202,17 @@ def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str,
             text += f"; {comparison.unhealed.score:.6g} before healing"
         lines.append(("score", text))
     return lines
+
+
+def _cosines(comparison: Comparison) -> str:
+    """How near the embeddings are to the dense network's."""
+    found = comparison.cosines
+    assert found is not None
+    text = f"{found.mean():.4f} with the dense embeddings; 5 % of the samples below "
+    text += f"{np.quantile(found, 0.05):.4f}"
+    if comparison.unhealed is not None and comparison.unhealed.accuracy is not None:
+        text += f"; {comparison.unhealed.accuracy / 100:.4f} before healing"
+    return text
 
 
 def _data(comparison: Comparison) -> list[tuple[str, str]]:

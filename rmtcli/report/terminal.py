@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -26,25 +26,34 @@ def stdout() -> Console:
 
 def show(report: Report, console: Console) -> None:
     """Print the table of layers and the summary under it."""
-    if not console.is_terminal:
-        with console.capture() as capture:
-            _print(report, console)
-        lines = (line.rstrip() for line in capture.get().splitlines())
-        console.file.write("\n".join(lines) + "\n")
-    else:
-        _print(report, console)
-
-
-def _print(report: Report, console: Console) -> None:
+    parts: list[RenderableType] = []
     if report.layers or report.curve:
-        console.print(_layers(report, console))
-        console.print()
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(no_wrap=True, style="bold")
-    lines.add_column()
-    for label, text in summary(report):
-        lines.add_row(label, escape(text))
-    console.print(lines)
+        parts += [_layers(report, console), ""]
+    _print([*parts, _lines(summary(report))], console)
+
+
+def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
+    """Print lines of label and text."""
+    _print([_lines(lines)], console)
+
+
+def _print(parts: list[RenderableType], console: Console) -> None:
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    console.file.write("\n".join(lines) + "\n")
+
+
+def _lines(lines: list[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column()
+    for label, text in lines:
+        grid.add_row(label, escape(text))
+    return grid
 
 
 def _layers(report: Report, console: Console) -> Table:

@@ -18,14 +18,14 @@ from rmtcli.calibration.moments import Moments, merge
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.evaluation.data import has_training_part, read_samples
+from rmtcli.evaluation.confidence import cosines, kullback_leibler
+from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
+from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.evaluation.tasks import Rows, Task
 from rmtcli.layers import Layer
 from rmtcli.lowrank import prefix_of
 from rmtcli.names import module_of
-
-#: Samples that run at a time where nothing is collected.
-BATCH = 1024
 
 
 def calibrate(
@@ -36,7 +36,7 @@ def calibrate(
     Raises:
         EvaluationError: data that the network does not take, or that is one row over and over.
     """
-    source = CalibrationInputs.read(settings)
+    source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
     model = build(evaluation, checkpoint)
     modules = modules_of(model, checkpoint, layers)
     found = collect(
@@ -44,11 +44,19 @@ def calibrate(
         source.inputs,
         [name for names in modules.values() for name in names],
         source.run,
-        batch=settings.batch,
+        batch=min(settings.batch, source.task.batch),
         gradients=settings.gradients,
+        vectors=source.task.rows is Rows.VECTORS,
+        mask=lambda: mask_of(model),
     )
     seen = {name: [found[m] for m in names if m in found] for name, names in modules.items()}
-    return {name: merge(parts) for name, parts in seen.items() if parts}
+    merged = {name: merge(parts) for name, parts in seen.items() if parts}
+    # Without gradients where they were asked for, nothing is done with a layer's outputs.
+    return {
+        name: moments
+        for name, moments in merged.items()
+        if moments.gradient is not None or not settings.gradients
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +65,16 @@ class CalibrationInputs:
 
     Attributes:
         inputs: shape (samples, …).
-        run: gives a network's class scores, with the data's name in its errors.
+        run: gives a network's outputs, with the data's name in its errors.
+        task: what the network is for.
     """
 
     inputs: NDArray[Any]
     run: Callable[[nn.Module, Tensor], Tensor]
+    task: Task
 
     @staticmethod
-    def read(settings: Calibration) -> CalibrationInputs:
+    def read(settings: Calibration, task: Task, checkpoint: Checkpoint) -> CalibrationInputs:
         """The file's training part if it has one, else its inputs.
 
         Raises:
@@ -72,34 +82,64 @@ class CalibrationInputs:
         """
         source = settings.data
         assert source is not None
-        samples = read_samples(source, "train_" if has_training_part(source) else "")
+        part = "train_" if has_training_part(source) else ""
+        samples = task.read(Path(source), checkpoint.path, part)
         inputs = samples.inputs
         if len(inputs) < 2 or bool(np.all(inputs == inputs[:1])):
             raise EvaluationError(
                 f"{source}: calibration needs samples that differ from one another"
             )
-        return CalibrationInputs(inputs, lambda network, x: run(network, x, str(Path(source))))
+        where = str(Path(source))
+        return CalibrationInputs(inputs, lambda network, x: run(network, x, where), task)
 
     @torch.no_grad()
-    def outputs(self, model: nn.Module, inputs: NDArray[Any]) -> NDArray[np.floating]:
-        """A network's class scores for some inputs, shape (samples, classes), in float64."""
-        chunks = np.array_split(inputs, -(-len(inputs) // BATCH))
-        found = [self.run(model, torch.from_numpy(chunk)).double().cpu() for chunk in chunks]
-        return np.asarray(torch.cat(found).numpy())
+    def distance(self, dense: nn.Module, pruned: nn.Module, inputs: NDArray[Any]) -> float:
+        """How far a network is from the dense one on some inputs.
+
+        Mean Kullback–Leibler divergence of class probabilities, or what the mean cosine of vectors
+        is short of 1.
+        """
+        total, rows = 0.0, 0
+        for start in range(0, len(inputs), self.task.batch):
+            x = torch.from_numpy(np.array(inputs[start : start + self.task.batch]))
+            before, after = (
+                np.asarray(self.run(network, x).double().cpu().numpy())
+                for network in (dense, pruned)
+            )
+            if self.task.rows is Rows.VECTORS:
+                apart = 1 - float(cosines(before, after).mean())
+            else:
+                apart = kullback_leibler(before, after)
+            total, rows = total + apart * len(before), rows + len(before)
+        return total / rows
+
+
+def mask_of(model: nn.Module) -> Tensor | None:
+    """Which positions of the last batch hold tokens; None where all count."""
+    return model.mask if isinstance(model, Pretrained) else None
 
 
 def modules_of(
     model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
 ) -> Mapping[str, list[str]]:
     """For each layer's name, the model's linear modules that hold its weight, each object once."""
-    prefix = prefix_of(model, checkpoint)
+    if isinstance(model, Pretrained):
+        every = [module_of(name) for layer in layers for name in (layer.name, *layer.aliases)]
+        places = model.modules_of(every)
+    else:
+        prefix = prefix_of(model, checkpoint)
+        places = {
+            f"{prefix}{name}": name
+            for name, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.Linear)
+        }
     modules = dict(model.named_modules(remove_duplicate=False))
 
     def distinct(names: Sequence[str]) -> list[str]:
         found: dict[int, str] = {}
         for name in names:
-            module = module_of(name.removeprefix(prefix)) if name.startswith(prefix) else None
-            if module is not None and isinstance(modules.get(module), nn.Linear):
+            module = places.get(module_of(name))
+            if module is not None:
                 found.setdefault(id(modules[module]), module)
         return list(found.values())
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation.base import Evaluation, Scores
-from rmtcli.evaluation.data import Samples, read_samples
+from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.score import measure
+from rmtcli.evaluation.tasks import Rows
 from rmtcli.guard import Found, Range, smallest
 
 #: How a guard divides the held-out samples: those of the search, those that confirm what it
@@ -40,8 +42,10 @@ def search(
         UsageError: nothing to measure accuracy or score with.
         EvaluationError: too few samples.
     """
-    samples = None if evaluation.data is None else read_samples(evaluation.data)
-    if evaluation.score is None and (samples is None or samples.targets is None):
+    task, data = evaluation.task_of(checkpoint.path), evaluation.data
+    samples = None if data is None else task.read(Path(data), checkpoint.path)
+    blind = samples is None or (samples.targets is None and task.rows is Rows.CLASSES)
+    if evaluation.score is None and blind:
         raise UsageError("--max-drop needs --data with 'targets', or --eval")
     parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
     if any(part is not None and not len(part.inputs) for part in parts):
@@ -51,10 +55,11 @@ def search(
     searched, confirmed, rest = parts
     dense = build(evaluation, checkpoint)
     # The user's own score, where there is one, is what is guarded.
-    before = [measure(dense, part, evaluation.score) for part in (searched, confirmed)]
+    before = [measure(dense, part, evaluation.score, task) for part in (searched, confirmed)]
 
     def within(size: int, part: Samples | None, reference: Scores) -> bool:
-        scores = measure(build(evaluation, make(size)), part, evaluation.score)
+        network = build(evaluation, make(size))
+        scores = measure(network, part, evaluation.score, task, reference)
         return _drop(reference, scores) <= max_drop
 
     size = smallest(

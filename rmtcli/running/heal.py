@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 #: Samples to a step.
 BATCH = 128
+#: Batches of tokens that are sorted by length together.
+_NEAR = 16
 #: Step of Adam, as a share of the root mean square of the tensor that sets its scale. Every
 #: layer learns at its own scale, so the rate needs no tuning to the network.
 RATE = 0.003
@@ -25,12 +27,15 @@ def heal(
     run: Callable[[nn.Module, Tensor], Tensor],
     *,
     passes: int,
+    vectors: bool = False,
+    batch: int = BATCH,
     seed: int = 0,
 ) -> None:
-    """Train parameters of the compressed network, in place, to give the dense one's probabilities.
+    """Train parameters of the compressed network, in place, to give what the dense one gives.
 
-    The loss is the Kullback–Leibler divergence from the dense network (distillation at temperature
-    1, Hinton et al., 2015); Adam with a cosine schedule. No labels are used. Inputs in floating
+    The loss is the Kullback–Leibler divergence from the dense network's probabilities (distillation
+    at temperature 1, Hinton et al., 2015), or for vectors what their cosine is short of 1; Adam
+    with a cosine schedule. No labels are used. Inputs in floating
     point are mixed in pairs (Zhang et al., 2018): the dense network answers between the samples
     too, and a few thousand of them alone would be learned by heart. Both networks stay in
     evaluation mode.
@@ -40,34 +45,57 @@ def heal(
         pruned: the compressed one.
         trained: parameters to change, each with the one whose root mean square sets its step.
         inputs: shape (samples, …).
-        run: gives a network's class scores.
+        run: gives a network's outputs.
         passes: how often every sample is seen.
+        vectors: whether the outputs are vectors and not class scores.
+        batch: samples to a step.
         seed: of the order of the samples.
     """
     with torch.no_grad():
         rates = [RATE * float(scale.square().mean().sqrt()) for _, scale in trained]
     groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    steps = passes * -(-len(inputs) // BATCH)
+    steps = passes * -(-len(inputs) // batch)
+    apart = _angle if vectors else _divergence
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
     for _ in range(passes):
-        order = torch.randperm(len(inputs), generator=generator)
-        for rows in torch.split(order, BATCH):
+        for rows in _batches(inputs, batch, generator):
             optimizer.zero_grad()
             x = _tensor(inputs[rows.numpy()])
             if x.is_floating_point():
                 x = _mixed(x, inputs, generator)
             with torch.no_grad():
-                target = run(dense, x).log_softmax(1)
-            outputs = run(pruned, x).log_softmax(1)
-            loss = nn.functional.kl_div(outputs, target, reduction="batchmean", log_target=True)
-            torch.autograd.backward(loss)
+                target = run(dense, x)
+            torch.autograd.backward(apart(run(pruned, x), target))
             optimizer.step()
             schedule.step()
+
+
+def _divergence(outputs: Tensor, target: Tensor) -> Tensor:
+    logs = (outputs.log_softmax(1), target.log_softmax(1))
+    return nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
+
+
+def _angle(outputs: Tensor, target: Tensor) -> Tensor:
+    return 1 - nn.functional.cosine_similarity(outputs, target).mean()
+
+
+def _batches(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> list[Tensor]:
+    """Every sample once, in random batches.
+
+    Token numbers come shortest first: batches of neighbours, drawn from a random part of them,
+    need less padding.
+    """
+    order = torch.randperm(len(inputs), generator=generator)
+    if inputs.dtype.kind == "f":
+        return list(torch.split(order, batch))
+    parts = (part.sort().values for part in torch.split(order, _NEAR * batch))
+    found = [rows for part in parts for rows in torch.split(part, batch)]
+    return [found[i] for i in torch.randperm(len(found), generator=generator)]
 
 
 def _mixed(x: Tensor, inputs: NDArray[Any], generator: torch.Generator) -> Tensor:

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.evaluation.confidence import kullback_leibler
 from rmtcli.evaluation.network import build
+from rmtcli.evaluation.tasks import Rows
 from rmtcli.factorize import Factors
-from rmtcli.lowrank import SplitLinear
 from rmtcli.plan import Data, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, modules_of
-from rmtcli.running.heal import heal
+from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
+from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
 from rmtcli.spectrum import FloatArray
 
@@ -71,15 +70,19 @@ def refine(
         evaluation: how to build the networks.
         settings: what to do, and on which inputs.
     """
-    source = CalibrationInputs.read(settings)
+    source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
     dense, pruned = build(evaluation, checkpoint), build(evaluation, factored)
     modules = modules_of(dense, checkpoint, [plan.layer for plan in plans])
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
     pair = _Pair(dense, pruned, held, source)
     notes = []
     if settings.sequential:
-        steps = {p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name]) for p in plans}
-        if not pair.helps(lambda: pair.fit(steps, settings.batch)):
+        steps = {
+            p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name])
+            for p in plans
+            if not _routed(modules[p.layer.name])
+        }
+        if not pair.helps(lambda: pair.fit(steps, min(settings.batch, source.task.batch))):
             notes.append(NOT_SEQUENTIAL)
     unhealed = pair.factors
     if settings.heal and not pair.helps(lambda: pair.learn(settings.heal)):
@@ -133,8 +136,16 @@ class _Pair:
         def put(name: str, factors: Factors) -> None:
             self.held[name].put(factors)
 
-        run = self.source.run
-        refit(self.dense, self.pruned, steps, self.inputs, run, put, batch=batch)
+        refit(
+            self.dense,
+            self.pruned,
+            steps,
+            self.inputs,
+            self.source.run,
+            put,
+            batch=batch,
+            mask=lambda: mask_of(self.dense),
+        )
 
     def learn(self, passes: int) -> None:
         """Heal all layers at once."""
@@ -144,16 +155,27 @@ class _Pair:
         for item in self.held.values():
             item.put(item.factors)
         trained = [pair for item in self.held.values() for pair in item.trained]
-        heal(self.dense, self.pruned, trained, self.inputs, self.source.run, passes=passes)
+        heal(
+            self.dense,
+            self.pruned,
+            trained,
+            self.inputs,
+            self.source.run,
+            passes=passes,
+            vectors=self.source.task.rows is Rows.VECTORS,
+            batch=min(BATCH, 2 * self.source.task.batch),
+        )
         for item in self.held.values():
             item.take()
 
     def _distance(self) -> float:
-        """Divergence of the compressed network from the dense one on the inputs held back."""
-        outputs = (
-            self.source.outputs(network, self.fresh) for network in (self.dense, self.pruned)
-        )
-        return kullback_leibler(*outputs)
+        """How far the compressed network is from the dense one on the inputs held back."""
+        return self.source.distance(self.dense, self.pruned, self.fresh)
+
+
+def _routed(modules: Sequence[str]) -> bool:
+    """Whether a layer is an expert's: it reads other tokens in the compressed network."""
+    return any("experts" in module.split(".") for module in modules)
 
 
 def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:
@@ -172,19 +194,17 @@ class _Held:
     """
 
     factors: Factors
-    modules: Sequence[SplitLinear]
+    modules: Sequence[nn.Sequential]
     biases: Sequence[Tensor | None]
 
     @staticmethod
     def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
         """The modules of one layer, made to share their factors."""
         assert plan.factors is not None
-        modules = [cast(SplitLinear, pruned.get_submodule(name)) for name in names]
+        modules = [cast(nn.Sequential, pruned.get_submodule(name)) for name in names]
         for module in modules[1:]:
-            module.right.weight, module.left.weight = (
-                modules[0].right.weight,
-                modules[0].left.weight,
-            )
+            for mine, first in zip(_maps(module), _maps(modules[0]), strict=True):
+                mine.weight = first.weight
         linears = [cast(nn.Linear, dense.get_submodule(name)) for name in names]
         return _Held(plan.factors, modules, [linear.bias for linear in linears])
 
@@ -192,16 +212,18 @@ class _Held:
     def put(self, factors: Factors) -> None:
         """Store new factors in the network."""
         self.factors = factors
-        self.modules[0].right.weight.copy_(torch.from_numpy(factors.right))
-        self.modules[0].left.weight.copy_(torch.from_numpy(factors.left))
+        right, left = _maps(self.modules[0])
+        right.weight.copy_(torch.from_numpy(factors.right))
+        left.weight.copy_(torch.from_numpy(factors.left))
         for module, bias in zip(self.modules, self.biases, strict=True):
-            if module.left.bias is not None and bias is not None and factors.shift is not None:
-                module.left.bias.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
+            own = _maps(module)[1].bias
+            if own is not None and bias is not None and factors.shift is not None:
+                own.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
 
     @property
     def trained(self) -> list[tuple[Tensor, Tensor]]:
         """What may learn, each with what sets its scale; a bias only where there is but one."""
-        right, left = self.modules[0].right, self.modules[0].left
+        right, left = _maps(self.modules[0])
         pairs = [(right.weight, right.weight), (left.weight, left.weight)]
         if len(self.modules) == 1 and left.bias is not None:
             pairs.append((left.bias, left.weight))
@@ -210,10 +232,16 @@ class _Held:
     @torch.no_grad()
     def take(self) -> None:
         """Take over what the network has learned."""
-        module, bias, shift = self.modules[0], self.biases[0], self.factors.shift
-        if len(self.modules) == 1 and module.left.bias is not None and bias is not None:
-            shift = _values(module.left.bias) - _values(bias)
-        self.factors = Factors(_values(module.left.weight), _values(module.right.weight), shift)
+        right, left = _maps(self.modules[0])
+        bias, shift = self.biases[0], self.factors.shift
+        if len(self.modules) == 1 and left.bias is not None and bias is not None:
+            shift = _values(left.bias) - _values(bias)
+        self.factors = Factors(_values(left.weight), _values(right.weight), shift)
+
+
+def _maps(module: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+    """The two linear maps that stand in place of one, first the one to ``rank`` values."""
+    return cast(nn.Linear, module[0]), cast(nn.Linear, module[1])
 
 
 def _values(tensor: Tensor) -> FloatArray:

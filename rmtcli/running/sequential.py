@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.calibration.collect import rows_of
 from rmtcli.calibration.moments import Moments
 from rmtcli.factorize import Factors
 from rmtcli.metric import redirect
@@ -49,6 +50,7 @@ def refit(
     put: Callable[[str, Factors], None],
     *,
     batch: int,
+    mask: Callable[[], Tensor | None] = lambda: None,
 ) -> None:
     """Fit layer after layer, in the order in which the network runs through them.
 
@@ -64,6 +66,8 @@ def refit(
         run: gives a network's class scores.
         put: stores a layer's new factors in the compressed network.
         batch: samples that run at a time.
+        mask: gives, once a batch has run through the dense network, which of its positions count;
+            None for all.
     """
     for names in _groups(dense, steps, inputs[:batch], run):
         modules, sums = steps[names[0]].modules, _Sums()
@@ -71,7 +75,7 @@ def refit(
             chunk = inputs[start : start + batch]
             both = (_read(model, modules, chunk, run) for model in (dense, pruned))
             for (_, x), (_, y) in zip(*both, strict=True):
-                sums.add(x, y)
+                sums.add(rows_of(x, mask()), rows_of(y, mask()))
         for name in names:
             put(name, sums.fit(steps[name], len(inputs)))
 
@@ -87,7 +91,7 @@ class _Sums:
     yy: FloatArray = field(default_factory=lambda: np.zeros(()))
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        x, y = x.flatten(0, -2).double(), y.flatten(0, -2).double()
+        x, y = x.double(), y.double()
         self.rows += len(x)
         self.x = self.x + x.sum(0).cpu().numpy()
         self.y = self.y + y.sum(0).cpu().numpy()

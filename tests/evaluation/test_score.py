@@ -10,7 +10,8 @@ from torch import nn
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.base import Comparison
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.score import BATCH, Scores, measure
+from rmtcli.evaluation.score import Scores, measure
+from rmtcli.evaluation.tasks import Arrays
 
 PATH = Path("x.npz")
 
@@ -32,7 +33,7 @@ def samples(count: int, classes: int = 5) -> Samples:
     return Samples(PATH, x, rng.integers(0, classes, count), scaled=False)
 
 
-@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1])
+@pytest.mark.parametrize("count", [1, Arrays.batch - 1, Arrays.batch, Arrays.batch + 1])
 def test_accuracy_is_the_share_of_right_answers(count: int) -> None:
     data = samples(count)
     scores = measure(Pick(), data, None)

@@ -1,0 +1,42 @@
+"""``rmtcli verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import print_json
+
+
+def command(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Directory with factored layers.", show_default=False),
+    ],
+    against: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR", help="The dense model's directory, to compare with.", show_default=False
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Open a directory with transformers as its users will.
+
+    In fresh processes, by import and by trust_remote_code, with outputs compared to those of the
+    dense product. Fails if a weight is missing, left over or of another shape.
+    """
+    from rmtcli import verify
+    from rmtcli.report.terminal import show_lines, stdout
+
+    found = verify(directory, against=against)
+    if json:
+        print_json(found)
+    else:
+        show_lines(found.summary(), stdout())
+
+
+command.__name__ = "verify"

@@ -1,0 +1,120 @@
+"""Networks from Hugging Face directories, fed with one tensor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.torch_file import to_torch
+from rmtcli.errors import EvaluationError
+from rmtcli.evaluation.tasks import Task
+from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS
+
+
+class Pretrained(nn.Module):
+    """A transformers model that takes one tensor and gives rows of outputs.
+
+    Attributes:
+        network: transformers' own model.
+        mask: shape (samples, positions), which positions of the last batch hold tokens; None
+            before the first, and where inputs are not text.
+    """
+
+    def __init__(self, network: nn.Module, task: Task, head: Any, *, segments: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.mask: Tensor | None = None
+        self._head, self._segments = head, segments
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Rows of outputs.
+
+        Args:
+            inputs: shape (samples, 3, positions), token numbers, mask and segments; or images,
+                shape (samples, channels, height, width).
+        """
+        if inputs.is_floating_point():
+            return cast(Tensor, self._head(self.network(pixel_values=inputs), None))
+        used = int(inputs[:, MASK].any(0).nonzero().max()) + 1
+        inputs = inputs[..., :used]
+        self.mask = inputs[:, MASK].bool()
+        fields = {"input_ids": inputs[:, TOKENS], "attention_mask": inputs[:, MASK]}
+        if self._segments:
+            fields["token_type_ids"] = inputs[:, SEGMENTS]
+        return cast(Tensor, self._head(self.network(**fields), self.mask))
+
+    def modules_of(self, names: Collection[str]) -> dict[str, str]:
+        """The module of each layer, by its name in the dense checkpoint; some may be missing."""
+        from rmtcli.integrations.transformers import modules_of
+
+        found = modules_of(self.network, names)
+        return {name: f"network.{module}" for name, module in found.items()}
+
+
+def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
+    """The network of a directory, in evaluation mode and float32.
+
+    The weights are those of the checkpoint, which may have changes laid over the directory's, and
+    transformers loads them as it would load a file with these changes.
+
+    Args:
+        checkpoint: a directory, or one with changes laid over it.
+        task: what the network is for.
+
+    Raises:
+        EvaluationError: transformers cannot load it, or weights that the task needs are missing.
+    """
+    import transformers
+
+    import rmtcli.integrations.transformers  # noqa: F401  opens factored directories
+
+    directory = checkpoint.path
+    state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.infos}
+    try:
+        with _quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+            if checkpoint.manifest is not None and checkpoint.manifest.factored:
+                config.quantization_config = {
+                    "quant_method": "rmtcli",
+                    "version": 1,
+                    "ranks": dict(checkpoint.manifest.factored),
+                }
+            kind = getattr(transformers, task.auto)._model_mapping[type(config)]
+            kind = kind[0] if isinstance(kind, list | tuple) else kind
+            network, found = kind.from_pretrained(
+                None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+            )
+    # Whatever a configuration leads transformers to.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        reason = f"no {task.auto}" if isinstance(error, KeyError) else reason
+        raise EvaluationError(f"{directory}: transformers cannot load it: {reason}") from None
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise EvaluationError(
+            f"{directory}: holds no '{missing[0]}', which {type(network).__name__} needs: "
+            "is this the right --task?"
+        )
+    segments = "token_type_ids" in inspect.signature(network.forward).parameters
+    return Pretrained(network.eval(), task, task.head(directory), segments=segments)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' bars and reports: what they say comes back as a value."""
+    logs = transformers.utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()

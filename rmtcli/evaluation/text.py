@@ -1,0 +1,213 @@
+"""Files that transformers' networks are fed from, and the directory that says how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation.data import TEXTS, Samples, read_samples
+
+#: Places of a sample's rows: token numbers, mask, segment numbers.
+TOKENS, MASK, SEGMENTS = range(3)
+
+
+def embedding_samples(path: Path, directory: Path, length: int) -> Samples:
+    """The texts of a file, tokenised; nothing is right or wrong about them."""
+    records = _records(path)
+    return _samples(path, directory, length, records, None)
+
+
+def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
+    """Texts, or pairs of texts, with their classes where every record has one.
+
+    Raises:
+        EvaluationError: a label that the configuration does not know.
+    """
+    records = _records(path)
+    labels = [record.get("label") for record in records]
+    targets = None
+    if all(label is not None for label in labels):
+        numbers = _config(directory).get("label2id") or {}
+        targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
+    elif any(label is not None for label in labels):
+        raise EvaluationError(f"{path}: some lines have a 'label' and some have none")
+    return _samples(path, directory, length, records, targets)
+
+
+def language_samples(path: Path, directory: Path, length: int) -> Samples:
+    """A text in blocks of ``length`` tokens; the targets are each block's next tokens.
+
+    Raises:
+        EvaluationError: the text is shorter than one block.
+    """
+    if path.suffix.lower() == ".jsonl":
+        text = "\n".join(record["text"] for record in _records(path))
+    else:
+        text = _text(path)
+    tokens = _tokenizer(directory)(text, verbose=False)["input_ids"]
+    count = len(tokens) // length
+    if not count:
+        raise EvaluationError(
+            f"{path}: {len(tokens)} tokens are less than a block of {length}: "
+            "give more text, or a smaller causal-lm:length"
+        )
+    blocks = np.array(tokens[: count * length], np.int64).reshape(count, length)
+    inputs = np.stack([blocks, np.ones_like(blocks), np.zeros_like(blocks)], axis=1)
+    return Samples(path, inputs, blocks[:, 1:], scaled=False)
+
+
+def image_samples(path: Path, directory: Path, part: str) -> Samples:
+    """Arrays of images; bytes are scaled to [0, 1] and normalised by the image processor.
+
+    Raises:
+        EvaluationError: arrays of another shape.
+    """
+    samples = read_samples(path, part)
+    if samples.inputs.ndim != 4:
+        raise EvaluationError(
+            f"{path}: images must have shape (samples, channels, height, width), "
+            f"not {samples.inputs.shape}"
+        )
+    file = directory / "preprocessor_config.json"
+    if not (samples.scaled and file.is_file()):
+        return samples
+    settings = _json(file)
+    if not settings.get("do_normalize", True):
+        return samples
+    mean, deviation = (
+        np.asarray(settings.get(key, default), np.float32).reshape(1, -1, 1, 1)
+        for key, default in (("image_mean", 0.5), ("image_std", 0.5))
+    )
+    return replace(samples, inputs=(samples.inputs - mean) / deviation)
+
+
+def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
+    """How a sentence-transformers directory pools hidden states; their mean where it is silent.
+
+    Raises:
+        UsageError: a way that is not known.
+    """
+    file = directory / "1_Pooling" / "config.json"
+    settings = _json(file) if file.is_file() else {}
+    chosen = settings.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in settings.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if chosen in ([], ["mean"]):
+        return _mean
+    if chosen == ["cls"]:
+        return lambda states, mask: states[:, 0]
+    raise UsageError(f"{file}: pooling by {', '.join(chosen)} is not known: mean and cls are")
+
+
+def _mean(states: Any, mask: Any) -> Any:
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def _samples(
+    path: Path,
+    directory: Path,
+    length: int,
+    records: Sequence[dict[str, Any]],
+    targets: NDArray[np.int64] | None,
+) -> Samples:
+    """Records as token numbers, shape (samples, 3, longest), shortest first.
+
+    Batches of like lengths need little padding.
+    """
+    texts = [record["text"] for record in records]
+    pairs = [record.get("text_pair") for record in records]
+    if any(pairs) and not all(pairs):
+        raise EvaluationError(f"{path}: some lines have a 'text_pair' and some have none")
+    tokenizer = _tokenizer(directory)
+    limit = min(length, tokenizer.model_max_length)
+    found = tokenizer(texts, pairs if any(pairs) else None, truncation=True, max_length=limit)
+    rows = found["input_ids"]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    longest = len(rows[order[-1]])
+    inputs = np.zeros((len(rows), 3, longest), np.int64)
+    inputs[:, TOKENS] = tokenizer.pad_token_id or 0
+    segments = found.get("token_type_ids") or [[0] * len(row) for row in rows]
+    for place, i in enumerate(order):
+        size = len(rows[i])
+        inputs[place, :, :size] = rows[i], np.ones(size), segments[i]
+    return Samples(path, inputs, None if targets is None else targets[order], scaled=False)
+
+
+def _tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        # Without its files, transformers makes one that knows no words.
+        files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+        if not any((directory / name).is_file() for name in files if name):
+            raise FileNotFoundError(f"there is none of {', '.join(sorted(filter(None, files)))}")
+    # transformers raises many kinds for a directory without a tokenizer.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EvaluationError(f"{directory}: its tokenizer cannot be read: {reason}") from None
+    return tokenizer
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``.txt`` file as texts; objects of a ``.jsonl`` file."""
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise EvaluationError(f"{path}: holds no text")
+    if path.suffix.lower() != ".jsonl":
+        return [{"text": line.strip()} for line in lines]
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            raise EvaluationError(f"{path}: line {number} is not JSON") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise EvaluationError(f"{path}: line {number} is no object with a string 'text'")
+        records.append(record)
+    return records
+
+
+def _text(path: Path) -> str:
+    if path.suffix.lower() not in TEXTS:
+        raise UsageError(f"{path}: text must be in a .txt or a .jsonl file")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise EvaluationError(f"{path}: is not text in UTF-8") from None
+
+
+def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
+    if isinstance(label, int) and label >= 0:
+        return label
+    if label in numbers:
+        return int(numbers[str(label)])
+    known = ", ".join(numbers) or "none by name"
+    raise EvaluationError(f"{path}: label {label!r} is no class of this network: {known}")
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    return _json(directory / "config.json")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{file}: cannot be read as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise EvaluationError(f"{file}: is no JSON object")
+    return found

@@ -1,0 +1,1 @@
+"""Factored checkpoints in other programs."""

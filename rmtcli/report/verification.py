@@ -1,0 +1,96 @@
+"""What verifying a directory found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rmtcli.report.base import SCHEMA_VERSION
+from rmtcli.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far the outputs of two models are apart.
+
+    Attributes:
+        path: the other model's directory.
+        output: which output was compared.
+        cosine: mean cosine of the output vectors.
+        divergence: mean Kullback–Leibler divergence from the other model in nats; None where the
+            outputs are no logits.
+        largest: largest difference of two entries, as a share of the other model's largest entry.
+    """
+
+    path: str
+    output: str
+    cosine: float
+    divergence: float | None
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying a directory found; anything wrong with it is an error instead.
+
+    Attributes:
+        path: the directory.
+        kind: class of the model.
+        auto: the Auto class that opens it.
+        transformers: version of transformers that opened it.
+        layers: how many layers are factored.
+        tolerance: largest difference allowed.
+        difference: largest difference between the outputs and those of the dense product, over both
+            ways of loading, as a share of the largest entry; None where the model could not be run.
+        random: weights that transformers would draw at random if loaded in neither way.
+        against: distance from the dense model; None where none was given.
+        notes: sentences a user should read.
+    """
+
+    path: str
+    kind: str
+    auto: str
+    transformers: str
+    layers: int
+    tolerance: float
+    difference: float | None
+    random: int
+    against: Distance | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
+        """The findings as JSON text.
+
+        Args:
+            command: the command line that made it, or None from Python.
+            ascii_only: whether every other sign is escaped.
+        """
+        head = {"schema_version": SCHEMA_VERSION, "rmtcli_version": __version__}
+        values = head | {"command": command, "action": "verify"} | asdict(self)
+        return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=ascii_only)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Label and text of each line that a reader sees."""
+        lines = [
+            ("opens as", f"{self.kind} ({self.auto}, transformers {self.transformers})"),
+            ("factored", f"{self.layers} layers; no weight is missing or left over"),
+            ("load it by", "import rmtcli.integrations.transformers"),
+            ("or by", "from_pretrained(…, trust_remote_code=True)"),
+        ]
+        if self.random:
+            text = f"{self.random} weights would be random: transformers only warns"
+            lines.append(("by neither", text))
+        if self.difference is not None:
+            text = f"{self.difference:.1e} of the largest output, to the product of the factors"
+            lines.append(("difference", text))
+        if self.against is not None:
+            lines.append((f"{self.against.output}", _text(self.against)))
+        return [*lines, *(("note", note) for note in self.notes)]
+
+
+def _text(distance: Distance) -> str:
+    parts = [f"mean cosine {distance.cosine:.4f}"]
+    if distance.divergence is not None:
+        parts.append(f"divergence {distance.divergence:.3g} nats")
+    parts.append(f"largest difference {distance.largest:.3g} of the largest")
+    return f"{', '.join(parts)}, against {distance.path}"

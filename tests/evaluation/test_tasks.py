@@ -1,0 +1,224 @@
+"""Networks of transformers' directories: read, calibrated, compressed and scored by their task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from rmtcli import Calibration, Evaluation, evaluate, prune
+from rmtcli.allocate import Budget
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation.network import build
+from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.evaluation.tasks import (
+    CausalLM,
+    SentenceEmbedding,
+    TextClassification,
+    task_of,
+)
+from rmtcli.evaluation.text import MASK, TOKENS
+from rmtcli.layers import Layer, find_layers
+from rmtcli.running.calibrate import calibrate, modules_of
+from tests.integrations.factored import CASES
+
+WORDS = [f"w{i}" for i in range(90)]
+#: Case -> the task that its directory tells.
+TASKED = {
+    "bert-head": "text-classification",
+    "llama": "causal-lm:length=16",
+    "gpt2": "causal-lm:length=16",
+    "mixtral": "causal-lm:length=16",
+    "vit": "image-classification",
+    "bert": "sentence-embedding",
+}
+
+
+def directory(case: str, folder: Path) -> Path:
+    """A small random model with a tokenizer of whole words."""
+    target = folder / case
+    CASES[case].model().save_pretrained(target)
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=40
+    ).save_pretrained(target)
+    return target
+
+
+def lines(count: int = 40, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size)) for size in rng.integers(3, 20, count)]
+
+
+def data_for(case: str, folder: Path) -> Path:
+    """Inputs of the kind that the network reads."""
+    if case == "vit":
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((40, 3, 16, 16)).astype(np.float32)
+        np.savez(folder / "images.npz", inputs=images, targets=rng.integers(0, 2, 40))
+        return folder / "images.npz"
+    if case == "bert-head":
+        records = [{"text": text, "label": i % 2} for i, text in enumerate(lines())]
+        (folder / "text.jsonl").write_text("\n".join(map(json.dumps, records)))
+        return folder / "text.jsonl"
+    (folder / "text.txt").write_text("\n".join(lines()))
+    return folder / "text.txt"
+
+
+@pytest.mark.parametrize("case", TASKED)
+def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path) -> None:
+    source, data = directory(case, tmp_path), data_for(case, tmp_path)
+    evaluation = Evaluation(data, task=TASKED[case])
+    report = prune(
+        source,
+        tmp_path / "small",
+        budget=Budget("70%", "macs"),
+        evaluation=evaluation,
+        calibration=Calibration(data, sequential=True, heal=1),
+    )
+    assert len(report.pruned) >= 4
+    measured = report.comparison
+    assert measured is not None
+    assert measured.before is not None
+    # The written directory gives what was measured before it was written.
+    again = evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
+    assert again is not None
+    assert again.after.accuracy == pytest.approx(measured.after.accuracy, abs=1e-3)
+    if case == "bert":
+        assert measured.cosines is not None
+        assert 0.3 < measured.cosines.mean() < 1
+        assert measured.agreement is None
+    else:
+        assert 0 <= measured.agreement < 100.1  # type: ignore[operator]
+    if TASKED[case].startswith("causal"):
+        assert again.after.perplexity == pytest.approx(measured.after.perplexity, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", ["bert-head", "gpt2", "mixtral"])
+def test_moments_are_those_of_the_tokens_alone(case: str, tmp_path: Path) -> None:
+    """Against one sample at a time, which has no padding; experts see different tokens each."""
+    source, data = directory(case, tmp_path), data_for(case, tmp_path)
+    checkpoint = open_checkpoint(source)
+    layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
+    evaluation = Evaluation(task=TASKED[case])
+    found = calibrate(checkpoint, layers, evaluation, Calibration(data, metric="one-sided"))
+    one = calibrate(checkpoint, layers, evaluation, Calibration(data, "one-sided", batch=1))
+    assert found.keys() == one.keys()
+    assert len(found) >= 8
+    for name, moments in found.items():
+        assert moments.rows == one[name].rows
+        # float32 sums in another order.
+        np.testing.assert_allclose(moments.mean, one[name].mean, atol=2e-4)
+        np.testing.assert_allclose(moments.second, one[name].second, atol=2e-3, rtol=1e-3)
+
+
+def test_experts_that_transformers_joins_have_modules_of_their_own(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(directory("mixtral", tmp_path))
+    layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
+    evaluation = Evaluation(task="causal-lm")
+    whole, apart = (build(evaluation, checkpoint) for _ in range(2))
+    modules = modules_of(apart, checkpoint, layers)
+    experts = [name for name in modules if ".experts." in name]
+    assert len(experts) == 2 * 3 * 3
+    assert all(len(modules[name]) == 1 for name in experts)
+    tokens = torch.randint(2, 92, (2, 3, 9), generator=torch.Generator().manual_seed(0))
+    tokens[:, MASK] = 1
+    # The same sums in another order.
+    torch.testing.assert_close(apart(tokens), whole(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_texts_come_shortest_first_with_their_labels(tmp_path: Path) -> None:
+    source, data = directory("bert-head", tmp_path), data_for("bert-head", tmp_path)
+    samples = TextClassification().read(data, source)
+    sizes = samples.inputs[:, MASK].sum(1)
+    assert (np.diff(sizes) >= 0).all()
+    vocabulary = {word: i + 2 for i, word in enumerate(WORDS)}
+    texts = {tuple(vocabulary[w] for w in t.split()): i % 2 for i, t in enumerate(lines())}
+    assert samples.targets is not None
+    for row, size, target in zip(samples.inputs, sizes, samples.targets, strict=True):
+        assert texts[tuple(row[TOKENS, :size])] == target
+
+
+def test_a_language_model_reads_whole_blocks(tmp_path: Path) -> None:
+    source, data = directory("llama", tmp_path), data_for("llama", tmp_path)
+    samples = CausalLM(length=8).read(data, source)
+    words = sum(len(line.split()) for line in lines())
+    assert samples.inputs.shape == (words // 8, 3, 8)
+    assert samples.targets is not None
+    np.testing.assert_array_equal(samples.targets, samples.inputs[:, TOKENS, 1:])
+
+
+def test_perplexity_is_that_of_transformers_own_loss(tmp_path: Path) -> None:
+    source, data = directory("llama", tmp_path), data_for("llama", tmp_path)
+    evaluation = Evaluation(data, task="causal-lm:length=16")
+    found = evaluate(source, evaluation=evaluation).comparison
+    assert found is not None
+    model = build(evaluation, open_checkpoint(source))
+    assert isinstance(model, Pretrained)
+    tokens = torch.from_numpy(CausalLM(length=16).read(data, source).inputs[:, TOKENS])
+    with torch.no_grad():
+        loss = model.network(input_ids=tokens, labels=tokens).loss
+    # float32 means in another order.
+    assert found.after.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_embeddings_are_pooled_as_the_directory_says(pooling: str, tmp_path: Path) -> None:
+    source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+    (source / "1_Pooling").mkdir()
+    modes = {f"pooling_mode_{m}": m.startswith(pooling) for m in ("cls_token", "mean_tokens")}
+    (source / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    model = build(Evaluation(task="sentence-embedding"), open_checkpoint(source))
+    samples = SentenceEmbedding().read(data, source)
+    row = torch.from_numpy(samples.inputs[:1])
+    states = model.network(input_ids=row[:, TOKENS, : int(row[:, MASK].sum())]).last_hidden_state
+    wanted = states.mean(1) if pooling == "mean" else states[:, 0]
+    found = model(torch.from_numpy(samples.inputs))[:1]  # among longer ones, so padded
+    torch.testing.assert_close(found, wanted / wanted.norm(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ('{"text": "w1", "label": 0}\nw2', "line 2 is not JSON"),
+        ('{"text": "w1", "label": "bad"}', "label 'bad' is no class of this network"),
+        ('{"text": "w1", "label": 0}\n{"text": "w2"}', "some have none"),
+        ('{"label": 0}', "no object with a string 'text'"),
+        ("", "holds no text"),
+    ],
+)
+def test_wrong_text_is_told(lines: str, text: str, tmp_path: Path) -> None:
+    source, data = directory("bert-head", tmp_path), tmp_path / "wrong.jsonl"
+    data.write_text(lines)
+    with pytest.raises(EvaluationError, match=text):
+        TextClassification().read(data, source)
+
+
+def test_wrong_tasks_are_told(tmp_path: Path) -> None:
+    source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+    with pytest.raises(UsageError, match="name a --task"):
+        task_of(source, None)
+    with pytest.raises(UsageError, match="unknown task"):
+        task_of(source, "translation")
+    with pytest.raises(EvaluationError, match=r"holds no 'classifier.*right --task"):
+        evaluate(
+            source,
+            evaluation=Evaluation(data_for("bert-head", tmp_path), task="text-classification"),
+        )
+    images = data_for("vit", tmp_path)
+    with pytest.raises(EvaluationError, match="no AutoModelForImageClassification"):
+        evaluate(source, evaluation=Evaluation(images, task="image-classification"))
+    with pytest.raises(EvaluationError, match="less than a block"):
+        CausalLM(length=4096).read(data, source)
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(EvaluationError, match="tokenizer cannot be read"):
+        SentenceEmbedding().read(data, source)

@@ -1,0 +1,196 @@
+"""Small models of several architectures, dense and factored, as directories."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedModel,
+    T5Config,
+    ViTConfig,
+)
+
+from rmtcli.integrations import rmtcli_loading
+
+RANK = 5
+#: Sizes that differ wherever they can, so that a transposed matrix does not fit.
+_BERT = BertConfig(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=40,
+)
+_LLAMA = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 40,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An architecture: its class, its Auto class, its configuration, and what is factored."""
+
+    cls: str
+    auto: str
+    config: Any
+    layers: str
+    transposed: bool = False
+
+    def model(self) -> PreTrainedModel:
+        torch.manual_seed(0)
+        model = getattr(transformers, self.cls)(self.config).eval()
+        # Larger weights than a fresh model's: each layer must matter for the logits.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=0.2)
+        return model
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        if self.cls.startswith("ViT"):
+            return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
+        tokens = torch.randint(5, 99, (2, 7), generator=generator)
+        if self.cls.startswith("T5"):
+            return {"input_ids": tokens, "decoder_input_ids": tokens[:, :4]}
+        return {"input_ids": tokens}
+
+
+_DENSE = r"(query|key|value|dense)"
+CASES = {
+    "bert": Case("BertModel", "AutoModel", _BERT, _DENSE),
+    "bert-head": Case(
+        "BertForSequenceClassification", "AutoModelForSequenceClassification", _BERT, _DENSE
+    ),
+    "llama": Case("LlamaForCausalLM", "AutoModelForCausalLM", LlamaConfig(**_LLAMA), r"\w+_proj"),
+    "gpt2": Case(
+        "GPT2LMHeadModel",
+        "AutoModelForCausalLM",
+        GPT2Config(vocab_size=99, n_positions=40, n_embd=32, n_layer=2, n_head=4),
+        r"(c_attn|c_proj|c_fc)",
+        transposed=True,
+    ),
+    "t5": Case(
+        "T5ForConditionalGeneration",
+        "AutoModelForSeq2SeqLM",
+        T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
+        r"(q|k|v|o|wi|wo)",
+    ),
+    "vit": Case(
+        "ViTForImageClassification",
+        "AutoModelForImageClassification",
+        ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            image_size=16,
+            patch_size=4,
+        ),
+        _DENSE,
+    ),
+    "mixtral": Case(
+        "MixtralForCausalLM",
+        "AutoModelForCausalLM",
+        MixtralConfig(**_LLAMA, num_local_experts=3, num_experts_per_tok=2),
+        r"(\w+_proj|w1|w2|w3)",
+    ),
+}
+
+
+def logits(model: PreTrainedModel, case: Case) -> torch.Tensor:
+    with torch.no_grad():
+        output = model(**case.inputs())
+    return (output.logits if "logits" in output else output.last_hidden_state).float()
+
+
+def load(directory: Path, case: Case, **options: Any) -> PreTrainedModel:
+    """Open a directory as a user does; every key must be found."""
+    auto = getattr(transformers, case.auto)
+    model, info = auto.from_pretrained(directory, output_loading_info=True, **options)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    return model
+
+
+def write(case: Case, folder: Path) -> tuple[Path, Path]:
+    """A directory with factored layers, and one with their products."""
+    case.model().save_pretrained(folder / "original")
+    leaves = {"c_attn", "c_proj", "c_fc"} if case.transposed else set()
+    return factor(
+        folder / "original",
+        lambda module: bool(re.fullmatch(case.layers, module.rpartition(".")[2])),
+        leaves,
+    )
+
+
+def factor(
+    original: Path, wanted: Callable[[str], bool], transposed: Collection[str]
+) -> tuple[Path, Path]:
+    """The same of any directory; ``transposed`` are the last parts of names of in × out layers."""
+    factored, product = (original.parent / name for name in ("factored", "product"))
+    for target in (factored, product):
+        shutil.copytree(original, target)
+    tensors = load_file(original / "model.safetensors")
+    small, dense, ranks = dict(tensors), dict(tensors), {}
+    for name, weight in tensors.items():
+        module, _, last = name.rpartition(".")
+        if weight.ndim != 2 or last != "weight" or not wanted(module):
+            continue
+        turned = module.rpartition(".")[2] in transposed
+        right, left = _factors(weight.T if turned else weight)
+        del small[name]
+        small |= {f"{module}.0.weight": right, f"{module}.1.weight": left}
+        if f"{module}.bias" in small:
+            small[f"{module}.1.bias"] = small.pop(f"{module}.bias")
+        matrix = (left.double() @ right.double()).float()
+        dense[name] = matrix.T.contiguous() if turned else matrix
+        ranks[module] = len(right)
+    assert len(ranks) > 5
+    save_file(small, factored / "model.safetensors", {"format": "pt"})
+    save_file(dense, product / "model.safetensors", {"format": "pt"})
+    mark(factored, ranks)
+    return factored, product
+
+
+def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
+    """What config.json says of the factors, and the file that opens them."""
+    config = json.loads((directory / "config.json").read_text())
+    kind = type(transformers.AutoConfig.for_model(config["model_type"])).__name__
+    config["quantization_config"] = {
+        "quant_method": "rmtcli",
+        "version": 1,
+        "ranks": ranks,
+    } | changes
+    config["auto_map"] = {"AutoConfig": f"rmtcli_loading.{kind}"}
+    (directory / "config.json").write_text(json.dumps(config))
+    shutil.copy(rmtcli_loading.__file__, directory)
+
+
+def _factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = s[:RANK].sqrt()
+    return (root[:, None] * vt[:RANK]).float().contiguous(), (
+        u[:, :RANK] * root
+    ).float().contiguous()
