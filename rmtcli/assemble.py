@@ -22,7 +22,7 @@ from rmtcli.version import __version__
 
 #: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
 #: factors once, a search more often: what is not held is decomposed anew.
-HELD_BYTES = 512 * 2**20
+HELD_BYTES = 256 * 2**20
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
 
