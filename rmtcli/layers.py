@@ -26,6 +26,8 @@ _EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe|relative_attention_bi
 _HEAD = re.compile(r"(^|\.)(\w*head|classifier|score|logits|cls|fc_out|embed_out)$")
 #: A recurrent layer's matrices, as torch names them.
 _RECURRENT = re.compile(r"(^|[._])weight_(ih|hh)(_l\d+(_reverse)?)?$")
+#: What choosers among experts are called, where there are experts.
+_ROUTERS = ("gate", "router", "wg")
 #: A stack of experts' matrices.
 _EXPERTS = re.compile(r"(^|\.)experts(\.\w+)+$")
 
@@ -45,6 +47,7 @@ class SkipReason(Enum):
     QUANTIZED = "quantised by another method: prune the network that it was made from"
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"
+    ROUTER = "a router: a small change of it sends tokens to other experts"
     TIED = "tied: the same weights as another entry"
     FACTOR = "already a factor that rmtcli wrote: run densify first to prune it again"
     BIAS = "its bias has not one value an output: is the weight stored as in × out?"
@@ -242,9 +245,16 @@ def _kind(checkpoint: Checkpoint, name: str, selection: Selection) -> SkipReason
         (parent in factored and last in ("0", "1"), SkipReason.FACTOR),
         (deep and info.shape[1] == 1, SkipReason.ONE_CHANNEL),
         (bias is None and not deep and looked_up, SkipReason.EMBEDDING),
+        (_routes(checkpoint, parent, last), SkipReason.ROUTER),
         (bias is not None and bias.shape != (_outputs(checkpoint, name),), SkipReason.BIAS),
     )
     return next((reason for applies, reason in reasons if applies), None)
+
+
+def _routes(checkpoint: Checkpoint, parent: str, last: str) -> bool:
+    """Whether a module chooses among the experts beside it."""
+    beside = f"{parent}.experts." if parent else "experts."
+    return last in _ROUTERS and any(name.startswith(beside) for name in checkpoint.infos)
 
 
 def _outputs(checkpoint: Checkpoint, name: str) -> int:

@@ -174,6 +174,22 @@ def test_a_bias_that_does_not_fit_the_outputs_is_noticed(tmp_path: Path) -> None
     assert found(write(tmp_path / "a.pt", shapes))["c_attn.weight"] is SkipReason.BIAS
 
 
+def test_routers_are_left_alone_where_there_are_experts(tmp_path: Path) -> None:
+    checkpoint = write(
+        tmp_path / "a.pt",
+        {
+            "0.moe.gate.weight": (64, 128),
+            "0.moe.experts.0.w1.weight": (64, 128),
+            "1.mlp.gate.weight": (64, 128),  # no experts beside it
+            "2.fc.weight": (64, 64),
+        },
+    )
+    kinds = found(checkpoint)
+    assert kinds["0.moe.gate.weight"] is SkipReason.ROUTER
+    assert kinds["1.mlp.gate.weight"] is False
+    assert kinds["0.moe.experts.0.w1.weight"] is False
+
+
 def test_the_alphabet_does_not_say_which_layer_is_last(tmp_path: Path) -> None:
     tensors = {"encoder.weight": torch.randn(64, 200), "decoder.weight": torch.randn(200, 64)}
     save_file(tensors, tmp_path / "a.safetensors")
