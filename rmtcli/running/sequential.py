@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +69,11 @@ def refit(
         mask: gives, once a batch has run through the dense network, which of its positions count;
             None for all.
     """
-    for names in _groups(dense, steps, inputs[:batch], run):
+    for names, calls in _groups(dense, steps, inputs[:batch], run):
         modules, sums = steps[names[0]].modules, _Sums()
         for start in range(0, len(inputs), batch):
             chunk = inputs[start : start + batch]
-            both = (_read(model, modules, chunk, run) for model in (dense, pruned))
+            both = (_read(model, modules, chunk, run, calls) for model in (dense, pruned))
             for (_, x), (_, y) in zip(*both, strict=True):
                 sums.add(rows_of(x, mask()), rows_of(y, mask()))
         for name in names:
@@ -107,8 +107,11 @@ class _Sums:
 
 def _groups(
     model: nn.Module, steps: Mapping[str, Step], inputs: NDArray[Any], run: Run
-) -> list[list[str]]:
-    """Names of layers that read the same tensors, in the order in which they first do."""
+) -> list[tuple[list[str], int]]:
+    """Names of layers that read the same tensors, in the order in which they first do.
+
+    With each group comes how many reads one of its layers does in a run.
+    """
     owner = {module: name for name, step in steps.items() for module in step.modules}
     places: dict[int, int] = {}
     reads: dict[str, list[int]] = {}
@@ -117,15 +120,25 @@ def _groups(
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, read in reads.items():
         groups.setdefault(tuple(read), []).append(name)
-    return list(groups.values())
+    return [(names, len(read)) for read, names in groups.items()]
+
+
+class _Enough(BaseException):
+    """All that was wanted of a run is there; no error, so that no network's handlers catch it."""
 
 
 def _read(
-    model: nn.Module, modules: Sequence[str], inputs: NDArray[Any], run: Run
+    model: nn.Module, modules: Sequence[str], inputs: NDArray[Any], run: Run, calls: int = 0
 ) -> list[tuple[str, Tensor]]:
-    """The tensors that some modules read in one run, in order."""
+    """The tensors that some modules read in one run, in order; it ends after so many calls."""
     found: list[tuple[str, Tensor]] = []
-    with _hooked(model, modules, lambda name, tensor: found.append((name, tensor))):
+
+    def note(name: str, tensor: Tensor) -> None:
+        found.append((name, tensor))
+        if len(found) == calls:
+            raise _Enough
+
+    with _hooked(model, modules, note), suppress(_Enough):
         run(model, torch.from_numpy(np.array(inputs)))
     return found
 
