@@ -62,17 +62,39 @@ def heal(
     pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
+    known = None if inputs.dtype.kind == "f" else _targets(dense, inputs, run, batch)
     for _ in range(passes):
         for rows in _batches(inputs, batch, generator):
             optimizer.zero_grad()
             x = _tensor(inputs[rows.numpy()])
             if x.is_floating_point():
                 x = _mixed(x, inputs, generator)
-            with torch.no_grad():
-                target = run(dense, x)
+            if known is not None:
+                target = known[rows]
+            else:
+                with torch.no_grad():
+                    target = run(dense, x)
             torch.autograd.backward(apart(run(pruned, x), target))
             optimizer.step()
             schedule.step()
+
+
+@torch.no_grad()
+def _targets(
+    dense: nn.Module, inputs: NDArray[Any], run: Callable[[nn.Module, Tensor], Tensor], batch: int
+) -> Tensor | None:
+    """What the dense network gives for every sample, where that is one row each; else None.
+
+    Inputs that are not mixed are the same in every pass. A language model's rows would be too many
+    to keep.
+    """
+    found = []
+    for start in range(0, len(inputs), batch):
+        x = _tensor(inputs[start : start + batch])
+        found.append(run(dense, x))
+        if len(found[-1]) != len(x):
+            return None
+    return torch.cat(found)
 
 
 def _divergence(outputs: Tensor, target: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ class _Pair:
             self.source.run,
             passes=passes,
             vectors=self.source.task.rows is Rows.VECTORS,
-            batch=min(BATCH, 2 * self.source.task.batch),
+            batch=min(BATCH, max(1, self.source.task.batch // 2)),
         )
         for item in self.held.values():
             item.take()
