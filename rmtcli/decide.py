@@ -133,10 +133,11 @@ def under_budget(
     """
     size = budget.amount(allocation.total)
     if size < allocation.least:
+        hint = "" if budget.unit == "macs" else ": --budget-macs counts the layers alone"
         raise UsageError(
             f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "
             f"may be pruned at its smallest, {allocation.least:,} of {allocation.total:,} "
-            f"{budget.unit} are left"
+            f"{budget.unit} are left{hint}"
         )
     return by_size(allocation, size, data)
 

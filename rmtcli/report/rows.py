@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from rmtcli.calibration.base import Calibrated
 from rmtcli.edges import Verdict
-from rmtcli.evaluation.base import Comparison
 from rmtcli.plan import LayerPlan, Layout
-from rmtcli.report.base import Report, Source, singular_value
+from rmtcli.report.base import Report, singular_value
 from rmtcli.report.curve import Point
+from rmtcli.report.scores import data, dense, scores
 
 #: Skipped tensors named for each reason.
 NAMES = 5
@@ -22,7 +20,9 @@ NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "p", "spikes", "rank", "break
     "parameters",
     "left",
     "accuracy",
+    "cosine",
     "change",
+    "perplexity",
     "agreement",
     "KL",
     "score",
@@ -32,7 +32,8 @@ NUMERIC = {"γ", "σ", "edge s₊", "s₁", "fit", "p", "spikes", "rank", "break
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Column names and one row a layer, or a network of the curve."""
     if report.curve:
-        columns = ["parameters", "left", "accuracy", "change", "agreement", "KL", "score"]
+        columns = ["parameters", "left", "accuracy", "cosine", "change", "perplexity"]
+        columns += ["agreement", "KL", "score"]
         rows = [_point_row(point, report.source.parameters) for point in report.curve]
         used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         return [columns[i] for i in used], [[row[i] for i in used] for row in rows]
@@ -58,10 +59,10 @@ def summary(report: Report) -> list[tuple[str, str]]:
         else:
             lines.append(("prune --keep auto", "would change nothing"))
     elif report.curve:
-        lines.append(("dense", f"{report.source.parameters:,} parameters{_dense(report)}"))
+        lines.append(("dense", f"{report.source.parameters:,} parameters{dense(report)}"))
         comparison = report.curve[0].comparison
         lines.append(("network", comparison.network))
-        lines += _data(comparison)
+        lines += data(comparison)
     elif report.action == "prune":
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
@@ -74,7 +75,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
         sizes = _change(report.source.bytes, report.output.bytes)
         lines.append(("bytes on disk", sizes))
     if report.comparison is not None:
-        lines += _scores(report.comparison, report.reference)
+        lines += scores(report.comparison, report.reference)
     lines += [("not layers", text) for text in _skipped(report)]
     lines += [("note", note) for note in report.notes]
     if report.output is not None:
@@ -172,93 +173,25 @@ def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
     ]
 
 
-def _scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, str]]:
-    other = "the dense network" if reference is None else reference.path
-    before, after = comparison.before, comparison.after
-    lines = [("network", comparison.network), *_data(comparison)]
-    if comparison.cosines is not None:
-        lines.append(("cosine", _cosines(comparison)))
-    elif after.accuracy is not None:
-        text = f"{after.accuracy:.2f} %"
-        if before is not None and comparison.drop is not None:
-            gain = round(-comparison.drop, 2) + 0.0
-            text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
-        if comparison.unhealed is not None:
-            text += f"; {comparison.unhealed.accuracy:.2f} % before healing"
-        lines.append(("accuracy", text))
-    if after.perplexity is not None:
-        text = "" if before is None else f"{before.perplexity:.4g} → "
-        lines.append(("perplexity", f"{text}{after.perplexity:.4g} (accuracy: next tokens)"))
-    if comparison.agreement is not None:
-        text = f"{comparison.agreement:.2f} % with {other}"
-        if comparison.divergence is not None:
-            text += f", {comparison.divergence:.3g} nats from it (KL)"
-        lines.append(("agreement", text))
-    lines += _margins(comparison)
-    if comparison.certificate is not None:
-        text = f"{comparison.certificate.hidden:.1f} % cannot have changed class, by how far the "
-        text += f"last hidden layer moved; {comparison.certificate.propagated:.1f} % by norms alone"
-        lines.append(("certificate", text))
-    if after.score is not None:
-        text = f"{after.score:.6g}"
-        if before is not None and before.score is not None:
-            text = f"{before.score:.6g} → {text}"
-        if comparison.unhealed is not None and comparison.unhealed.score is not None:
-            text += f"; {comparison.unhealed.score:.6g} before healing"
-        lines.append(("score", text))
-    return lines
-
-
-def _cosines(comparison: Comparison) -> str:
-    """How near the embeddings are to the dense network's."""
-    found = comparison.cosines
-    assert found is not None
-    text = f"{found.mean():.4f} with the dense embeddings; 5 % of the samples below "
-    text += f"{np.quantile(found, 0.05):.4f}"
-    if comparison.unhealed is not None and comparison.unhealed.accuracy is not None:
-        text += f"; {comparison.unhealed.accuracy / 100:.4f} before healing"
-    return text
-
-
-def _data(comparison: Comparison) -> list[tuple[str, str]]:
-    samples = comparison.samples
-    if samples is None:
-        return []
-    scaled = ", bytes divided by 255" if samples.scaled else ""
-    return [("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}")]
-
-
-def _dense(report: Report) -> str:
-    before = report.curve[0].comparison.before
-    if before is None:
-        return ""
-    accuracy = "" if before.accuracy is None else f", {before.accuracy:.2f} % accurate"
-    return accuracy + ("" if before.score is None else f", score {before.score:.6g}")
-
-
-def _margins(comparison: Comparison) -> list[tuple[str, str]]:
-    """The median and the lowest twentieth: what is usual, and what is near to the border."""
-    if comparison.margins is None:
-        return []
-    known = [values for values in comparison.margins if values is not None]
-    middle, low = (
-        " → ".join(f"{np.quantile(values, share):.2f}" for values in known) for share in (0.5, 0.05)
-    )
-    return [("margin", f"median {middle}; 5 % of the samples below {low}")]
-
-
 def _point_row(point: Point, dense: int) -> list[str]:
     """A network of the curve; empty where something was not measured."""
     found, error = point.comparison, point.error
+    cosines = found.cosines
     return [
         f"{point.parameters:,}",
         f"{100 * point.parameters / dense:.1f} %",
-        _shown(found.after.accuracy, ".2f", " %"),
-        "" if found.drop is None else f"{-found.drop + 0.0:+.2f} ± {error:.2f}",
+        _shown(found.after.accuracy if cosines is None else None, ".2f", " %"),
+        _shown(None if cosines is None else float(cosines.mean()), ".4f"),
+        _shown(None if found.drop is None else -found.drop + 0.0, "+.2f") + _error(error),
+        _shown(found.after.perplexity, ".4g"),
         _shown(found.agreement, ".2f", " %"),
         _shown(found.divergence, ".3g"),
         _shown(found.after.score, ".6g"),
     ]
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.2f}"
 
 
 def _shown(value: float | None, form: str, unit: str = "") -> str:

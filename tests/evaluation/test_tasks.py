@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rmtcli import Calibration, Evaluation, evaluate, prune
+from rmtcli import Calibration, Evaluation, curve, evaluate, prune
 from rmtcli.allocate import Budget
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
@@ -25,6 +25,7 @@ from rmtcli.evaluation.tasks import (
 )
 from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.layers import Layer, find_layers
+from rmtcli.report.rows import summary, table
 from rmtcli.running.calibrate import calibrate, modules_of
 from tests.integrations.factored import CASES
 
@@ -100,6 +101,20 @@ def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path
         assert 0 <= measured.agreement < 100.1  # type: ignore[operator]
     if TASKED[case].startswith("causal"):
         assert again.after.perplexity == pytest.approx(measured.after.perplexity, rel=1e-4)
+
+
+def test_a_curve_of_embeddings_shows_cosines(tmp_path: Path) -> None:
+    source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+    evaluation = Evaluation(data, task="sentence-embedding")
+    report = curve(
+        source, sizes=["95%", "85%"], evaluation=evaluation, calibration=Calibration(data)
+    )
+    columns, rows = table(report)
+    assert "accuracy" not in columns
+    large, small = (float(row[columns.index("cosine")]) for row in rows)
+    assert small < large < 1
+    assert not any("accurate" in text for _, text in summary(report))
+    json.dumps(report.to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("case", ["bert-head", "gpt2", "mixtral"])
