@@ -137,8 +137,8 @@ class Bench:
 
 Method = Callable[[Bench, float], Report]
 METHODS: dict[str, Method] = {
-    "two-sided, `--heal`": lambda b, s: b.joint(
-        s, b.settings("two-sided", healing=True, heal=HEAL)
+    "two-sided, `--sequential --heal 8`": lambda b, s: b.joint(
+        s, b.settings("two-sided", healing=True, sequential=True, heal=HEAL)
     ),
     "two-sided, `--sequential`": lambda b, s: b.joint(s, b.settings("two-sided", sequential=True)),
     "two-sided, one budget": lambda b, s: b.joint(s, b.settings("two-sided")),
