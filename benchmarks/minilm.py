@@ -130,7 +130,9 @@ class Bench:
             self.folder / "out",
             plan=replace(plan, layers=tuple(layers)),
             evaluation=rmtcli.Evaluation(self.test),
-            calibration=calibration,
+            # The plan holds the metric; what is given says where the files are.
+            calibration=calibration
+            and rmtcli.Calibration(calibration.data, stats=calibration.stats),
             dry_run=True,
         )
 
