@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -191,8 +192,12 @@ def task_of(directory: Path, spelling: str | None) -> Task:
     """The task that is named, or else the one that a directory's files tell.
 
     Raises:
-        UsageError: an unknown task, or none that the files tell.
+        UsageError: an unknown task, none that the files tell, or transformers is not installed.
     """
+    if find_spec("transformers") is None:
+        raise UsageError(
+            f"{directory}: running it needs transformers: pip install 'rmtcli[transformers]'"
+        )
     if spelling is not None:
         return TASKS.parse(spelling)
     if (directory / "modules.json").is_file():

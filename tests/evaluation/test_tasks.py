@@ -217,6 +217,14 @@ def test_wrong_text_is_told(lines: str, text: str, tmp_path: Path) -> None:
         TextClassification().read(data, source)
 
 
+def test_without_transformers_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmtcli.evaluation.tasks.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'rmtcli\[transformers\]'"):
+        evaluate(directory("bert", tmp_path), evaluation=Evaluation(data_for("bert", tmp_path)))
+
+
 def test_wrong_tasks_are_told(tmp_path: Path) -> None:
     source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
     with pytest.raises(UsageError, match="name a --task"):
