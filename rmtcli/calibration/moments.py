@@ -46,7 +46,12 @@ class Moments:
 
 
 def merge(parts: Sequence[Moments]) -> Moments:
-    """Moments of one weight that several modules share, each of which saw its own inputs."""
+    """Moments of one weight that several modules share, each of which saw its own inputs.
+
+    One part comes back as it is: layers that read the same tensor go on sharing its arrays.
+    """
+    if len(parts) == 1:
+        return parts[0]
     rows = sum(part.rows for part in parts)
     shares = [part.rows / rows for part in parts]
 

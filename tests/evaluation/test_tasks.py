@@ -127,6 +127,9 @@ def test_moments_are_those_of_the_tokens_alone(case: str, tmp_path: Path) -> Non
     found = calibrate(checkpoint, layers, evaluation, Calibration(data, metric="one-sided"))
     one = calibrate(checkpoint, layers, evaluation, Calibration(data, "one-sided", batch=1))
     assert found.keys() == one.keys()
+    shared = {id(moments.second) for moments in found.values()}
+    fused = case == "gpt2"  # its query, key and value are one layer
+    assert (len(shared) == len(found)) is fused
     assert len(found) >= 8
     for name, moments in found.items():
         assert moments.rows == one[name].rows
