@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
 
+from rmtcli.experiments.idx import read_split
+from rmtcli.experiments.networks import mlp
 from rmtcli.report.base import Report
-from sample_models.make import CALIBRATION_IMAGES, mlp, read_split, train
+from sample_models.make import CALIBRATION_IMAGES, train
 
 
 def write_data(idx_folder: Path, path: Path, *, training: bool = True) -> None:

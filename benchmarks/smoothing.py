@@ -22,7 +22,7 @@ from weightwatcher import WeightWatcher
 import rmtcli
 from benchmarks.compression import METHODS, SIZES, print_reports
 from benchmarks.networks import print_row, spread, trained, write_data
-from sample_models.make import mlp
+from rmtcli.experiments.networks import mlp
 
 
 def smoothed(path: Path, target: Path) -> tuple[list[int], float]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.evaluate import evaluate
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
+    from rmtcli.pipeline.reproduce import reproduce
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
     from rmtcli.plan_file import Plan
@@ -39,6 +40,7 @@ __all__ = [
     "info",
     "load",
     "prune",
+    "reproduce",
     "simulate",
     "verify",
 ]
@@ -57,6 +59,7 @@ _HOMES = {
     "info": "rmtcli.pipeline.info",
     "load": "rmtcli.lowrank",
     "prune": "rmtcli.pipeline.prune",
+    "reproduce": "rmtcli.pipeline.reproduce",
     "simulate": "rmtcli.pipeline.simulate",
     "verify": "rmtcli.pipeline.verify",
 }

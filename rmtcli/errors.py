@@ -25,3 +25,7 @@ class LayerError(RmtcliError):
 
 class EvaluationError(RmtcliError):
     """A network cannot be built, fed or scored."""
+
+
+class TrainingError(RmtcliError):
+    """A network cannot be trained on: its loss or weights are not finite, or a layer is gone."""

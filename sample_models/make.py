@@ -11,11 +11,7 @@ files that are committed.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import struct
-from collections import OrderedDict
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +19,9 @@ import torch
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from torch import nn
+
+from rmtcli.experiments.idx import read_split
+from rmtcli.experiments.networks import mlp
 
 CALIBRATION_IMAGES = 4096
 BATCH = 128
@@ -34,31 +33,6 @@ PLANTED = {
     "blocks.2": (256, 256, 3, 1.0),
     "blocks.3": (96, 960, 2, 0.01),
 }
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """The array in a gzipped IDX file (LeCun's format: big-endian sizes, then bytes)."""
-    with gzip.open(path) as file:
-        (magic,) = struct.unpack(">I", file.read(4))
-        shape = struct.unpack(f">{magic & 0xFF}I", file.read(4 * (magic & 0xFF)))
-        return np.frombuffer(bytearray(file.read()), np.uint8).reshape(shape)
-
-
-def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images as rows of 784 bytes, and their labels."""
-    images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
-    return images.reshape(len(images), -1), read_idx(folder / f"{split}-labels-idx1-ubyte.gz")
-
-
-def mlp(sizes: list[int], seed: int) -> nn.Sequential:
-    """Linear layers ``fc1``, ``fc2``, … with a ReLU between them and PyTorch's default weights."""
-    torch.manual_seed(seed)
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-        modules[f"fc{i}"] = nn.Linear(inputs, outputs)
-        if i < len(sizes) - 1:
-            modules[f"relu{i}"] = nn.ReLU()
-    return nn.Sequential(modules)
 
 
 def train(

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli import analyze, curve, densify, evaluate, info, methods, prune, simulate, verify
+from rmtcli.cli import (
+    analyze,
+    curve,
+    densify,
+    evaluate,
+    info,
+    methods,
+    prune,
+    reproduce,
+    simulate,
+    verify,
+)
 from rmtcli.errors import RmtcliError
 from rmtcli.version import __version__
 
@@ -21,7 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (analyze, prune, curve, evaluate, densify, verify, info, simulate, methods):
+_COMMANDS = (analyze, prune, curve, evaluate, densify, verify, info, simulate, reproduce, methods)
+for module in _COMMANDS:
     app.command()(module.command)
 
 

@@ -12,6 +12,7 @@ from rmtcli.errors import UsageError
 
 if TYPE_CHECKING:
     from rmtcli.report.base import Report
+    from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
         show(report, stdout())
 
 
-def print_json(report: Report | Verification) -> None:
+def print_json(report: Report | Verification | Reproduction) -> None:
     """Print a report as JSON; a stream of another encoding gets every name whole, as an escape."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(report.to_json(_command(), ascii_only=not unicode))

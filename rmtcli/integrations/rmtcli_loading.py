@@ -447,7 +447,7 @@ class RmtcliQuantizer(HfQuantizer):
         if self.quantization_config.dequantize:
             return self.dequantize(model)
         model.is_quantized = False  # ordinary floating weights: half(), float() and training work
-        model.save_pretrained = functools.partial(_save, model)
+        model.save_pretrained = functools.partial(save_with_loader, model)
         return model
 
     def _dequantize(self, model: Module, dtype: torch.dtype | None = None) -> Module:
@@ -492,7 +492,7 @@ def _put(model: Module, name: str, module: Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def _save(model: Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
+def save_with_loader(model: Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
     """``save_pretrained``, with this file beside the weights, so that they can be loaded again."""
     own = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
     model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | own

@@ -1,6 +1,6 @@
 """Rules that turn a spectrum and its edge into a rank, one rule a file."""
 
-from rmtcli.keep import auto, edge, energy, fraction, hard_threshold, rank
+from rmtcli.keep import auto, edge, energy, fraction, hard_threshold, rank, relative
 from rmtcli.keep.base import KEEP_RULES, KeepRule, Untouched
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "fraction",
     "hard_threshold",
     "rank",
+    "relative",
 ]

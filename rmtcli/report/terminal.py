@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rmtcli.report.base import Report
+from rmtcli.report.reproduction import HEADINGS, Reproduction
 from rmtcli.report.rows import NUMERIC, summary, table
 
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
@@ -36,6 +37,16 @@ def show(report: Report, console: Console) -> None:
 def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
     """Print lines of label and text."""
     _print([_lines(lines)], console)
+
+
+def show_reproduction(found: Reproduction, console: Console) -> None:
+    """Print a row for each way of training."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, heading in enumerate(HEADINGS):
+        grid.add_column(heading, justify="right" if i else "left", overflow="fold")
+    for row in found.rows():
+        grid.add_row(*map(escape, row))
+    _print([grid], console)
 
 
 def _print(parts: list[RenderableType], console: Console) -> None:

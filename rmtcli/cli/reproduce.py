@@ -1,0 +1,73 @@
+"""``rmtcli reproduce``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import print_json
+
+
+def command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="mnist-pretrained, mnist-training, label-noise, fashion-narrow, fashion or "
+            "fashion-deep.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with the four IDX files of MNIST or Fashion-MNIST.",
+            show_default=False,
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each row.")] = 5,
+    rows: Annotated[str, typer.Option(metavar="GLOB", help="Only rows with such a title.")] = "*",
+    epochs: Annotated[
+        Optional[int],
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Passes over the images, instead of the experiment's own.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Results, .json, written after each run; runs that it holds are not run again.",
+            show_default=False,
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Run a published experiment again, with its baselines, over several seeds.
+
+    Prints means and spreads; docs/reproduction.md says what was claimed and what was measured.
+    """
+    from rmtcli import reproduce
+    from rmtcli.report.terminal import show_reproduction, stdout
+
+    def watch(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    found = reproduce(name, data, seeds=seeds, rows=rows, epochs=epochs, output=output, watch=watch)
+    if json:
+        print_json(found)
+    else:
+        show_reproduction(found, stdout())
+
+
+command.__name__ = "reproduce"

@@ -1,0 +1,1 @@
+"""The published experiments, to be run again."""

@@ -1,0 +1,118 @@
+"""Run a published experiment again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from rmtcli.checkpoint import write_file
+from rmtcli.errors import UsageError
+from rmtcli.experiments.base import Experiment, Outcome, Row
+from rmtcli.experiments.catalogue import EXPERIMENTS
+from rmtcli.report.reproduction import Reproduction
+
+
+def reproduce(
+    name: str,
+    data: str | Path,
+    *,
+    seeds: int = 5,
+    rows: str = "*",
+    epochs: int | None = None,
+    output: str | Path | None = None,
+    watch: Callable[[str], object] = lambda line: None,
+) -> Reproduction:
+    """Run a published experiment again, with its baselines, over several seeds.
+
+    Args:
+        name: one of ``rmtcli.experiments.catalogue.EXPERIMENTS``.
+        data: folder with the four IDX files of MNIST or Fashion-MNIST.
+        seeds: how often each row is run, with seeds 0, 1, ….
+        rows: glob over the rows' titles; a row that another one takes its size from is run too.
+        epochs: passes over the data, instead of the experiment's own; schedules stay as they are.
+        output: ``.json`` file for the results, written after each run. What it holds already is
+            not run again.
+        watch: is given a line after each run.
+
+    Raises:
+        UsageError: no such experiment, row or folder, or a file of other results.
+        EvaluationError: the images cannot be read.
+        TrainingError: a loss that is no longer finite.
+    """
+    experiment = _experiment(name, rows, epochs)
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, not {seeds}")
+    folder = Path(data)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder: name one with the four IDX files")
+    result = _started(experiment, folder.name, output)
+    from rmtcli.experiments.run import Images, run  # needs torch
+
+    images = Images.read(folder)
+    outcomes = {title: dict(runs) for title, runs in result.outcomes.items()}
+    for seed in range(seeds):
+        for row in experiment.rows:
+            if seed in outcomes.get(row.title, {}):
+                continue
+            sizes = {
+                title: runs[seed].parameters for title, runs in outcomes.items() if seed in runs
+            }
+            for title, outcome in run(row, seed, images, sizes):
+                outcomes.setdefault(title, {})[seed] = outcome
+                watch(_line(title, seed, outcome))
+            result = replace(result, outcomes=_ordered(outcomes, experiment))
+            if output is not None:
+                text = result.to_json()
+                write_file(Path(output), lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    return replace(result, outcomes=_ordered(outcomes, experiment))
+
+
+def _experiment(name: str, rows: str, epochs: int | None) -> Experiment:
+    from fnmatch import fnmatchcase
+
+    if name not in EXPERIMENTS:
+        raise UsageError(f"unknown experiment '{name}': choose one of {', '.join(EXPERIMENTS)}")
+    experiment = EXPERIMENTS[name]
+    titles = {row.title for row in experiment.rows if fnmatchcase(row.title, rows)}
+    if not titles:
+        known = ", ".join(row.title for row in experiment.rows)
+        raise UsageError(f"no row of {name} is called '{rows}': they are {known}")
+    needed = titles | {row.magnitude_like for row in experiment.rows if row.title in titles}
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs must be at least 1, not {epochs}")
+
+    def kept(row: Row) -> Row:
+        return row if epochs is None else replace(row, epochs=epochs)
+
+    return replace(experiment, rows=tuple(kept(r) for r in experiment.rows if r.title in needed))
+
+
+def _started(experiment: Experiment, data: str, output: str | Path | None) -> Reproduction:
+    """What an earlier run left in the output file, or nothing."""
+    if output is None:
+        return Reproduction(experiment, data, {})
+    path = Path(output)
+    if path.suffix != ".json":
+        raise UsageError(f"{path}: results are kept in a .json file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
+    if not path.exists():
+        return Reproduction(experiment, data, {})
+    try:
+        return Reproduction.from_json(path.read_text(encoding="utf-8"), experiment, data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: {error}: name another file, or move it away") from None
+
+
+def _ordered(
+    outcomes: dict[str, dict[int, Outcome]], experiment: Experiment
+) -> dict[str, dict[int, Outcome]]:
+    """Rows in the experiment's order; truncated networks stay where they came."""
+    places = {row.title: i for i, row in enumerate(experiment.rows)}
+    return dict(sorted(outcomes.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+def _line(title: str, seed: int, outcome: Outcome) -> str:
+    ranks = " ".join(f"{n.removesuffix('.weight')} {r}" for n, r in outcome.ranks.items())
+    return f"seed {seed}  {title}: {outcome.test:.2f} %, {outcome.parameters:,} parameters  {ranks}"

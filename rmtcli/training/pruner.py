@@ -1,0 +1,346 @@
+"""Prune a network while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from enum import Enum
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from rmtcli.edges import EDGES, EdgeFit
+from rmtcli.edges.base import Noise, Verdict
+from rmtcli.edges.truncated import follow
+from rmtcli.errors import TrainingError, UsageError
+from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.layers import Selection
+from rmtcli.spectrum import Spectrum
+from rmtcli.training.absorb import absorb, followers, narrow_empty
+from rmtcli.training.layers import Decomposition, TrainedLayer, layers_in
+from rmtcli.training.log import rows
+from rmtcli.training.schedules import SCHEDULES
+from rmtcli.training.step import Change, Step
+
+
+class Action(Enum):
+    """What becomes of a layer whose singular values are to go; the value is its name."""
+
+    SPLIT = "split"
+    TRUNCATE = "truncate"
+    HALVE = "halve"
+    ABSORB = "absorb"
+
+
+class RMTPruner:
+    """Fits, truncates and splits the linear layers of a network at chosen times of its training.
+
+    Call :meth:`step` once an epoch, before it, or once an optimizer step, after it; ``start``,
+    ``every`` and the schedule count these calls. Between them everything is an ordinary network
+    and an ordinary optimizer: gradient scaling, schedulers and ``torch.compile`` go on as they
+    were. Momentum and moments go over to the factors. The method is that of Shmalo, Jenkins and
+    Krupchytskyi (2023, arXiv 2303.08986).
+
+    >>> pruner = RMTPruner(model, optimizer, schedule="constant:of=0.45")  # doctest: +SKIP
+    >>> for epoch in range(10):  # doctest: +SKIP
+    ...     print(pruner.step())
+    ...     train_one_epoch(model, optimizer)
+
+    Args:
+        model: the network; its layers are replaced in place.
+        optimizer: any torch optimizer over its parameters.
+        edge: edge estimator with options.
+        keep: keep rule with options.
+        schedule: share of what the rule drops that is kept all the same, by time.
+        action: ``split`` puts two linear maps in place of a layer where they are smaller, and
+            truncates it in place where they are not; ``truncate`` never splits; ``halve`` halves
+            the dropped singular values; ``absorb`` gives a factor to the next layer, so that the
+            hidden layer gets narrower (Paul and Nelson, 2023).
+        start: the first call that acts; the first call has time 0.
+        every: how many calls lie between two that act.
+        stop: the call from which on none acts, or None.
+        hysteresis: a layer is left alone unless its rank falls by more than this share.
+        least: smallest rank; by default the number of classes, the outputs of the last linear
+            layer if it has fewer than ``selection.min_side``, else 1.
+        l1: weight of Σ|w| over all weights of two or more dimensions, for :meth:`penalize`.
+        l2: weight of Σw² over the same.
+        selection: which layers may be pruned.
+
+    Attributes:
+        layers: the layers that may be pruned.
+        left_alone: other linear layers, and why.
+        log: a row for each layer and call, for :func:`~rmtcli.training.write_log`.
+
+    Raises:
+        UsageError: a wrong option, no layer to prune, or a weight that the optimizer does not hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        edge: str = "select",
+        keep: str = "auto",
+        schedule: str = "constant:of=0",
+        action: str = "split",
+        start: int = 1,
+        every: int = 1,
+        stop: int | None = None,
+        hysteresis: float = 0.0,
+        least: int | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        selection: Selection | None = None,
+    ) -> None:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            raise UsageError(
+                f"{type(model).__name__} fixes its parameters: make the pruner with model.module, "
+                "and wrap anew after each step that changed a layer"
+            )
+        self.model = cast(nn.Module, getattr(model, "_orig_mod", model))
+        self.optimizer = optimizer
+        self.edge, self.keep = EDGES.parse(edge), KEEP_RULES.parse(keep)
+        self.schedule = SCHEDULES.parse(schedule)
+        self.action = _action(action)
+        _check(start=start, every=every - 1, stop=stop or 0, l1=l1, l2=l2, least=least or 0)
+        if not 0 <= hysteresis < 1:
+            raise UsageError(f"hysteresis must be in [0, 1), not {hysteresis}")
+        self.start, self.every, self.stop = start, every, stop
+        self.hysteresis, self.l1, self.l2 = hysteresis, l1, l2
+        selection = selection or Selection()
+        self.layers, self.left_alone = layers_in(self.model, selection)
+        if not self.layers:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.left_alone.items())
+            raise UsageError(f"no linear layer to prune{': ' if why else ''}{why}")
+        self.least = _classes(self.model, selection) if least is None else least
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for layer in self.layers:
+            if not {id(weight) for weight in layer.weights} <= known:
+                raise UsageError(
+                    f"{layer.name} is not among the optimizer's parameters: give the pruner the "
+                    "optimizer that trains it, or leave the layer out"
+                )
+        self._next = followers(self.model, self.layers) if self.action is Action.ABSORB else {}
+        self.time = 0
+        self.dense = self.parameters
+        self.log: list[dict[str, Any]] = []
+        self._fits: dict[str, EdgeFit] = {}
+        self._spikes: dict[str, int] = {}
+        self._cut: dict[str, int] = {}  # ranks that layers were cut to
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole network, as it is now."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of every layer that may be pruned."""
+        return {layer.name: layer.rank for layer in self.layers}
+
+    def step(self, **metrics: float) -> Step:
+        """Count a call, and prune if it is time.
+
+        Args:
+            metrics: what to log beside the ranks, such as ``loss=…``.
+
+        Returns:
+            What was done; as text, one line.
+
+        Raises:
+            TrainingError: a metric or weight that is not finite, a layer that is all zeros, or one
+                that is no longer in the network.
+        """
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name} is {value} at time {self.time}: training has diverged: lower the "
+                    "learning rate, or clip gradients"
+                )
+        late = self.stop is not None and self.time >= self.stop
+        due = self.time >= self.start and (self.time - self.start) % self.every == 0 and not late
+        changes = tuple(self._prune(layer) for layer in self.layers) if due else ()
+        values = {name: float(value) for name, value in metrics.items()}
+        step = Step(self.time, self.parameters, self.dense, changes, self.ranks, values)
+        self.log += rows([step])
+        self.time += 1
+        return step
+
+    @torch.no_grad()
+    def penalize(self) -> None:
+        """Add the gradient of l1 · Σ|w| + l2 · Σw² to the gradients (Berlyand et al., 2023).
+
+        Call it between the backward pass and the optimizer's step; with a gradient scaler, after
+        ``scaler.unscale_(optimizer)``.
+        """
+        scales = {id(weight): layer.scale for layer in self.layers for weight in layer.weights}
+        for weight in self.model.parameters():
+            if weight.ndim > 1 and weight.requires_grad and weight.grad is not None:
+                scale = scales.get(id(weight), 1.0)
+                weight.grad.add_(weight.sign(), alpha=scale * self.l1)
+                weight.grad.add_(weight, alpha=2 * scale * self.l2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later run needs to go on: plain numbers and text."""
+        return {
+            "time": self.time,
+            "dense": self.dense,
+            "layers": {
+                layer.name: {
+                    "rank": layer.rank if layer.split else None,
+                    "scale": layer.scale,
+                    "shape": list(layer.shape),
+                    "cut": self._cut.get(layer.name),
+                    "spikes": self._spikes.get(layer.name, 0),
+                    "fit": _fit_state(self._fits.get(layer.name)),
+                }
+                for layer in self.layers
+            },
+            "log": self.log,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a run was stopped.
+
+        Layers are given the shapes that they had, so that the network's and then the optimizer's
+        state dicts can be loaded, in that order, after this.
+
+        Raises:
+            UsageError: the state of another network.
+        """
+        if state["layers"].keys() != self.ranks.keys():
+            raise UsageError("the state is that of a network with other layers")
+        self.time, self.dense, self.log = state["time"], state["dense"], list(state["log"])
+        for layer in self.layers:
+            saved = state["layers"][layer.name]
+            if self._next and layer.name in self._next:
+                width = saved["shape"][0]
+                narrow_empty(layer, self._next[layer.name], width, self.optimizer)
+            if saved["rank"] is not None and not layer.split:
+                layer.split_empty(saved["rank"], self.optimizer)
+            if layer.split:
+                layer.scale_gradients(saved["scale"])
+            if list(layer.shape) != saved["shape"]:
+                raise UsageError(f"the state is that of a network whose {layer.name} differs")
+            if saved["cut"] is not None:
+                self._cut[layer.name] = saved["cut"]
+            self._spikes[layer.name] = saved["spikes"]
+            if saved["fit"] is not None:
+                self._fits[layer.name] = _fit_from(
+                    saved["fit"], min(layer.shape) / max(layer.shape)
+                )
+
+    def _prune(self, layer: TrainedLayer) -> Change:
+        if not layer.in_place:
+            raise TrainingError(
+                f"{layer.name} is no longer in the network: make a pruner anew after changing it"
+            )
+        found, before = layer.decompose(), layer.rank
+        fit = self._fit(layer, found.spectrum)
+        rank = self._rank(found.spectrum, fit, before)
+        action, reason = "kept", fit.verdict.value
+        kept = found.spectrum.p
+        if isinstance(rank, Untouched):
+            reason = rank.value
+        elif rank < before and rank <= (1 - self.hysteresis) * before:
+            action, kept = self._act(layer, found, rank), rank
+        out, inputs = layer.shape
+        return Change(
+            layer.name,
+            out,
+            inputs,
+            before,
+            layer.rank if layer.split or action == "absorbed" else kept,
+            found.spectrum.count_above(fit.edge),
+            fit.edge,
+            fit.law.sigma,
+            fit.ks_distance,
+            action,
+            reason,
+            found.spectrum.relative_error(kept) / (2 if action == "halved" else 1),
+        )
+
+    def _fit(self, layer: TrainedLayer, spectrum: Spectrum) -> EdgeFit:
+        """The fit of a whole weight; of one that was cut, the last fit, carried over."""
+        last, cut = self._fits.get(layer.name), self._cut.get(layer.name)
+        if last is None or cut is None:
+            weight = layer.module.weight.detach().double().cpu().numpy()
+            fit = self.edge.fit(spectrum, weight)
+        else:
+            fit = follow(last, spectrum, cut, self._spikes[layer.name])
+        self._fits[layer.name] = fit
+        self._spikes[layer.name] = spectrum.count_above(fit.edge)
+        return fit
+
+    def _rank(self, spectrum: Spectrum, fit: EdgeFit, before: int) -> int | Untouched:
+        """The rule's rank and the schedule's share of the rest, or why the layer is left alone."""
+        chosen = self.keep.rank(spectrum, fit)
+        if isinstance(chosen, Untouched):
+            return chosen
+        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
+        share = self.schedule.share(self.time)
+        extra = math.ceil(share * (spectrum.p - chosen) - 1e-9)
+        return min(max(chosen + extra, self.least, 1), before)
+
+    def _act(self, layer: TrainedLayer, found: Decomposition, rank: int) -> str:
+        factors = found.factors(rank)
+        if self.action is Action.ABSORB and layer.name in self._next:
+            absorb(layer, self._next[layer.name], factors, self.optimizer)
+            return "absorbed"
+        smaller = rank * sum(layer.shape) < layer.shape[0] * layer.shape[1]
+        if layer.split or (self.action is Action.SPLIT and smaller):
+            layer.replace(factors, self.optimizer)
+            self._cut[layer.name] = rank
+            return "split"
+        if self.action is Action.HALVE:
+            weight = layer.module.weight.detach().double().cpu().numpy()
+            layer.overwrite((weight + factors.product) / 2)
+            return "halved"
+        layer.overwrite(factors.product)
+        self._cut[layer.name] = rank
+        return "truncated"
+
+
+def _action(name: str) -> Action:
+    try:
+        return Action(name)
+    except ValueError:
+        known = ", ".join(action.value for action in Action)
+        raise UsageError(f"unknown action '{name}': choose one of {known}") from None
+
+
+def _check(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            least = 1 if name == "every" else 0
+            raise UsageError(f"{name} must be at least {least}, not {value + least}")
+
+
+def _classes(model: nn.Module, selection: Selection) -> int:
+    """Outputs of the last linear layer, where they are few enough to be classes; else 1."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    return last.out_features if last.out_features < selection.min_side else 1
+
+
+def _fit_state(fit: EdgeFit | None) -> dict[str, Any] | None:
+    if fit is None:
+        return None
+    plain = {"sigma": fit.law.sigma, "edge": fit.edge, "ks_distance": fit.ks_distance}
+    noise = asdict(fit.noise)
+    return plain | noise | {"verdict": fit.verdict.name, "one_variance": fit.one_variance}
+
+
+def _fit_from(state: Mapping[str, Any], gamma: float) -> EdgeFit:
+    return EdgeFit(
+        MarchenkoPastur(gamma, state["sigma"]),
+        state["edge"],
+        state["ks_distance"],
+        Verdict[state["verdict"]],
+        Noise(state["top"], state["scale"]),
+        one_variance=state["one_variance"],
+    )

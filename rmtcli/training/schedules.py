@@ -1,0 +1,62 @@
+"""How much of what a keep rule drops is kept all the same, at which time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rmtcli.keep.base import check_count, check_share
+from rmtcli.registry import Registry
+
+
+class Schedule(Protocol):
+    """Time to share. Implementations are frozen dataclasses in ``SCHEDULES``."""
+
+    def share(self, time: int) -> float:
+        """Share, from 0 to 1, of the dropped singular values that are kept, largest first.
+
+        Args:
+            time: how often the pruner was called before: epochs or steps.
+        """
+        ...
+
+
+SCHEDULES: Registry[Schedule] = Registry("schedule", "rmtcli.schedules")
+
+
+@SCHEDULES.register("constant")
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same share at all times (Shmalo, Jenkins and Krupchytskyi, 2023: 0.45).
+
+    Attributes:
+        of: the share.
+    """
+
+    of: float
+
+    def __post_init__(self) -> None:
+        check_share("of", self.of)
+
+    def share(self, time: int) -> float:
+        """``of``."""
+        return self.of
+
+
+@SCHEDULES.register("linear")
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """From all to none, evenly (Berlyand et al., 2023: max(0, 1 − epoch/300)).
+
+    Attributes:
+        until: the time from which on nothing is kept but by the rule.
+    """
+
+    until: int
+
+    def __post_init__(self) -> None:
+        check_count("until", self.until)
+
+    def share(self, time: int) -> float:
+        """max(0, 1 − time/until)."""
+        return max(0.0, 1 - time / self.until)

@@ -1,0 +1,54 @@
+"""The edge of a matrix whose smallest singular values were cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rmtcli.edges import EDGES
+from rmtcli.edges.truncated import follow
+from rmtcli.spectrum import Spectrum, spectrum
+from tests.conftest import planted
+
+SHAPE = (300, 200)
+
+
+def cut(found: Spectrum, rank: int) -> Spectrum:
+    values = np.where(np.arange(found.p) < found.p - rank, 0.0, found.eigenvalues)
+    return Spectrum(values, found.n, found.p)
+
+
+@pytest.mark.parametrize("rank", [200, 120, 60, 30])
+def test_the_edge_moves_with_what_is_left_of_the_bulk(rank: int) -> None:
+    """Noise twice as large: another draw, of which only the upper end is seen."""
+    first = spectrum(planted(SHAPE, 3, times=4, seed=1))
+    fit = EDGES.parse("bema").fit(first, planted(SHAPE, 3, times=4, seed=1))
+    later = spectrum(planted(SHAPE, 3, times=4, sigma=2, seed=7))
+    followed = follow(fit, cut(later, rank), rank, 3)
+    assert followed.law.sigma == pytest.approx(2, rel=0.05)
+    assert followed.edge == pytest.approx(4 * fit.edge, rel=0.1)
+    assert later.count_above(followed.edge) == 3
+
+
+def test_the_same_matrix_has_the_same_edge() -> None:
+    weight = planted(SHAPE, 3, times=4)
+    found = spectrum(weight)
+    fit = EDGES.parse("bema").fit(found, weight)
+    assert follow(fit, cut(found, 100), 100, 3).edge == pytest.approx(fit.edge, rel=0.02)
+
+
+def test_new_spikes_are_no_noise() -> None:
+    """Directions that training has added since."""
+    first = planted(SHAPE, 3, times=4)
+    fit = EDGES.parse("bema").fit(spectrum(first), first)
+    later = spectrum(planted(SHAPE, 12, times=4, seed=3))
+    followed = follow(fit, cut(later, 100), 100, 3)
+    assert followed.edge == pytest.approx(fit.edge, rel=0.03)
+    assert later.count_above(followed.edge) == 12
+
+
+def test_without_a_bulk_the_edge_stays() -> None:
+    weight = planted(SHAPE, 3, times=4)
+    found = spectrum(weight)
+    fit = EDGES.parse("bema").fit(found, weight)
+    assert follow(fit, cut(found, 10), 10, 3) is fit
