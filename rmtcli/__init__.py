@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
     from rmtcli.pipeline.evaluate import evaluate
+    from rmtcli.pipeline.finetune import finetune
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.reproduce import reproduce
@@ -37,6 +38,7 @@ __all__ = [
     "curve",
     "densify",
     "evaluate",
+    "finetune",
     "info",
     "load",
     "prune",
@@ -56,6 +58,7 @@ _HOMES = {
     "curve": "rmtcli.pipeline.curve",
     "densify": "rmtcli.pipeline.densify",
     "evaluate": "rmtcli.pipeline.evaluate",
+    "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",
     "load": "rmtcli.lowrank",
     "prune": "rmtcli.pipeline.prune",

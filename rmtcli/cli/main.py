@@ -14,8 +14,10 @@ from rmtcli.cli import (
     curve,
     densify,
     evaluate,
+    finetune,
     info,
     methods,
+    plot_training,
     prune,
     reproduce,
     simulate,
@@ -32,9 +34,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS = (analyze, prune, curve, evaluate, densify, verify, info, simulate, reproduce, methods)
+_COMMANDS = (
+    analyze,
+    prune,
+    curve,
+    finetune,
+    evaluate,
+    densify,
+    verify,
+    info,
+    simulate,
+    reproduce,
+    plot_training,
+    methods,
+)
 for module in _COMMANDS:
-    app.command()(module.command)
+    app.command(module.command.__name__.replace("_", "-"))(module.command)
 
 
 def _version(wanted: bool) -> None:

@@ -124,7 +124,8 @@ class Comparison:
         samples: what it was run on, or None.
         before: scores of the dense network, or None where there is none to compare with.
         after: scores of the network in question.
-        unhealed: scores of that network before it was healed, or None where it was not.
+        unhealed: scores of that network before it was trained, or None where it was not.
+        training: what it was trained by: ``healing`` or ``fine-tuning``.
         certificate: on how many samples the class cannot have changed; None for a network that
             is no chain of linear layers.
         rows: what the outputs are.
@@ -137,6 +138,7 @@ class Comparison:
     unhealed: Scores | None = None
     certificate: Certificate | None = None
     rows: Rows = Rows.CLASSES
+    training: str = "healing"
 
     @property
     def drop(self) -> float | None:

@@ -12,7 +12,7 @@ from rmtcli import assemble
 from rmtcli.assemble import Track
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
-from rmtcli.decide import Choice, Goal
+from rmtcli.decide import Choice, Goal, allocation_of, by_plan, by_rule, under_budget
 from rmtcli.edits import Splitter
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
@@ -133,6 +133,18 @@ def prepare(
         fits = assemble.held(fits)
         assemble.refuse_not_finite(checkpoint.path, fits)
     return Job(checkpoint, report, fits, data, evaluation, calibration)
+
+
+def decided(job: Job, goal: Goal) -> Result:
+    """The result for ranks that need no measurement: by plan, keep rule or budget."""
+    if goal.plan is not None:
+        return job.result(by_plan(goal.plan, job.data))
+    if goal.budget is None:
+        return job.result(by_rule(goal.keep, job.data))
+    allocation = allocation_of(
+        job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
+    )
+    return job.result(under_budget(job.checkpoint, allocation, goal.budget, job.data))
 
 
 def calibration_source(

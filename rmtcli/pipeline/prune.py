@@ -20,18 +20,15 @@ from rmtcli.checkpoint import (
 from rmtcli.decide import (
     Goal,
     allocation_of,
-    by_plan,
-    by_rule,
     by_size,
     nothing_within,
-    under_budget,
 )
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.guard import Guard, Range
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
-from rmtcli.pipeline.job import Job, Result, calibration_source, paired, prepare
+from rmtcli.pipeline.job import Job, Result, calibration_source, decided, paired, prepare
 from rmtcli.plan import Layout
 from rmtcli.plan_file import Plan, calibration_of, plan_of
 from rmtcli.report.base import Report
@@ -122,7 +119,7 @@ def prune(
     if goal.max_drop is not None:
         result, comparison, guard = _within(job, goal.max_drop, rank_multiple)
     else:
-        result = _decided(job, goal)
+        result = decided(job, goal)
         if evaluation.measures:
             # Only evaluation needs torch: analysing and pruning safetensors do without it.
             from rmtcli.evaluation.score import Scorer
@@ -183,18 +180,6 @@ def _calibration(
     if evaluation.model and not (evaluation.measures or settings.data or settings.stats):
         raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
     return settings
-
-
-def _decided(job: Job, goal: Goal) -> Result:
-    """The result for ranks that need no measurement."""
-    if goal.plan is not None:
-        return job.result(by_plan(goal.plan, job.data))
-    if goal.budget is None:
-        return job.result(by_rule(goal.keep, job.data))
-    allocation = allocation_of(
-        job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
-    )
-    return job.result(under_budget(job.checkpoint, allocation, goal.budget, job.data))
 
 
 def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Comparison, Guard]:

@@ -48,7 +48,7 @@ class Report:
     """Everything a run found out and did.
 
     Attributes:
-        action: ``analyze``, ``prune``, ``densify``, ``evaluate`` or ``simulate``.
+        action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``evaluate`` or ``simulate``.
         source: the input.
         output: the file written, or None.
         reference: the network that an evaluation compares with, or None.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmtcli.checkpoint import write_file
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.report.base import Report
+from rmtcli.training.step import Change
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: File endings that a figure may have.
 ENDINGS = (".svg", ".png", ".pdf")
+#: More layers than this are not named in a figure.
+LEGEND = 12
 
 
 def check_plots() -> None:
@@ -37,12 +43,58 @@ def draw_curve(report: Report, path: Path) -> None:
         report: what ``curve`` gave.
         path: file to write; the caller has checked that it may be.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     _curve(report, figure.subplots())
-    # Without a date and with names that are not random, the same curve gives the same bytes.
+    _save(figure, path)
+
+
+def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw ranks, parameters and what else was logged, against time.
+
+    Args:
+        rows: a pruner's log, as :func:`rmtcli.training.read_log` gives it.
+        path: file to write; the caller has checked that it may be.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    first = [row for row in rows if row["layer"] == layers[0]]
+    known = {field.name for field in fields(Change)} | {"time", "parameters"}
+    metrics = list(dict.fromkeys(key for row in rows for key in row if key not in known))
+    figure = Figure(figsize=(6.0, 1.9 * (2 + len(metrics))), layout="constrained")
+    panels = figure.subplots(2 + len(metrics), sharex=True)
+    for layer in layers:
+        own = [row for row in rows if row["layer"] == layer]
+        label = layer.removesuffix(".weight")
+        panels[0].step(*_pairs(own, "rank"), where="post", label=label)
+    panels[0].set_ylabel("rank")
+    if len(layers) <= LEGEND:
+        panels[0].legend(fontsize=8, ncols=2)
+    panels[1].step(*_pairs(first, "parameters"), where="post", color="0.2")
+    panels[1].set_ylabel("parameters")
+    for panel, metric in zip(panels[2:], metrics, strict=True):
+        panel.plot(*_pairs(first, metric), marker="o", markersize=3, color="0.2")
+        panel.set_ylabel(metric)
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].set_ylim(bottom=0)
+    panels[-1].set_xlabel("calls of the pruner")
+    _save(figure, path)
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    kept = [row for row in rows if row.get(name) is not None]
+    return [row["time"] for row in kept], [row[name] for row in kept]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib import rc_context
+
+    # Without a date and with names that are not random, the same figure gives the same bytes.
     notes = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
     with rc_context({"svg.hashsalt": "rmtcli"}):
         write_file(

@@ -63,7 +63,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
         comparison = report.curve[0].comparison
         lines.append(("network", comparison.network))
         lines += data(comparison)
-    elif report.action == "prune":
+    elif report.action in ("prune", "finetune") and report.layers:
         lines.append(("parameters", _change(*report.parameters)))
         lines.append((f"in {_count(len(report.pruned), 'layer')}", _pruned(report)))
         lines += _convolutions(report)

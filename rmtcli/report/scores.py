@@ -21,7 +21,7 @@ def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, 
             gain = round(-comparison.drop, 2) + 0.0
             text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
         if comparison.unhealed is not None:
-            text += f"; {comparison.unhealed.accuracy:.2f} % before healing"
+            text += f"; {comparison.unhealed.accuracy:.2f} % before {comparison.training}"
         lines.append(("accuracy", text))
     if after.perplexity is not None:
         text = "" if before is None else f"{before.perplexity:.4g} → "
@@ -41,7 +41,7 @@ def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, 
         if before is not None and before.score is not None:
             text = f"{before.score:.6g} → {text}"
         if comparison.unhealed is not None and comparison.unhealed.score is not None:
-            text += f"; {comparison.unhealed.score:.6g} before healing"
+            text += f"; {comparison.unhealed.score:.6g} before {comparison.training}"
         lines.append(("score", text))
     return lines
 
@@ -53,7 +53,7 @@ def _cosines(comparison: Comparison) -> str:
     text = f"{found.mean():.4f} with the dense embeddings; 5 % of the samples below "
     text += f"{np.quantile(found, 0.05):.4f}"
     if comparison.unhealed is not None and comparison.unhealed.accuracy is not None:
-        text += f"; {comparison.unhealed.accuracy / 100:.4f} before healing"
+        text += f"; {comparison.unhealed.accuracy / 100:.4f} before {comparison.training}"
     return text
 
 

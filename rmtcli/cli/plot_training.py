@@ -1,0 +1,45 @@
+"""``rmtcli plot-training``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import check_file
+
+
+def command(
+    log: Annotated[
+        Path,
+        typer.Argument(metavar="LOG", help="Log of a pruner: .csv or .json.", show_default=False),
+    ],
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Figure: .svg, .png or .pdf. [default: the log's name, .svg]",
+            show_default=False,
+        ),
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Draw ranks, parameters and losses of a training run against time.
+
+    Needs rmtcli[report]. The log is what a pruner's callback writes, or rmtcli.training.write_log.
+    """
+    from rmtcli.report.plot import ENDINGS, check_plots, draw_training
+    from rmtcli.training import read_log
+
+    output = output or log.with_suffix(".svg")
+    check_file(output, *ENDINGS, inputs=[log], force=force)
+    check_plots()
+    draw_training(read_log(log), output)
+    print(output)
+
+
+command.__name__ = "plot_training"

@@ -1,0 +1,200 @@
+"""Prune, then train for a few epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtcli.allocate import Budget
+from rmtcli.assemble import Track, describe
+from rmtcli.calibration.base import Calibration
+from rmtcli.checkpoint import (
+    Checkpoint,
+    Edited,
+    check_target,
+    format_of,
+    open_checkpoint,
+    write_checkpoint,
+)
+from rmtcli.checkpoint.dtypes import FLOATS, encode
+from rmtcli.checkpoint.spill import Stored
+from rmtcli.decide import Goal
+from rmtcli.errors import EvaluationError, TrainingError, UsageError
+from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation.data import Samples, has_training_part, read_samples
+from rmtcli.layers import Selection
+from rmtcli.pipeline.job import calibration_source, decided, prepare
+from rmtcli.plan import Layout
+from rmtcli.report.base import Report
+from rmtcli.report.notes import on_extras
+from rmtcli.spectrum import FloatArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmtcli.running.finetune import Training
+
+
+def finetune(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    evaluation: Evaluation,
+    keep: str | None = None,
+    budget: Budget | None = None,
+    edge: str = "select",
+    selection: Selection | None = None,
+    teacher: str | Path | None = None,
+    training: Training | None = None,
+    force: bool = False,
+    track: Track = iter,
+) -> Report:
+    """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
+
+    All parameters learn, on the training part of the evaluation's data (``train_inputs`` and
+    ``train_targets``). The report compares, on the held-out part, with the dense network and with
+    what pruning alone gave.
+
+    Args:
+        path: dense or factored checkpoint; a file.
+        output: file to write; ``<name>.finetuned<ending>`` beside the input by default.
+        evaluation: data, and how to build the network.
+        keep: keep rule, ``auto`` by default; a dense checkpoint only.
+        budget: what the pruned model may cost, instead; the same.
+        edge: edge estimator; the same.
+        selection: which matrices are layers; the same.
+        teacher: the dense checkpoint that a factored one was made from. A dense checkpoint is its
+            own teacher. It teaches where ``training.distill`` is above 0.
+        training: how to train.
+        force: whether an existing output may be replaced.
+        track: wraps the iteration over layers, for progress.
+
+    Raises:
+        UsageError: a wrong option or path, or options that do not go together.
+        CheckpointError: a file cannot be read, or does not fit the network.
+        LayerError: no layers, or one whose values are not finite.
+        EvaluationError: the network cannot be built or fed, or there is nothing to learn from.
+        TrainingError: the loss, or a weight, is no longer finite or fits its type no longer.
+    """
+    from rmtcli.running.finetune import Training  # needs torch
+
+    training, path = training or Training(), Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: train it with rmtcli.integrations.trainer")
+    samples = _samples(evaluation, needs_labels=training.distill < 1)
+    target = path.with_name(f"{path.stem}.finetuned{path.suffix}") if output is None else output
+    checkpoint = open_checkpoint(path)
+    target = Path(target)
+    format_of(checkpoint, target)
+    inputs = [Path(file) for file in (path, evaluation.data, teacher) if file is not None]
+    check_target(target, inputs=inputs, force=force)
+    factored = checkpoint.manifest is not None and bool(checkpoint.manifest.factored)
+    if factored and (keep is not None or budget is not None):
+        raise UsageError(f"{path}: is pruned already: leave out --keep and --budget")
+    if not factored and teacher is not None:
+        raise UsageError(f"{path}: is dense, and its own teacher: leave out --teacher")
+    if factored and teacher is None and training.distill:
+        raise UsageError("--distill needs the dense network: name it with --teacher")
+    dense = open_checkpoint(teacher) if teacher is not None else None if factored else checkpoint
+    report, pruned = Report("finetune", describe(checkpoint)), checkpoint
+    if not factored:
+        goal = Goal(keep or "auto", budget, None)
+        report, pruned = _pruned(checkpoint, goal, edge, selection, evaluation, track)
+    tuned = Edited(
+        checkpoint,
+        _learned(checkpoint, pruned, dense, evaluation, samples, training),
+        pruned.manifest,
+    )
+    from rmtcli.evaluation.score import Scorer
+
+    comparison = Scorer(evaluation, checkpoint, dense).compare(tuned, pruned)
+    write_checkpoint(tuned, target)
+    return replace(
+        report,
+        comparison=replace(comparison, training="fine-tuning"),
+        reference=describe(dense) if factored and dense is not None else None,
+        output=describe(open_checkpoint(target)),
+        layers=tuple(replace(layer, factors=None) for layer in report.layers),
+        notes=(*report.notes, *on_extras(checkpoint, target)),
+    )
+
+
+def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
+    data = evaluation.data
+    if data is None:
+        raise UsageError("nothing to train on: give --data with train_inputs and train_targets")
+    if not has_training_part(data):
+        raise EvaluationError(f"{data}: has no 'train_inputs' to train on")
+    samples = read_samples(data, part="train_")
+    if samples.targets is None and needs_labels:
+        raise EvaluationError(f"{data}: has no 'train_targets': add them, or set --distill 1")
+    return samples
+
+
+def _pruned(
+    checkpoint: Checkpoint,
+    goal: Goal,
+    edge: str,
+    selection: Selection | None,
+    evaluation: Evaluation,
+    track: Track,
+) -> tuple[Report, Checkpoint]:
+    """The checkpoint as ``prune`` would write it."""
+    job = prepare(
+        "finetune",
+        checkpoint,
+        goal,
+        edge=edge,
+        layout=Layout.FACTORED,
+        selection=selection,
+        evaluation=evaluation,
+        calibration=calibration_source(Calibration(), evaluation, joint=goal.joint),
+        track=track,
+    )
+    result = decided(job, goal)
+    if not result.report.pruned:
+        raise UsageError(f"{checkpoint.path}: no layer can be pruned by {goal.words}")
+    return result.report, result.pruned
+
+
+def _learned(
+    source: Checkpoint,
+    pruned: Checkpoint,
+    dense: Checkpoint | None,
+    evaluation: Evaluation,
+    samples: Samples,
+    training: Training,
+) -> dict[str, Mapping[str, Stored]]:
+    """The pruned network's tensors after training, by the source's tensors that they replace."""
+    from rmtcli.evaluation.network import build
+    from rmtcli.lowrank import prefix_of
+    from rmtcli.running.finetune import train
+
+    model = build(evaluation, pruned)
+    teacher = build(evaluation, dense) if training.distill and dense is not None else None
+    train(model, teacher, samples, training)
+    prefix, values = prefix_of(model, pruned), _values(model)
+    edits = pruned.edits if isinstance(pruned, Edited) else {}
+    shared = pruned.ties(pruned.infos)
+    made: dict[str, Stored] = {}
+
+    def stored(name: str) -> Stored:
+        info, key = pruned.infos[name], name.removeprefix(prefix)
+        if key not in values or info.dtype not in FLOATS:
+            return pruned.raw(name)
+        try:
+            return made.setdefault(shared.get(name, name), encode(values[key], info.dtype))
+        except OverflowError as error:
+            raise TrainingError(f"{name}: {error}: training has diverged: lower --lr") from None
+
+    return {old: {new: stored(new) for new in edits.get(old, [old])} for old in source.infos}
+
+
+def _values(model: nn.Module) -> dict[str, FloatArray]:
+    return {
+        name: value.detach().double().cpu().numpy()
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
+    }

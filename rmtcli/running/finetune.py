@@ -1,0 +1,101 @@
+"""A few passes of ordinary training, with the dense network as a teacher if there is one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rmtcli.errors import TrainingError, UsageError
+from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.network import run
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the samples.
+        lr: first learning rate of AdamW; it falls to 0 along a cosine.
+        batch: samples to a step.
+        distill: share of the loss that is the Kullback–Leibler divergence from the teacher's
+            class probabilities (Hinton et al., 2015); the rest is the cross-entropy of the labels.
+        seed: of the order of the samples.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    epochs: int = 5
+    lr: float = 3e-4
+    batch: int = 128
+    distill: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise UsageError("--epochs and --batch must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr must be above 0, not {self.lr}")
+        if not 0 <= self.distill <= 1:
+            raise UsageError(f"--distill must be from 0 to 1, not {self.distill}")
+
+
+def train(
+    model: nn.Module, teacher: nn.Module | None, samples: Samples, settings: Training
+) -> None:
+    """Train all parameters of a network, in place; it is left in evaluation mode.
+
+    Args:
+        model: the network, on its device.
+        teacher: the dense one, in evaluation mode; None where ``settings.distill`` is 0.
+        samples: what to train on; with targets unless ``settings.distill`` is 1.
+        settings: how.
+
+    Raises:
+        EvaluationError: the network does not take the samples.
+        TrainingError: the loss is no longer finite.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
+    steps = settings.epochs * -(-len(samples.inputs) // settings.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    torch.manual_seed(settings.seed)  # dropout draws from it too
+    run(model, torch.from_numpy(samples.inputs[:2]), str(samples.path))  # what is wrong is said
+    model.train()
+    for epoch in range(settings.epochs):
+        for rows in torch.split(torch.randperm(len(samples.inputs)), settings.batch):
+            loss = _loss(model, teacher, samples, rows, settings.distill)
+            if not bool(loss.isfinite()):
+                value = float(loss.detach())
+                raise TrainingError(
+                    f"{samples.path}: the loss is {value} in pass {epoch + 1}: lower --lr"
+                )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+    model.eval()
+
+
+def _loss(
+    model: nn.Module, teacher: nn.Module | None, samples: Samples, rows: Tensor, share: float
+) -> Tensor:
+    first = next(model.parameters())
+    inputs = torch.from_numpy(samples.inputs[rows.numpy()]).to(first.device)
+    if inputs.is_floating_point():
+        inputs = inputs.to(first.dtype)
+    outputs = model(inputs).float()
+    loss = torch.zeros((), device=outputs.device)
+    if samples.targets is not None and share < 1:
+        targets = torch.from_numpy(samples.targets[rows.numpy()]).to(outputs.device)
+        loss = loss + (1 - share) * nn.functional.cross_entropy(outputs, targets)
+    if teacher is not None and share > 0:
+        with torch.no_grad():
+            wanted = teacher(inputs).float().log_softmax(1)
+        logs = outputs.log_softmax(1)
+        divergence = nn.functional.kl_div(logs, wanted, reduction="batchmean", log_target=True)
+        loss = loss + share * divergence
+    return loss
