@@ -9,13 +9,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import rmtcli
 from rmtcli.checkpoint import CONTAINERS
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES
+from rmtcli.training import SCHEDULES
 from tests.conftest import ROOT, SAMPLES
 
 README = (ROOT / "README.md").read_text()
@@ -96,6 +99,8 @@ def test_every_name_is_documented() -> None:
     for name in (*EDGES.choices, *KEEP_RULES.choices):
         assert f"`{name}`" in changelog
     docs = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for name in SCHEDULES.choices:
+        assert f"`{name}:" in (ROOT / "docs/training.md").read_text()
     for name in rmtcli.__all__:
         assert name in docs or name == "__version__"
 
@@ -108,6 +113,23 @@ def test_sample_models_are_those_that_their_readme_names() -> None:
         assert hashlib.sha256((SAMPLES / name).read_bytes()).hexdigest() == digest
         assert (SAMPLES / name).stat().st_size < 5_000_000
     assert sum(path.stat().st_size for path in SAMPLES.iterdir()) < 20_000_000
+
+
+def test_the_training_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop, then saved, then taken up again; the trainers' examples have tests of their own."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/training.md").read_text()
+    loop, save, resume, *_ = re.findall(r"```python\n(.*?)```", page, re.S)
+    first: dict[str, Any] = {}
+    exec(loop + save, first)
+    lines = loop.splitlines()
+    start, end = (next(i for i, t in enumerate(lines) if t.startswith(w)) for w in ("model", "for"))
+    again: dict[str, Any] = {}
+    exec("\n".join([*lines[:start], *lines[start:end]]) + "\n" + resume, again)
+    for name, value in first["model"].state_dict().items():
+        assert torch.equal(again["model"].state_dict()[name], value)
+    assert again["pruner"].time == 10
+    assert (tmp_path / "run.csv").exists()
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,0 +1,77 @@
+"""What the pruner adds to the time of an epoch: table of docs/benchmarks.md.
+
+    python -m benchmarks.training IDX_FOLDER [--epochs 6] [--sizes 784 1000 10]
+
+Epochs with and without the pruner alternate, each pair on networks of the same weights. Three
+cases: the pruner fits and truncates but splits nothing, so that the width is equal; it splits once
+and fits in every epoch; it has split, and the ranks have fallen. Ratios of one epoch's time with
+to without, median and range over the epochs. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.networks import print_row
+from rmtcli.experiments.networks import mlp
+from rmtcli.experiments.run import BATCH, Images
+from rmtcli.training import RMTPruner
+
+CASES: dict[str, dict[str, Any]] = {
+    "fit and truncate each epoch, equal width": {"action": "truncate", "keep": "fraction:of=0.5"},
+    "45 % below the edge, each epoch": {"schedule": "constant:of=0.45", "keep": "edge"},
+    "spikes only, each epoch": {"keep": "edge:at_least=10"},
+}
+
+
+def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Images) -> float:
+    """Seconds of one epoch."""
+    start = time.perf_counter()
+    for rows in torch.split(torch.randperm(len(images.train)), BATCH):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images.train[rows]), images.labels[rows])
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Train in pairs, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[784, 1000, 10])
+    arguments = parser.parse_args()
+    images = Images.read(arguments.folder)
+    print_row("pruner", "epoch with / without", "range", "of it the pruner", "ranks at last")
+    print_row(*["---"] * 5)
+    for title, options in CASES.items():
+        networks = [mlp(arguments.sizes, 0), mlp(arguments.sizes, 0)]
+        plain, pruned = (torch.optim.SGD(n.parameters(), lr=0.05, momentum=0.9) for n in networks)
+        pruner = RMTPruner(networks[1], pruned, edge="bema", start=0, **options)
+        ratios, shares = [], []
+        for _ in range(arguments.epochs):
+            without = epoch(networks[0], plain, images)
+            start = time.perf_counter()
+            pruner.step()
+            shares.append((time.perf_counter() - start) / without)
+            ratios.append(shares[-1] + epoch(networks[1], pruned, images) / without)
+        ranks = ", ".join(map(str, pruner.ranks.values()))
+        print_row(
+            title,
+            f"{np.median(ratios[1:]):.2f}",
+            f"{min(ratios[1:]):.2f} to {max(ratios[1:]):.2f}",
+            f"{100 * np.median(shares[1:]):.1f} %",
+            ranks,
+        )
+
+
+if __name__ == "__main__":
+    main()
