@@ -24,12 +24,17 @@ class Pretrained(nn.Module):
         network: transformers' own model.
         mask: shape (samples, positions), which positions of the last batch hold tokens; None
             before the first, and where inputs are not text.
+        deep: whether hidden states are kept.
+        hidden: of the last batch, after each block of the network, shape (tokens, width) each,
+            without padding; empty where they are not kept.
     """
 
     def __init__(self, network: nn.Module, task: Task, head: Any, *, segments: bool) -> None:
         super().__init__()
         self.network = network
         self.mask: Tensor | None = None
+        self.deep = False
+        self.hidden: tuple[Tensor, ...] = ()
         self._head, self._segments = head, segments
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -47,7 +52,12 @@ class Pretrained(nn.Module):
         fields = {"input_ids": inputs[:, TOKENS], "attention_mask": inputs[:, MASK]}
         if self._segments:
             fields["token_type_ids"] = inputs[:, SEGMENTS]
-        return cast(Tensor, self._head(self.network(**fields), self.mask))
+        if not self.deep:
+            return cast(Tensor, self._head(self.network(**fields), self.mask))
+        found = self.network(**fields, output_hidden_states=True)
+        states = getattr(found, "hidden_states", None) or ()
+        self.hidden = tuple(state[self.mask] for state in states[1:])
+        return cast(Tensor, self._head(found, self.mask))
 
     def modules_of(self, names: Collection[str]) -> dict[str, str]:
         """The module of each layer, by its name in the dense checkpoint; some may be missing."""

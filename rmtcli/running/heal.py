@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.evaluation.pretrained import Pretrained
+
 #: Samples to a step.
 BATCH = 128
 #: Batches of tokens that are sorted by length together.
@@ -34,11 +36,12 @@ def heal(
     """Train parameters of the compressed network, in place, to give what the dense one gives.
 
     The loss is the Kullback–Leibler divergence from the dense network's probabilities (distillation
-    at temperature 1, Hinton et al., 2015), or for vectors what their cosine is short of 1; Adam
-    with a cosine schedule. No labels are used. Inputs in floating
-    point are mixed in pairs (Zhang et al., 2018): the dense network answers between the samples
-    too, and a few thousand of them alone would be learned by heart. Both networks stay in
-    evaluation mode.
+    at temperature 1, Hinton et al., 2015), or for vectors what their cosine is short of 1, and the
+    mean squared distance of the hidden states after each block, as shares of their variance (Jiao
+    et al., TinyBERT, 2020): a vector a text says little about each of its tokens. Adam with a
+    cosine schedule. No labels are used. Inputs in floating point are mixed in pairs (Zhang et al.,
+    2018): the dense network answers between the samples too, and a few thousand of them alone
+    would be learned by heart. Both networks stay in evaluation mode.
 
     Args:
         dense: the dense network.
@@ -56,45 +59,85 @@ def heal(
     groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     steps = passes * -(-len(inputs) // batch)
-    apart = _angle if vectors else _divergence
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
-    known = None if inputs.dtype.kind == "f" else _targets(dense, inputs, run, batch)
+    loss = _Loss(dense, pruned, inputs, run, vectors=vectors)
     for _ in range(passes):
         for rows in _batches(inputs, batch, generator):
             optimizer.zero_grad()
-            x = _tensor(inputs[rows.numpy()])
-            if x.is_floating_point():
-                x = _mixed(x, inputs, generator)
-            if known is not None:
-                target = known[rows]
-            else:
-                with torch.no_grad():
-                    target = run(dense, x)
-            torch.autograd.backward(apart(run(pruned, x), target))
+            torch.autograd.backward(loss(rows, generator))
             optimizer.step()
             schedule.step()
+    loss.end()
 
 
-@torch.no_grad()
-def _targets(
-    dense: nn.Module, inputs: NDArray[Any], run: Callable[[nn.Module, Tensor], Tensor], batch: int
-) -> Tensor | None:
-    """What the dense network gives for every sample, where that is one row each; else None.
+class _Loss:
+    """How far the compressed network is from the dense one.
 
-    Inputs that are not mixed are the same in every pass. A language model's rows would be too many
-    to keep.
+    Args:
+        dense: the dense network.
+        pruned: the compressed one.
+        inputs: shape (samples, …).
+        run: gives a network's outputs.
+        vectors: whether the outputs are vectors and not class scores.
     """
-    found = []
-    for start in range(0, len(inputs), batch):
-        x = _tensor(inputs[start : start + batch])
-        found.append(run(dense, x))
-        if len(found[-1]) != len(x):
-            return None
-    return torch.cat(found)
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        pruned: nn.Module,
+        inputs: NDArray[Any],
+        run: Callable[[nn.Module, Tensor], Tensor],
+        *,
+        vectors: bool,
+    ) -> None:
+        self.dense, self.pruned, self.inputs, self.run = dense, pruned, inputs, run
+        self.apart = _angle if vectors else _divergence
+        self.deep: tuple[Pretrained, ...] = ()
+        if vectors and isinstance(dense, Pretrained) and isinstance(pruned, Pretrained):
+            self.deep = (pruned, dense)
+            for network in self.deep:
+                network.deep = True
+        self.known = None
+        if inputs.dtype.kind != "f" and not self.deep:
+            self.known = self._targets()
+
+    def __call__(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of some samples."""
+        x = _tensor(self.inputs[rows.numpy()])
+        if x.is_floating_point():
+            x = _mixed(x, self.inputs, generator)
+        if self.known is not None:
+            target = self.known[rows]
+        else:
+            with torch.no_grad():
+                target = self.run(self.dense, x)
+        loss = self.apart(self.run(self.pruned, x), target)
+        states = [network.hidden for network in self.deep]
+        return loss + _inside(*states) if any(states) else loss
+
+    def end(self) -> None:
+        """Let the networks forget their hidden states."""
+        for network in self.deep:
+            network.deep, network.hidden = False, ()
+
+    @torch.no_grad()
+    def _targets(self) -> Tensor | None:
+        """What the dense network gives for every sample, where that is one row each; else None.
+
+        Inputs that are not mixed are the same in every pass. A language model's rows would be too
+        many to keep.
+        """
+        found = []
+        for start in range(0, len(self.inputs), BATCH):
+            x = _tensor(self.inputs[start : start + BATCH])
+            found.append(self.run(self.dense, x))
+            if len(found[-1]) != len(x):
+                return None
+        return torch.cat(found)
 
 
 def _divergence(outputs: Tensor, target: Tensor) -> Tensor:
@@ -104,6 +147,15 @@ def _divergence(outputs: Tensor, target: Tensor) -> Tensor:
 
 def _angle(outputs: Tensor, target: Tensor) -> Tensor:
     return 1 - nn.functional.cosine_similarity(outputs, target).mean()
+
+
+def _inside(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Mean squared distance of hidden states, as a share of their variance."""
+    parts = [
+        (a - b).square().mean() / (b - b.mean(0)).square().mean()
+        for a, b in zip(outputs, targets, strict=True)
+    ]
+    return torch.stack(parts).mean()
 
 
 def _batches(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> list[Tensor]:
