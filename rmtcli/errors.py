@@ -29,3 +29,7 @@ class EvaluationError(RmtcliError):
 
 class TrainingError(RmtcliError):
     """A network cannot be trained on: its loss or weights are not finite, or a layer is gone."""
+
+
+class ConditionError(RmtcliError):
+    """A condition of ``--fail-if`` holds."""

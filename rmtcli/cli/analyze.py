@@ -7,6 +7,7 @@ from rmtcli.cli.options import (
     Conv,
     Edge,
     Exclude,
+    FailIf,
     Force,
     Include,
     Json,
@@ -27,6 +28,7 @@ def command(
     recurrent: Recurrent = False,
     json: Json = False,
     report: ReportFile = None,
+    fail_if: FailIf = None,
     force: Force = False,
 ) -> None:
     """Fit the noise of every layer; write nothing.
@@ -35,11 +37,13 @@ def command(
     singular values stand above the edge, and what 'prune --keep auto' would save.
     """
     from rmtcli import Selection, analyze
+    from rmtcli.report.conditions import Condition
 
+    conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file], force=force)
     selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
     result = analyze(file, edge=edge, selection=selection, track=progress)
-    emit(result, as_json=json, report_file=report)
+    emit(result, as_json=json, report_file=report, conditions=conditions)
 
 
 command.__name__ = "analyze"

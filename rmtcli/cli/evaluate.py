@@ -27,6 +27,7 @@ def command(
     device: options.Device = "cpu",
     json: options.Json = False,
     report: options.ReportFile = None,
+    fail_if: options.FailIf = None,
     force: options.Force = False,
 ) -> None:
     """Score a checkpoint, alone or beside another.
@@ -34,11 +35,13 @@ def command(
     Factored and dense files are taken alike.
     """
     from rmtcli import Evaluation, evaluate
+    from rmtcli.report.conditions import Condition
 
+    conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file, against, data], force=force)
     settings = Evaluation(data, model, activation, score, device, task)
     result = evaluate(file, evaluation=settings, against=against)
-    emit(result, as_json=json, report_file=report)
+    emit(result, as_json=json, report_file=report, conditions=conditions)
 
 
 command.__name__ = "evaluate"

@@ -71,6 +71,7 @@ def command(
     device: options.Device = "cpu",
     json: options.Json = False,
     report: options.ReportFile = None,
+    fail_if: options.FailIf = None,
     force: options.Force = False,
 ) -> None:
     """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
@@ -79,8 +80,10 @@ def command(
     """
     from rmtcli import Evaluation, Selection, finetune
     from rmtcli.allocate import Budget
+    from rmtcli.report.conditions import Condition, reasons, values_of
     from rmtcli.running.finetune import Training
 
+    conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file, output, data, teacher], force=force)
     found = finetune(
         file,
@@ -92,10 +95,11 @@ def command(
         selection=Selection(include or (), exclude or (), min_side),
         teacher=teacher,
         training=Training(epochs, lr, batch, distill, seed),
+        refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
         track=progress,
     )
-    emit(found, as_json=json, report_file=report)
+    emit(found, as_json=json, report_file=report, conditions=conditions)
 
 
 command.__name__ = "finetune"

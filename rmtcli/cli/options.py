@@ -173,6 +173,15 @@ RankMultiple = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Ranks under a budget or limit are multiples of this."),
 ]
+FailIf = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="CONDITION",
+        help="Exit with 1, and write no checkpoint, if this holds, such as 'accuracy.drop > 0.5' "
+        "(repeatable); docs/ci.md lists the fields.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")
@@ -182,7 +191,7 @@ ReportFile = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report as well: .md or .json.",
+        help="Write the report as well: .md, .json, or .xml for JUnit.",
         show_default=False,
     ),
 ]

@@ -8,22 +8,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rmtcli.errors import UsageError
+from rmtcli.errors import ConditionError, UsageError
 
 if TYPE_CHECKING:
     from rmtcli.report.base import Report
+    from rmtcli.report.conditions import Condition
     from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
 
 T = TypeVar("T")
 
 #: Endings that ``--report`` understands.
-_REPORTS = (".md", ".json")
+_REPORTS = (".md", ".json", ".xml")
 
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
     """Refuse a report file that could not be written, before any work is done."""
     check_file(path, *_REPORTS, inputs=inputs, force=force)
+    if path is not None and path.suffix == ".xml":
+        from rmtcli.report.junit import check_junit
+
+        check_junit()
 
 
 def check_file(path: Path | None, *endings: str, inputs: list[Path | None], force: bool) -> None:
@@ -59,19 +64,54 @@ def progress(items: Sequence[T]) -> Iterable[T]:
     )
 
 
-def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
-    """Print a report, and write it to a file where one is asked for."""
+def emit(
+    report: Report,
+    *,
+    as_json: bool,
+    report_file: Path | None,
+    conditions: Sequence[Condition] = (),
+) -> None:
+    """Print a report, and write it to a file where one is asked for.
+
+    Raises:
+        ConditionError: a condition holds; the report is there all the same.
+        UsageError: a condition names what was not measured.
+    """
+    from rmtcli.report.conditions import reasons, values_of
+
+    values = values_of(report) if conditions else {}
+    found = [condition.holds(values) for condition in conditions]
     if report_file is not None:
+        from rmtcli.report.junit import to_junit
         from rmtcli.report.markdown import to_markdown
 
-        render = to_markdown if report_file.suffix == ".md" else type(report).to_json
-        write_text(report_file, render(report, _command()).rstrip("\n") + "\n")
+        texts = [(c.text, reason) for c, reason in zip(conditions, found, strict=True)]
+        render = {
+            ".md": lambda: to_markdown(report, _command()),
+            ".json": lambda: report.to_json(_command()),
+            ".xml": lambda: to_junit(report, texts),
+        }
+        write_text(report_file, render[report_file.suffix]().rstrip("\n") + "\n")
     if as_json:
         print_json(report)
     else:
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
+    conclude(report, reasons(conditions, values))
+
+
+def conclude(report: Report, failed: Sequence[str]) -> None:
+    """Tell GitHub, where it runs this, and fail if there is a reason to.
+
+    Raises:
+        ConditionError: there is one.
+    """
+    from rmtcli.report.github import tell_github
+
+    tell_github(report, failed, sys.stderr)
+    if failed:
+        raise ConditionError(f"{report.source.path}: fails: {'; '.join(failed)}")
 
 
 def print_json(report: Report | Verification | Reproduction) -> None:

@@ -86,6 +86,7 @@ def command(
     ] = False,
     json: options.Json = False,
     report: options.ReportFile = None,
+    fail_if: options.FailIf = None,
     force: options.Force = False,
 ) -> None:
     """Write a rank-reduced checkpoint.
@@ -93,8 +94,10 @@ def command(
     With --data or --eval, the report says what pruning costs. The input is never changed.
     """
     from rmtcli import Calibration, Evaluation, Selection, prune
+    from rmtcli.report.conditions import Condition, reasons, values_of
 
     inputs = [file, output, data, calib, stats, apply]
+    conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[*inputs, plan], force=force)
     check_file(plan, ".json", inputs=[*inputs, report], force=force)
     result = prune(
@@ -111,12 +114,13 @@ def command(
         evaluation=Evaluation(data, model, activation, score, device, task),
         calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
         dry_run=dry_run,
+        refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
         track=progress,
     )
     if plan is not None and result.plan is not None:
         write_text(plan, result.plan.to_json())
-    emit(result, as_json=json, report_file=report)
+    emit(result, as_json=json, report_file=report, conditions=conditions)
     if not result.pruned and result.guard is not None:
         raise LayerError(
             f"{file}: nothing can be removed within --max-drop {max_drop}: no checkpoint written"

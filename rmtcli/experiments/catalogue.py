@@ -33,6 +33,11 @@ def _mnist_pretrained() -> Experiment:
 
 def _mnist_training() -> Experiment:
     half = _titled(_MNIST, "RMT-SVD: spikes only, from halfway", prune={**_SPIKES, "start": 5})
+    tenth = _titled(
+        half,
+        "RMT-SVD: spikes and 10 % of the rest, from halfway",
+        prune={**_SPIKES, "schedule": "constant:of=0.1", "start": 5},
+    )
     ramp = _titled(
         _MNIST, "RMT-SVD: linear to spikes only", prune={**_SPIKES, "schedule": "linear:until=6"}
     )
@@ -41,6 +46,7 @@ def _mnist_training() -> Experiment:
     rows = (
         _MNIST,
         half,
+        tenth,
         ramp,
         paper,
         relu,

@@ -25,7 +25,7 @@ from rmtcli.errors import EvaluationError, TrainingError, UsageError
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.data import Samples, has_training_part, read_samples
 from rmtcli.layers import Selection
-from rmtcli.pipeline.job import calibration_source, decided, prepare
+from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
 from rmtcli.plan import Layout
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
@@ -48,6 +48,7 @@ def finetune(
     selection: Selection | None = None,
     teacher: str | Path | None = None,
     training: Training | None = None,
+    refuse: Refuse = lambda report: (),
     force: bool = False,
     track: Track = iter,
 ) -> Report:
@@ -68,6 +69,7 @@ def finetune(
         teacher: the dense checkpoint that a factored one was made from. A dense checkpoint is its
             own teacher. It teaches where ``training.distill`` is above 0.
         training: how to train.
+        refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
         track: wraps the iteration over layers, for progress.
 
@@ -110,15 +112,17 @@ def finetune(
     from rmtcli.evaluation.score import Scorer
 
     comparison = Scorer(evaluation, checkpoint, dense).compare(tuned, pruned)
-    write_checkpoint(tuned, target)
-    return replace(
+    report = replace(
         report,
         comparison=replace(comparison, training="fine-tuning"),
         reference=describe(dense) if factored and dense is not None else None,
-        output=describe(open_checkpoint(target)),
         layers=tuple(replace(layer, factors=None) for layer in report.layers),
         notes=(*report.notes, *on_extras(checkpoint, target)),
     )
+    if refuse(report):
+        return report
+    write_checkpoint(tuned, target)
+    return replace(report, output=describe(open_checkpoint(target)))
 
 
 def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:

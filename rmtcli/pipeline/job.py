@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from rmtcli.pipeline.calibrated import calibrated
 from rmtcli.plan import Data, Fitted, Layout
 from rmtcli.plan_file import check_plan
 from rmtcli.report.base import Report
+
+#: Reasons for which nothing is to be written, given what would be.
+Refuse = Callable[[Report], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.guard import Guard, Range
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
-from rmtcli.pipeline.job import Job, Result, calibration_source, decided, paired, prepare
+from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
 from rmtcli.plan import Layout
 from rmtcli.plan_file import Plan, calibration_of, plan_of
 from rmtcli.report.base import Report
@@ -51,6 +51,7 @@ def prune(
     evaluation: Evaluation | None = None,
     calibration: Calibration | None = None,
     dry_run: bool = False,
+    refuse: Refuse = lambda report: (),
     force: bool = False,
     track: Track = iter,
 ) -> Report:
@@ -77,6 +78,7 @@ def prune(
             and under a budget or limit where the evaluation's data has a training part.
             ``stats`` is written where it does not exist, after a dry run as well.
         dry_run: plan and evaluate, but write nothing.
+        refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
         track: wraps the iteration over layers, for progress.
 
@@ -136,7 +138,7 @@ def prune(
         # The factors are in the file; a report that lives on need not hold them.
         layers=tuple(replace(layer, factors=None) for layer in report.layers),
     )
-    if dry_run or not report.pruned:
+    if dry_run or not report.pruned or refuse(report):
         return report
     card = None
     if container == "directory":

@@ -1,0 +1,156 @@
+"""Conditions under which a run fails: ``accuracy.drop > 0.5``.
+
+The words are simpleeval's (the extra ``ci``): names, numbers, comparisons, ``and``, ``or``, ``not``
+and arithmetic. Nothing can be called.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from rmtcli.errors import UsageError
+from rmtcli.report.base import Report
+
+#: What conditions may name, and what it is. The values are those of the JSON report.
+FIELDS = {
+    "params.before": "parameters of the input",
+    "params.after": "parameters after pruning",
+    "params.ratio": "parameters after pruning, as a share of those before",
+    "layers.count": "layers",
+    "layers.pruned": "layers that are pruned",
+    "layers.unfit": "layers whose fit cannot be relied on; output heads are not counted",
+    "accuracy.before": "accuracy of the dense network, in percent",
+    "accuracy.after": "accuracy of the network in question, in percent",
+    "accuracy.drop": "accuracy lost, in points",
+    "accuracy.agreement": "share of samples that both networks give the same class, in percent",
+    "accuracy.kl_divergence": "divergence from the dense network, in nats",
+    "accuracy.cosine": "mean cosine with the dense network's embeddings",
+    "accuracy.perplexity": "perplexity of the network in question",
+    "accuracy.score": "the user's own score of the network in question",
+}
+_OPERATORS: dict[type, Any] = {
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition, checked before any work is done.
+
+    Attributes:
+        text: as the user wrote it.
+        names: the fields in it.
+        known: fields that it may name, with their meanings.
+
+    Raises:
+        UsageError: it is no condition, names something else, or simpleeval is not installed.
+    """
+
+    text: str
+    names: tuple[str, ...] = ()
+    known: Mapping[str, str] | None = None
+
+    @staticmethod
+    def parse(text: str, known: Mapping[str, str] | None = None) -> Condition:
+        """A condition over ``known`` fields; those of a report by default."""
+        known = FIELDS if known is None else known
+        if find_spec("simpleeval") is None:
+            raise UsageError("--fail-if needs simpleeval: pip install 'rmtcli[ci]'")
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+        except (SyntaxError, ValueError):
+            raise UsageError(
+                f"--fail-if '{text}': not a condition: write it as {next(iter(known))} > 0.5"
+            ) from None
+        names = tuple(dict.fromkeys(_names(tree.body)))
+        for name in names:
+            if name not in known:
+                raise UsageError(
+                    f"--fail-if '{text}': unknown field '{name}': choose one of {', '.join(known)}"
+                )
+        condition = Condition(text, names, known)
+        if not names or not isinstance(condition._value(dict.fromkeys(known, 1.0)), bool):
+            raise UsageError(f"--fail-if '{text}': compare a field with a number")
+        return condition
+
+    def holds(self, values: Mapping[str, float | None]) -> str | None:
+        """The reason for which a run fails, in words; None where it does not.
+
+        Raises:
+            UsageError: a field was not measured.
+        """
+        for name in self.names:
+            if values.get(name) is None:
+                raise UsageError(f"--fail-if '{self.text}': {name} was not measured")
+        if not self._value(values):
+            return None
+        found = ", ".join(f"{name} is {values[name]:.6g}" for name in self.names)
+        return f"{self.text} ({found})"
+
+    def _value(self, values: Mapping[str, float | None]) -> Any:
+        from simpleeval import SimpleEval
+
+        nested: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            group, _, field = name.partition(".")
+            nested.setdefault(group, {})[field] = value
+        try:
+            found = SimpleEval(operators=_OPERATORS, functions={}, names=nested).eval(self.text)
+        # Whatever else Python can spell, and what simpleeval refuses.
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"--fail-if '{self.text}': not a condition: {reason}") from None
+        return found
+
+
+def values_of(report: Report) -> dict[str, float | None]:
+    """The fields of a report that conditions may name; None where one was not measured."""
+    before, after = report.parameters
+    record = report.to_dict()
+    accuracy = record["accuracy"]
+    cosine, perplexity = accuracy.get("cosine"), accuracy.get("perplexity") or {}
+    unfit = [p for p in report.layers if not p.layer.head and not p.fit.verdict.trusted]
+    found: dict[str, float | None] = {
+        "params.before": before,
+        "params.after": after,
+        "params.ratio": after / before if before else None,
+        "layers.count": len(report.layers),
+        "layers.pruned": len(report.pruned),
+        "layers.unfit": len(unfit),
+        "accuracy.cosine": cosine and cosine["mean"],
+        "accuracy.perplexity": perplexity.get("after"),
+        "accuracy.score": (accuracy.get("score") or {}).get("after"),
+    }
+    for name in ("before", "after", "drop", "agreement", "kl_divergence"):
+        found[f"accuracy.{name}"] = accuracy.get(name)
+    return found
+
+
+def reasons(conditions: Sequence[Condition], values: Mapping[str, float | None]) -> list[str]:
+    """Why a run fails; empty where it does not."""
+    return [reason for c in conditions if (reason := c.holds(values)) is not None]
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """The dotted names in an expression."""
+    if isinstance(node, ast.Attribute | ast.Name | ast.Call | ast.Subscript):
+        yield ast.unparse(node)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _names(child)
