@@ -173,6 +173,13 @@ RankMultiple = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Ranks under a budget or limit are multiples of this."),
 ]
+ShareInputs = Annotated[
+    bool,
+    typer.Option(
+        "--share-inputs",
+        help="Under a budget or limit, layers that read the same input share their first factor.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")

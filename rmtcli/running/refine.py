@@ -19,6 +19,7 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.evaluation.text import MASK
 from rmtcli.factorize import Factors
+from rmtcli.lowrank import SplitLinear
 from rmtcli.plan import Data, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
@@ -159,11 +160,12 @@ class _Pair:
                 network.float()
         for item in self.held.values():
             item.put(item.factors)
-        trained = [pair for item in self.held.values() for pair in item.trained]
+        # Siblings share a right factor, which is to learn once.
+        trained = {id(p): (p, scale) for item in self.held.values() for p, scale in item.trained}
         heal(
             self.dense,
             self.pruned,
-            trained,
+            list(trained.values()),
             self.inputs,
             self.source.run,
             passes=passes,
@@ -208,14 +210,14 @@ class _Held:
     """
 
     factors: Factors
-    modules: Sequence[nn.Sequential]
+    modules: Sequence[nn.Module]
     biases: Sequence[Tensor | None]
 
     @staticmethod
     def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
         """The modules of one layer, made to share their factors."""
         assert plan.factors is not None
-        modules = [cast(nn.Sequential, pruned.get_submodule(name)) for name in names]
+        modules = [pruned.get_submodule(name) for name in names]
         for module in modules[1:]:
             for mine, first in zip(_maps(module), _maps(modules[0]), strict=True):
                 mine.weight = first.weight
@@ -253,9 +255,10 @@ class _Held:
         self.factors = Factors(_values(left.weight), _values(right.weight), shift)
 
 
-def _maps(module: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
     """The two linear maps that stand in place of one, first the one to ``rank`` values."""
-    return cast(nn.Linear, module[0]), cast(nn.Linear, module[1])
+    split = cast(SplitLinear, module)  # or transformers', whose siblings hold no right factor
+    return split.right, split.left
 
 
 def _values(tensor: Tensor) -> FloatArray:
