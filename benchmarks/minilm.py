@@ -104,12 +104,19 @@ class Bench:
         stats = text.with_suffix(".safetensors")
         return rmtcli.Calibration(text, metric, stats=stats, sequential=sequential, heal=heal)
 
-    def joint(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
+    def joint(
+        self,
+        share: float,
+        calibration: rmtcli.Calibration | None,
+        *,
+        share_inputs: bool = False,
+    ) -> Report:
         """One budget for all layers."""
         return rmtcli.prune(
             self.source,
             self.folder / "out",
             budget=self.budget(share),
+            share_inputs=share_inputs,
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
             calibration=calibration,
@@ -144,6 +151,9 @@ METHODS: dict[str, Method] = {
     ),
     "two-sided, `--sequential`": lambda b, s: b.joint(s, b.settings("two-sided", sequential=True)),
     "two-sided, one budget": lambda b, s: b.joint(s, b.settings("two-sided")),
+    "two-sided, `--share-inputs`": lambda b, s: b.joint(
+        s, b.settings("two-sided"), share_inputs=True
+    ),
     "two-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("two-sided")),
     "one-sided, one budget": lambda b, s: b.joint(s, b.settings("one-sided")),
     "one-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("one-sided")),
