@@ -31,7 +31,7 @@ from rmtcli.report.base import Report
 PACKAGES = ("numpy", "scipy", "torch")
 CALIBRATION, TEST = 1_500, 1_000
 #: Sentences to heal on, and passes over them.
-HEALING, HEAL = 6_000, 8
+HEALING, HEAL = 28_000, 3
 #: The layers of the encoder; the pooler and the embeddings are left alone.
 LAYERS = "encoder.*"
 
@@ -104,12 +104,19 @@ class Bench:
         stats = text.with_suffix(".safetensors")
         return rmtcli.Calibration(text, metric, stats=stats, sequential=sequential, heal=heal)
 
-    def joint(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
+    def joint(
+        self,
+        share: float,
+        calibration: rmtcli.Calibration | None,
+        *,
+        share_inputs: bool = False,
+    ) -> Report:
         """One budget for all layers."""
         return rmtcli.prune(
             self.source,
             self.folder / "out",
             budget=self.budget(share),
+            share_inputs=share_inputs,
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
             calibration=calibration,
@@ -139,11 +146,14 @@ class Bench:
 
 Method = Callable[[Bench, float], Report]
 METHODS: dict[str, Method] = {
-    "two-sided, `--sequential --heal 8`": lambda b, s: b.joint(
+    "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
         s, b.settings("two-sided", healing=True, sequential=True, heal=HEAL)
     ),
     "two-sided, `--sequential`": lambda b, s: b.joint(s, b.settings("two-sided", sequential=True)),
     "two-sided, one budget": lambda b, s: b.joint(s, b.settings("two-sided")),
+    "two-sided, `--share-inputs`": lambda b, s: b.joint(
+        s, b.settings("two-sided"), share_inputs=True
+    ),
     "two-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("two-sided")),
     "one-sided, one budget": lambda b, s: b.joint(s, b.settings("one-sided")),
     "one-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("one-sided")),

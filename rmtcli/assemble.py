@@ -12,11 +12,11 @@ from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
 from rmtcli.edits import Splitter
 from rmtcli.errors import LayerError
+from rmtcli.hashes import checkpoint_sha256
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
 from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
-from rmtcli.plan_file import checkpoint_sha256
 from rmtcli.report.base import Report, Source
 from rmtcli.version import __version__
 
@@ -136,10 +136,13 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
     assert report.keep is not None
     assert report.edge is not None
     factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
+    shared = dict(checkpoint.manifest.shared) if checkpoint.manifest else {}
     if report.layout is Layout.FACTORED:
         for plan in report.pruned:
             names = (plan.layer.tensor, *plan.layer.aliases)
             factored |= {module_of(name): plan.rank for name in names}
+            if plan.group is not None and plan.borrows:
+                shared[plan.layer.module] = module_of(plan.group)
     if splitter is None:
         splitter = Splitter(checkpoint, report.layout)
         for plan in report.pruned:
@@ -153,6 +156,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
         factored,
         report.made_by,
         {plan.layer.name: plan.rank for plan in report.pruned},
+        shared,
     )
     return Edited(checkpoint, splitter.edits, manifest)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+
+from rmtcli import allocate
 from rmtcli.allocate import Budget
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
-from rmtcli.plan import Allocation, Data, Fitted
+from rmtcli.plan import Data, Fitted
 from rmtcli.plan_file import Plan
 
 #: What becomes of a layer: a rank, or why it stays as it is.
@@ -28,6 +32,7 @@ class Goal:
         max_drop: what may be lost.
         rank_multiple: with a budget or limit, ranks are multiples of it.
         plan: a plan to carry out.
+        share_inputs: with a budget or limit, layers that read one input share a right factor.
 
     Raises:
         UsageError: two of them at once, or a value out of range.
@@ -38,11 +43,13 @@ class Goal:
     max_drop: float | None
     rank_multiple: int = 1
     plan: Plan | None = None
+    share_inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.max_drop is not None:
             raise UsageError("a budget and --max-drop exclude each other: give one")
-        if self.plan is not None and (self.joint or self.keep != "auto" or self.rank_multiple > 1):
+        ranks = self.joint or self.keep != "auto" or self.rank_multiple > 1
+        if self.plan is not None and (ranks or self.share_inputs):
             raise UsageError("a plan sets the ranks: leave out --keep, budgets and --max-drop")
         if self.joint and self.keep != "auto":
             raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
@@ -50,6 +57,13 @@ class Goal:
             raise UsageError(f"--max-drop must be at least 0, not {self.max_drop}")
         if self.rank_multiple < 1:
             raise UsageError(f"--rank-multiple must be at least 1, not {self.rank_multiple}")
+        if self.share_inputs and not self.joint:
+            raise UsageError("--share-inputs divides a budget: give --budget or --max-drop")
+        if self.share_inputs and self.budget is not None and self.budget.unit == "macs":
+            raise UsageError(
+                "--share-inputs saves no multiply-adds, as each layer runs the shared factor: "
+                "give --budget or --budget-bytes"
+            )
 
     @property
     def words(self) -> str:
@@ -62,6 +76,76 @@ class Goal:
     def joint(self) -> bool:
         """Whether the ranks of all layers are decided at once."""
         return self.budget is not None or self.max_drop is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """The layers among which a budget is divided; siblings have one rank.
+
+    Attributes:
+        layers: layers with their approximations; output heads are not among them.
+        costs: for each, the cost of one weight: copies, bytes or uses. Siblings' are the same.
+        total: cost of the dense model.
+        multiple: ranks are multiples of it.
+    """
+
+    layers: Sequence[Fitted]
+    costs: Sequence[int]
+    total: int
+    multiple: int = 1
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Places in ``layers`` of the layers that share a right factor; most are alone."""
+        found: dict[str, list[int]] = {}
+        for i, item in enumerate(self.layers):
+            found.setdefault(item.group or item.layer.name, []).append(i)
+        return list(found.values())
+
+    @property
+    def choices(self) -> list[allocate.Choice]:
+        """What each group may become, and what that costs."""
+        found = []
+        for first, *others in self.groups:
+            item, cost = self.layers[first], self.costs[first]
+            assert item.approximation is not None
+            out = sum(self.layers[i].layer.shape[0] for i in (first, *others))
+            inputs, losses = item.layer.shape[1], item.approximation.losses
+            step, dense = cost * (out + inputs), cost * out * inputs
+            found.append(allocate.Choice(losses, step, dense, multiple=self.multiple))
+        return found
+
+    @property
+    def least(self) -> int:
+        """Cost of the model with every one of these layers as small as can be."""
+        return self.total - sum(choice.dense - choice.least for choice in self.choices)
+
+    @property
+    def at_edge(self) -> int:
+        """Cost of the model with each of these layers at its edge rank, where that is smaller."""
+        cost = self.total
+        for group, choice in zip(self.groups, self.choices, strict=True):
+            possible = choice.ranks
+            if len(possible):
+                spikes = max(self.layers[i].spikes for i in group)
+                rank = np.searchsorted(possible, spikes).clip(0, len(possible) - 1)
+                cost -= choice.dense - int(possible[rank]) * choice.step
+        return cost
+
+    def ranks(self, size: int) -> dict[str, int | Untouched]:
+        """The best ranks, by layer name, for a model that costs at most ``size``.
+
+        Raises:
+            ValueError: the smallest ranks cost more.
+        """
+        choices = self.choices
+        fixed = self.total - sum(choice.dense for choice in choices)
+        found = allocate.allocate(choices, size - fixed)
+        return {
+            self.layers[i].layer.name: Untouched.BUDGET if rank is None else rank
+            for group, rank in zip(self.groups, found, strict=True)
+            for i in group
+        }
 
 
 def by_rule(keep: str, data: Mapping[str, Data] | None = None) -> Choice:

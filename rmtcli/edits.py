@@ -20,7 +20,8 @@ class Splitter:
 
     A weight becomes ``….0.weight`` and ``….1.weight``, its bias ``….1.bias``: the names in
     ``nn.Sequential(Linear(in, r, bias=False), Linear(r, out))``. In the dense layout the weight
-    keeps its name and shape. What is made waits in a file, so that memory holds one layer.
+    keeps its name and shape. Siblings' right factor is one tensor under several names. What is made
+    waits in a file, so that memory holds one layer.
 
     Args:
         checkpoint: what the layers come from.
@@ -39,6 +40,7 @@ class Splitter:
         self._twins = {a: b for a, b in ties.items() if a in checkpoint.shared}
         self._moved: dict[str, Stored] = {}  # biases that share a storage go on sharing it
         self._parts: dict[str, Spilled] = {}  # tensors of which parts are replaced
+        self._rights: dict[str, Stored] = {}  # right factors by the name of their first layer
 
     def add(self, plan: LayerPlan) -> None:
         """Take up one pruned layer, with its factors.
@@ -52,7 +54,10 @@ class Splitter:
             new = self._dense(layer, factors)
         else:
             left, right = layer.view.factors(factors.left, factors.right)
-            pair = [self._encoded(layer, factor) for factor in (right, left)]
+            group = plan.group or layer.name
+            if group not in self._rights:
+                self._rights[group] = self._encoded(layer, right)
+            pair = [self._rights[group], self._encoded(layer, left)]
         for name in (layer.tensor, *layer.aliases):
             module = module_of(name)
             bias = member(module, "bias")
@@ -108,7 +113,8 @@ def join(checkpoint: Checkpoint) -> Edits:
             turned = module.rpartition(".")[2] in checkpoint.about.turned
             product, dtype = product.T if turned else product, checkpoint.infos[left].dtype
             made[twin] = spill.keep(_encoded(checkpoint, module, product, dtype))
-        edits |= {right: {member(module, "weight"): made[twin]}, left: {}}
+        # In place of the left factor, because the right one may be a sibling's, and a tied name.
+        edits |= {right: {}, left: {member(module, "weight"): made[twin]}}
         if bias in checkpoint.infos:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
             edits[bias] = {member(module, "bias"): raw}

@@ -132,8 +132,13 @@ class Layer:
 
     @property
     def break_even_rank(self) -> int:
-        """The largest rank r whose factors are smaller than the weight: r(out + in) < out · in."""
-        return (self.size - 1) // (self.shape[0] + self.shape[1])
+        """The largest rank whose factors are smaller than the weight."""
+        return break_even(*self.shape)
+
+
+def break_even(out: int, inputs: int) -> int:
+    """The largest rank r whose factors are smaller than a weight: r(out + in) < out · in."""
+    return (out * inputs - 1) // (out + inputs)
 
 
 def find_layers(

@@ -20,8 +20,8 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     """Put a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
-    an ``nn.Sequential`` of two; then all parameters are loaded. Names that the module ties to
-    others may be missing from the file.
+    an ``nn.Sequential`` of two; then all parameters are loaded. The first of the two is one module
+    for layers that share it. Names that the module ties to others may be missing from the file.
     Names in the file may carry a wrapper's prefix (``module.``, ``_orig_mod.``, Lightning's
     ``model.``) that the module lacks. The file's other tensors stay unread only where such a
     prefix sets them apart.
@@ -61,6 +61,7 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     """Replace the modules whose weights the checkpoint holds as factors."""
     names = checkpoint.infos.keys()
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
+    placed: dict[str, Any] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         full = f"{prefix}{name}" if name else prefix.rstrip(".")
         right, left, bias = factors_of(full)
@@ -83,6 +84,11 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             split[id(module)] = made
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, split[id(module)])
+        placed[full] = split[id(module)]
+    shared = checkpoint.manifest.shared if checkpoint.manifest else {}
+    for full, first in shared.items():
+        if full in placed and first in placed:
+            placed[full][0] = placed[first][0]
 
 
 def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:

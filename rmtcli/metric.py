@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +25,11 @@ class Decomposition:
     """Every best low-rank map of one layer in one metric; a rank is a slice.
 
     Attributes:
-        losses: shape (p,), descending: the loss that dropping each direction adds.
+        losses: shape (p,), descending: the loss that dropping each direction adds. That of siblings
+            is the loss of all of them.
         left: shape (out, p), columns in that order.
-        right: shape (p, in).
+        right: shape (p, in); one array for all siblings. In each direction as large as ``left`` (of
+            siblings, as all of them together).
         mean: shape (in,), the mean input that a bias makes up for, or None without one.
         target: shape (out,), what the layer without its bias gives for the mean, or None.
     """
@@ -42,11 +45,8 @@ class Decomposition:
         return float(self.losses[rank:].sum())
 
     def factors(self, rank: int) -> Factors:
-        """The best map of this rank, its norm split evenly, with the bias shift it needs."""
+        """The best map of this rank, with the bias shift it needs."""
         left, right = self.left[:, :rank], self.right[:rank]
-        a, b = np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)
-        scale = np.sqrt(np.divide(b, a, out=np.ones_like(a), where=(a > 0) & (b > 0)))
-        left, right = left * scale, right / scale[:, None]
         shift = None
         if self.mean is not None and self.target is not None:
             shift = self.target - left @ (right @ self.mean)
@@ -75,17 +75,40 @@ def decompose(
     Raises:
         ValueError: gradients are wanted and were not collected.
     """
-    w: FloatArray = weight.astype(np.float64)
-    mean = moments.mean if bias else None
-    inputs = _root(moments.covariance if bias else moments.second, floor=0.0)
-    scale = moments.rows / moments.samples  # losses are those of a sample
-    if gradients:
-        if moments.gradient is None:
-            raise ValueError("no output gradients were collected")
-        outputs = _root(moments.gradient, floor=GRADIENT_FLOOR)
-        seen = outputs @ w
-    else:
-        outputs, seen = None, w
+    return decompose_together([weight], [moments], bias=bias, gradients=gradients)[0]
+
+
+def decompose_together(
+    weights: Sequence[NDArray[np.floating]],
+    moments: Sequence[Moments],
+    *,
+    bias: bool,
+    gradients: bool,
+) -> list[Decomposition]:
+    """The best low-rank maps of siblings, layers that read one input, with one right factor.
+
+    Maps L_i B lose Σᵢ E‖R_i(W_i − L_i B)x‖²: as much as a single map of the stacked rows R_i W_i.
+    So the optimum is that of :func:`decompose`, its left factor cut by rows, and the losses stand
+    on the scale of other layers'.
+
+    Args:
+        weights: shapes (out_i, in).
+        moments: of these layers, with the same mean and second moment of the inputs.
+        bias: whether each of them has a bias that can make up for the mean.
+        gradients: whether to use the moments of the output gradients.
+
+    Returns:
+        One a layer.
+
+    Raises:
+        ValueError: gradients are wanted and were not collected.
+    """
+    first = moments[0]
+    inputs = _root(first.covariance if bias else first.second, floor=0.0)
+    mean = first.mean if bias else None
+    dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
+    outputs = [_Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
+    seen = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
     b = seen @ inputs
     s = spectrum(b, vectors=True)
     assert s.vectors is not None
@@ -93,9 +116,18 @@ def decompose(
     values = np.sqrt(s.eigenvalues[::-1] * s.n)
     if b.shape[0] >= b.shape[1]:  # the basis holds right vectors: U = B V / s
         basis = b @ basis / np.where(values > 0, values, 1.0)
-    left = basis if outputs is None else np.asarray(np.linalg.solve(outputs, basis), np.float64)
-    target = None if mean is None else w @ mean
-    return Decomposition(scale * values**2, left, basis.T @ seen, mean, target)
+    parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
+    lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
+    right = basis.T @ seen
+    # Balanced: in each direction, all left factors together are as large as the right one.
+    x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
+    scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
+    losses, right = first.uses * values**2, right / scale[:, None]
+    targets = [None if mean is None else w @ mean for w in dense]
+    return [
+        Decomposition(losses, left * scale, right, mean, target)
+        for left, target in zip(lefts, targets, strict=True)
+    ]
 
 
 def redirect(
@@ -128,6 +160,33 @@ def redirect(
     solved = np.linalg.solve(own + ridge * np.eye(len(own)), (w @ (both - own)).T)
     found = decompose(w + solved.T, moments, bias=bias, gradients=moments.gradient is not None)
     return replace(found, target=w @ mean) if bias else found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outputs:
+    """What an error of one layer's outputs is measured by: √weight · root, or √weight alone."""
+
+    weight: float
+    root: FloatArray | None
+
+    @staticmethod
+    def of(moments: Moments, weight: float, *, gradients: bool) -> _Outputs:
+        """That of a layer, which counts ``weight`` times as much as the first of its siblings."""
+        if not gradients:
+            return _Outputs(weight, None)
+        if moments.gradient is None:
+            raise ValueError("no output gradients were collected")
+        return _Outputs(weight, _root(moments.gradient, floor=GRADIENT_FLOOR))
+
+    def apply(self, rows: FloatArray) -> FloatArray:
+        """Errors, shape (out, any), as they count."""
+        seen = rows if self.root is None else self.root @ rows
+        return np.asarray(self.weight**0.5 * seen)
+
+    def undo(self, rows: FloatArray) -> FloatArray:
+        """The reverse."""
+        found = rows if self.root is None else np.linalg.solve(self.root, rows)
+        return np.asarray(found / self.weight**0.5)
 
 
 def _root(moment: FloatArray, *, floor: float) -> FloatArray:

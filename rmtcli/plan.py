@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.allocate import Choice, allocate
 from rmtcli.calibration.moments import Moments
 from rmtcli.diagnostics import Diagnostics, VectorTest, compare_vectors, diagnose
 from rmtcli.edges import EdgeEstimator, EdgeFit
@@ -30,7 +29,7 @@ class Layout(Enum):
 
 
 class Approximation(Protocol):
-    """The best low-rank maps of one layer, in some metric."""
+    """The best low-rank maps of one layer, in some metric, or those of it and its siblings."""
 
     @property
     def losses(self) -> FloatArray:
@@ -78,7 +77,8 @@ class Plain:
 class Fitted:
     """A layer with its spectrum, the fit of its noise, and its approximations if asked for.
 
-    ``vectors`` compares the vectors of its spikes with noise, where they are known.
+    ``vectors`` compares the vectors of its spikes with noise, where they are known. ``group`` is
+    the name of the first of its siblings, perhaps its own, where they share a right factor.
     """
 
     layer: Layer
@@ -86,6 +86,7 @@ class Fitted:
     fit: EdgeFit
     approximation: Approximation | None
     vectors: VectorTest | None = None
+    group: str | None = None
 
     @property
     def held(self) -> int:
@@ -120,9 +121,12 @@ class LayerPlan:
         untouched: why it stays as it is, or None where it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
         predicted_loss: expected loss of the calibrated factors, before any refinement, on the
-            calibration data, relative to dropping the layer; None without calibration.
+            calibration data, relative to dropping the layer; of siblings, of all together; None
+            without calibration.
         factors: the two factors, where they were asked for and the layer is pruned.
         vectors: how the vectors of the spikes compare with noise, where they are known.
+        group: name of the first of the pruned layers that share its right factor, perhaps its own;
+            None where it has one to itself.
     """
 
     layer: Layer
@@ -135,6 +139,7 @@ class LayerPlan:
     predicted_loss: float | None = None
     factors: Factors | None = None
     vectors: VectorTest | None = None
+    group: str | None = None
 
     @property
     def largest(self) -> float:
@@ -153,8 +158,14 @@ class LayerPlan:
 
     @property
     def factored_size(self) -> int:
-        """Weights of two factors of the planned rank."""
-        return self.rank * sum(self.layer.shape)
+        """Weights of two factors of the planned rank; a sibling's right factor is the first's."""
+        out, inputs = self.layer.shape
+        return self.rank * (out if self.borrows else out + inputs)
+
+    @property
+    def borrows(self) -> bool:
+        """Whether its right factor is that of an earlier sibling."""
+        return self.group not in (None, self.layer.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +216,11 @@ def plan_layer(
     Args:
         fitted: the layer.
         chosen: a rank, or why it stays as it is.
-        layout: whether a rank has to save parameters.
+        layout: whether a rank has to save parameters; siblings' ranks do so together.
         taken: tensor names that factors must not take.
     """
     layer, s = fitted.layer, fitted.spectrum
-    if not isinstance(chosen, Untouched):
+    if not isinstance(chosen, Untouched) and fitted.group is None:
         if chosen == 0:
             chosen = Untouched.NO_RANK
         elif chosen == s.p:
@@ -239,67 +250,10 @@ def plan_layer(
         loss,
         factors,
         fitted.vectors,
+        fitted.group if untouched is None else None,
     )
 
 
 def factor_names(layer: Layer) -> set[str]:
     """The names that a layer's factors and moved bias would have."""
     return {end for name in (layer.tensor, *layer.aliases) for end in factors_of(module_of(name))}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Allocation:
-    """The layers among which a budget is divided.
-
-    Attributes:
-        layers: layers with their approximations; output heads are not among them.
-        costs: for each, the cost of one weight: copies, bytes or uses.
-        total: cost of the dense model.
-        multiple: ranks are multiples of it.
-    """
-
-    layers: Sequence[Fitted]
-    costs: Sequence[int]
-    total: int
-    multiple: int = 1
-
-    @property
-    def choices(self) -> list[Choice]:
-        """What each layer may become, and what that costs."""
-        found = []
-        for item, cost in zip(self.layers, self.costs, strict=True):
-            assert item.approximation is not None
-            step, dense = cost * sum(item.layer.shape), cost * item.layer.size
-            losses = item.approximation.losses
-            found.append(Choice(losses, step, dense, multiple=self.multiple))
-        return found
-
-    @property
-    def least(self) -> int:
-        """Cost of the model with every one of these layers as small as can be."""
-        return self.total - sum(choice.dense - choice.least for choice in self.choices)
-
-    @property
-    def at_edge(self) -> int:
-        """Cost of the model with each of these layers at its edge rank, where that is smaller."""
-        cost = self.total
-        for item, choice in zip(self.layers, self.choices, strict=True):
-            possible = choice.ranks
-            if len(possible):
-                rank = np.searchsorted(possible, item.spikes).clip(0, len(possible) - 1)
-                cost -= choice.dense - int(possible[rank]) * choice.step
-        return cost
-
-    def ranks(self, size: int) -> dict[str, int | Untouched]:
-        """The best ranks, by layer name, for a model that costs at most ``size``.
-
-        Raises:
-            ValueError: the smallest ranks cost more.
-        """
-        choices = self.choices
-        fixed = self.total - sum(choice.dense for choice in choices)
-        found = allocate(choices, size - fixed)
-        return {
-            item.layer.name: Untouched.BUDGET if rank is None else rank
-            for item, rank in zip(self.layers, found, strict=True)
-        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +11,9 @@ from typing import Any
 from rmtcli.calibration.base import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, UsageError
+from rmtcli.hashes import file_sha256, fingerprint
 from rmtcli.keep import Untouched
-from rmtcli.layers import Layer, Skipped
+from rmtcli.layers import Layer, Skipped, break_even
 from rmtcli.plan import LayerPlan, Layout
 
 #: Version of the file's layout.
@@ -30,6 +30,8 @@ class PlannedLayer:
         sha256: hash of the weight's bytes as stored.
         spikes: singular values above the edge, for the reader; nothing depends on it.
         rank: rank to prune it to, or None to leave it alone.
+        group: name of one of the layers that share its right factor, the same for all of them;
+            None where it has one to itself.
     """
 
     name: str
@@ -37,6 +39,7 @@ class PlannedLayer:
     sha256: str
     spikes: int
     rank: int | None
+    group: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,15 @@ class Plan:
     def ranks(self) -> dict[str, int]:
         """The ranks of the layers that are to be pruned, by name."""
         return {layer.name: layer.rank for layer in self.layers if layer.rank is not None}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """For each layer that is to share its right factor: the first of those that do."""
+        members: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.rank is not None and layer.group is not None:
+                members.setdefault(layer.group, []).append(layer.name)
+        return {name: names[0] for names in members.values() for name in names if len(names) > 1}
 
     def to_json(self) -> str:
         """JSON with one line a layer, so that plans can be compared line by line."""
@@ -153,6 +165,7 @@ _LAYER: dict[str, tuple[type, ...]] = {
     "sha256": (str,),
     "spikes": (int,),
     "rank": (int, _NONE),
+    "group": (str, _NONE),
 }
 _WORDS = {
     str: "text",
@@ -177,13 +190,6 @@ def _checked(values: Any, wanted: Mapping[str, tuple[type, ...]], where: str) ->
     return dict(values)
 
 
-def fingerprint(checkpoint: Checkpoint, layer: Layer) -> str:
-    """Hash of a layer's bytes as stored; the same in every format that holds them."""
-    rows, name = layer.view.rows, layer.tensor
-    raw = checkpoint.raw(name) if rows is None else checkpoint.rows(name, *rows)
-    return hashlib.sha256(raw.data.data).hexdigest()
-
-
 def check_plan(
     plan: Plan, checkpoint: Checkpoint, found: Sequence[Layer | Skipped], layout: Layout
 ) -> None:
@@ -191,8 +197,10 @@ def check_plan(
 
     Raises:
         LayerError: a layer that is not there, is no layer, has another shape or other weights, or
-            a rank that is not possible or would make the checkpoint larger.
+            a rank that is not possible or would make the checkpoint larger; siblings whose ranks
+            differ.
     """
+    groups = plan.groups
     layers = {item.name: item for item in found if isinstance(item, Layer)}
     skipped = {item.name: item.reason.value for item in found if isinstance(item, Skipped)}
     for planned in plan.layers:
@@ -208,6 +216,15 @@ def check_plan(
         if rank is not None and layout is Layout.FACTORED and not layer.view.splits:
             raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
         most = layer.break_even_rank if layout is Layout.FACTORED else min(layer.shape) - 1
+        if planned.name in groups:
+            first = groups[planned.name]
+            members = [p for p in plan.layers if groups.get(p.name) == first]
+            if any((p.rank, p.shape[1]) != (rank, layer.shape[1]) for p in members):
+                raise LayerError(
+                    f"{where} shares its right factor: all of the group '{planned.group}' need "
+                    "one rank and as many inputs"
+                )
+            most = break_even(sum(p.shape[0] for p in members), layer.shape[1])
         if rank is not None and not 1 <= rank <= most:
             raise LayerError(f"{where} cannot have rank {rank}: it must be from 1 to {most}")
 
@@ -226,6 +243,7 @@ def plan_of(
             fingerprint(checkpoint, item.layer),
             item.spikes,
             item.rank if item.untouched is None else None,
+            item.group,
         )
         for item in layers
     )
@@ -274,18 +292,3 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     if file_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")
     return settings
-
-
-def checkpoint_sha256(checkpoint: Checkpoint) -> str:
-    """Hash of a checkpoint: of its file, or of the names and hashes of a directory's files."""
-    if checkpoint.files == (checkpoint.path,):
-        return file_sha256(checkpoint.path)
-    names = sorted((str(path.relative_to(checkpoint.path)), path) for path in checkpoint.files)
-    lines = (f"{file_sha256(path)}  {name}\n" for name, path in names)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,9 +40,12 @@ class Spectrum:
         return int(np.count_nonzero(self.eigenvalues > threshold))
 
     def relative_error(self, rank: int) -> float:
-        """‖W − W_r‖_F / ‖W‖_F after truncation to ``rank`` (Eckart and Young, 1936)."""
+        """‖W − W_r‖_F / ‖W‖_F after truncation to ``rank`` (Eckart and Young, 1936).
+
+        Nothing is lost beyond p: siblings' ranks may be larger than that of one of them.
+        """
         total = float(self.eigenvalues.sum())
-        dropped = float(self.eigenvalues[: self.p - rank].sum())
+        dropped = float(self.eigenvalues[: max(self.p - rank, 0)].sum())
         return (dropped / total) ** 0.5 if total else 0.0
 
 

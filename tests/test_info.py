@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rmtcli
-from rmtcli.plan_file import file_sha256
+from rmtcli.hashes import file_sha256
 from tests.conftest import Run, model_directory, planted
 
 

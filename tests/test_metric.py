@@ -5,7 +5,7 @@ import pytest
 
 from rmtcli.calibration.moments import Moments
 from rmtcli.factorize import factorize
-from rmtcli.metric import GRADIENT_FLOOR, decompose
+from rmtcli.metric import GRADIENT_FLOOR, decompose, decompose_together
 from rmtcli.spectrum import spectrum
 
 SHAPES = [(30, 50), (50, 30), (40, 40)]
@@ -98,3 +98,68 @@ def test_no_other_map_does_better() -> None:
 def test_gradients_have_to_be_there() -> None:
     with pytest.raises(ValueError, match="no output gradients"):
         decompose(np.eye(3), Moments(1, 1, np.zeros(3), np.eye(3), None), bias=True, gradients=True)
+
+
+def siblings(outs: tuple[int, ...], rows: int, *, uses: int = 1) -> tuple[np.ndarray, list, list]:
+    """Inputs, and weights and moments of layers that read them; the last counts ``uses`` times."""
+    w, x, _, first = seen((sum(outs), 40), rows)
+    g = np.random.default_rng(1).standard_normal((rows, sum(outs))) * np.arange(1, sum(outs) + 1)
+    cuts = np.cumsum(outs)[:-1]
+    moments = [
+        Moments(rows * (uses if i == len(outs) - 1 else 1), rows, first.mean, first.second, p.T @ p)
+        for i, p in enumerate(np.split(g / rows, cuts, axis=1))
+    ]
+    return x, np.split(w, cuts), moments
+
+
+@pytest.mark.parametrize("outs", [(30, 30, 30), (40, 8, 8), (12, 6)])
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_siblings_lose_together_what_is_predicted(
+    outs: tuple[int, ...], gradients: bool, bias: bool
+) -> None:
+    x, weights, moments = siblings(outs, 300, uses=2)
+    found = decompose_together(weights, moments, bias=bias, gradients=gradients)
+    for rank in range(min(sum(outs), 40)):
+        measured = 0.0
+        factors = [item.factors(rank) for item in found]
+        for w, m, f in zip(weights, moments, factors, strict=True):
+            error = x @ (w - f.left @ factors[0].right).T - (0 if f.shift is None else f.shift)
+            metric = np.eye(len(w))
+            if gradients:
+                values, vectors = np.linalg.eigh(m.gradient)
+                floor = GRADIENT_FLOOR * values[-1]
+                metric = (vectors * np.maximum(values, floor)) @ vectors.T
+            measured += m.uses * float(np.trace(error @ metric @ error.T)) / len(x)
+        expected = pytest.approx(measured, rel=1e-6, abs=1e-12 * found[0].loss(0))
+        assert [item.loss(rank) for item in found] == [expected] * len(outs)
+
+
+def test_siblings_are_truncated_as_one_stacked_layer() -> None:
+    """The naive twin: numpy's SVD of [R₁W₁; R₂W₂; …]L, undone by inverses."""
+    x, weights, moments = siblings((30, 10, 20), 300)
+    root = np.linalg.cholesky(np.cov(x.T, bias=True) + 1e-9 * np.eye(40))
+    outputs = [np.linalg.cholesky(m.gradient).T for m in moments]
+    stacked = np.concatenate([r @ w for r, w in zip(outputs, weights, strict=True)])
+    u, s, _ = np.linalg.svd(stacked @ root, full_matrices=False)
+    right = u[:, :7].T @ stacked
+    found = decompose_together(weights, moments, bias=True, gradients=True)
+    np.testing.assert_allclose(found[0].losses[:7], s[:7] ** 2, rtol=1e-5)
+    assert all(item.right is found[0].right for item in found)
+    lefts = np.split(u[:, :7], [30, 40])
+    for item, r, left in zip(found, outputs, lefts, strict=True):
+        expected = np.linalg.inv(r) @ left @ right
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(item.factors(7).product, expected, atol=1e-4 * scale)
+    # The norm of each direction is shared evenly between the right factor and all left ones.
+    lengths = np.linalg.norm(np.concatenate([item.left for item in found]), axis=0)
+    np.testing.assert_allclose(lengths, np.linalg.norm(found[0].right, axis=1), rtol=1e-9)
+
+
+def test_siblings_with_one_weight_need_one_right_factor() -> None:
+    _, (w, _), moments = siblings((20, 20), 300)
+    alone = decompose(w, moments[0], bias=True, gradients=False)
+    both = decompose_together([w, w], [moments[0]] * 2, bias=True, gradients=False)
+    for item in both:
+        np.testing.assert_allclose(item.factors(9).product, alone.factors(9).product, atol=1e-9)
+    np.testing.assert_allclose(both[0].losses[:20], 2 * alone.losses, atol=1e-9 * alone.losses[0])

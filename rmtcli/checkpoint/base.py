@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
 from rmtcli.checkpoint.spill import Stored
+from rmtcli.names import factors_of
 
 #: For each tensor that is replaced, the tensors in its place.
 Edits = Mapping[str, Mapping[str, Stored]]
@@ -49,6 +50,7 @@ class Manifest:
         factored: rank of each module that was split, by module name.
         made_by: what decided the ranks, in words.
         ranks: rank of each layer that was pruned last, by layer name, whatever the layout.
+        shared: for each split module whose right factor is a sibling's: that sibling's module.
         version: layout of this record.
     """
 
@@ -60,7 +62,22 @@ class Manifest:
     factored: Mapping[str, int]
     made_by: str = ""
     ranks: Mapping[str, int] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
+
+    @property
+    def borrowed(self) -> dict[str, str]:
+        """For each right factor that is a sibling's: the name under which the sibling has it."""
+        return {factors_of(a)[0]: factors_of(b)[0] for a, b in self.shared.items()}
+
+    def sharing(self, shares: Callable[[str, str], bool]) -> Manifest:
+        """The record without what is no longer so: someone may have given layers factors apart.
+
+        Args:
+            shares: whether the file has one tensor for two right factors, or the first not at all.
+        """
+        pairs = zip(self.shared.items(), self.borrowed.items(), strict=True)
+        return replace(self, shared=dict(modules for modules, names in pairs if shares(*names)))
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -77,9 +94,11 @@ class Manifest:
                 for found in (manifest.factored, manifest.ranks)
                 for rank in found.values()
             )
+            siblings = all(type(module) is str for module in manifest.shared.values())
         except (ValueError, TypeError, AttributeError):
             return None
-        return manifest if ranks and manifest.version == MANIFEST_VERSION else None
+        whole = ranks and siblings and manifest.version == MANIFEST_VERSION
+        return manifest if whole else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +164,21 @@ class Checkpoint(ABC):
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """For each of ``names`` that stands for the same weights as an earlier one: that one."""
 
+    @property
+    def distinct(self) -> list[str]:
+        """What a format must hold that has no two names for one tensor.
+
+        Siblings' right factors are there once, and the manifest tells whose they are as well.
+        """
+        borrowed = {} if self.manifest is None else self.manifest.borrowed
+        return [name for name in self.infos if name not in borrowed]
+
+    @property
+    def lent(self) -> dict[str, str]:
+        """For each right factor that is not stored under its own name: where a sibling has it."""
+        borrowed = {} if self.manifest is None else self.manifest.borrowed
+        return {name: other for name, other in borrowed.items() if name in self.shared}
+
     def nbytes(self, name: str) -> int:
         """Size of one tensor."""
         return self.raw(name).data.nbytes
@@ -196,8 +230,10 @@ class Edited(Checkpoint):
         self.opaque = source.opaque
         self.as_stored = source.as_stored
         self.about = source.about
+        self._new = {new: raw for group in edits.values() for new, raw in group.items()}
         self.shared = source.shared.difference(edits).union(
-            *(edits[name] for name in source.shared.intersection(edits))
+            *(edits[name] for name in source.shared.intersection(edits)),
+            set() if manifest is None else manifest.borrowed.keys() & self._new.keys(),
         )
         infos: dict[str, TensorInfo] = {}
         for name, info in source.infos.items():
@@ -206,7 +242,6 @@ class Edited(Checkpoint):
             else:
                 infos[name] = info
         self.infos = infos
-        self._new = {new: raw for group in edits.values() for new, raw in group.items()}
 
     def raw(self, name: str) -> RawTensor:
         """The new bytes where the tensor is new, the source's where it is not."""

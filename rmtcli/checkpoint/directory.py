@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.base import Checkpoint, Edited
+from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
 from rmtcli.checkpoint.safetensors import write_safetensors
@@ -123,16 +123,16 @@ def _fill(
     shard_bytes: int,
 ) -> None:
     home = folder / source.home.relative_to(source.path)
-    ranks = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
+    manifest = checkpoint.manifest
     for file in _kept(source):
         if file.name == LOADER:
             continue
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path / file, folder / file)
     home.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(configured(source.config, ranks), indent=2, ensure_ascii=False) + "\n"
+    config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
     (home / CONFIG).write_text(config, encoding="utf-8")
-    if ranks and _LOADER_SOURCE.exists():
+    if manifest and manifest.factored and _LOADER_SOURCE.exists():
         shutil.copyfile(_LOADER_SOURCE, home / LOADER)
     if card is not None:
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -141,8 +141,9 @@ def _fill(
         _sync(path)
 
 
-def configured(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
-    """A configuration with the ranks of the layers that are split, or without ours if none is."""
+def configured(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
+    """A configuration with what a loader must know of split layers, or without if none is."""
+    split = manifest is not None and bool(manifest.factored)
     new = {key: value for key, value in config.items() if key != "quantization_config"}
     other = config.get("quantization_config")
     if other and other.get("quant_method") != METHOD:
@@ -152,13 +153,19 @@ def configured(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str,
     if str(automatic.get("AutoConfig", "")).startswith(f"{ours}."):
         del automatic["AutoConfig"]
     name = config_class(config)
-    if ranks and name and "AutoConfig" not in automatic:
+    if split and name and "AutoConfig" not in automatic:
         automatic["AutoConfig"] = f"{ours}.{name}"
     if automatic:
         new["auto_map"] = automatic
-    if ranks:
-        new["quantization_config"] = {"quant_method": METHOD, "version": 1, "ranks": dict(ranks)}
+    if manifest is not None and split:
+        new["quantization_config"] = entry(manifest)
     return new
+
+
+def entry(manifest: Manifest) -> dict[str, Any]:
+    """What ``quantization_config`` says of split layers, for ``rmtcli_loading.py``."""
+    found = {"quant_method": METHOD, "version": 1, "ranks": dict(manifest.factored)}
+    return found | ({"shared": dict(manifest.shared)} if manifest.shared else {})
 
 
 def config_class(config: Mapping[str, Any]) -> str | None:
@@ -175,7 +182,7 @@ def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None
     """One file, or shards and their index; one tensor in memory at a time."""
     groups: list[list[str]] = [[]]
     size = 0
-    for name in checkpoint.infos:
+    for name in checkpoint.distinct:
         if groups[-1] and size + checkpoint.nbytes(name) > shard_bytes:
             groups.append([])
             size = 0
@@ -189,7 +196,7 @@ def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None
             write_safetensors(Part(checkpoint, names), stream)
         places |= dict.fromkeys(names, file)
     if len(groups) > 1:
-        total = sum(checkpoint.nbytes(name) for name in checkpoint.infos)
+        total = sum(checkpoint.nbytes(name) for name in checkpoint.distinct)
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (home / f"{WEIGHTS[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
 

@@ -64,7 +64,10 @@ class HuggingFaceDirectory(Checkpoint):
         self.opaque = tuple(name for part in parts.values() for name in part.opaque)
         self.extras = tuple(name for part in parts.values() for name in part.extras)
         manifests = (part.manifest for part in parts.values())
-        self.manifest = next((manifest for manifest in manifests if manifest), None)
+        record = next((manifest for manifest in manifests if manifest), None)
+        self.manifest = record and record.sharing(
+            lambda name, _: name not in self._parts or name in self.shared
+        )
         notes = [part.metadata for part in parts.values()]
         self.metadata = {"format": "pt"} | {k: v for found in notes for k, v in found.items()}
         self._files = tuple(part.path for part in parts.values())
@@ -94,7 +97,7 @@ class HuggingFaceDirectory(Checkpoint):
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors with equal bytes, in whatever shard."""
-        return equal_tensors(names, self.infos, self._head, self.raw)
+        return equal_tensors(names, self.infos, self._head, self.raw, self.lent)
 
     def _head(self, name: str) -> bytes:
         part = self._parts[name]
@@ -222,7 +225,8 @@ def _check_index(index: Path, shards: list[str], parts: Mapping[str, Checkpoint]
                 "index and shards are not of one model"
             )
     for shard in shards:
-        extra = next((name for name in parts[shard].infos if wanted.get(name) != shard), None)
+        own = (name for name in parts[shard].distinct if wanted.get(name) != shard)
+        extra = next(own, None)
         if extra is not None:
             raise CheckpointError(
                 f"{index}: does not say that {shard} holds '{extra}', which it does: "

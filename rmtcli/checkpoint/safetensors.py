@@ -27,7 +27,7 @@ class SafetensorsFile(Checkpoint):
     The library checks the header (lengths, overlaps, types); a tensor's bytes are then read as they
     are, of any type, when they are asked for. A memory map would count every page that was touched
     as memory in use. The format keeps no order, so names come in natural order: ``fc2`` before
-    ``fc10``.
+    ``fc10``. A right factor that siblings share stands there once, and here under each one's name.
     """
 
     form = "safetensors file"
@@ -45,12 +45,17 @@ class SafetensorsFile(Checkpoint):
             start = 8 + int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(start - 8))
         header.pop("__metadata__", None)
+        record = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
+        self.manifest = record and record.sharing(lambda name, _: name not in header)
+        borrowed = {} if self.manifest is None else self.manifest.borrowed
+        lent = {name: header[other] for name, other in borrowed.items() if other in header}
+        self.shared = frozenset(lent)
+        header |= lent
         names = sorted(header, key=natural_order)
         self.infos = {n: TensorInfo(tuple(header[n]["shape"]), header[n]["dtype"]) for n in names}
         self._places: dict[str, tuple[int, int]] = {
             n: (start + a, b - a) for n in names for a, b in [header[n]["data_offsets"]]
         }
-        self.manifest = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
 
     def raw(self, name: str) -> RawTensor:
         """The tensor's bytes, read anew each time, so that nobody's memory holds them."""
@@ -75,7 +80,7 @@ class SafetensorsFile(Checkpoint):
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors with equal bytes: the format cannot say that two names share one storage."""
-        return equal_tensors(names, self.infos, self.head, self.raw)
+        return equal_tensors(names, self.infos, self.head, self.raw, self.lent)
 
     def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
         found = np.fromfile(self.path, np.uint8, count=size, offset=offset)
@@ -93,6 +98,8 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
     """Write every tensor of ``checkpoint`` in safetensors form, one in memory at a time.
 
+    A right factor that siblings share is written once.
+
     The library's own writer wants all tensors in memory at once. The order is the library's:
     widest type first, then by name, so that every tensor is aligned.
 
@@ -109,7 +116,7 @@ def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
         metadata[MANIFEST_KEY] = checkpoint.manifest.to_json()
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     offset = 0
-    sizes = {name: checkpoint.nbytes(name) for name in checkpoint.infos}
+    sizes = {name: checkpoint.nbytes(name) for name in checkpoint.distinct}
     names = sorted(sizes, key=lambda n: (-_item_size(checkpoint.infos[n], sizes[n]), n))
     for name in names:
         info, end = checkpoint.infos[name], offset + sizes[name]

@@ -70,11 +70,15 @@ class TorchFile(Checkpoint):
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
-        self.manifest = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
         self.extras = tuple(str(key) for key in self.tree if found and key != found[0])
         self.opaque = tuple(str(key) for key in self.state if key not in self.infos)
         self.metadata = {}
-        self.shared = frozenset(self.ties(self.infos))
+        ties = self.ties(self.infos)
+        self.shared = frozenset(ties)
+        record = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
+        self.manifest = record and record.sharing(
+            lambda name, other: name != other and ties.get(name, name) == ties.get(other, other)
+        )
 
     def raw(self, name: str) -> RawTensor:
         """The tensor's bytes in C order."""
@@ -115,6 +119,7 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     )
     ties = {a: b for a, b in source.ties(source.infos).items() if a in source.shared}
     made_whole: dict[tuple[object, ...], torch.Tensor] = {}
+    copied: dict[str, torch.Tensor] = {}  # and for names that share one elsewhere
     for name in old:
         if name in edits:
             for new, stored in edits[name].items():
@@ -126,8 +131,10 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
             if name in source.infos:
                 state[name] = _released(state[name], freed, made_whole)
         else:
-            twin = ties.get(name)
-            state[name] = state[twin] if twin in state else to_torch(source.raw(name))
+            twin = ties.get(name, name)
+            if twin not in copied:
+                copied[twin] = to_torch(source.raw(twin))
+            state[name] = copied[twin]
     vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())

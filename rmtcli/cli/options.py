@@ -182,6 +182,13 @@ FailIf = Annotated[
         show_default=False,
     ),
 ]
+ShareInputs = Annotated[
+    bool,
+    typer.Option(
+        "--share-inputs",
+        help="Under a budget or limit, layers that read the same input share their first factor.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")

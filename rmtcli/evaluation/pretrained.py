@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.directory import entry
 from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.tasks import Task
@@ -85,16 +86,12 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     import rmtcli.integrations.transformers  # noqa: F401  opens factored directories
 
     directory = checkpoint.path
-    state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.infos}
+    state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.distinct}
     try:
         with _quiet(transformers):
             config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
             if checkpoint.manifest is not None and checkpoint.manifest.factored:
-                config.quantization_config = {
-                    "quant_method": "rmtcli",
-                    "version": 1,
-                    "ranks": dict(checkpoint.manifest.factored),
-                }
+                config.quantization_config = entry(checkpoint.manifest)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
             network, found = kind.from_pretrained(

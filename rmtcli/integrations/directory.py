@@ -32,17 +32,23 @@ class FactoredDirectory:
         path: the directory.
         config: its config.json.
         ranks: rank of each factored layer, by its name in the dense checkpoint.
+        shared: for each layer without a right factor of its own: the one whose it uses.
         files: its weights.
     """
 
     path: Path
     config: Mapping[str, Any]
     ranks: Mapping[str, int]
+    shared: Mapping[str, str]
     files: tuple[Checkpoint, ...]
 
     def holder(self, name: str) -> Checkpoint | None:
         """The file that has a tensor."""
         return next((file for file in self.files if name in file.infos), None)
+
+    def factors(self, module: str) -> tuple[str, str]:
+        """Names of a layer's right and left factor."""
+        return factors_of(self.shared.get(module, module))[0], factors_of(module)[1]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -84,8 +90,13 @@ def open_factored(path: Path) -> FactoredDirectory:
     ranks = config["quantization_config"].get("ranks")
     if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
         raise CheckpointError(f"{path}: config.json gives no ranks of the factored layers")
+    shared = config["quantization_config"].get("shared", {})
+    if not isinstance(shared, dict) or not all(
+        type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
+    ):
+        raise CheckpointError(f"{path}: config.json shares factors of layers that have no rank")
     _check_code(path, config)
-    directory = FactoredDirectory(path, config, ranks, _weights(path))
+    directory = FactoredDirectory(path, config, ranks, shared, _weights(path))
     for module, rank in ranks.items():
         _check_factors(directory, module, rank)
     return directory
@@ -123,7 +134,7 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
 
 
 def _product(directory: FactoredDirectory, module: str, transposed: Collection[str]) -> RawTensor:
-    right, left, _ = factors_of(module)
+    right, left = directory.factors(module)
     a, b = (directory.holder(name) for name in (left, right))
     assert a is not None
     assert b is not None
@@ -174,7 +185,7 @@ def _weights(path: Path) -> tuple[Checkpoint, ...]:
 
 
 def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None:
-    right, left, _ = factors_of(module)
+    right, left = directory.factors(module)
     files = [directory.holder(name) for name in (right, left)]
     shapes = [
         file.infos[name].shape if file is not None else ()

@@ -83,6 +83,9 @@ class Product(Tensor):
 class FactoredLinear(nn.Sequential):
     """Two linear maps, named ``0`` and ``1``, in place of one ``nn.Linear`` or ``Conv1D``.
 
+    A layer that shares the first map of another one holds the second alone: its weights are named,
+    stored and counted where they belong.
+
     Args:
         layer: the dense layer.
         rank: width between the two maps.
@@ -98,7 +101,28 @@ class FactoredLinear(nn.Sequential):
             nn.Linear(rank, outputs, bias=bias is not None, **place),
         )
         self.in_features, self.out_features, self.transposed = inputs, outputs, transposed
+        self.sibling: tuple[FactoredLinear, ...] = ()  # within a tuple it is no submodule
         self.train(layer.training)
+
+    def share(self, sibling: FactoredLinear) -> None:
+        """Use another layer's first map instead of an own one, even one with an adapter."""
+        del self._modules["0"]
+        self.sibling = (sibling,)
+
+    @property
+    def right(self) -> Module:
+        """The first map, to ``rank`` values."""
+        return (self.sibling or (self,))[0]._modules["0"]
+
+    @property
+    def left(self) -> Module:
+        """The second map, with the bias."""
+        return self._modules["1"]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """One map after the other."""
+        outputs: Tensor = self.left(self.right(inputs))
+        return outputs
 
     @property
     def weight(self) -> Tensor:
@@ -115,8 +139,7 @@ class FactoredLinear(nn.Sequential):
     @property
     def bias(self) -> Tensor | None:
         """The bias of the second map."""
-        left: Any = self[1]
-        return left.bias  # type: ignore[no-any-return]
+        return self.left.bias  # type: ignore[no-any-return]
 
     def dense(self) -> Module:
         """One layer of the original class that computes the same.
@@ -138,7 +161,7 @@ class FactoredLinear(nn.Sequential):
         return layer.train(self.training)
 
     def _factors(self) -> tuple[Any, Any]:
-        return self[0].weight, self[1].weight
+        return self.right.weight, self.left.weight
 
 
 class FactoredExperts(nn.Module):
@@ -209,6 +232,7 @@ class RmtcliConfig(QuantizationConfigMixin):
 
     Args:
         ranks: rank of each factored layer, by its name in the dense checkpoint.
+        shared: for each layer without a first map of its own: the one whose it uses.
         version: layout of this entry.
         dequantize: multiply the factors into dense layers after loading.
         others: kept, and written again.
@@ -222,6 +246,7 @@ class RmtcliConfig(QuantizationConfigMixin):
     def __init__(
         self,
         ranks: Mapping[str, int] | None = None,
+        shared: Mapping[str, str] | None = None,
         version: int = VERSION,
         dequantize: bool = False,
         **others: Any,
@@ -238,7 +263,19 @@ class RmtcliConfig(QuantizationConfigMixin):
                 "rmtcli: 'ranks' under quantization_config in config.json must give each factored "
                 "layer a positive whole number"
             )
-        self.__dict__.update(others, quant_method=METHOD, ranks=dict(ranks), version=version)
+        shared = {} if shared is None else shared
+        if not isinstance(shared, Mapping) or not all(
+            type(other) is str and other not in shared and ranks.get(name) == ranks.get(other, 0)
+            for name, other in shared.items()
+        ):
+            raise ValueError(
+                "rmtcli: 'shared' under quantization_config in config.json must name, for each "
+                "layer without a first map, one of the same rank that has one"
+            )
+        shares = {"shared": dict(shared)} if shared else {}
+        self.__dict__.update(
+            others, quant_method=METHOD, ranks=dict(ranks), version=version, **shares
+        )
         self.dequantize = dequantize
 
     def to_dict(self) -> dict[str, Any]:
@@ -413,6 +450,12 @@ class RmtcliQuantizer(HfQuantizer):
         kinds = {type(model.get_submodule(p.module)): p for p in places.values() if p.leaves}
         for kind, place in kinds.items():
             self._take_apart(model, kind, place, places)
+        for name, other in getattr(self.quantization_config, "shared", {}).items():
+            if name in places and other not in places:
+                raise ValueError(f"rmtcli: {name} needs a map of {other}, which the model lacks")
+            if name in places:
+                layer = model.get_submodule(places[name].full(name))
+                layer.share(model.get_submodule(places[other].full(other)))
         self._check_names(model, transforms, places)
 
     def _take_apart(

@@ -12,10 +12,10 @@ from rmtcli.checkpoint import Checkpoint, check_target
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.base import Evaluation
+from rmtcli.hashes import file_sha256
 from rmtcli.layers import Layer
 from rmtcli.names import member
 from rmtcli.plan import Data
-from rmtcli.plan_file import file_sha256
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:

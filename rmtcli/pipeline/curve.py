@@ -10,13 +10,13 @@ from rmtcli.allocate import Budget
 from rmtcli.assemble import Track
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
-from rmtcli.decide import Goal, allocation_of, under_budget
+from rmtcli.decide import Allocation, Goal, allocation_of, under_budget
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import calibration_source, paired, prepare
-from rmtcli.plan import Allocation, Layout
+from rmtcli.plan import Layout
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 
@@ -30,6 +30,7 @@ def curve(
     sizes: Sequence[str] = (),
     edge: str = "select",
     rank_multiple: int = 1,
+    share_inputs: bool = False,
     selection: Selection | None = None,
     evaluation: Evaluation,
     calibration: Calibration | None = None,
@@ -48,6 +49,7 @@ def curve(
             allows by default.
         edge: edge estimator with options.
         rank_multiple: ranks are multiples of it.
+        share_inputs: layers that read the same input share a right factor.
         selection: which matrices are layers.
         evaluation: how to score.
         calibration: how to find out what the layers see; by default on the training part of the
@@ -67,7 +69,7 @@ def curve(
     files = (path, evaluation.data, calibration.data, calibration.stats)
     check_calibration(calibration, [Path(file) for file in files if file])
     # A budget makes the layers a list; which one plays no part.
-    goal = Goal("auto", Budget("100%"), None, rank_multiple)
+    goal = Goal("auto", Budget("100%"), None, rank_multiple, share_inputs=share_inputs)
     job = prepare(
         "curve",
         checkpoint,
@@ -93,7 +95,7 @@ def curve(
         points.append(
             Point(result.pruned.parameters, ranks, comparison, None if drop is None else drop.error)
         )
-    return replace(job.report, budget=None, curve=tuple(points), notes=tuple(notes))
+    return replace(job.report, budget=None, curve=tuple(points), notes=(*job.notes, *notes))
 
 
 def _budgets(checkpoint: Checkpoint, allocation: Allocation, sizes: Sequence[str]) -> list[Budget]:

@@ -14,6 +14,7 @@ from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.decide import Choice, Goal, allocation_of, by_plan, by_rule, under_budget
 from rmtcli.edits import Splitter
+from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.factorize import Factors
@@ -21,8 +22,10 @@ from rmtcli.guard import PairedDrop, paired_drop
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.pipeline.calibrated import calibrated
 from rmtcli.plan import Data, Fitted, Layout
-from rmtcli.plan_file import check_plan
+from rmtcli.plan_file import Plan, check_plan
 from rmtcli.report.base import Report
+from rmtcli.report.notes import NO_SIBLINGS
+from rmtcli.siblings import approximated, siblings
 
 #: Reasons for which nothing is to be written, given what would be.
 Refuse = Callable[[Report], Sequence[str]]
@@ -54,6 +57,7 @@ class Job:
         data: what calibration found out, or None where nothing was calibrated.
         evaluation: how to build the network.
         calibration: how to calibrate and refine.
+        notes: what a reader must know of all results.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +66,7 @@ class Job:
     data: Mapping[str, Data] | None
     evaluation: Evaluation
     calibration: Calibration
+    notes: tuple[str, ...] = ()
 
     @property
     def fitted(self) -> list[Fitted]:
@@ -108,10 +113,11 @@ def prepare(
 ) -> Job:
     """Find the layers, calibrate if there is something to calibrate on, and fit them.
 
-    The layers come as a list where their ranks are decided at once, and else one at a time.
+    The layers come as a list where their ranks are decided at once or siblings share a factor, and
+    else one at a time.
 
     Raises:
-        UsageError: a wrong option.
+        UsageError: a wrong option, or two that cannot be combined.
         LayerError: no layers, or a plan that is not for them.
         EvaluationError: the network cannot be built or fed.
     """
@@ -120,6 +126,9 @@ def prepare(
     found = assemble.layers_of(checkpoint, selection)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, found, layout)
+    shares = goal.share_inputs or bool(goal.plan and goal.plan.groups)
+    if shares:
+        _check_sharing(calibration, layout)
     data = None
     if calibration.data is not None or calibration.stats is not None:
         ranks = None if goal.plan is None else goal.plan.ranks
@@ -131,11 +140,57 @@ def prepare(
         sha256 = report.source.sha256
         data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
         report = replace(report, calibrated=done)
-    fits: Iterable[Fitted | Skipped] = assemble.fits(track(found), edge, data, approximate=True)
-    if goal.joint:
-        fits = assemble.held(fits)
-        assemble.refuse_not_finite(checkpoint.path, fits)
-    return Job(checkpoint, report, fits, data, evaluation, calibration)
+    fits: Iterable[Fitted | Skipped] = assemble.fits(
+        track(found), edge, data, approximate=not shares
+    )
+    if not (goal.joint or shares):
+        return Job(checkpoint, report, fits, data, evaluation, calibration)
+    fits = assemble.held(fits)
+    assemble.refuse_not_finite(checkpoint.path, fits)
+    notes: tuple[str, ...] = ()
+    if shares and data is not None:
+        fitted = [item for item in fits if isinstance(item, Fitted)]
+        groups = siblings(fitted, data, checkpoint.infos.keys())
+        notes = () if groups else (NO_SIBLINGS,)
+        if goal.plan is not None:
+            groups = _planned(checkpoint, goal.plan, groups)
+        fits = approximated(fits, data, groups)
+    return Job(checkpoint, report, fits, data, evaluation, calibration, notes)
+
+
+def _check_sharing(calibration: Calibration, layout: Layout) -> None:
+    """Make sure that layers can share right factors.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if calibration.data is None and calibration.stats is None:
+        raise UsageError(
+            "--share-inputs has to see which layers read the same input: give inputs with --calib"
+        )
+    if calibration.sequential:
+        raise UsageError(
+            "--share-inputs and --sequential exclude each other: a sequential fit gives each layer "
+            "factors of its own; --heal does not"
+        )
+    if layout is Layout.DENSE:
+        raise UsageError("--share-inputs and --layout dense exclude each other: nothing is shared")
+
+
+def _planned(checkpoint: Checkpoint, plan: Plan, known: Mapping[str, str]) -> dict[str, str]:
+    """The groups of a plan.
+
+    Raises:
+        LayerError: layers in one of them that do not read the same input.
+    """
+    groups = plan.groups
+    for name, first in groups.items():
+        if known.get(name) is None or known[name] != known.get(first):
+            raise LayerError(
+                f"{checkpoint.path}: the plan's layer '{name}' cannot share its right factor "
+                f"with '{first}': they do not read the same input, or are stored in different ways"
+            )
+    return groups
 
 
 def decided(job: Job, goal: Goal) -> Result:

@@ -44,6 +44,7 @@ def prune(
     budget: Budget | None = None,
     max_drop: float | None = None,
     rank_multiple: int = 1,
+    share_inputs: bool = False,
     plan: Plan | str | Path | None = None,
     edge: str = "select",
     layout: str = "factored",
@@ -69,7 +70,9 @@ def prune(
         budget: what the whole model may cost.
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
         rank_multiple: with a budget or limit, ranks are multiples of it.
-        plan: a plan to carry out, or its file; it sets ranks and calibration.
+        share_inputs: with a budget or limit, let layers that read the same input share a right
+            factor; calibration tells which do.
+        plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
         edge: edge estimator with options.
         layout: ``factored``, or ``dense`` for the product under the old names.
         selection: which matrices are layers.
@@ -96,7 +99,7 @@ def prune(
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     target = default_output(Path(path)) if output is None else Path(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
-    goal = Goal(keep, budget, max_drop, rank_multiple, planned)
+    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs)
     checkpoint = open_checkpoint(path)
     container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
@@ -134,7 +137,7 @@ def prune(
         comparison=comparison,
         guard=guard,
         plan=plan_of(checkpoint, report.layers, goal.words, job.report.calibrated),
-        notes=(*on_cost(comparison), *report.notes, *on_extras(checkpoint, target)),
+        notes=(*on_cost(comparison), *job.notes, *report.notes, *on_extras(checkpoint, target)),
         # The factors are in the file; a report that lives on need not hold them.
         layers=tuple(replace(layer, factors=None) for layer in report.layers),
     )

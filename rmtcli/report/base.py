@@ -156,7 +156,8 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
     layer, fit = plan.layer, plan.fit
     n, p = max(layer.shape), min(layer.shape)
     pruned = plan.untouched is None
-    after = plan.factored_size if pruned and layout is Layout.FACTORED else layer.size
+    split = pruned and layout is Layout.FACTORED
+    after = plan.factored_size if split else layer.size
     return {
         "name": layer.name,
         "aliases": list(layer.aliases),
@@ -182,8 +183,10 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "diagnostics": asdict(plan.diagnostics),
         "break_even_rank": layer.break_even_rank,
         "rank": plan.rank,
+        "shares_right_factor_with": plan.group if plan.borrows else None,
         "pruned": pruned,
-        "macs_per_position": _change(layer.size, after),
+        # A shared right factor is stored once, and run by each of the layers.
+        "macs_per_position": _change(layer.size, plan.rank * sum(layer.shape) if split else after),
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,

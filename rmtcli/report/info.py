@@ -56,7 +56,11 @@ class Info:
         ]
         ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
         split = "split in two" if manifest.factored else "truncated in place"
-        return lines + [("layer", f"{name}: rank {r}, {split}") for name, r in ranks.items()]
+        firsts = {f"{a}.weight": f", shares the first with {b}" for a, b in manifest.shared.items()}
+        return lines + [
+            ("layer", f"{name}: rank {r}, {split}{firsts.get(name, '')}")
+            for name, r in ranks.items()
+        ]
 
     def to_json(self) -> str:
         """The same as JSON text."""

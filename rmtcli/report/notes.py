@@ -15,6 +15,8 @@ NOT_MEASURED = (
     "give --data or --eval to see what pruning costs"
 )
 
+NO_SIBLINGS = "no two layers that may be pruned read the same input: none share a right factor"
+
 TAILS = (
     "tail α depends on the aspect ratio: compare it between layers of one shape only "
     "(arXiv 2506.06280)"

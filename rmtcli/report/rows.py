@@ -135,6 +135,8 @@ def action(plan: LayerPlan, layout: Layout | None) -> str:
     """What happens to a layer, and why."""
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
+    if plan.group is not None and plan.borrows:
+        return f"split in two, shares the first with {shown(plan.group)}"
     return "split in two" if layout is Layout.FACTORED else "truncated in place"
 
 

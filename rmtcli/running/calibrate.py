@@ -23,9 +23,13 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Rows, Task
+from rmtcli.evaluation.text import MASK
 from rmtcli.layers import Layer
 from rmtcli.lowrank import prefix_of
 from rmtcli.names import module_of
+
+#: Tokens that moments and sequential fits are taken from at most. Healing sees all.
+TOKENS_FITTED = 65_536
 
 
 def calibrate(
@@ -41,7 +45,7 @@ def calibrate(
     modules = modules_of(model, checkpoint, layers)
     found = collect(
         model,
-        source.inputs,
+        fitted_on(source.inputs),
         [name for names in modules.values() for name in names],
         source.run,
         batch=min(settings.batch, source.task.batch),
@@ -112,6 +116,15 @@ class CalibrationInputs:
                 apart = kullback_leibler(before, after)
             total, rows = total + apart * len(before), rows + len(before)
         return total / rows
+
+
+def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
+    """Arrays as they are; of much text, samples drawn at random."""
+    if inputs.dtype.kind == "f" or inputs.ndim != 3:
+        return inputs
+    order = np.random.default_rng(0).permutation(len(inputs))
+    tokens = np.cumsum(inputs[order, MASK].sum(1))
+    return inputs[np.sort(order[: max(2, int(np.searchsorted(tokens, TOKENS_FITTED)))])]
 
 
 def mask_of(model: nn.Module) -> Tensor | None:

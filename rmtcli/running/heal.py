@@ -19,6 +19,8 @@ _NEAR = 16
 #: Step of Adam, as a share of the root mean square of the tensor that sets its scale. Every
 #: layer learns at its own scale, so the rate needs no tuning to the network.
 RATE = 0.003
+#: The same where hidden states are matched as well: they say more, and steps can be longer.
+DEEP_RATE = 0.006
 
 
 def heal(
@@ -54,8 +56,10 @@ def heal(
         batch: samples to a step.
         seed: of the order of the samples.
     """
+    loss = _Loss(dense, pruned, inputs, run, vectors=vectors)
+    rate = DEEP_RATE if loss.deep else RATE
     with torch.no_grad():
-        rates = [RATE * float(scale.square().mean().sqrt()) for _, scale in trained]
+        rates = [rate * float(scale.square().mean().sqrt()) for _, scale in trained]
     groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     steps = passes * -(-len(inputs) // batch)
@@ -64,7 +68,6 @@ def heal(
     pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
-    loss = _Loss(dense, pruned, inputs, run, vectors=vectors)
     for _ in range(passes):
         for rows in _batches(inputs, batch, generator):
             optimizer.zero_grad()

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.network import build
-from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Rows
-from rmtcli.evaluation.text import MASK
 from rmtcli.factorize import Factors
+from rmtcli.lowrank import SplitLinear
 from rmtcli.plan import Data, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, mask_of, modules_of
+from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
 from rmtcli.spectrum import FloatArray
@@ -33,8 +31,6 @@ NOT_HEALED = (
     "--heal was left out: on inputs held back, the factors that were not healed are nearer to the "
     "dense network"
 )
-#: Tokens that sequential fits are made on at most: each layer takes a pass over them.
-TOKENS_FITTED = 65_536
 #: Share of the inputs that is held back, to see whether a refinement helps on fresh ones.
 HELD_BACK = 0.1
 
@@ -145,7 +141,7 @@ class _Pair:
             self.dense,
             self.pruned,
             steps,
-            _fitted_on(self.inputs) if isinstance(self.dense, Pretrained) else self.inputs,
+            fitted_on(self.inputs),
             self.source.run,
             put,
             batch=batch,
@@ -159,11 +155,12 @@ class _Pair:
                 network.float()
         for item in self.held.values():
             item.put(item.factors)
-        trained = [pair for item in self.held.values() for pair in item.trained]
+        # Siblings share a right factor, which is to learn once.
+        trained = {id(p): (p, scale) for item in self.held.values() for p, scale in item.trained}
         heal(
             self.dense,
             self.pruned,
-            trained,
+            list(trained.values()),
             self.inputs,
             self.source.run,
             passes=passes,
@@ -176,15 +173,6 @@ class _Pair:
     def _distance(self) -> float:
         """How far the compressed network is from the dense one on the inputs held back."""
         return self.source.distance(self.dense, self.pruned, self.fresh)
-
-
-def _fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
-    """Images as they are; of much text, samples drawn at random."""
-    if inputs.dtype.kind == "f":
-        return inputs
-    order = np.random.default_rng(0).permutation(len(inputs))
-    tokens = np.cumsum(inputs[order, MASK].sum(1))
-    return inputs[np.sort(order[: max(1, int(np.searchsorted(tokens, TOKENS_FITTED)))])]
 
 
 def _routed(modules: Sequence[str]) -> bool:
@@ -208,14 +196,14 @@ class _Held:
     """
 
     factors: Factors
-    modules: Sequence[nn.Sequential]
+    modules: Sequence[nn.Module]
     biases: Sequence[Tensor | None]
 
     @staticmethod
     def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
         """The modules of one layer, made to share their factors."""
         assert plan.factors is not None
-        modules = [cast(nn.Sequential, pruned.get_submodule(name)) for name in names]
+        modules = [pruned.get_submodule(name) for name in names]
         for module in modules[1:]:
             for mine, first in zip(_maps(module), _maps(modules[0]), strict=True):
                 mine.weight = first.weight
@@ -253,9 +241,10 @@ class _Held:
         self.factors = Factors(_values(left.weight), _values(right.weight), shift)
 
 
-def _maps(module: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
     """The two linear maps that stand in place of one, first the one to ``rank`` values."""
-    return cast(nn.Linear, module[0]), cast(nn.Linear, module[1])
+    split = cast(SplitLinear, module)  # or transformers', whose siblings hold no right factor
+    return split.right, split.left
 
 
 def _values(tensor: Tensor) -> FloatArray:

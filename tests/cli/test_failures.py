@@ -201,7 +201,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         f"prune {MLP} --keep most",
         2,
         "unknown keep rule 'most': choose one of "
-        "auto, edge, energy, fraction, hard-threshold, rank",
+        "auto, edge, energy, fraction, hard-threshold, rank, relative",
     ),
     "keep out of range": (
         nothing,
@@ -245,7 +245,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"analyze {MLP} --report {MLP}",
         2,
-        f"{MLP}: its name must end in .md or .json",
+        f"{MLP}: its name must end in .md or .json or .xml",
     ),
     "pattern without match": (
         nothing,
