@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.analyze import analyze
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
+    from rmtcli.pipeline.diff import diff
     from rmtcli.pipeline.evaluate import evaluate
     from rmtcli.pipeline.finetune import finetune
     from rmtcli.pipeline.info import info
@@ -37,6 +38,7 @@ __all__ = [
     "analyze",
     "curve",
     "densify",
+    "diff",
     "evaluate",
     "finetune",
     "info",
@@ -57,6 +59,7 @@ _HOMES = {
     "analyze": "rmtcli.pipeline.analyze",
     "curve": "rmtcli.pipeline.curve",
     "densify": "rmtcli.pipeline.densify",
+    "diff": "rmtcli.pipeline.diff",
     "evaluate": "rmtcli.pipeline.evaluate",
     "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",

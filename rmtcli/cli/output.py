@@ -13,6 +13,7 @@ from rmtcli.errors import ConditionError, UsageError
 if TYPE_CHECKING:
     from rmtcli.report.base import Report
     from rmtcli.report.conditions import Condition
+    from rmtcli.report.difference import Difference
     from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
 
@@ -110,11 +111,20 @@ def conclude(report: Report, failed: Sequence[str]) -> None:
     from rmtcli.report.github import tell_github
 
     tell_github(report, failed, sys.stderr)
+    fail_if_any(report.source.path, failed)
+
+
+def fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
+    """Fail if there is a reason to.
+
+    Raises:
+        ConditionError: there is one.
+    """
     if failed:
-        raise ConditionError(f"{report.source.path}: fails: {'; '.join(failed)}")
+        raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
 
 
-def print_json(report: Report | Verification | Reproduction) -> None:
+def print_json(report: Report | Verification | Reproduction | Difference) -> None:
     """Print a report as JSON; a stream of another encoding gets every name whole, as an escape."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(report.to_json(_command(), ascii_only=not unicode))

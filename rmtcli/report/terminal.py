@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from rmtcli.report.base import Report
+from rmtcli.report.difference import Difference
 from rmtcli.report.reproduction import HEADINGS, Reproduction
 from rmtcli.report.rows import NUMERIC, summary, table
 
@@ -41,12 +44,22 @@ def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
 
 def show_reproduction(found: Reproduction, console: Console) -> None:
     """Print a row for each way of training."""
+    _print([_plain(HEADINGS, found.rows())], console)
+
+
+def show_difference(found: Difference, console: Console) -> None:
+    """Print a row for each layer, and the summary under it."""
+    _print([_plain(*found.rows()), "", _lines(found.summary())], console)
+
+
+def _plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column names what the others measure."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i, heading in enumerate(HEADINGS):
+    for i, heading in enumerate(headings):
         grid.add_column(heading, justify="right" if i else "left", overflow="fold")
-    for row in found.rows():
+    for row in rows:
         grid.add_row(*map(escape, row))
-    _print([grid], console)
+    return grid
 
 
 def _print(parts: list[RenderableType], console: Console) -> None:

@@ -1,0 +1,43 @@
+"""``rmtcli diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmtcli.cli import options
+from rmtcli.cli.output import fail_if_any, print_json, progress
+
+
+def command(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    edge: options.Edge = "select",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    min_side: options.MinSide = 32,
+    json: options.Json = False,
+    fail_if: options.FailIf = None,
+) -> None:
+    """Compare two checkpoints: spectra, ranks, norms and edges of each layer.
+
+    After a training run, a fine-tune, a quantisation. Factors are compared by their product.
+    """
+    from rmtcli import Selection, diff
+    from rmtcli.report.conditions import Condition, reasons
+    from rmtcli.report.difference import FIELDS
+    from rmtcli.report.terminal import show_difference, stdout
+
+    conditions = [Condition.parse(text, FIELDS) for text in fail_if or ()]
+    selection = Selection(include or (), exclude or (), min_side)
+    found = diff(before, after, edge=edge, selection=selection, track=progress)
+    if json:
+        print_json(found)
+    else:
+        show_difference(found, stdout())
+    fail_if_any(after, reasons(conditions, found.values))
+
+
+command.__name__ = "diff"

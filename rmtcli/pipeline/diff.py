@@ -1,0 +1,108 @@
+"""Compare two checkpoints layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rmtcli.assemble import Track, describe
+from rmtcli.checkpoint import Checkpoint, Edited, open_checkpoint
+from rmtcli.edges import EDGES, EdgeEstimator
+from rmtcli.edits import join
+from rmtcli.errors import LayerError
+from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.report.difference import Difference, Figures, LayerDifference
+from rmtcli.spectrum import FloatArray, Spectrum, spectrum
+
+
+def diff(
+    before: str | Path,
+    after: str | Path,
+    *,
+    edge: str = "select",
+    selection: Selection | None = None,
+    track: Track = iter,
+) -> Difference:
+    """Compare two checkpoints layer by layer: spectra, ranks, norms and edges.
+
+    A factored checkpoint is compared by the products of its factors.
+
+    Args:
+        before: a checkpoint, A; a file or a directory.
+        after: another one, B.
+        edge: edge estimator with options.
+        selection: which matrices are layers.
+        track: wraps the iteration over layers, for progress.
+
+    Raises:
+        UsageError: a wrong option or path.
+        CheckpointError: a file cannot be read.
+        LayerError: the two have no layer in common, or one whose values are not finite.
+    """
+    estimator = EDGES.parse(edge)
+    checkpoints = [_whole(open_checkpoint(path)) for path in (before, after)]
+    first, second = (_layers(checkpoint, selection) for checkpoint in checkpoints)
+    common = [
+        layer
+        for name, layer in first.items()
+        if name in second and second[name].shape == layer.shape
+    ]
+    if not common:
+        raise LayerError(f"{before} and {after} have no layer of the same name and shape")
+    shared = {layer.name for layer in common}
+    missing = [
+        (name, "A" if name in first else "B") for name in (first | second) if name not in shared
+    ]
+    compared = tuple(
+        _compare(layer, second[layer.name], estimator)
+        for layer in track(common)
+        if isinstance(layer, Layer)
+    )
+    a, b = (describe(open_checkpoint(path)) for path in (before, after))
+    return Difference(a, b, EDGES.spell(estimator), compared, tuple(missing))
+
+
+def _whole(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with products in place of its factors."""
+    if checkpoint.manifest is None or not checkpoint.manifest.factored:
+        return checkpoint
+    return Edited(checkpoint, join(checkpoint), None)
+
+
+def _layers(checkpoint: Checkpoint, selection: Selection | None) -> dict[str, Layer]:
+    found = find_layers(checkpoint, selection)
+    return {item.name: item for item in found if isinstance(item, Layer)}
+
+
+def _compare(a: Layer, b: Layer, estimator: EdgeEstimator) -> LayerDifference:
+    weights: list[FloatArray] = [layer.load().astype(np.float64) for layer in (a, b)]
+    for weight, layer in zip(weights, (a, b), strict=True):
+        if not np.isfinite(weight).all():
+            raise LayerError(f"{layer.name} holds values that are NaN or infinite")
+    norm = float(np.linalg.norm(weights[0]))
+    distance = float(np.linalg.norm(weights[0] - weights[1]))
+    change = distance / norm if norm else float(distance > 0)
+    spectra = [spectrum(weight) for weight in weights]
+    singular = [np.sqrt(s.eigenvalues * s.n) for s in spectra]
+    top = float(singular[0][-1])
+    spectral = float(np.abs(singular[0] - singular[1]).max()) / top if top else 0.0
+    figures = [_figures(w, s, estimator) for w, s in zip(weights, spectra, strict=True)]
+    return LayerDifference(a.name, a.shape, change, spectral, *figures)
+
+
+def _figures(weight: FloatArray, s: Spectrum, estimator: EdgeEstimator) -> Figures:
+    largest, total = float(s.eigenvalues[-1]), float(s.eigenvalues.sum())
+    rank = int(np.count_nonzero(s.eigenvalues))
+    if not largest:
+        return Figures(0.0, 0.0, 0.0, 0, 0.0, 0.0, 0)
+    fit = estimator.fit(s, weight)
+    return Figures(
+        (total * s.n) ** 0.5,
+        (largest * s.n) ** 0.5,
+        total / largest,
+        rank,
+        fit.law.sigma,
+        (fit.edge * s.n) ** 0.5,
+        s.count_above(fit.edge),
+    )

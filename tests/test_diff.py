@@ -1,0 +1,115 @@
+"""Two checkpoints compared layer by layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rmtcli as package
+from rmtcli.errors import LayerError
+from rmtcli.report.difference import FIELDS
+from tests.conftest import ROOT, SAMPLES, Run
+
+MLP = SAMPLES / "mnist_mlp.safetensors"
+
+
+def changed(path: Path, **replaced: np.ndarray) -> Path:
+    save_file(load_file(MLP) | replaced, path)
+    return path
+
+
+def test_a_checkpoint_and_itself(tmp_path: Path) -> None:
+    found = package.diff(MLP, MLP)
+    assert found.values == {
+        "layers.count": 2,
+        "layers.changed": 0,
+        "layers.missing": 0,
+        "change.max": 0.0,
+        "change.mean": 0.0,
+        "spikes.max": 0,
+        "edge.max": 0.0,
+        "rank.max": 0,
+    }
+
+
+def test_figures_against_numpy(tmp_path: Path) -> None:
+    """One direction is added, another layer scaled."""
+    state = load_file(MLP)
+    first, second = state["fc1.weight"].astype(np.float64), state["fc2.weight"]
+    rng = np.random.default_rng(0)
+    spike = np.outer(rng.standard_normal(1000), rng.standard_normal(784))
+    new = (first + 20 * spike / np.linalg.norm(spike)).astype(np.float32)
+    other = changed(tmp_path / "b.safetensors", **{"fc1.weight": new, "fc2.weight": 2 * second})
+    one, two = package.diff(MLP, other).layers
+    assert one.change == pytest.approx(
+        np.linalg.norm(first - new) / np.linalg.norm(first), rel=1e-9
+    )
+    a, b = (np.linalg.svd(w, compute_uv=False) for w in (first, new.astype(np.float64)))
+    assert one.spectral == pytest.approx(np.abs(a - b).max() / a[0], rel=1e-6)
+    assert one.after.spikes == one.before.spikes + 1
+    assert one.after.largest == pytest.approx(b[0], rel=1e-9)
+    assert one.after.stable_rank == pytest.approx((b**2).sum() / b[0] ** 2, rel=1e-9)
+    assert two.change == pytest.approx(1)
+    assert two.after.edge == pytest.approx(2 * two.before.edge, rel=1e-6)
+    assert two.after.norm == pytest.approx(2 * two.before.norm, rel=1e-9)
+
+
+def test_factors_are_compared_by_their_product(tmp_path: Path) -> None:
+    small, dense = tmp_path / "small.safetensors", tmp_path / "dense.safetensors"
+    report = package.prune(MLP, small)
+    package.densify(small, dense)
+    (layer, _), (same, _) = (package.diff(MLP, path).layers for path in (small, dense))
+    assert layer.after.rank == 56
+    assert layer.change == pytest.approx(report.layers[0].relative_error, rel=1e-4)
+    assert layer.change == pytest.approx(same.change, rel=1e-6)
+    assert package.diff(small, dense).values["change.max"] < 1e-6
+
+
+def test_layers_that_only_one_holds(tmp_path: Path) -> None:
+    shorter = load_file(MLP)["fc2.weight"][:, :500].copy()
+    other = changed(tmp_path / "b.safetensors", **{"fc2.weight": shorter, "fc3.weight": 2 * shorter})
+    found = package.diff(MLP, other)
+    assert [layer.name for layer in found.layers] == ["fc1.weight"]
+    assert found.missing == (("fc2.weight", "A"), ("fc3.weight", "B"))
+
+
+def test_nothing_in_common(tmp_path: Path) -> None:
+    path = tmp_path / "b.safetensors"
+    save_file({"x.weight": np.ones((40, 40), np.float32)}, path)
+    with pytest.raises(LayerError, match="have no layer of the same name and shape"):
+        package.diff(MLP, path)
+    broken = np.full((1000, 784), np.nan, np.float32)
+    with pytest.raises(LayerError, match=r"fc1\.weight holds values that are NaN or infinite"):
+        package.diff(MLP, changed(tmp_path / "c.safetensors", **{"fc1.weight": broken}))
+
+
+def test_a_layer_of_zeros(tmp_path: Path) -> None:
+    zero = changed(tmp_path / "zero.safetensors", **{"fc1.weight": np.zeros((1000, 784), "f4")})
+    for a, b in ((MLP, zero), (zero, MLP)):
+        json.loads(package.diff(a, b).to_json())
+
+
+def test_the_command(workdir: Path, rmtcli: Run) -> None:
+    other = changed(workdir / "b.safetensors", **{"fc2.weight": np.ones((10, 1000), np.float32)})
+    same = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed > 0")
+    assert same.returncode == 0, same.stderr
+    assert "changed  0 of 2 layers" in same.stdout
+    found = rmtcli("diff", MLP, other, "--json", "--fail-if", "change.max > 0.5")
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 1
+    assert "fails: change.max > 0.5 (change.max is " in found.stderr
+    record = json.loads(found.stdout)
+    assert record["totals"]["layers.changed"] == 1
+    wrong = rmtcli("diff", MLP, "gone.pt")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "rmtcli: error: gone.pt: no such file\n"
+
+
+def test_every_field_is_documented() -> None:
+    page = (ROOT / "docs/ci.md").read_text()
+    for name, meaning in FIELDS.items():
+        assert f"| `{name}` | {meaning} |" in page
