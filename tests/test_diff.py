@@ -71,7 +71,9 @@ def test_factors_are_compared_by_their_product(tmp_path: Path) -> None:
 
 def test_layers_that_only_one_holds(tmp_path: Path) -> None:
     shorter = load_file(MLP)["fc2.weight"][:, :500].copy()
-    other = changed(tmp_path / "b.safetensors", **{"fc2.weight": shorter, "fc3.weight": 2 * shorter})
+    other = changed(
+        tmp_path / "b.safetensors", **{"fc2.weight": shorter, "fc3.weight": 2 * shorter}
+    )
     found = package.diff(MLP, other)
     assert [layer.name for layer in found.layers] == ["fc1.weight"]
     assert found.missing == (("fc2.weight", "A"), ("fc3.weight", "B"))

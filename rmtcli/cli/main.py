@@ -21,6 +21,7 @@ from rmtcli.cli import (
     plot_training,
     prune,
     reproduce,
+    schema,
     simulate,
     verify,
 )
@@ -49,6 +50,7 @@ _COMMANDS = (
     reproduce,
     plot_training,
     methods,
+    schema,
 )
 for module in _COMMANDS:
     app.command(module.command.__name__.replace("_", "-"))(module.command)
