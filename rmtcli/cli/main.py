@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -25,13 +26,13 @@ from rmtcli.cli import (
     simulate,
     verify,
 )
+from rmtcli.cli.defaults import defaults
 from rmtcli.errors import RmtcliError
 from rmtcli.version import __version__
 
 app = typer.Typer(
     name="rmtcli",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -85,7 +86,8 @@ def main() -> None:
     # A polite kill unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        app(prog_name="rmtcli")
+        group: Any = typer.main.get_command(app)
+        group(prog_name="rmtcli", default_map=defaults(group.commands, Path.cwd()))
     except RmtcliError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

@@ -1,0 +1,95 @@
+"""A project's own defaults, completion, and the sample workflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Run
+
+DEEP = "sample_models/mnist_deep.pt"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rmtcli.toml", '[prune]\nkeep = "edge"\ndry-run = true\nexclude = ["fc3*"]\n'),
+        ("pyproject.toml", '[tool.rmtcli.prune]\nkeep="edge"\ndry-run=true\nexclude=["fc3*"]\n'),
+    ],
+)
+def test_options_come_from_a_file_above(workdir: Path, rmtcli: Run, name: str, text: str) -> None:
+    (workdir / name).write_text(text)
+    below = workdir / "sample_models"
+    done = rmtcli("prune", "mnist_deep.pt", cwd=below)
+    assert done.returncode == 0, done.stderr
+    assert "left alone: left out" not in done.stdout
+    assert "fc3" not in done.stdout.split("parameters  ")[0]
+    assert not (below / "mnist_deep.pruned.pt").exists()
+    over = rmtcli("prune", "mnist_deep.pt", "--exclude", "fc1*", cwd=below)
+    assert "fc3.weight" in over.stdout
+
+
+def test_the_nearer_file_counts_and_others_do_not(workdir: Path, rmtcli: Run) -> None:
+    (workdir / "rmtcli.toml").write_text("[prune]\nkep = 1\n")
+    (workdir / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
+    below = workdir / "sample_models"
+    (below / "rmtcli.toml").write_text("")
+    assert rmtcli("info", "mnist_deep.pt", cwd=below).returncode == 0
+    (below / "rmtcli.toml").unlink()
+    (below / "pyproject.toml").write_text("broken [")
+    assert rmtcli("info", "mnist_deep.pt", cwd=below).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[prune]\nkep = 1\n", "[prune] has no option 'kep'"),
+        ("[prun]\nkeep = 1\n", "'prun' is no command: write options under [prune] and so on"),
+        ("prune = 1\n", "'prune' is no command"),
+        ("[prune\n", "not TOML: "),
+    ],
+)
+def test_a_wrong_file_gets_one_line(workdir: Path, rmtcli: Run, text: str, line: str) -> None:
+    (workdir / "rmtcli.toml").write_text(text)
+    done = rmtcli("info", DEEP)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rmtcli: error: {workdir / 'rmtcli.toml'}: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_shell_completes(rmtcli: Run) -> None:
+    words = {"_RMTCLI_COMPLETE": "complete_bash", "COMP_WORDS": "rmtcli pr", "COMP_CWORD": "1"}
+    assert rmtcli(env=os.environ | words).stdout.strip() == "prune"
+
+
+def test_the_sample_workflow(workdir: Path, rmtcli: Run) -> None:
+    """Its commands pass as they are; with a smaller budget, the first fails with one line."""
+    workflow = yaml.safe_load((ROOT / "examples/workflow.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["compress"]["steps"] if "run" in step]
+    commands = [shlex.split(run) for run in runs if run.startswith("rmtcli ")]
+    assert len(commands) == 2
+    for command in commands:
+        done = rmtcli(*command[1:])
+        assert done.returncode == 0, done.stderr
+    assert (workdir / "report.xml").exists()
+    bad = [re.sub(r"^10%$", "3%", word) for word in commands[0][1:]]
+    done = rmtcli(*bad, "--force")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"rmtcli: error: \S+: fails: accuracy.drop > 0.5 \(accuracy.drop is [\d.]+\)\n", done.stderr
+    )
+
+
+def test_action_and_hook_name_what_there_is() -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert action["runs"]["using"] == "composite"
+    assert set(action["inputs"]) == {"arguments", "python-version"}
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert hook["entry"] == "rmtcli info"
+    for name in ("model.safetensors", "a/b.pt", "c.ckpt"):
+        assert re.search(hook["files"], name)
