@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rmtcli.checkpoint import write_file
 from rmtcli.errors import UsageError
-from rmtcli.experiments.base import Experiment, Outcome, Row
+from rmtcli.experiments.base import Experiment, Outcome
 from rmtcli.experiments.catalogue import EXPERIMENTS
 from rmtcli.report.reproduction import Reproduction
 
@@ -40,7 +41,8 @@ def reproduce(
         EvaluationError: the images cannot be read.
         TrainingError: a loss that is no longer finite.
     """
-    experiment = _experiment(name, rows, epochs)
+    experiment = _experiment(name, epochs)
+    chosen = _chosen(experiment, rows)
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {seeds}")
     folder = Path(data)
@@ -53,7 +55,7 @@ def reproduce(
     outcomes = {title: dict(runs) for title, runs in result.outcomes.items()}
     for seed in range(seeds):
         for row in experiment.rows:
-            if seed in outcomes.get(row.title, {}):
+            if row.title not in chosen or seed in outcomes.get(row.title, {}):
                 continue
             sizes = {
                 title: runs[seed].parameters for title, runs in outcomes.items() if seed in runs
@@ -65,27 +67,30 @@ def reproduce(
             if output is not None:
                 text = result.to_json()
                 write_file(Path(output), lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-    return replace(result, outcomes=_ordered(outcomes, experiment))
+    others = {row.title for row in experiment.rows} - chosen
+    shown = {title: runs for title, runs in outcomes.items() if title not in others}
+    return replace(result, outcomes=_ordered(shown, experiment))
 
 
-def _experiment(name: str, rows: str, epochs: int | None) -> Experiment:
-    from fnmatch import fnmatchcase
-
+def _experiment(name: str, epochs: int | None) -> Experiment:
     if name not in EXPERIMENTS:
         raise UsageError(f"unknown experiment '{name}': choose one of {', '.join(EXPERIMENTS)}")
-    experiment = EXPERIMENTS[name]
-    titles = {row.title for row in experiment.rows if fnmatchcase(row.title, rows)}
+    if epochs is None:
+        return EXPERIMENTS[name]
+    if epochs < 1:
+        raise UsageError(f"--epochs must be at least 1, not {epochs}")
+    rows = (replace(row, epochs=epochs) for row in EXPERIMENTS[name].rows)
+    return replace(EXPERIMENTS[name], rows=tuple(rows))
+
+
+def _chosen(experiment: Experiment, pattern: str) -> set[str]:
+    """Titles that the pattern matches, and those that they take their size from."""
+    titles = {row.title for row in experiment.rows if fnmatchcase(row.title, pattern)}
     if not titles:
         known = ", ".join(row.title for row in experiment.rows)
-        raise UsageError(f"no row of {name} is called '{rows}': they are {known}")
-    needed = titles | {row.magnitude_like for row in experiment.rows if row.title in titles}
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"--epochs must be at least 1, not {epochs}")
-
-    def kept(row: Row) -> Row:
-        return row if epochs is None else replace(row, epochs=epochs)
-
-    return replace(experiment, rows=tuple(kept(r) for r in experiment.rows if r.title in needed))
+        raise UsageError(f"no row of {experiment.name} is called '{pattern}': they are {known}")
+    needed = {row.magnitude_like for row in experiment.rows if row.title in titles}
+    return titles | {title for title in needed if title is not None}
 
 
 def _started(experiment: Experiment, data: str, output: str | Path | None) -> Reproduction:

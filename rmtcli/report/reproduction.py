@@ -88,7 +88,7 @@ class Reproduction:
 
     @staticmethod
     def from_json(text: str, experiment: Experiment, data: str) -> Reproduction:
-        """What an earlier run wrote; rows that are not asked for now are kept.
+        """What an earlier run wrote.
 
         Raises:
             ValueError: it is no record of this experiment.
