@@ -82,6 +82,7 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[1].set_ylim(bottom=0)
+    panels[1].yaxis.set_major_formatter("{x:,.0f}")
     panels[-1].set_xlabel("calls of the pruner")
     _save(figure, path)
 

@@ -76,6 +76,11 @@ class TrainedLayer:
         return [_parameter(self.module)]
 
     @property
+    def values(self) -> FloatArray:
+        """The weight, or the product of its factors, shape (out, in)."""
+        return _values(self.module.weight)
+
+    @property
     def in_place(self) -> bool:
         """Whether the network still holds the module."""
         return all(parent._modules.get(key) is self.module for parent, key in self.places)
@@ -216,6 +221,12 @@ def layers_in(model: nn.Module, selection: Selection) -> tuple[list[TrainedLayer
         else:
             kept.append(layer)
     return kept, others
+
+
+def classes_of(model: nn.Module, selection: Selection) -> int:
+    """Outputs of the last linear layer, where they are few enough to be classes; else 1."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    return last.out_features if last.out_features < selection.min_side else 1
 
 
 def _all_layers(model: nn.Module) -> list[TrainedLayer]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from enum import Enum
 from typing import Any, cast
 
@@ -13,16 +12,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rmtcli.edges import EDGES, EdgeFit
-from rmtcli.edges.base import Noise, Verdict
-from rmtcli.edges.truncated import follow
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
-from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.layers import Selection
 from rmtcli.spectrum import Spectrum
 from rmtcli.training.absorb import absorb, followers, narrow_empty
-from rmtcli.training.layers import Decomposition, TrainedLayer, layers_in
+from rmtcli.training.layers import Decomposition, TrainedLayer, classes_of, layers_in
 from rmtcli.training.log import rows
+from rmtcli.training.memory import Memory
 from rmtcli.training.schedules import SCHEDULES
 from rmtcli.training.step import Change, Step
 
@@ -117,7 +114,7 @@ class RMTPruner:
         if not self.layers:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.left_alone.items())
             raise UsageError(f"no linear layer to prune{': ' if why else ''}{why}")
-        self.least = _classes(self.model, selection) if least is None else least
+        self.least = classes_of(self.model, selection) if least is None else least
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for layer in self.layers:
             if not {id(weight) for weight in layer.weights} <= known:
@@ -125,13 +122,16 @@ class RMTPruner:
                     f"{layer.name} is not among the optimizer's parameters: give the pruner the "
                     "optimizer that trains it, or leave the layer out"
                 )
-        self._next = followers(self.model, self.layers) if self.action is Action.ABSORB else {}
+        self._next: dict[str, nn.Linear] = {}
+        if self.action is Action.ABSORB:
+            self._next = followers(self.model, self.layers)
+            last = [layer.name for layer in self.layers if layer.name not in self._next]
+            self.left_alone |= dict.fromkeys(last, "no layer follows that could take a factor")
+            self.layers = [layer for layer in self.layers if layer.name in self._next]
         self.time = 0
         self.dense = self.parameters
         self.log: list[dict[str, Any]] = []
-        self._fits: dict[str, EdgeFit] = {}
-        self._spikes: dict[str, int] = {}
-        self._cut: dict[str, int] = {}  # ranks that layers were cut to
+        self._memory = {layer.name: Memory() for layer in self.layers}
 
     @property
     def parameters(self) -> int:
@@ -195,9 +195,7 @@ class RMTPruner:
                     "rank": layer.rank if layer.split else None,
                     "scale": layer.scale,
                     "shape": list(layer.shape),
-                    "cut": self._cut.get(layer.name),
-                    "spikes": self._spikes.get(layer.name, 0),
-                    "fit": _fit_state(self._fits.get(layer.name)),
+                    **self._memory[layer.name].state(),
                 }
                 for layer in self.layers
             },
@@ -213,12 +211,12 @@ class RMTPruner:
         Raises:
             UsageError: the state of another network.
         """
-        if state["layers"].keys() != self.ranks.keys():
+        if "layers" not in state or state["layers"].keys() != self.ranks.keys():
             raise UsageError("the state is that of a network with other layers")
         self.time, self.dense, self.log = state["time"], state["dense"], list(state["log"])
         for layer in self.layers:
             saved = state["layers"][layer.name]
-            if self._next and layer.name in self._next:
+            if layer.name in self._next:
                 width = saved["shape"][0]
                 narrow_empty(layer, self._next[layer.name], width, self.optimizer)
             if saved["rank"] is not None and not layer.split:
@@ -227,13 +225,7 @@ class RMTPruner:
                 layer.scale_gradients(saved["scale"])
             if list(layer.shape) != saved["shape"]:
                 raise UsageError(f"the state is that of a network whose {layer.name} differs")
-            if saved["cut"] is not None:
-                self._cut[layer.name] = saved["cut"]
-            self._spikes[layer.name] = saved["spikes"]
-            if saved["fit"] is not None:
-                self._fits[layer.name] = _fit_from(
-                    saved["fit"], min(layer.shape) / max(layer.shape)
-                )
+            self._memory[layer.name] = Memory.of(saved)
 
     def _prune(self, layer: TrainedLayer) -> Change:
         if not layer.in_place:
@@ -241,7 +233,7 @@ class RMTPruner:
                 f"{layer.name} is no longer in the network: make a pruner anew after changing it"
             )
         found, before = layer.decompose(), layer.rank
-        fit = self._fit(layer, found.spectrum)
+        fit = self._memory[layer.name].refit(found.spectrum, lambda: layer.values, self.edge)
         rank = self._rank(found.spectrum, fit, before)
         action, reason = "kept", fit.verdict.value
         kept = found.spectrum.p
@@ -251,31 +243,19 @@ class RMTPruner:
             action, kept = self._act(layer, found, rank), rank
         out, inputs = layer.shape
         return Change(
-            layer.name,
-            out,
-            inputs,
-            before,
-            layer.rank if layer.split or action == "absorbed" else kept,
-            found.spectrum.count_above(fit.edge),
-            fit.edge,
-            fit.law.sigma,
-            fit.ks_distance,
-            action,
-            reason,
-            found.spectrum.relative_error(kept) / (2 if action == "halved" else 1),
+            layer=layer.name,
+            out=out,
+            inputs=inputs,
+            before=before,
+            rank=layer.rank if layer.split or action == "absorbed" else kept,
+            spikes=found.spectrum.count_above(fit.edge),
+            edge=fit.edge,
+            sigma=fit.law.sigma,
+            ks_distance=fit.ks_distance,
+            action=action,
+            reason=reason,
+            relative_error=found.spectrum.relative_error(kept) / (2 if action == "halved" else 1),
         )
-
-    def _fit(self, layer: TrainedLayer, spectrum: Spectrum) -> EdgeFit:
-        """The fit of a whole weight; of one that was cut, the last fit, carried over."""
-        last, cut = self._fits.get(layer.name), self._cut.get(layer.name)
-        if last is None or cut is None:
-            weight = layer.module.weight.detach().double().cpu().numpy()
-            fit = self.edge.fit(spectrum, weight)
-        else:
-            fit = follow(last, spectrum, cut, self._spikes[layer.name])
-        self._fits[layer.name] = fit
-        self._spikes[layer.name] = spectrum.count_above(fit.edge)
-        return fit
 
     def _rank(self, spectrum: Spectrum, fit: EdgeFit, before: int) -> int | Untouched:
         """The rule's rank and the schedule's share of the rest, or why the layer is left alone."""
@@ -289,20 +269,19 @@ class RMTPruner:
 
     def _act(self, layer: TrainedLayer, found: Decomposition, rank: int) -> str:
         factors = found.factors(rank)
-        if self.action is Action.ABSORB and layer.name in self._next:
+        if self.action is Action.ABSORB:
             absorb(layer, self._next[layer.name], factors, self.optimizer)
             return "absorbed"
         smaller = rank * sum(layer.shape) < layer.shape[0] * layer.shape[1]
         if layer.split or (self.action is Action.SPLIT and smaller):
             layer.replace(factors, self.optimizer)
-            self._cut[layer.name] = rank
+            self._memory[layer.name].cut = rank
             return "split"
         if self.action is Action.HALVE:
-            weight = layer.module.weight.detach().double().cpu().numpy()
-            layer.overwrite((weight + factors.product) / 2)
+            layer.overwrite((layer.values + factors.product) / 2)
             return "halved"
         layer.overwrite(factors.product)
-        self._cut[layer.name] = rank
+        self._memory[layer.name].cut = rank
         return "truncated"
 
 
@@ -319,28 +298,3 @@ def _check(**values: float) -> None:
         if not 0 <= value < math.inf:
             least = 1 if name == "every" else 0
             raise UsageError(f"{name} must be at least {least}, not {value + least}")
-
-
-def _classes(model: nn.Module, selection: Selection) -> int:
-    """Outputs of the last linear layer, where they are few enough to be classes; else 1."""
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    return last.out_features if last.out_features < selection.min_side else 1
-
-
-def _fit_state(fit: EdgeFit | None) -> dict[str, Any] | None:
-    if fit is None:
-        return None
-    plain = {"sigma": fit.law.sigma, "edge": fit.edge, "ks_distance": fit.ks_distance}
-    noise = asdict(fit.noise)
-    return plain | noise | {"verdict": fit.verdict.name, "one_variance": fit.one_variance}
-
-
-def _fit_from(state: Mapping[str, Any], gamma: float) -> EdgeFit:
-    return EdgeFit(
-        MarchenkoPastur(gamma, state["sigma"]),
-        state["edge"],
-        state["ks_distance"],
-        Verdict[state["verdict"]],
-        Noise(state["top"], state["scale"]),
-        one_variance=state["one_variance"],
-    )

@@ -169,6 +169,11 @@ def test_absorb_needs_neighbours() -> None:
 
     with pytest.raises(UsageError, match="follow one another"):
         pruner_of(Apart(), action="absorb")
+    partly = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40), nn.LayerNorm(40), nn.Linear(40, 4))
+    assert pruner_of(partly, action="absorb").left_alone == {
+        "1.weight": "no layer follows that could take a factor",
+        "3.weight": "output head",
+    }
     normed = nn.Sequential(nn.Linear(40, 40), nn.LayerNorm(40), nn.Linear(40, 4))
     with pytest.raises(UsageError, match="follow one another"):
         pruner_of(normed, action="absorb")
