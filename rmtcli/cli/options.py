@@ -198,7 +198,7 @@ ReportFile = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report as well: .md, .json, or .xml for JUnit.",
+        help="Write the report as well: .html, .md, .json, or .xml for JUnit.",
         show_default=False,
     ),
 ]

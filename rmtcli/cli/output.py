@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Endings that ``--report`` understands.
-_REPORTS = (".md", ".json", ".xml")
+_REPORTS = (".md", ".json", ".html", ".xml")
 
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
     """Refuse a report file that could not be written, before any work is done."""
     check_file(path, *_REPORTS, inputs=inputs, force=force)
+    if path is not None and path.suffix == ".html":
+        from rmtcli.report.html import check_html
+
+        check_html()
     if path is not None and path.suffix == ".xml":
         from rmtcli.report.junit import check_junit
 
@@ -83,6 +87,7 @@ def emit(
     values = values_of(report) if conditions else {}
     found = [condition.holds(values) for condition in conditions]
     if report_file is not None:
+        from rmtcli.report.html import to_html
         from rmtcli.report.junit import to_junit
         from rmtcli.report.markdown import to_markdown
 
@@ -90,6 +95,7 @@ def emit(
         render = {
             ".md": lambda: to_markdown(report, _command()),
             ".json": lambda: report.to_json(_command()),
+            ".html": lambda: to_html(report, _command()),
             ".xml": lambda: to_junit(report, texts),
         }
         write_text(report_file, render[report_file.suffix]().rstrip("\n") + "\n")

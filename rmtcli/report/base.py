@@ -138,6 +138,22 @@ class Report:
             "notes": list(self.notes),
         }
 
+    def to_pandas(self) -> Any:
+        """A data frame with a row a layer (or a network of the curve), as in JSON; needs pandas.
+
+        What JSON nests has columns of its own: ``parameters.after``.
+        """
+        import pandas
+
+        record = self.to_dict()
+        return pandas.json_normalize(record["curve"] or record["layers"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table and the summary."""
+        from rmtcli.report.notebook import to_fragment
+
+        return to_fragment(self)
+
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The report as JSON text; numbers that are not finite never occur."""
         values = self.to_dict(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmtcli.report.base import Report
-from rmtcli.report.rows import NUMERIC, summary, table
+from rmtcli.report.rows import NUMERIC, shown, summary, table
 
 
 def to_markdown(report: Report, command: str | None = None) -> str:
@@ -13,10 +13,10 @@ def to_markdown(report: Report, command: str | None = None) -> str:
         report: the report.
         command: the command line that made it, or None from Python.
     """
-    lines = [f"# rmtcli {report.action}: {report.source.path}", ""]
+    lines = [f"# rmtcli {report.action}: {_text(report.source.path)}", ""]
     if command:
         lines += [f"`{command}`", ""]
-    lines += [f"- **{label}:** {text}" for label, text in summary(report)]
+    lines += [f"- **{label}:** {_text(text)}" for label, text in summary(report)]
     lines.append(f"- **sha256 of the input:** {report.source.sha256}")
     if report.edge:
         lines.append(f"- **edge:** `{report.edge}`, **keep:** `{report.keep}`")
@@ -28,4 +28,9 @@ def to_markdown(report: Report, command: str | None = None) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _text(text).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """One line in which no name can open a tag or end a table's row."""
+    return shown(text).replace("&", "&amp;").replace("<", "&lt;")

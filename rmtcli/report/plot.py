@@ -46,7 +46,9 @@ def draw_curve(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
-    _curve(report, figure.subplots())
+    axes = figure.subplots()
+    draw_axes(report, axes)
+    axes.set_title(Path(report.source.path).name, fontsize=10)
     _save(figure, path)
 
 
@@ -103,7 +105,8 @@ def _save(figure: Figure, path: Path) -> None:
         )
 
 
-def _curve(report: Report, axes: Axes) -> None:
+def draw_axes(report: Report, axes: Axes) -> None:
+    """Accuracy, or the user's own score, of each network against its size."""
     shares = [100 * point.parameters / report.source.parameters for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
     vectors = report.curve[0].comparison.rows is Rows.VECTORS
@@ -127,6 +130,5 @@ def _curve(report: Report, axes: Axes) -> None:
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("parameters left, %")
     axes.set_ylabel(label)
-    axes.set_title(Path(report.source.path).name, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
