@@ -182,7 +182,17 @@ ReportFile = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report as well: .md or .json.",
+        help="Write the report as well: .md, .json, or .html (needs rmtcli[report]).",
+        show_default=False,
+    ),
+]
+PlotFolder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--plot",
+        metavar="DIR",
+        help="Draw each layer's spectrum: .svg, .pdf, and the numbers as .csv (needs "
+        "rmtcli[report]).",
         show_default=False,
     ),
 ]

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Endings that ``--report`` understands.
-_REPORTS = (".md", ".json")
+_REPORTS = (".md", ".json", ".html")
 
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
     """Refuse a report file that could not be written, before any work is done."""
     check_file(path, *_REPORTS, inputs=inputs, force=force)
+    if path is not None and path.suffix == ".html":
+        from rmtcli.report.html import check_html
+
+        check_html()
 
 
 def check_file(path: Path | None, *endings: str, inputs: list[Path | None], force: bool) -> None:
@@ -62,16 +66,42 @@ def progress(items: Sequence[T]) -> Iterable[T]:
 def emit(report: Report, *, as_json: bool, report_file: Path | None) -> None:
     """Print a report, and write it to a file where one is asked for."""
     if report_file is not None:
-        from rmtcli.report.markdown import to_markdown
-
-        render = to_markdown if report_file.suffix == ".md" else type(report).to_json
-        write_text(report_file, render(report, _command()).rstrip("\n") + "\n")
+        text = _rendered(report, report_file.suffix, _command())
+        write_text(report_file, text.rstrip("\n") + "\n")
     if as_json:
         print_json(report)
     else:
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
+
+
+def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) -> None:
+    """Refuse a folder that figures could not be written to, before any work is done."""
+    if folder is not None:
+        from rmtcli.report.layer_plots import check_plot_folder
+
+        given = [item for item in inputs if item is not None]
+        check_plot_folder(folder, inputs=given, force=force)
+
+
+def draw_layers(report: Report, folder: Path | None) -> None:
+    """Write a figure a layer, where they are asked for."""
+    if folder is not None:
+        from rmtcli.report.layer_plots import write_plots
+
+        write_plots(report, folder)
+
+
+def _rendered(report: Report, ending: str, command: str) -> str:
+    if ending == ".html":
+        from rmtcli.report.html import to_html
+
+        return to_html(report, command)
+    from rmtcli.report.markdown import to_markdown
+
+    render = to_markdown if ending == ".md" else type(report).to_json
+    return render(report, command)
 
 
 def print_json(report: Report | Verification | Reproduction) -> None:

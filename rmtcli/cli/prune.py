@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import check_file, check_report, emit, progress, write_text
+from rmtcli.cli.output import (
+    check_file,
+    check_plots,
+    check_report,
+    draw_layers,
+    emit,
+    progress,
+    write_text,
+)
 from rmtcli.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +93,7 @@ def command(
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
     json: options.Json = False,
+    plot: options.PlotFolder = None,
     report: options.ReportFile = None,
     force: options.Force = False,
 ) -> None:
@@ -95,8 +104,9 @@ def command(
     from rmtcli import Calibration, Evaluation, Selection, prune
 
     inputs = [file, output, data, calib, stats, apply]
-    check_report(report, inputs=[*inputs, plan], force=force)
-    check_file(plan, ".json", inputs=[*inputs, report], force=force)
+    check_report(report, inputs=[*inputs, plan, plot], force=force)
+    check_file(plan, ".json", inputs=[*inputs, report, plot], force=force)
+    check_plots(plot, inputs=[*inputs, plan, report], force=force)
     result = prune(
         file,
         output,
@@ -116,6 +126,7 @@ def command(
     )
     if plan is not None and result.plan is not None:
         write_text(plan, result.plan.to_json())
+    draw_layers(result, plot)
     emit(result, as_json=json, report_file=report)
     if not result.pruned and result.guard is not None:
         raise LayerError(
