@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What stands in a file of its own and has no place, or no use, in a page.
-_NOISE = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<\?xml.*?\?>|<!DOCTYPE.*?>", re.S)
+#: What has no place, or no use, in a page; a style in a figure would be one of the whole page.
+_NOISE = re.compile(r"<(metadata|style)\b.*?</\1>|<!--.*?-->|<\?xml.*?\?>|<!DOCTYPE.*?>", re.S)
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 _ID = re.compile(r' id="([^"]+)"')
 _FONT = re.compile(r"font: ([\d.]+)px [^;\"]*")
@@ -35,7 +35,7 @@ def inline_svg(
     from matplotlib import rc_context
 
     stream = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rmtcli", "font.size": 9}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rmtcli"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = _NOISE.sub("", stream.getvalue())
     used = {found[2] for found in _REFERENCE.finditer(svg)}

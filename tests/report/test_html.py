@@ -1,0 +1,169 @@
+"""Reports as HTML: complete, self-contained, harmless, and the same each time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import rmtcli
+from rmtcli.report.base import Report
+from rmtcli.report.html import to_html
+from rmtcli.report.rows import shown, summary, table
+from tests.conftest import SAMPLES, Run
+from tests.report.hostile import NAMES, hostile_report
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, ids, headings and text of a page; tags that are not closed in order are an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return rmtcli.prune(SAMPLES / "mnist_deep.pt", dry_run=True)
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return to_html(report, "rmtcli prune a.pt")
+
+
+def test_a_page_says_what_the_summary_and_the_table_say(report: Report, html: str) -> None:
+    page = Page(html)
+    columns, rows = table(report)
+    for text in [*columns, *(cell for row in rows for cell in row)]:
+        assert text in page.text
+    for label, text in summary(report):
+        assert label in page.text
+        assert text in page.text
+    for way in ("of the pruned layers", "of the whole model", "multiply-adds"):
+        assert way in page.text
+    assert "bytes on disk" not in page.text  # nothing was written
+    assert page.count("svg") == page.count("desc") == len(report.layers)
+
+
+def test_a_written_file_has_bytes(report: Report) -> None:
+    written = replace(report.source, path="b.pt", bytes=1_000)
+    text = Page(to_html(replace(report, output=written))).text
+    assert re.search(rf"bytes on disk\s*{report.source.bytes:,}1,000", text)
+
+
+def test_a_page_refers_to_nothing_outside(html: str) -> None:
+    assert re.findall(r"https?://[^\"' ]+", re.sub(r'xmlns(:xlink)?="[^"]+"', "", html)) == []
+    assert "@import" not in html
+    references = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert {r for r in references if not r.startswith("#")} == {"data:,"}
+    assert "default-src 'none'" in html
+
+
+def test_ids_are_unique_and_references_resolve(html: str) -> None:
+    ids = [a["id"] for _, a in Page(html).tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html))
+    assert {a or b for a, b in used} <= set(ids)
+
+
+def test_headings_are_in_order(html: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Page(html).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
+def test_figures_take_their_colours_from_the_page(html: str) -> None:
+    figures = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
+    assert re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", figures) == []
+    style = html[html.index("<style>") : html.index("</style>")]
+    for name in set(re.findall(r"var\(--([a-z]+)\)", html)):
+        assert style.count(f"--{name}:") in (1, 2)
+        assert style.count(f"--{name}:") == 2, f"{name} has no dark value"
+
+
+def test_a_layer_takes_less_than_30_kilobytes(report: Report, html: str) -> None:
+    assert len(html.encode()) < 20_000 + 30_000 * len(report.layers)
+
+
+def test_the_same_report_gives_the_same_bytes(report: Report, html: str) -> None:
+    assert to_html(report, "rmtcli prune a.pt") == html
+
+
+def test_layers_beyond_the_cap_are_in_the_table_only(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmtcli.report.html.MAX_FIGURES", 2)
+    page = Page(to_html(report))
+    assert page.count("svg") == 2
+    assert f"Figures of the first 2 layers; {len(report.layers) - 2} more" in page.text
+    assert all(plan.layer.name in page.text for plan in report.layers)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_hostile_names_harm_nothing(kind: str, tmp_path: Path) -> None:
+    report = hostile_report(NAMES[kind], tmp_path)
+    html = to_html(report, f"rmtcli analyze {NAMES[kind]}")
+    page = Page(html)
+    assert page.count("script") == 1
+    assert page.count("img") == 0
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert shown(NAMES[kind]) in page.text
+    assert all(c.isprintable() or c == "\n" for c in html)
+    assert page.count("bdi") > len(report.layers)
+
+
+def test_a_missing_package_is_one_line_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from rmtcli.cli.output import check_report
+    from rmtcli.errors import UsageError
+
+    monkeypatch.setattr("rmtcli.report.extras.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"need jinja2: pip install 'rmtcli\[report\]'"):
+        check_report(tmp_path / "a.html", inputs=[], force=False)
+    check_report(tmp_path / "a.md", inputs=[], force=False)
+
+
+def test_evaluate_and_curve_write_pages(workdir: Path, rmtcli: Run) -> None:
+    model, data = "sample_models/mnist_mlp.safetensors", "sample_models/mnist.npz"
+    done = rmtcli("evaluate", model, "--data", data, "--report", "e.html")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in Page(Path("e.html").read_text()).text
+    done = rmtcli("curve", model, "--data", data, "--size", "50%", "--size", "20%",
+                  "--report", "c.html")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = Page(Path("c.html").read_text())
+    assert page.count("svg") == 1
+    assert "parameters left, %" in page.text
