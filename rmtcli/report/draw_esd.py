@@ -38,7 +38,7 @@ def esd_figure(esd: Esd, *, legend: bool) -> Figure:
 
     figure = Figure(figsize=SIZE)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.19, top=0.82 if legend else 0.96)
+    figure.subplots_adjust(left=0.12, right=0.96, bottom=0.19, top=0.82 if legend else 0.96)
     _draw(axes, esd)
     if legend:
         axes.legend(loc="lower center", bbox_to_anchor=(0.47, 1.0), ncols=5, fontsize=7,
@@ -50,6 +50,8 @@ def _draw(axes: Axes, esd: Esd) -> None:
     total = esd.dropped + esd.kept
     if esd.logarithmic:
         axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=5)
     if esd.dropped.any():
         axes.stairs(esd.dropped, esd.bins, fill=True, color=PALETTE["dropped"], label="dropped")
     axes.stairs(
@@ -62,22 +64,27 @@ def _draw(axes: Axes, esd: Esd) -> None:
             low, high = max(esd.interval[0], float(esd.bins[0])), esd.interval[1]
             axes.axvspan(low, high, color=PALETTE["edge"], alpha=0.25, linewidth=0)
         axes.axvline(esd.edge, color=PALETTE["edge"], linestyle="--", linewidth=1.2, label="edge")
-    _mark_spikes(axes, esd, float(total.max()))
+    _mark_spikes(axes, esd)
     axes.set_xlim(esd.bins[0], esd.bins[-1])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(float(total.max()), _highest(esd)))
     axes.set_xlabel("eigenvalue of WᵀW/n")
     axes.set_ylabel("count")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _mark_spikes(axes: Axes, esd: Esd, top: float) -> None:
-    """A short stroke above the bars' feet for each spike, all of them as one path."""
+def _highest(esd: Esd) -> float:
+    return 0.0 if esd.smooth is None else float(esd.smooth[1].max())
+
+
+def _mark_spikes(axes: Axes, esd: Esd) -> None:
+    """A short stroke at the top, where no bar hides it, for each spike; all are one path."""
     if not len(esd.spikes):
         return
     places = _apart(esd)
     x = np.repeat(places, 3)
-    y = np.tile([0.06 * top, 0.13 * top, np.nan], len(places))
-    axes.plot(x, y, color=PALETTE["spikes"], linewidth=1.0, label="spikes")
+    y = np.tile([0.93, 1.0, np.nan], len(places))
+    top = axes.get_xaxis_transform()
+    axes.plot(x, y, color=PALETTE["spikes"], linewidth=1.0, label="spikes", transform=top)
 
 
 def _apart(esd: Esd) -> FloatArray:

@@ -12,9 +12,9 @@ from rmtcli.spectrum import FloatArray
 
 #: Bars at most; wide layers have thousands of eigenvalues.
 MAX_BARS = 60
-#: Where the largest eigenvalue is so many times the edge, the axis is logarithmic.
+#: Where the axis would reach so many times as far as the bulk, it is logarithmic.
 _WIDE = 3.0
-#: A logarithmic axis begins no lower than this share of the edge: near-zero ones have no place.
+#: A logarithmic axis begins no lower than this share of λ₊: eigenvalues near zero have no place.
 _LOWEST = 1e-3
 
 
@@ -56,10 +56,13 @@ def esd_of(plan: LayerPlan) -> Esd:
     """
     fit, values = plan.fit, plan.spectrum.eigenvalues
     top = fit.edge_interval[1] if fit.edge_interval else fit.edge
-    high = max(plan.largest, top, fit.law.lambda_plus)
-    wide = 0 < _WIDE * fit.edge < plan.largest
-    lowest = max(float(values[values > 0].min()), _LOWEST * fit.edge) if wide else float(values[0])
-    low = min(lowest, fit.law.lambda_minus) if not wide else lowest
+    bulk = fit.law.lambda_plus
+    high = max(plan.largest, top, bulk)
+    wide = 0 < _WIDE * bulk < high
+    if wide:
+        low = max(float(values[values > 0].min()), _LOWEST * bulk)
+    else:
+        low = min(float(values[0]), fit.law.lambda_minus)
     if high - low < 1e-6 * high:
         low, high = 0.9 * low, 1.1 * high
     bars = min(MAX_BARS, max(12, round(2 * len(values) ** 0.5)))
