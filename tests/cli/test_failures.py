@@ -245,7 +245,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"analyze {MLP} --report {MLP}",
         2,
-        f"{MLP}: its name must end in .md or .json",
+        f"{MLP}: its name must end in .md or .json or .html",
     ),
     "pattern without match": (
         nothing,

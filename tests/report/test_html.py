@@ -114,6 +114,22 @@ def test_figures_take_their_colours_from_the_page(html: str) -> None:
         assert style.count(f"--{name}:") == 2, f"{name} has no dark value"
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance of a hexadecimal colour (WCAG 2.1)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+@pytest.mark.parametrize("text", ["text", "muted"])
+@pytest.mark.parametrize("ground", ["page", "panel"])
+def test_text_has_contrast(html: str, scheme: int, text: str, ground: str) -> None:
+    values = [re.findall(rf"--{name}: (#[0-9a-f]{{6}})", html)[scheme] for name in (text, ground)]
+    low, high = sorted(map(luminance, values))
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
 def test_a_layer_takes_less_than_30_kilobytes(report: Report, html: str) -> None:
     assert len(html.encode()) < 20_000 + 30_000 * len(report.layers)
 
