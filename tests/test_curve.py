@@ -77,9 +77,9 @@ def test_a_score_of_the_users_own_has_a_curve_too(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmtcli.report import plot
+    from rmtcli.report import extras, plot
 
-    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'rmtcli\[report\]'"):
         plot.check_plots()
 

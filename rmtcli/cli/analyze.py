@@ -12,10 +12,11 @@ from rmtcli.cli.options import (
     Include,
     Json,
     MinSide,
+    PlotFolder,
     Recurrent,
     ReportFile,
 )
-from rmtcli.cli.output import check_report, emit, progress
+from rmtcli.cli.output import check_plots, check_report, draw_layers, emit, progress
 
 
 def command(
@@ -27,6 +28,7 @@ def command(
     conv: Conv = False,
     recurrent: Recurrent = False,
     json: Json = False,
+    plot: PlotFolder = None,
     report: ReportFile = None,
     fail_if: FailIf = None,
     force: Force = False,
@@ -40,9 +42,11 @@ def command(
     from rmtcli.report.conditions import Condition
 
     conditions = [Condition.parse(text) for text in fail_if or ()]
-    check_report(report, inputs=[file], force=force)
+    check_report(report, inputs=[file, plot], force=force)
+    check_plots(plot, inputs=[file, report], force=force)
     selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
     result = analyze(file, edge=edge, selection=selection, track=progress)
+    draw_layers(result, plot)
     emit(result, as_json=json, report_file=report, conditions=conditions)
 
 

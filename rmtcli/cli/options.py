@@ -198,7 +198,18 @@ ReportFile = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report as well: .html, .md, .json, or .xml for JUnit.",
+        help="Write the report as well: .html (needs rmtcli[report]), .md, .json, or .xml for "
+        "JUnit (needs rmtcli[ci]).",
+        show_default=False,
+    ),
+]
+PlotFolder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--plot",
+        metavar="DIR",
+        help="Draw each layer's spectrum: .svg, .pdf, and the numbers as .csv (needs "
+        "rmtcli[report]).",
         show_default=False,
     ),
 ]

@@ -108,6 +108,23 @@ def emit(
     conclude(report, reasons(conditions, values))
 
 
+def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) -> None:
+    """Refuse a folder that figures could not be written to, before any work is done."""
+    if folder is not None:
+        from rmtcli.report.layer_plots import check_plot_folder
+
+        given = [item for item in inputs if item is not None]
+        check_plot_folder(folder, inputs=given, force=force)
+
+
+def draw_layers(report: Report, folder: Path | None) -> None:
+    """Write a figure a layer, where they are asked for."""
+    if folder is not None:
+        from rmtcli.report.layer_plots import write_plots
+
+        write_plots(report, folder)
+
+
 def conclude(report: Report, failed: Sequence[str]) -> None:
     """Tell GitHub, where it runs this, and fail if there is a reason to.
 

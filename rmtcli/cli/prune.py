@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import check_file, check_report, emit, progress, write_text
+from rmtcli.cli.output import (
+    check_file,
+    check_plots,
+    check_report,
+    draw_layers,
+    emit,
+    progress,
+    write_text,
+)
 from rmtcli.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +94,7 @@ def command(
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
     json: options.Json = False,
+    plot: options.PlotFolder = None,
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
@@ -99,8 +108,9 @@ def command(
 
     inputs = [file, output, data, calib, stats, apply]
     conditions = [Condition.parse(text) for text in fail_if or ()]
-    check_report(report, inputs=[*inputs, plan], force=force)
-    check_file(plan, ".json", inputs=[*inputs, report], force=force)
+    check_report(report, inputs=[*inputs, plan, plot], force=force)
+    check_file(plan, ".json", inputs=[*inputs, report, plot], force=force)
+    check_plots(plot, inputs=[*inputs, plan, report], force=force)
     result = prune(
         file,
         output,
@@ -122,6 +132,7 @@ def command(
     )
     if plan is not None and result.plan is not None:
         write_text(plan, result.plan.to_json())
+    draw_layers(result, plot)
     emit(result, as_json=json, report_file=report, conditions=conditions)
     if not result.pruned and result.guard is not None:
         raise LayerError(

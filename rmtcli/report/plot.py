@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmtcli.checkpoint import write_file
-from rmtcli.errors import UsageError
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.report.base import Report
+from rmtcli.report.extras import check_extra
 from rmtcli.training.step import Change
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def check_plots() -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise UsageError("figures need matplotlib: pip install 'rmtcli[report]'")
+    check_extra("figures", "matplotlib")
 
 
 def draw_curve(report: Report, path: Path) -> None:
@@ -43,13 +41,19 @@ def draw_curve(report: Report, path: Path) -> None:
         report: what ``curve`` gave.
         path: file to write; the caller has checked that it may be.
     """
+    save_figure(curve_figure(report), path)
+
+
+def curve_figure(report: Report, *, titled: bool = True) -> Figure:
+    """The figure of :func:`draw_curve`, with the file's name as its title where that is wanted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     axes = figure.subplots()
     draw_axes(report, axes)
-    axes.set_title(Path(report.source.path).name, fontsize=10)
-    _save(figure, path)
+    if titled:
+        axes.set_title(Path(report.source.path).name, fontsize=10, parse_math=False)
+    return figure
 
 
 def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -86,7 +90,7 @@ def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels[1].set_ylim(bottom=0)
     panels[1].yaxis.set_major_formatter("{x:,.0f}")
     panels[-1].set_xlabel("calls of the pruner")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -94,7 +98,8 @@ def _pairs(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], lis
     return [row["time"] for row in kept], [row[name] for row in kept]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all; its format is that of the file's ending."""
     from matplotlib import rc_context
 
     # Without a date and with names that are not random, the same figure gives the same bytes.

@@ -80,7 +80,8 @@ def summary(report: Report) -> list[tuple[str, str]]:
     lines += [("note", note) for note in report.notes]
     if report.output is not None:
         lines.append(("wrote", report.output.path))
-    return lines
+    # Notes and paths may quote what a file says.
+    return [(label, shown(text)) for label, text in lines]
 
 
 def _convolutions(report: Report) -> list[tuple[str, str]]:
@@ -224,8 +225,12 @@ def shown(name: str) -> str:
 
 
 def _change(before: int, after: int, unit: str = "") -> str:
-    share = 100 * (after / before - 1) + 0.0
-    return f"{before:,} → {after:,} {unit}".rstrip() + f" ({share:+.1f} %)"
+    return f"{before:,} → {after:,} {unit}".rstrip() + f" ({change(before, after)})"
+
+
+def change(before: int, after: int) -> str:
+    """By how much something has grown, or shrunk, in per cent."""
+    return f"{100 * (after / before - 1) + 0.0:+.1f} %"
 
 
 def _count(number: int, noun: str) -> str:

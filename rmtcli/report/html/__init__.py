@@ -1,19 +1,27 @@
-"""A report as one HTML page that works offline (the extra ``report``)."""
+"""A report as one HTML file that needs nothing else (the extra ``report``)."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import Any
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from rmtcli.errors import UsageError
-from rmtcli.plan import LayerPlan, Layout
+from rmtcli.plan import LayerPlan
 from rmtcli.report.base import Report
-from rmtcli.report.html.figures import curve_figure, esd_figure
-from rmtcli.report.rows import NUMERIC, shown, summary, table
+from rmtcli.report.esd import esd_of
+from rmtcli.report.extras import check_extra
+from rmtcli.report.rows import NUMERIC, action, change, shown, summary, table
+from rmtcli.report.totals import totals
 from rmtcli.version import __version__
 
-#: Layers that get a figure; a page of more would be slow to open.
-FIGURES = 200
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+#: Figures at most; a page with more layers stays small without theirs.
+MAX_FIGURES = 200
 
 
 def check_html() -> None:
@@ -22,76 +30,109 @@ def check_html() -> None:
     Raises:
         UsageError: Jinja2 or matplotlib is not installed.
     """
-    if find_spec("jinja2") is None or find_spec("matplotlib") is None:
-        raise UsageError("HTML reports need Jinja2 and matplotlib: pip install 'rmtcli[report]'")
+    check_extra("HTML reports", "jinja2", "matplotlib")
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What the page shows of one layer: its name, its figure, and facts as label and text."""
+
+    name: str
+    figure: Markup
+    facts: list[tuple[str, str]]
 
 
 def to_html(report: Report, command: str | None = None) -> str:
-    """A page with totals, summary, the table of layers, and a figure a layer.
-
-    Nothing in it is loaded from elsewhere. The same report gives the same page.
+    """One page that works offline, with figures as inline SVG; the same report, the same bytes.
 
     Args:
         report: the report.
         command: the command line that made it, or None from Python.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
+    loader = PackageLoader("rmtcli.report", "html")
     environment = Environment(
-        loader=PackageLoader("rmtcli.report", "html"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     environment.filters["shown"] = shown
-    columns, rows = table(report) if report.layers or report.curve else ([], [])
-    return environment.get_template("report.html").render(
-        report=report,
+    script = Markup(_asset("sort.js"))
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        **_content(report),
         command=command,
         version=__version__,
-        totals=_totals(report),
-        summary=summary(report),
-        columns=columns,
-        numeric=NUMERIC,
-        rows=rows,
-        layers=[_layer(plan, i) for i, plan in enumerate(report.layers[:FIGURES])],
-        left_out=max(0, len(report.layers) - FIGURES),
-        curve=curve_figure(report) if report.curve else None,
+        style=Markup(_asset("style.css")),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _totals(report: Report) -> list[tuple[str, int, int]]:
-    """What a size may mean, before and after: four ways, as far as they are known."""
-    if report.layout is None or report.curve:
-        return []
-    before, after = report.pruned_parameters
-    macs = [plan.layer.size for plan in report.layers]
-    left = [_macs(plan, report.layout) for plan in report.layers]
-    totals = [
-        ("parameters of the pruned layers", before, after),
-        ("parameters of the model", *report.parameters),
-        ("multiply–adds of the layers, at one position", sum(macs), sum(left)),
-    ]
-    if report.output is not None:
-        totals.append(("bytes on disk", report.source.bytes, report.output.bytes))
-    return totals
-
-
-def _macs(plan: LayerPlan, layout: Layout) -> int:
-    factored = plan.untouched is None and layout is Layout.FACTORED
-    return plan.factored_size if factored else plan.layer.size
-
-
-def _layer(plan: LayerPlan, index: int) -> dict[str, Any]:
-    kept = (
-        "all" if plan.untouched is not None else f"{plan.rank} of {len(plan.spectrum.eigenvalues)}"
-    )
-    alt = f"{plan.spikes} eigenvalues above the edge; kept: {kept}; {plan.fit.verdict.value}"
-    why = plan.untouched.value if plan.untouched is not None else plan.fit.verdict.value
+def _content(report: Report) -> Mapping[str, Any]:
+    columns, rows = table(report) if report.layers or report.curve else ([], [])
+    drawn = report.layers[:MAX_FIGURES]
     return {
-        "name": shown(plan.layer.name),
-        "figure": esd_figure(plan, index),
-        "alt": alt,
-        "why": why,
+        "report": report,
+        "totals": [(label, f"{a:,}", f"{b:,}", change(a, b)) for label, a, b in totals(report)],
+        "summary": summary(report),
+        "columns": [(column, column in NUMERIC) for column in columns],
+        "rows": rows,
+        "curve": _curve(report) if report.curve else None,
+        "panels": [_panel(plan, report, i) for i, plan in enumerate(drawn, 1)],
+        "undrawn": len(report.layers) - len(drawn),
+        "most": MAX_FIGURES,
     }
+
+
+def _asset(name: str) -> str:
+    return files("rmtcli.report").joinpath("html", name).read_text(encoding="utf-8")
+
+
+def _curve(report: Report) -> Markup:
+    from rmtcli.report.html.svg import inline_svg
+    from rmtcli.report.plot import curve_figure
+
+    figure = curve_figure(report, titled=False)
+    text = f"{len(report.curve)} networks; their numbers stand in the table below."
+    # matplotlib's first colour, and its greys of grid, frame and the dense network's line.
+    colours = {"kept": "#1f77b4", "grid": "#b0b0b0", "muted": "#666666", "panel": "#ffffff"}
+    colours |= {"line": "#cccccc"}
+    return inline_svg(figure, "curve", title="Quality against size", text=text, colours=colours)
+
+
+def _panel(plan: LayerPlan, report: Report, number: int) -> Panel:
+    from rmtcli.report.draw_esd import PALETTE, esd_figure
+    from rmtcli.report.html.svg import inline_svg
+
+    facts = _facts(plan, report)
+    text = "; ".join(f"{label}: {value}" for label, value in facts)
+    figure = inline_svg(
+        esd_figure(esd_of(plan), legend=False),
+        f"layer-{number}",
+        title=f"Eigenvalues of layer {number}",
+        text=f"Histogram of {plan.spectrum.p} eigenvalues. {text}",
+        colours=PALETTE,
+    )
+    return Panel(plan.layer.name, figure, facts)
+
+
+def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
+    fit, p = plan.fit, plan.spectrum.p
+    edge = f"{fit.edge:.4g}"
+    if fit.edge_interval is not None:
+        low, high = fit.edge_interval
+        edge += f" (95 %: {low:.4g} to {high:.4g})"
+    sigma = f"{fit.law.sigma:.4g}"
+    if fit.sigma_error is not None:
+        sigma += f" ± {fit.sigma_error:.2g}"
+    lines = [("edge", edge), ("σ", sigma), ("spikes", f"{plan.spikes} of {p}")]
+    lines.append(("verdict", fit.verdict.value))
+    done = action(plan, report.layout)
+    if plan.untouched is None:
+        done = f"rank {plan.rank} of {p}, {done}"
+    lines.append(("prune --keep auto" if report.action == "analyze" else "action", done))
+    if plan.predicted_loss is not None:
+        lines.append(("calibrated", "directions are the data's; the bars show the rank only"))
+    return lines

@@ -1,19 +1,27 @@
-// Headings become buttons that sort the rows: by the first number of a cell if all have one.
-for (const table of document.querySelectorAll("table")) {
-  const headings = [...table.tHead.rows[0].cells], body = table.tBodies[0];
-  headings.forEach((heading, column) => {
+"use strict";
+// Headings of tables become buttons that sort; without scripts they stay headings.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0];
+  heads.forEach((head, place) => {
     const button = document.createElement("button");
-    button.append(...heading.childNodes);
-    heading.append(button);
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    const text = (row) => row.cells[place].textContent;
+    const number = (row) => {
+      const value = parseFloat(text(row).replaceAll(",", ""));
+      return Number.isNaN(value) ? -Infinity : value;
+    };
     button.addEventListener("click", () => {
-      const down = heading.getAttribute("aria-sort") === "ascending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const text = (row) => row.cells[column].textContent;
-      const number = (row) => parseFloat(text(row).replace(/,/g, ""));
-      const rows = [...body.rows], numbers = rows.every((row) => !Number.isNaN(number(row)));
-      rows.sort((a, b) => numbers ? number(a) - number(b) : text(a).localeCompare(text(b)));
-      body.append(...(down ? rows.reverse() : rows));
+      const down = head.getAttribute("aria-sort") === "ascending";
+      const compare = head.classList.contains("number")
+        ? (a, b) => (number(a) < number(b) ? -1 : number(a) > number(b) ? 1 : 0)
+        : (a, b) => text(a).localeCompare(text(b), "en", { numeric: true });
+      const rows = [...body.rows].sort((a, b) => (down ? compare(b, a) : compare(a, b)));
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      body.append(...rows);
     });
   });
 }

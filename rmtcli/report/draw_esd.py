@@ -1,0 +1,96 @@
+"""The figure of one layer's spectrum, for pages and for papers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rmtcli.report.esd import Esd
+from rmtcli.spectrum import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours of Okabe and Ito (2008), which colour-blind readers tell apart; by role.
+PALETTE = {
+    "kept": "#0072b2",
+    "dropped": "#b9bec6",
+    "law": "#d55e00",
+    "edge": "#a8327e",
+    "spikes": "#00795a",
+}
+#: Inches; text of 9 points stays readable where a page is as narrow as a phone.
+SIZE = (4.4, 2.6)
+#: Spikes nearer to one another than this share of the axis are one mark.
+_NEAR = 1 / 300
+
+
+def esd_figure(esd: Esd, *, legend: bool) -> Figure:
+    """Bars of the eigenvalues, dropped and kept apart, with law, edge and spikes.
+
+    Args:
+        esd: what to draw.
+        legend: whether the figure says what is what; a page says it beside the figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.12, right=0.96, bottom=0.19, top=0.82 if legend else 0.96)
+    _draw(axes, esd)
+    if legend:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.47, 1.0), ncols=5, fontsize=7,
+                    frameon=False, columnspacing=1.0, handlelength=1.4)  # fmt: skip
+    return figure
+
+
+def _draw(axes: Axes, esd: Esd) -> None:
+    total = esd.dropped + esd.kept
+    if esd.logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=5)
+    if esd.dropped.any():
+        axes.stairs(esd.dropped, esd.bins, fill=True, color=PALETTE["dropped"], label="dropped")
+    axes.stairs(
+        total, esd.bins, baseline=esd.dropped, fill=True, color=PALETTE["kept"], label="kept"
+    )
+    if esd.smooth is not None:
+        axes.plot(*esd.smooth, color=PALETTE["law"], linewidth=1.6, label="law")
+    if esd.bins[0] <= esd.edge <= esd.bins[-1]:
+        if esd.interval is not None:
+            low, high = max(esd.interval[0], float(esd.bins[0])), esd.interval[1]
+            axes.axvspan(low, high, color=PALETTE["edge"], alpha=0.25, linewidth=0)
+        axes.axvline(esd.edge, color=PALETTE["edge"], linestyle="--", linewidth=1.2, label="edge")
+    _mark_spikes(axes, esd)
+    axes.set_xlim(esd.bins[0], esd.bins[-1])
+    axes.set_ylim(0, 1.15 * max(float(total.max()), _highest(esd)))
+    axes.set_xlabel("eigenvalue of WᵀW/n")
+    axes.set_ylabel("count")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _highest(esd: Esd) -> float:
+    return 0.0 if esd.smooth is None else float(esd.smooth[1].max())
+
+
+def _mark_spikes(axes: Axes, esd: Esd) -> None:
+    """A short stroke at the top, where no bar hides it, for each spike; all are one path."""
+    if not len(esd.spikes):
+        return
+    places = _apart(esd)
+    x = np.repeat(places, 3)
+    y = np.tile([0.93, 1.0, np.nan], len(places))
+    top = axes.get_xaxis_transform()
+    axes.plot(x, y, color=PALETTE["spikes"], linewidth=1.0, label="spikes", transform=top)
+
+
+def _apart(esd: Esd) -> FloatArray:
+    """The spikes without those that would be drawn on top of one another."""
+    values, ends = esd.spikes, esd.bins[[0, -1]]
+    if esd.logarithmic:
+        values, ends = np.log(values), np.log(ends)
+    grid = np.round((values - ends[0]) / (ends[1] - ends[0]) / _NEAR)
+    return esd.spikes[np.unique(grid, return_index=True)[1]]

@@ -1,0 +1,86 @@
+"""One figure a layer, as files for a paper, with the numbers beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from rmtcli.checkpoint import check_target, write_file
+from rmtcli.errors import UsageError
+from rmtcli.report.base import Report
+from rmtcli.report.draw_esd import esd_figure
+from rmtcli.report.esd import Esd, esd_of
+from rmtcli.report.extras import check_extra
+from rmtcli.report.plot import save_figure
+
+#: File endings of each figure: one for pages, one for LaTeX.
+ENDINGS = (".svg", ".pdf")
+#: Characters of a layer's name that go into a file's name.
+LONGEST = 80
+
+
+def check_plot_folder(folder: Path, *, inputs: list[Path], force: bool) -> None:
+    """Refuse a folder that figures cannot be written to, before any work is done.
+
+    Raises:
+        UsageError: matplotlib is missing; the folder is an input or in one, is a file, or holds
+            something and ``force`` is not given; or it could not be made.
+    """
+    check_extra("figures", "matplotlib")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file: name a directory for the figures")
+    # A file that is not there yet passes what any new output must pass.
+    check_target(folder / "layers.csv" if folder.is_dir() else folder, inputs=inputs, force=force)
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UsageError(f"{folder}: is not empty: give --force to write into it all the same")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder}: may not be written to")
+
+
+def write_plots(report: Report, folder: Path) -> None:
+    """Write for each layer a figure and its numbers, and ``layers.csv``, which names them.
+
+    Args:
+        report: a report with layers.
+        folder: made where it is not there; the caller has checked that it may be written to.
+    """
+    folder.mkdir(exist_ok=True)
+    index: list[Iterable[object]] = [("file", "layer", "n", "p", "sigma", "edge", "spikes", "rank")]
+    for number, plan in enumerate(report.layers, 1):
+        stem, esd, fit = file_stem(number, plan.layer.name), esd_of(plan), plan.fit
+        for ending in ENDINGS:
+            save_figure(esd_figure(esd, legend=True), folder / (stem + ending))
+        _write_csv(folder / f"{stem}.csv", _bars(esd))
+        s = plan.spectrum
+        index.append(
+            (stem, plan.layer.name, s.n, s.p, fit.law.sigma, fit.edge, plan.spikes, plan.rank)
+        )
+    _write_csv(folder / "layers.csv", index)
+
+
+def file_stem(number: int, name: str) -> str:
+    """A file's name for a layer: its number, which none other has, and what is harmless of it."""
+    return f"{number:03d}-{re.sub('[^A-Za-z0-9._-]+', '_', name)[:LONGEST]}"
+
+
+def _bars(esd: Esd) -> list[Iterable[object]]:
+    """One row a bar; the edge, the same in all, so that a row can be plotted by itself."""
+    low, high = esd.interval or ("", "")
+    rows: list[Iterable[object]] = [
+        ("low", "high", "dropped", "kept", "law", "edge", "edge_low", "edge_high")
+    ]
+    for i, (dropped, kept) in enumerate(zip(esd.dropped, esd.kept, strict=True)):
+        law = "" if esd.law is None else float(esd.law[i])
+        ends = float(esd.bins[i]), float(esd.bins[i + 1])
+        rows.append((*ends, int(dropped), int(kept), law, esd.edge, low, high))
+    return rows
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_file(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))

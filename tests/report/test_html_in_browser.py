@@ -1,0 +1,92 @@
+"""The page in Chromium, where Playwright and a browser are installed; else skipped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rmtcli
+from rmtcli.report.html import to_html
+from tests.conftest import SAMPLES
+from tests.report.hostile import NAMES, hostile_report
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+NAMES_OF_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES_OF_BROWSERS)), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as engine:
+        found = engine.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield found
+        found.close()
+
+
+def opened(browser: Any, file: Path, width: int, **options: Any) -> tuple[Any, list[str]]:
+    """The page, and what it asked for or complained about beyond itself."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    page, trouble = context.new_page(), []
+    page.on("request", lambda request: trouble.append(request.url))
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+    page.goto(file.as_uri())
+    trouble.remove(file.as_uri())
+    return page, trouble
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "a.html"
+    path.write_text(to_html(rmtcli.prune(SAMPLES / "mnist_deep.pt", dry_run=True)))
+    return path
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_and_asks_for_nothing(browser: Any, file: Path, width: int, scheme: str) -> None:
+    page, trouble = opened(browser, file, width, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert trouble == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is (scheme == "light")
+    text = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    assert text == page.evaluate("getComputedStyle(document.body).color")
+
+
+def test_columns_are_sorted_by_keyboard(browser: Any, file: Path) -> None:
+    page, _ = opened(browser, file, 1400)
+    column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[4].innerText)"
+    button = page.get_by_role("button", name="spikes")
+    button.focus()
+    page.keyboard.press("Enter")
+    ascending = [int(text) for text in page.evaluate(column)]
+    assert ascending == sorted(ascending)
+    page.keyboard.press("Enter")
+    assert [int(text) for text in page.evaluate(column)] == ascending[::-1]
+
+
+def test_without_scripts_the_tables_are_there(browser: Any, file: Path) -> None:
+    page, _ = opened(browser, file, 390, java_script_enabled=False)
+    assert page.get_by_role("button").count() == 0
+    assert page.get_by_role("columnheader", name="spikes").is_visible()
+    assert page.get_by_role("img").count() == 5
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_hostile_names_run_nothing_and_fit(browser: Any, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.html"
+    path.write_text(to_html(hostile_report(NAMES[kind], tmp_path)))
+    page, trouble = opened(browser, path, 390)
+    assert trouble == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,0 +1,45 @@
+"""Reports in notebooks, as data frames, and as JUnit with names that would do harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rmtcli
+from rmtcli.report.base import Report
+from rmtcli.report.junit import to_junit
+from rmtcli.report.rows import summary
+from tests.conftest import SAMPLES
+from tests.report.hostile import NAMES, hostile_report
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return rmtcli.prune(SAMPLES / "mnist_deep.pt", keep="edge", dry_run=True)
+
+
+def test_a_notebook_shows_the_table(report: Report) -> None:
+    text = report._repr_html_()
+    assert text.count("<tr>") == len(report.layers) + 1 + len(summary(report))
+    assert "<td>27 of 512</td>" in text
+
+
+def test_a_data_frame_has_a_row_a_layer(report: Report) -> None:
+    pytest.importorskip("pandas")
+    frame = report.to_pandas()
+    assert list(frame["name"]) == [plan.layer.name for plan in report.layers]
+    assert list(frame["rank"]) == [27, 10, 7, 7, 10]
+    assert frame["parameters.after"].sum() == 57_776 + 2_560
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_hostile_names_do_no_harm(tmp_path: Path, name: str) -> None:
+    junitparser = pytest.importorskip("junitparser")
+    found = hostile_report(name, tmp_path)
+    shown, text = found._repr_html_(), to_junit(found, [])
+    for sign in ("\x1b", "\u202e", "<script>", "<img"):
+        assert sign not in shown
+    for sign in ("\x1b", "<script>", "<img"):
+        assert sign not in text
+    assert sum(suite.tests for suite in junitparser.JUnitXml.fromstring(text.encode())) == 2
