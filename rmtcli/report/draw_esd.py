@@ -25,6 +25,8 @@ PALETTE = {
 SIZE = (4.4, 2.6)
 #: Spikes nearer to one another than this share of the axis are one mark.
 _NEAR = 1 / 300
+#: An axis whose ends differ by less than this factor has ticks between powers of ten.
+_FEW = 50
 
 
 def esd_figure(esd: Esd, *, legend: bool) -> Figure:
@@ -49,7 +51,7 @@ def esd_figure(esd: Esd, *, legend: bool) -> Figure:
 def _draw(axes: Axes, esd: Esd) -> None:
     total = esd.dropped + esd.kept
     if esd.logarithmic:
-        axes.set_xscale("log")
+        _logarithmic(axes, esd)
     else:
         axes.locator_params(axis="x", nbins=5)
     if esd.dropped.any():
@@ -70,6 +72,17 @@ def _draw(axes: Axes, esd: Esd) -> None:
     axes.set_xlabel("eigenvalue of WᵀW/n")
     axes.set_ylabel("count")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _logarithmic(axes: Axes, esd: Esd) -> None:
+    """Ticks at powers of ten; where the axis spans few of them, at 2 and 5 times as well."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if esd.bins[-1] < _FEW * esd.bins[0]:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
 
 
 def _highest(esd: Esd) -> float:
