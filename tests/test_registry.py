@@ -23,7 +23,7 @@ def test_options_are_the_fields_of_the_dataclass() -> None:
         (
             "foo",
             "unknown keep rule 'foo': choose one of "
-            "auto, edge, energy, fraction, hard-threshold, rank",
+            "auto, edge, energy, fraction, hard-threshold, rank, relative",
         ),
         ("energy", "keep rule 'energy': give an option: write energy:fraction=…"),
         ("energy:0.9", "keep rule 'energy:0.9': '0.9' is not an option: write energy:fraction=…"),
@@ -42,7 +42,7 @@ def test_options_are_the_fields_of_the_dataclass() -> None:
         (
             "",
             "unknown keep rule '': choose one of "
-            "auto, edge, energy, fraction, hard-threshold, rank",
+            "auto, edge, energy, fraction, hard-threshold, rank, relative",
         ),
     ],
 )
