@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of, member, module_of
+from rmtcli.spectrum import FloatArray
 
 #: What DataParallel, torch.compile, Lightning and FSDP put before a module's names.
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
@@ -177,6 +179,11 @@ class SplitLinear(nn.Sequential):
     def bias(self) -> Tensor | None:
         """The bias of the second map."""
         return self.left.bias
+
+
+def float64_of(tensor: Tensor) -> FloatArray:
+    """A tensor's values as an array, of whatever floating type and on whatever device it is."""
+    return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)
 
 
 def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:

@@ -156,6 +156,11 @@ class LayerPlan:
         """Figures of the spectrum that people know from elsewhere; computed when asked for."""
         return diagnose(self.spectrum, self.fit)
 
+    def size(self, layout: Layout | None) -> int:
+        """Weights that the layer has in this layout: those of its factors where it is split."""
+        split = self.untouched is None and layout is Layout.FACTORED
+        return self.factored_size if split else self.layer.size
+
     @property
     def factored_size(self) -> int:
         """Weights of two factors of the planned rank; a sibling's right factor is the first's."""

@@ -82,7 +82,7 @@ def emit(
         ConditionError: a condition holds; the report is there all the same.
         UsageError: a condition names what was not measured.
     """
-    from rmtcli.report.conditions import reasons, values_of
+    from rmtcli.report.conditions import values_of
 
     values = values_of(report) if conditions else {}
     found = [condition.holds(values) for condition in conditions]
@@ -105,7 +105,7 @@ def emit(
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
-    conclude(report, reasons(conditions, values))
+    conclude(report, [reason for reason in found if reason is not None])
 
 
 def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) -> None:

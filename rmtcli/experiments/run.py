@@ -85,8 +85,7 @@ def _epoch(
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
         torch.autograd.backward(loss)
-        if pruner.l1 or pruner.l2:
-            pruner.penalize()
+        pruner.penalize()
         optimizer.step()
     if not bool(loss.isfinite()):
         raise TrainingError("the loss is no longer finite: lower the learning rate")

@@ -41,8 +41,8 @@ def diff(
         LayerError: the two have no layer in common, or one whose values are not finite.
     """
     estimator = EDGES.parse(edge)
-    checkpoints = [_whole(open_checkpoint(path)) for path in (before, after)]
-    first, second = (_layers(checkpoint, selection) for checkpoint in checkpoints)
+    checkpoints = [open_checkpoint(path) for path in (before, after)]
+    first, second = (_layers(_whole(checkpoint), selection) for checkpoint in checkpoints)
     common = [
         layer
         for name, layer in first.items()
@@ -59,7 +59,7 @@ def diff(
         for layer in track(common)
         if isinstance(layer, Layer)
     )
-    a, b = (describe(open_checkpoint(path)) for path in (before, after))
+    a, b = map(describe, checkpoints)
     return Difference(a, b, EDGES.spell(estimator), compared, tuple(missing))
 
 

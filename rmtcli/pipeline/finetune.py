@@ -197,8 +197,10 @@ def _learned(
 
 
 def _values(model: nn.Module) -> dict[str, FloatArray]:
+    from rmtcli.lowrank import float64_of
+
     return {
-        name: value.detach().double().cpu().numpy()
+        name: float64_of(value)
         for name, value in model.state_dict().items()
         if value.is_floating_point()
     }

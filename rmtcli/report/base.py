@@ -173,7 +173,7 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
     n, p = max(layer.shape), min(layer.shape)
     pruned = plan.untouched is None
     split = pruned and layout is Layout.FACTORED
-    after = plan.factored_size if split else layer.size
+    after = plan.size(layout)
     return {
         "name": layer.name,
         "aliases": list(layer.aliases),

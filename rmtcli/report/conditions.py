@@ -10,11 +10,11 @@ import ast
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from rmtcli.errors import UsageError
 from rmtcli.report.base import Report
+from rmtcli.report.extras import check_extra
 
 #: What conditions may name, and what it is. The values are those of the JSON report.
 FIELDS = {
@@ -70,8 +70,7 @@ class Condition:
     def parse(text: str, known: Mapping[str, str] | None = None) -> Condition:
         """A condition over ``known`` fields; those of a report by default."""
         known = FIELDS if known is None else known
-        if find_spec("simpleeval") is None:
-            raise UsageError("--fail-if needs simpleeval: pip install 'rmtcli[ci]'")
+        check_extra("--fail-if needs", "simpleeval", extra="ci")
         try:
             tree = ast.parse(text.strip(), mode="eval")
         except (SyntaxError, ValueError):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from rmtcli.errors import UsageError
 from rmtcli.report.base import Report
+from rmtcli.report.extras import check_extra
 from rmtcli.report.rows import summary
 
 #: What XML 1.0 cannot hold.
@@ -20,8 +19,7 @@ def check_junit() -> None:
     Raises:
         UsageError: junitparser is not installed.
     """
-    if find_spec("junitparser") is None:
-        raise UsageError("JUnit reports need junitparser: pip install 'rmtcli[ci]'")
+    check_extra("JUnit reports need", "junitparser", extra="ci")
 
 
 def to_junit(report: Report, conditions: Sequence[tuple[str, str | None]]) -> str:

@@ -14,8 +14,7 @@ from rmtcli.errors import UsageError
 from rmtcli.report.base import Report
 from rmtcli.report.draw_esd import esd_figure
 from rmtcli.report.esd import Esd, esd_of
-from rmtcli.report.extras import check_extra
-from rmtcli.report.plot import save_figure
+from rmtcli.report.plot import check_plots, save_figure
 
 #: File endings of each figure: one for pages, one for LaTeX.
 ENDINGS = (".svg", ".pdf")
@@ -30,7 +29,7 @@ def check_plot_folder(folder: Path, *, inputs: list[Path], force: bool) -> None:
         UsageError: matplotlib is missing; the folder is an input or in one, is a file, or holds
             something and ``force`` is not given; or it could not be made.
     """
-    check_extra("figures", "matplotlib")
+    check_plots()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file: name a directory for the figures")
     # A file that is not there yet passes what any new output must pass.

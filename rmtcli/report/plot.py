@@ -29,7 +29,7 @@ def check_plots() -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    check_extra("figures", "matplotlib")
+    check_extra("figures need", "matplotlib")
 
 
 def draw_curve(report: Report, path: Path) -> None:

@@ -162,8 +162,7 @@ def _fit_row(plan: LayerPlan) -> list[str]:
 
 def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
     layer, fit = plan.layer, plan.fit
-    pruned = plan.untouched is None
-    after = plan.factored_size if pruned and layout is Layout.FACTORED else layer.size
+    after = plan.size(layout)
     return [
         shown(layer.name),
         _shape(layer.shape),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rmtcli.plan import Layout
 from rmtcli.report.base import Report
 
 
@@ -34,7 +33,6 @@ def totals(report: Report) -> list[tuple[str, int, int]]:
 def _macs(report: Report) -> tuple[int, int]:
     before = after = 0
     for plan in report.layers:
-        split = plan.untouched is None and report.layout is Layout.FACTORED
         before += plan.layer.size
-        after += plan.factored_size if split else plan.layer.size
+        after += plan.size(report.layout)
     return before, after

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.network import run
+from rmtcli.running.heal import divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,6 @@ def _loss(
         loss = loss + (1 - share) * nn.functional.cross_entropy(outputs, targets)
     if teacher is not None and share > 0:
         with torch.no_grad():
-            wanted = teacher(inputs).float().log_softmax(1)
-        logs = outputs.log_softmax(1)
-        divergence = nn.functional.kl_div(logs, wanted, reduction="batchmean", log_target=True)
-        loss = loss + share * divergence
+            wanted = teacher(inputs).float()
+        loss = loss + share * divergence(outputs, wanted)
     return loss

@@ -98,7 +98,7 @@ class _Loss:
         vectors: bool,
     ) -> None:
         self.dense, self.pruned, self.inputs, self.run = dense, pruned, inputs, run
-        self.apart = _angle if vectors else _divergence
+        self.apart = _angle if vectors else divergence
         self.deep: tuple[Pretrained, ...] = ()
         if vectors and isinstance(dense, Pretrained) and isinstance(pruned, Pretrained):
             self.deep = (pruned, dense)
@@ -143,7 +143,8 @@ class _Loss:
         return torch.cat(found)
 
 
-def _divergence(outputs: Tensor, target: Tensor) -> Tensor:
+def divergence(outputs: Tensor, target: Tensor) -> Tensor:
+    """Mean Kullback–Leibler divergence from the target's class probabilities, both class scores."""
     logs = (outputs.log_softmax(1), target.log_softmax(1))
     return nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
 

@@ -16,12 +16,11 @@ from rmtcli.evaluation.base import Evaluation
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.factorize import Factors
-from rmtcli.lowrank import SplitLinear
+from rmtcli.lowrank import SplitLinear, float64_of
 from rmtcli.plan import Data, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
-from rmtcli.spectrum import FloatArray
 
 NOT_SEQUENTIAL = (
     "--sequential was left out: on inputs held back, the factors fitted at once are nearer to the "
@@ -237,15 +236,11 @@ class _Held:
         right, left = _maps(self.modules[0])
         bias, shift = self.biases[0], self.factors.shift
         if len(self.modules) == 1 and left.bias is not None and bias is not None:
-            shift = _values(left.bias) - _values(bias)
-        self.factors = Factors(_values(left.weight), _values(right.weight), shift)
+            shift = float64_of(left.bias) - float64_of(bias)
+        self.factors = Factors(float64_of(left.weight), float64_of(right.weight), shift)
 
 
 def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
     """The two linear maps that stand in place of one, first the one to ``rank`` values."""
     split = cast(SplitLinear, module)  # or transformers', whose siblings hold no right factor
     return split.right, split.left
-
-
-def _values(tensor: Tensor) -> FloatArray:
-    return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)

@@ -9,14 +9,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rmtcli.errors import TrainingError
 from rmtcli.factorize import Factors, factorize
 from rmtcli.layers import Selection
-from rmtcli.lowrank import SplitLinear
+from rmtcli.lowrank import SplitLinear, float64_of
 from rmtcli.names import factors_of, member, module_of
 from rmtcli.spectrum import FloatArray, Spectrum, spectrum
 from rmtcli.training.carry import Heir, carry
@@ -78,7 +77,7 @@ class TrainedLayer:
     @property
     def values(self) -> FloatArray:
         """The weight, or the product of its factors, shape (out, in)."""
-        return _values(self.module.weight)
+        return float64_of(self.module.weight)
 
     @property
     def in_place(self) -> bool:
@@ -91,7 +90,7 @@ class TrainedLayer:
         Raises:
             TrainingError: values that are not finite, or nothing but zeros.
         """
-        arrays = [_values(weight) for weight in self.weights]
+        arrays = [float64_of(weight) for weight in self.weights]
         if not all(np.isfinite(array).all() for array in arrays):
             raise TrainingError(
                 f"{self.name} holds values that are NaN or infinite: training has diverged: lower "
@@ -128,8 +127,8 @@ class TrainedLayer:
         change = scale / self.scale
         if self.split:
             old_b, old_a = self.weights
-            q = _tensor((factors.left / values).T @ _values(old_a), left)
-            t = _tensor(_values(old_b) @ (factors.right.T / values), left)
+            q = _tensor((factors.left / values).T @ float64_of(old_a), left)
+            t = _tensor(float64_of(old_b) @ (factors.right.T / values), left)
             carry(optimizer, old_b, [Heir(b, left=change * t.T)])
             carry(optimizer, old_a, [Heir(a, right=change * q.T)])
         else:
@@ -265,10 +264,6 @@ def _product(right: FloatArray, left: FloatArray) -> Decomposition:
 
 def _parameter(linear: nn.Linear) -> nn.Parameter:
     return cast(nn.Parameter, linear.weight)
-
-
-def _values(tensor: Tensor) -> NDArray[np.float64]:
-    return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)
 
 
 def _tensor(values: FloatArray, like: Tensor) -> Tensor:

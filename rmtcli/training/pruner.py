@@ -178,6 +178,8 @@ class RMTPruner:
         Call it between the backward pass and the optimizer's step; with a gradient scaler, after
         ``scaler.unscale_(optimizer)``.
         """
+        if not (self.l1 or self.l2):
+            return  # trainers call it at each step
         scales = {id(weight): layer.scale for layer in self.layers for weight in layer.weights}
         for weight in self.model.parameters():
             if weight.ndim > 1 and weight.requires_grad and weight.grad is not None:

@@ -30,7 +30,7 @@ def check_html() -> None:
     Raises:
         UsageError: Jinja2 or matplotlib is not installed.
     """
-    check_extra("HTML reports", "jinja2", "matplotlib")
+    check_extra("HTML reports need", "jinja2", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True)
