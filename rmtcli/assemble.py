@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from rmtcli.names import module_of
 from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
 from rmtcli.version import __version__
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
 #: factors once, a search more often: what is not held is decomposed anew.
@@ -77,13 +80,25 @@ def fits(
         if isinstance(item, Skipped):
             yield item
         else:
-            yield fit_layer(
+            fitted = fit_layer(
                 item,
                 estimator,
                 approximate=approximate,
                 data=(data or {}).get(item.name),
                 vectors=vectors,
             )
+            _tell(item, fitted)
+            yield fitted
+            del fitted  # not held while the next one is made
+
+
+def _tell(layer: Layer, found: Fitted | Skipped) -> None:
+    out, inputs = layer.shape
+    if isinstance(found, Skipped):
+        _LOGGER.info("%s, %d×%d: %s", layer.name, out, inputs, found.reason.value)
+    else:
+        words = (layer.name, out, inputs, found.spikes, found.fit.verdict.value)
+        _LOGGER.info("%s, %d×%d: %d above the edge; %s", *words)
 
 
 def held(fits: Iterable[Fitted | Skipped]) -> list[Fitted | Skipped]:

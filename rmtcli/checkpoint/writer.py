@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import BinaryIO
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.reader import CONTAINERS, container_of
 from rmtcli.errors import UsageError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def format_of(checkpoint: Checkpoint, target: Path) -> str:
@@ -73,6 +76,7 @@ def write_checkpoint(checkpoint: Checkpoint, target: Path, *, card: str | None =
         card: text of a directory's model card; None for the old one.
     """
     container = format_of(checkpoint, target)
+    _LOGGER.info("writing %s", target)
     if container == "directory":
         from rmtcli.checkpoint.directory import write_directory
 

@@ -13,10 +13,13 @@ from rmtcli.cli.options import (
     Json,
     MinSide,
     PlotFolder,
+    Quiet,
     Recurrent,
     ReportFile,
+    Verbose,
 )
-from rmtcli.cli.output import check_plots, check_report, draw_layers, emit, progress
+from rmtcli.cli.output import check_plots, check_report, draw_layers, emit
+from rmtcli.cli.progress import listen, progress
 
 
 def command(
@@ -32,6 +35,8 @@ def command(
     report: ReportFile = None,
     fail_if: FailIf = None,
     force: Force = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fit the noise of every layer; write nothing.
 
@@ -41,6 +46,7 @@ def command(
     from rmtcli import Selection, analyze
     from rmtcli.report.conditions import Condition
 
+    listen(quiet=quiet, verbose=verbose)
     conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file, plot], force=force)
     check_plots(plot, inputs=[file, report], force=force)

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import check_file, check_report, emit, progress
+from rmtcli.cli.output import check_file, check_report, emit
+from rmtcli.cli.progress import listen, progress
 
 
 def command(
@@ -51,6 +52,8 @@ def command(
     json: options.Json = False,
     report: options.ReportFile = None,
     force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Measure accuracy against size; write no checkpoint.
 
@@ -59,6 +62,7 @@ def command(
     from rmtcli import Calibration, Evaluation, Selection, curve
     from rmtcli.report.plot import ENDINGS, check_plots, draw_curve
 
+    listen(quiet=quiet, verbose=verbose)
     inputs = [file, data, calib, stats]
     check_report(report, inputs=[*inputs, plot], force=force)
     check_file(plot, *ENDINGS, inputs=[*inputs, report], force=force)

@@ -9,6 +9,7 @@ import typer
 
 from rmtcli.cli import options
 from rmtcli.cli.output import emit
+from rmtcli.cli.progress import listen
 
 
 def command(
@@ -25,10 +26,13 @@ def command(
     ],
     json: options.Json = False,
     force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Multiply factors back into dense weights."""
     from rmtcli import densify
 
+    listen(quiet=quiet, verbose=verbose)
     emit(densify(file, output, force=force), as_json=json, report_file=None)
 
 

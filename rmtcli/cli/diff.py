@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import fail_if_any, print_json, progress
+from rmtcli.cli.output import emit_found, fail_if_any
+from rmtcli.cli.progress import listen, progress
 
 
 def command(
@@ -20,6 +21,8 @@ def command(
     min_side: options.MinSide = 32,
     json: options.Json = False,
     fail_if: options.FailIf = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Compare two checkpoints: spectra, ranks, norms and edges of each layer.
 
@@ -30,13 +33,11 @@ def command(
     from rmtcli.report.difference import FIELDS
     from rmtcli.report.terminal import show_difference, stdout
 
+    listen(quiet=quiet, verbose=verbose)
     conditions = [Condition.parse(text, FIELDS) for text in fail_if or ()]
     selection = Selection(include or (), exclude or (), min_side)
     found = diff(before, after, edge=edge, selection=selection, track=progress)
-    if json:
-        print_json(found)
-    else:
-        show_difference(found, stdout())
+    emit_found(found, lambda it: show_difference(it, stdout()), as_json=json)
     fail_if_any(after, reasons(conditions, found.values))
 
 

@@ -9,6 +9,7 @@ import typer
 
 from rmtcli.cli import options
 from rmtcli.cli.output import check_report, emit
+from rmtcli.cli.progress import listen
 
 
 def command(
@@ -29,6 +30,8 @@ def command(
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Score a checkpoint, alone or beside another.
 
@@ -37,6 +40,7 @@ def command(
     from rmtcli import Evaluation, evaluate
     from rmtcli.report.conditions import Condition
 
+    listen(quiet=quiet, verbose=verbose)
     conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file, against, data], force=force)
     settings = Evaluation(data, model, activation, score, device, task)

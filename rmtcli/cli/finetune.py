@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import check_report, emit, progress
+from rmtcli.cli.output import check_report, emit
+from rmtcli.cli.progress import listen, progress
 
 
 def command(
@@ -73,6 +74,8 @@ def command(
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
 
@@ -83,6 +86,7 @@ def command(
     from rmtcli.report.conditions import Condition, reasons, values_of
     from rmtcli.running.finetune import Training
 
+    listen(quiet=quiet, verbose=verbose)
     conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[file, output, data, teacher], force=force)
     found = finetune(

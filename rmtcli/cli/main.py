@@ -27,6 +27,7 @@ from rmtcli.cli import (
     verify,
 )
 from rmtcli.cli.defaults import defaults
+from rmtcli.cli.progress import finish
 from rmtcli.errors import RmtcliError
 from rmtcli.version import __version__
 
@@ -96,5 +97,6 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    finish()
     print(f"rmtcli: error: {message}", file=sys.stderr)
     sys.exit(code)

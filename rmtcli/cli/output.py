@@ -1,13 +1,14 @@
-"""How commands show progress and hand over a report."""
+"""How commands hand over a report."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from rmtcli.cli.progress import finish, is_quiet
 from rmtcli.errors import ConditionError, UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from rmtcli.report.difference import Difference
     from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
-
-T = TypeVar("T")
 
 #: Endings that ``--report`` understands.
 _REPORTS = (".md", ".json", ".html", ".xml")
@@ -54,21 +53,6 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda file: file.write(text.encode()))
 
 
-def progress(items: Sequence[T]) -> Iterable[T]:
-    """Pass items on; on a terminal, with a bar on stderr that leaves nothing behind."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(
-        items,
-        description="layers",
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 def emit(
     report: Report,
     *,
@@ -84,6 +68,7 @@ def emit(
     """
     from rmtcli.report.conditions import values_of
 
+    finish()
     values = values_of(report) if conditions else {}
     found = [condition.holds(values) for condition in conditions]
     if report_file is not None:
@@ -101,7 +86,7 @@ def emit(
         write_text(report_file, render[report_file.suffix]().rstrip("\n") + "\n")
     if as_json:
         print_json(report)
-    else:
+    elif not is_quiet():
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
@@ -145,6 +130,18 @@ def fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
     """
     if failed:
         raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
+
+
+Found = TypeVar("Found", "Verification", "Reproduction", "Difference")
+
+
+def emit_found(found: Found, show: Callable[[Found], None], *, as_json: bool) -> None:
+    """Print what a command found out that is no report."""
+    finish()
+    if as_json:
+        print_json(found)
+    elif not is_quiet():
+        show(found)
 
 
 def print_json(report: Report | Verification | Reproduction | Difference) -> None:

@@ -14,9 +14,9 @@ from rmtcli.cli.output import (
     check_report,
     draw_layers,
     emit,
-    progress,
     write_text,
 )
+from rmtcli.cli.progress import listen, progress
 from rmtcli.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def command(
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write a rank-reduced checkpoint.
 
@@ -106,6 +108,7 @@ def command(
     from rmtcli import Calibration, Evaluation, Selection, prune
     from rmtcli.report.conditions import Condition, reasons, values_of
 
+    listen(quiet=quiet, verbose=verbose)
     inputs = [file, output, data, calib, stats, apply]
     conditions = [Condition.parse(text) for text in fail_if or ()]
     check_report(report, inputs=[*inputs, plan, plot], force=force)

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import print_json
+from rmtcli.cli.output import emit_found
 
 
 def command(
@@ -64,10 +64,7 @@ def command(
         print(line, file=sys.stderr, flush=True)
 
     found = reproduce(name, data, seeds=seeds, rows=rows, epochs=epochs, output=output, watch=watch)
-    if json:
-        print_json(found)
-    else:
-        show_reproduction(found, stdout())
+    emit_found(found, lambda it: show_reproduction(it, stdout()), as_json=json)
 
 
 command.__name__ = "reproduce"

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import print_json
+from rmtcli.cli.output import emit_found
+from rmtcli.cli.progress import listen
 
 
 def command(
@@ -23,6 +24,8 @@ def command(
         ),
     ] = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Open a directory with transformers as its users will.
 
@@ -32,11 +35,9 @@ def command(
     from rmtcli import verify
     from rmtcli.report.terminal import show_lines, stdout
 
+    listen(quiet=quiet, verbose=verbose)
     found = verify(directory, against=against)
-    if json:
-        print_json(found)
-    else:
-        show_lines(found.summary(), stdout())
+    emit_found(found, lambda it: show_lines(it.summary(), stdout()), as_json=json)
 
 
 command.__name__ = "verify"

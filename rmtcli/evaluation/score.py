@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.network import build, call, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Arrays, Rows, Task
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Scorer:
@@ -98,6 +101,7 @@ def measure(
         EvaluationError: the network does not take these inputs, its outputs are not one row of
             class scores a sample, or the function does not return a number.
     """
+    _LOGGER.info("scoring on %s samples", "no" if samples is None else len(samples.inputs))
     task = task or Arrays()
     network = model.network if isinstance(model, Pretrained) else model
     score = None if function is None else _own(network, function)

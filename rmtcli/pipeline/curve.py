@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from rmtcli.pipeline.job import calibration_source, paired, prepare
 from rmtcli.plan import Layout
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Sizes that are measured where none are named, in percent of all parameters.
 SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 2))
@@ -86,7 +89,8 @@ def curve(
     from rmtcli.evaluation.score import Scorer
 
     scorer, points, notes = Scorer(evaluation, checkpoint, checkpoint), [], []
-    for budget in budgets:
+    for i, budget in enumerate(budgets, 1):
+        _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)
         result = job.result(under_budget(checkpoint, allocation, budget, job.data))
         comparison = scorer.compare(result.pruned, result.unhealed)
         notes += [f"{budget.text}: {note}" for note in result.report.notes]

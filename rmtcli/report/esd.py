@@ -55,16 +55,7 @@ def esd_of(plan: LayerPlan) -> Esd:
             bars then show the rank only.
     """
     fit, values = plan.fit, plan.spectrum.eigenvalues
-    top = fit.edge_interval[1] if fit.edge_interval else fit.edge
-    bulk = fit.law.lambda_plus
-    high = max(plan.largest, top, bulk)
-    wide = 0 < _WIDE * bulk < high
-    if wide:
-        low = max(float(values[values > 0].min()), _LOWEST * bulk)
-    else:
-        low = min(float(values[0]), fit.law.lambda_minus)
-    if high - low < 1e-6 * high:
-        low, high = 0.9 * low, 1.1 * high
+    low, high, wide = axis(plan)
     bars = min(MAX_BARS, max(12, round(2 * len(values) ** 0.5)))
     bins = np.geomspace(low, high, bars + 1) if wide else np.linspace(low, high, bars + 1)
     inside = np.clip(values, bins[0], bins[-1])
@@ -76,6 +67,22 @@ def esd_of(plan: LayerPlan) -> Esd:
         law = (len(values) - plan.spikes) * np.diff(share)
         smooth = _smooth(plan, bins, wide)
     return Esd(bins, dropped, kept, law, smooth, plan.above, fit.edge, fit.edge_interval, wide)
+
+
+def axis(plan: LayerPlan) -> tuple[float, float, bool]:
+    """Where the axis of a layer's eigenvalues begins and ends, and whether it is logarithmic."""
+    fit, values = plan.fit, plan.spectrum.eigenvalues
+    top = fit.edge_interval[1] if fit.edge_interval else fit.edge
+    bulk = fit.law.lambda_plus
+    high = max(plan.largest, top, bulk)
+    wide = 0 < _WIDE * bulk < high
+    if wide:
+        low = max(float(values[values > 0].min()), _LOWEST * bulk)
+    else:
+        low = min(float(values[0]), fit.law.lambda_minus)
+    if high - low < 1e-6 * high:
+        low, high = 0.9 * low, 1.1 * high
+    return low, high, wide
 
 
 def _smooth(plan: LayerPlan, bins: FloatArray, logarithmic: bool) -> tuple[FloatArray, FloatArray]:

@@ -8,17 +8,22 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from rmtcli.plan import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
 from rmtcli.report.reproduction import HEADINGS, Reproduction
 from rmtcli.report.rows import NUMERIC, summary, table
+from rmtcli.report.sparkline import EDGE, sparkline
 
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
 _PIPE_WIDTH = 1_000_000
+#: Column of the layers' spectra in small.
+_ESD = "ESD"
 #: Columns that a narrow terminal does without, the first first. JSON and Markdown have them all.
-_EXPENDABLE: tuple[str, ...] = ("break-even", "tail α", "s₁", "γ", "stable rank", "p", "fit")
-_EXPENDABLE += ("edge s₊", "shape", "spikes", "σ", "parameters")
+_EXPENDABLE: tuple[str, ...] = ("break-even", "tail α", "s₁", "γ", "stable rank", "p", "fit", "σ")
+_EXPENDABLE += (_ESD, "edge s₊", "shape", "spikes", "parameters")
 
 
 def stdout() -> Console:
@@ -85,6 +90,8 @@ def _layers(report: Report, console: Console) -> Table:
     """The table of layers, without as many expendable columns as the width demands."""
     cells = table(report)
     wanted = list(cells[0])
+    if report.layers and console.encoding.startswith("utf"):
+        wanted.insert(wanted.index("shape") + 1, _ESD)
     unlimited = console.options.update(max_width=_PIPE_WIDTH)
     for name in (name for name in _EXPENDABLE if name in wanted):
         grid = _grid(report, cells, wanted)
@@ -100,11 +107,21 @@ def _grid(report: Report, cells: tuple[list[str], list[list[str]]], wanted: list
     for column in wanted:
         right = column in NUMERIC
         grid.add_column(
-            column, justify="right" if right else "left", no_wrap=right, overflow="fold"
+            column,
+            justify="right" if right else "left",
+            no_wrap=right or column == _ESD,
+            overflow="fold",
         )
-    places = [columns.index(column) for column in wanted]
-    dim = [plan.untouched is not None for plan in report.layers] or [False] * len(rows)
-    for row, faint in zip(rows, dim, strict=True):
-        style = "dim" if faint else None
-        grid.add_row(*(escape(row[place]) for place in places), style=style)
+    plans: Sequence[LayerPlan | None] = report.layers or [None] * len(rows)
+    for plan, row in zip(plans, rows, strict=True):
+        found: dict[str, RenderableType] = {c: escape(t) for c, t in zip(columns, row, strict=True)}
+        if plan is not None and _ESD in wanted:
+            found[_ESD] = _spectrum(plan)
+        style = "dim" if plan is not None and plan.untouched is not None else None
+        grid.add_row(*(found[column] for column in wanted), style=style)
     return grid
+
+
+def _spectrum(plan: LayerPlan) -> Text:
+    bulk, spikes = sparkline(plan)
+    return Text.assemble((bulk, "cyan"), EDGE, (spikes, "yellow"))

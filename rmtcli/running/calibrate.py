@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from rmtcli.layers import Layer
 from rmtcli.lowrank import prefix_of
 from rmtcli.names import module_of
 
+_LOGGER = logging.getLogger(__name__)
+
 #: Tokens that moments and sequential fits are taken from at most. Healing sees all.
 TOKENS_FITTED = 65_536
 
@@ -41,6 +44,7 @@ def calibrate(
         EvaluationError: data that the network does not take, or that is one row over and over.
     """
     source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
+    _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
     model = build(evaluation, checkpoint)
     modules = modules_of(model, checkpoint, layers)
     found = collect(

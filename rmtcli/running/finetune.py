@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.network import run
 from rmtcli.running.heal import divergence
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def train(
     run(model, torch.from_numpy(samples.inputs[:2]), str(samples.path))  # what is wrong is said
     model.train()
     for epoch in range(settings.epochs):
+        _LOGGER.info("training: pass %d of %d", epoch + 1, settings.epochs)
         for rows in torch.split(torch.randperm(len(samples.inputs)), settings.batch):
             loss = _loss(model, teacher, samples, rows, settings.distill)
             if not bool(loss.isfinite()):

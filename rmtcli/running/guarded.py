@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from rmtcli.evaluation.network import build
 from rmtcli.evaluation.score import measure
 from rmtcli.evaluation.tasks import Rows
 from rmtcli.guard import Found, Range, smallest
+
+_LOGGER = logging.getLogger(__name__)
 
 #: How a guard divides the held-out samples: those of the search, those that confirm what it
 #: found, and those of the report.
@@ -60,7 +63,9 @@ def search(
     def within(size: int, part: Samples | None, reference: Scores) -> bool:
         network = build(evaluation, make(size))
         scores = measure(network, part, evaluation.score, task, reference)
-        return _drop(reference, scores) <= max_drop
+        drop = _drop(reference, scores)
+        _LOGGER.info("with %d parameters, %.3g is lost", size, drop)
+        return drop <= max_drop
 
     size = smallest(
         sizes, lambda n: within(n, searched, before[0]), lambda n: within(n, confirmed, before[1])

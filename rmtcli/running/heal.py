@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.evaluation.pretrained import Pretrained
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Samples to a step.
 BATCH = 128
@@ -68,7 +71,8 @@ def heal(
     pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
-    for _ in range(passes):
+    for done in range(passes):
+        _LOGGER.info("healing: pass %d of %d", done + 1, passes)
         for rows in _batches(inputs, batch, generator):
             optimizer.zero_grad()
             torch.autograd.backward(loss(rows, generator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from rmtcli.calibration.moments import Moments
 from rmtcli.factorize import Factors
 from rmtcli.metric import redirect
 from rmtcli.spectrum import FloatArray
+
+_LOGGER = logging.getLogger(__name__)
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 
@@ -70,6 +73,7 @@ def refit(
             None for all.
     """
     for names, calls in _groups(dense, steps, inputs[:batch], run):
+        _LOGGER.info("fitting once more: %s", ", ".join(names))
         modules, sums = steps[names[0]].modules, _Sums()
         for start in range(0, len(inputs), batch):
             chunk = inputs[start : start + batch]

@@ -1,0 +1,155 @@
+"""What a person sees while a command runs: how far it is, and as much more as was asked for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rmtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+#: All that rmtcli logs goes through here. Its level is how much a command says.
+_LOGGER = logging.getLogger("rmtcli")
+
+
+def listen(*, quiet: bool, verbose: bool) -> None:
+    """Set how much a command says: nothing but errors, results and progress, or every step.
+
+    Raises:
+        UsageError: both at once.
+    """
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other: give one")
+    finish()
+    handler: logging.Handler
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
+    elif not quiet and sys.stderr.isatty():
+        handler = _StatusLine()
+    else:
+        handler = logging.NullHandler()
+    _LOGGER.handlers = [handler]
+    _LOGGER.propagate = False
+    # A status line shows the steps too, each until the next.
+    steps = verbose or isinstance(handler, _StatusLine)
+    _LOGGER.setLevel(logging.ERROR if quiet else logging.INFO if steps else logging.WARNING)
+
+
+def is_quiet() -> bool:
+    """Whether results are not to be printed either."""
+    return not _LOGGER.isEnabledFor(logging.WARNING)
+
+
+def finish() -> None:
+    """Take the status line away, so that results can be printed."""
+    for handler in _LOGGER.handlers:
+        handler.close()
+
+
+def progress(items: Sequence[T]) -> Iterator[T]:
+    """Pass items on; where there is a status line, it tells how far they are."""
+    for handler in _LOGGER.handlers:
+        if isinstance(handler, _StatusLine):
+            return handler.follow(items)
+    return iter(items)
+
+
+class _OneLine(logging.Formatter):
+    """A record on one line, whatever a name in it holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from rmtcli.report.rows import shown
+
+        return shown(super().format(record))
+
+
+class _StatusLine(logging.Handler):
+    """The latest step on the last line of a terminal, with a bar while layers go by."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(_OneLine("%(message)s"))
+        self.bar: Progress | None = None
+        self.layers = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a step; the layers that go by are named by :meth:`follow`."""
+        if not self.layers:
+            self._show(self.format(record), total=None)
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        super().close()
+
+    def follow(self, items: Sequence[T]) -> Iterator[T]:
+        """Pass items on, and show which one is at work, how fast it goes, and what time is left."""
+        work, weights = [_work(item) for item in items], [_weights(item) for item in items]
+        start, self.layers = time.monotonic(), True
+        try:
+            for i, item in enumerate(items):
+                passed = time.monotonic() - start
+                rate = f"{sum(weights[:i]) / passed / 1e6:.1f} M weights/s" if i else ""
+                name = _OneLine("%(message)s").format(logging.makeLogRecord({"msg": _name(item)}))
+                count = f"{i + 1} of {len(items)}"
+                self._show(name, total=sum(work) or 1, completed=sum(work[:i]), at=count, rate=rate)
+                yield item
+        finally:
+            self.layers = False
+            self.close()
+
+    def _show(self, text: str, *, at: str = "", rate: str = "", **progress: Any) -> None:
+        if self.bar is None:
+            self.bar = _bar()
+            self.bar.add_task("", total=None, at="", rate="")
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], description=text, at=at, rate=rate, **progress)
+
+
+def _bar() -> Progress:
+    """A line of progress that leaves nothing behind."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+        TextColumn("{task.fields[at]}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True, highlight=False, emoji=False),
+        transient=True,
+        expand=True,
+    )
+
+
+def _name(item: object) -> str:
+    return str(getattr(item, "name", item))
+
+
+def _weights(item: object) -> int:
+    """How many weights an item has; one that is no layer is passed by."""
+    shape = getattr(item, "shape", None)
+    return int(shape[0] * shape[1]) if shape else 0
+
+
+def _work(item: object) -> int:
+    """What the time that a layer takes goes with: multiply-adds of its Gram matrix."""
+    shape = getattr(item, "shape", None)
+    return _weights(item) * int(min(shape)) if shape else 0

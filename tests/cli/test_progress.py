@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rmtcli.cli.progress as progress
+from rmtcli.errors import UsageError
+from rmtcli.layers import Layer, Skipped, SkipReason
+from tests.conftest import Run
+
+DEEP = "sample_models/mnist_deep.pt"
+DATA = "sample_models/mnist.npz"
+
+
+def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
+    """What a terminal of some width is sent, with all its escapes."""
+    pty = pytest.importorskip("pty")
+    termios = pytest.importorskip("termios")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    kept = {key: text for key, text in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+    command = [sys.executable, "-B", "-m", "rmtcli", *arguments]
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=kept | {"TERM": "xterm"} | environment
+    )
+    os.close(theirs)
+    parts = []
+    try:
+        while part := os.read(ours, 65536):
+            parts.append(part)
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    return b"".join(parts).decode()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_a_terminal_sees_the_layer_at_work_and_then_only_the_report(workdir: Path) -> None:
+    sent = on_terminal("analyze", DEEP)
+    assert "of 5" in plain(sent)
+    assert "fc1.weight" in plain(sent)
+    assert "weights/s" in plain(sent)
+    # What is left on the screen is what came after the line was erased for the last time.
+    left = plain(sent.rpartition("\x1b[2K")[2])
+    assert "weights/s" not in left
+    assert left.lstrip().startswith("layer ")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_no_line_of_a_report_is_wider_than_the_terminal(workdir: Path, columns: int) -> None:
+    left = plain(on_terminal("analyze", DEEP, columns=columns).rpartition("\x1b[2K")[2])
+    assert max(len(line.rstrip()) for line in left.splitlines()) <= columns
+    assert ("┊" in left) == (columns >= 80)
+
+
+def test_colour_is_for_terminals_and_those_who_want_it(workdir: Path, rmtcli: Run) -> None:
+    colours = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")
+    assert colours.search(on_terminal("analyze", DEEP))
+    assert not colours.search(on_terminal("analyze", DEEP, NO_COLOR="1"))
+    piped = rmtcli("analyze", DEEP)
+    assert "\x1b" not in piped.stdout + piped.stderr
+
+
+def test_quiet_prints_nothing_but_json_and_errors(workdir: Path, rmtcli: Run) -> None:
+    done = rmtcli("analyze", DEEP, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert rmtcli("analyze", DEEP, "-q", "--json").stdout.startswith("{")
+    failed = rmtcli("analyze", DEEP, "--quiet", "--fail-if", "layers.count > 1")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith(f"rmtcli: error: {DEEP}: fails: ")
+
+
+def test_verbose_tells_every_step_on_stderr(workdir: Path, rmtcli: Run) -> None:
+    arguments = ("prune", DEEP, "--budget", "10%", "--data", DATA, "--heal", "1")
+    done = rmtcli(*arguments, "--verbose")
+    steps = [line.split(" ", 1) for line in done.stderr.splitlines()]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", time) for time, _ in steps)
+    told = [text for _, text in steps]
+    assert told[0] == "calibrating on 4096 samples of sample_models/mnist.npz"
+    assert sum(" above the edge; " in text for text in told) == 5
+    assert "healing: pass 1 of 1" in told
+    assert told[-1] == "writing sample_models/mnist_deep.pruned.pt"
+    assert done.stdout == rmtcli(*arguments, "--force").stdout
+
+
+def test_quiet_and_verbose_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        progress.listen(quiet=True, verbose=True)
+
+
+def test_the_library_says_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import logging, rmtcli\n"
+        "rmtcli.analyze('sample_models/planted.safetensors')\n"
+        "assert not logging.getLogger().handlers\n"
+        "assert not logging.getLogger('rmtcli').handlers\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_in_steps_do_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.listen(quiet=False, verbose=True)
+    logging.getLogger("rmtcli.assemble").info("%s", "\x1b[31mred\nnext\u202eturned")
+    line = capsys.readouterr().err
+    assert "\x1b" not in line
+    assert "\u202e" not in line
+    assert line.count("\n") == 1
+    progress.listen(quiet=False, verbose=False)
+
+
+def test_items_go_by_in_their_order_with_or_without_a_line() -> None:
+    skipped = Skipped("e", SkipReason.EMBEDDING)
+    items = [Layer("[bold]a", (3, 2), "F32", lambda: None), skipped]  # type: ignore[arg-type,return-value]
+    assert list(progress.progress(items)) == items
+    line = progress._StatusLine()
+    seen = []
+    for item in line.follow(items):
+        assert line.bar is not None
+        seen.append((item, line.bar.tasks[0].completed, line.bar.tasks[0].total))
+    assert seen == [(items[0], 0, 12), (skipped, 12, 12)]
+    assert line.bar is None
