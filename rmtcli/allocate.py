@@ -20,15 +20,23 @@ class Budget:
 
     Attributes:
         text: a share such as ``10%``, or a number such as ``200000``.
-        unit: ``parameters``; ``bytes`` of all tensors; or ``macs``, multiply-adds of the fully
-            connected layers for one sample.
+        unit: ``parameters``; ``bytes`` of all tensors; ``macs``, multiply-adds of the fully
+            connected layers for one sample; or ``ms``, milliseconds of their forward passes.
     """
 
     text: str
     unit: str = "parameters"
 
+    @property
+    def words(self) -> str:
+        """The budget as a user reads it."""
+        if self.unit == "ms":
+            amount = self.text if "%" in self.text else f"{self.text} ms"
+            return f"{amount} of the linear layers' time"
+        return f"{self.text} of {self.unit}"
+
     def amount(self, total: int) -> int:
-        """The budget in its unit, where the dense model costs ``total``.
+        """The budget as a cost, where the dense model's is ``total``; of time, in nanoseconds.
 
         Raises:
             UsageError: neither a share nor a number, or not above 0 and at most ``total``.
@@ -38,12 +46,17 @@ class Budget:
             raise UsageError(
                 f"a budget is a share such as 10% or a number of {self.unit}, not '{self.text}'"
             )
-        share = float(match[1]) / 100 * total if match[2] else float(match[1])
+        scale = 1e6 if self.unit == "ms" else 1
+        share = float(match[1]) / 100 * total if match[2] else float(match[1]) * scale
         if not 0 < round(share) <= total:
             raise UsageError(
-                f"a budget of {self.text} is not between 0 and the model's {total:,} {self.unit}"
+                f"a budget of {self.text} is not between 0 and the model's {self.spell(total)}"
             )
         return round(share)
+
+    def spell(self, cost: int) -> str:
+        """A cost in words."""
+        return f"{cost / 1e6:.4g} ms" if self.unit == "ms" else f"{cost:,} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +68,8 @@ class Choice:
             layers stand on one scale.
         step: cost of one unit of rank.
         dense: cost of leaving the layer as it is, which loses nothing.
+        fixed: cost of factors beside their ranks.
+        most: largest rank, whatever it costs; None for all.
         floor: smallest rank.
         multiple: ranks are multiples of it, for hardware that likes them.
     """
@@ -62,20 +77,27 @@ class Choice:
     losses: FloatArray
     step: int
     dense: int
+    fixed: int = 0
+    most: int | None = None
     floor: int = 1
     multiple: int = 1
 
     @property
     def ranks(self) -> NDArray[np.int64]:
         """Every rank whose factors cost less than the layer, ascending."""
-        most = min((self.dense - 1) // self.step, len(self.losses))
+        cheaper = (self.dense - self.fixed - 1) // self.step
+        most = min(cheaper, len(self.losses) if self.most is None else self.most)
         first = math.ceil(max(self.floor, 1) / self.multiple) * self.multiple
         return np.arange(first, most + 1, self.multiple, dtype=np.int64)
 
     @property
     def least(self) -> int:
         """Cost of the cheapest option."""
-        return int(self.ranks[0]) * self.step if len(self.ranks) else self.dense
+        return self.cost(int(self.ranks[0])) if len(self.ranks) else self.dense
+
+    def cost(self, rank: int) -> int:
+        """Cost of factors of a rank."""
+        return self.fixed + rank * self.step
 
 
 def allocate(choices: Sequence[Choice], budget: int) -> list[int | None]:
@@ -115,7 +137,7 @@ def _table(choice: Choice) -> Table:
     ranks = choice.ranks
     kept = np.concatenate([[0.0], np.cumsum(choice.losses)])
     tail = np.maximum(kept[-1] - kept, 0.0)
-    cost = np.append(ranks * choice.step, choice.dense).astype(np.float64)
+    cost = np.append(choice.fixed + ranks * choice.step, choice.dense).astype(np.float64)
     return cost, np.append(tail[ranks], 0.0)
 
 

@@ -15,6 +15,8 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.latency import Times
+from rmtcli.layers import Layer
 from rmtcli.plan import Data, Fitted
 from rmtcli.plan_file import Plan
 
@@ -33,6 +35,7 @@ class Goal:
         rank_multiple: with a budget or limit, ranks are multiples of it.
         plan: a plan to carry out.
         share_inputs: with a budget or limit, layers that read one input share a right factor.
+        batch: rows at which a budget of time is measured.
 
     Raises:
         UsageError: two of them at once, or a value out of range.
@@ -44,6 +47,7 @@ class Goal:
     rank_multiple: int = 1
     plan: Plan | None = None
     share_inputs: bool = False
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.max_drop is not None:
@@ -55,21 +59,25 @@ class Goal:
             raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise UsageError(f"--max-drop must be at least 0, not {self.max_drop}")
+        if self.budget is not None and self.budget.unit == "ms" and self.batch is None:
+            raise UsageError(
+                "--budget-latency is measured: give --batch, the samples to run at once"
+            )
         if self.rank_multiple < 1:
             raise UsageError(f"--rank-multiple must be at least 1, not {self.rank_multiple}")
         if self.share_inputs and not self.joint:
             raise UsageError("--share-inputs divides a budget: give --budget or --max-drop")
-        if self.share_inputs and self.budget is not None and self.budget.unit == "macs":
+        if self.share_inputs and self.budget is not None and self.budget.unit in ("macs", "ms"):
             raise UsageError(
-                "--share-inputs saves no multiply-adds, as each layer runs the shared factor: "
-                "give --budget or --budget-bytes"
+                "--share-inputs saves no multiply-adds and no time, as each layer runs the shared "
+                "factor: give --budget or --budget-bytes"
             )
 
     @property
     def words(self) -> str:
         """What decides the ranks, as a user would ask for it."""
         if self.budget is not None:
-            return f"budget {self.budget.text} of {self.budget.unit}"
+            return f"budget {self.budget.words}"
         return f"keep {self.keep}" if self.max_drop is None else f"max-drop {self.max_drop:g}"
 
     @property
@@ -87,12 +95,15 @@ class Allocation:
         costs: for each, the cost of one weight: copies, bytes or uses. Siblings' are the same.
         total: cost of the dense model.
         multiple: ranks are multiples of it.
+        times: where time is what counts, what each layer takes; then ``costs`` is empty, the total
+            is in nanoseconds, and nothing is shared.
     """
 
     layers: Sequence[Fitted]
     costs: Sequence[int]
     total: int
     multiple: int = 1
+    times: Sequence[Times] | None = None
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -107,8 +118,12 @@ class Allocation:
         """What each group may become, and what that costs."""
         found = []
         for first, *others in self.groups:
-            item, cost = self.layers[first], self.costs[first]
+            item = self.layers[first]
             assert item.approximation is not None
+            if self.times is not None:
+                found.append(_timed(item, self.times[first], self.multiple))
+                continue
+            cost = self.costs[first]
             out = sum(self.layers[i].layer.shape[0] for i in (first, *others))
             inputs, losses = item.layer.shape[1], item.approximation.losses
             step, dense = cost * (out + inputs), cost * out * inputs
@@ -129,7 +144,7 @@ class Allocation:
             if len(possible):
                 spikes = max(self.layers[i].spikes for i in group)
                 rank = np.searchsorted(possible, spikes).clip(0, len(possible) - 1)
-                cost -= choice.dense - int(possible[rank]) * choice.step
+                cost -= choice.dense - choice.cost(int(possible[rank]))
         return cost
 
     def ranks(self, size: int) -> dict[str, int | Untouched]:
@@ -146,6 +161,25 @@ class Allocation:
             for group, rank in zip(self.groups, found, strict=True)
             for i in group
         }
+
+
+def _timed(item: Fitted, times: Times, multiple: int) -> allocate.Choice:
+    """What a layer may become where time counts; no larger than it was, all the same."""
+    assert item.approximation is not None
+    dense, fixed, step = (nanoseconds(t) for t in (times.dense, times.fixed, times.step))
+    return allocate.Choice(
+        item.approximation.losses,
+        max(step, 1),
+        dense,
+        fixed,
+        most=item.layer.break_even_rank,
+        multiple=multiple,
+    )
+
+
+def nanoseconds(seconds: float) -> int:
+    """Time as a whole number, which a budget is divided in."""
+    return round(1e9 * seconds)
 
 
 def by_rule(keep: str, data: Mapping[str, Data] | None = None) -> Choice:
@@ -207,6 +241,30 @@ def allocation_of(
     return Allocation(free, [cost(item) for item in free], total, multiple)
 
 
+def timed_allocation(
+    checkpoint: Checkpoint,
+    fitted: Sequence[Fitted],
+    data: Mapping[str, Data] | None,
+    times: Callable[[Layer], Times],
+    *,
+    multiple: int = 1,
+) -> Allocation:
+    """The layers that share a budget of time; linear layers that stay as they are count too.
+
+    Raises:
+        UsageError: convolutions are among them, whose times are not known.
+    """
+    free = [item for item in fitted if not _outside(item, data)]
+    for item in free:
+        if not item.layer.linear:
+            raise UsageError(
+                f"{checkpoint.path}: {item.layer.name} is a convolution, and a latency budget is "
+                "divided among linear layers only: leave out --conv"
+            )
+    total = sum(nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
+    return Allocation(free, [], total, multiple, [times(item.layer) for item in free])
+
+
 def under_budget(
     checkpoint: Checkpoint, allocation: Allocation, budget: Budget, data: Mapping[str, Data] | None
 ) -> Choice:
@@ -217,11 +275,12 @@ def under_budget(
     """
     size = budget.amount(allocation.total)
     if size < allocation.least:
-        hint = "" if budget.unit == "macs" else ": --budget-macs counts the layers alone"
+        counts = budget.unit in ("macs", "ms")
+        hint = "" if counts else ": --budget-macs counts the layers alone"
+        least, total = budget.spell(allocation.least), budget.spell(allocation.total)
         raise UsageError(
             f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "
-            f"may be pruned at its smallest, {allocation.least:,} of {allocation.total:,} "
-            f"{budget.unit} are left{hint}"
+            f"may be pruned at its smallest, {least} of {total} are left{hint}"
         )
     return by_size(allocation, size, data)
 

@@ -131,6 +131,11 @@ class Layer:
         return self.shape[0] * self.shape[1]
 
     @property
+    def linear(self) -> bool:
+        """Whether it is a linear module of its own, as convolutions and gates are not."""
+        return self.view.splits and not self.view.kernel
+
+    @property
     def break_even_rank(self) -> int:
         """The largest rank whose factors are smaller than the weight."""
         return break_even(*self.shape)

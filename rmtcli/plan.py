@@ -161,6 +161,11 @@ class LayerPlan:
         split = self.untouched is None and layout is Layout.FACTORED
         return self.factored_size if split else self.layer.size
 
+    def macs(self, layout: Layout | None) -> int:
+        """Multiply-adds at one position: a shared right factor is stored once and run by each."""
+        split = self.untouched is None and layout is Layout.FACTORED
+        return self.rank * sum(self.layer.shape) if split else self.layer.size
+
     @property
     def factored_size(self) -> int:
         """Weights of two factors of the planned rank; a sibling's right factor is the first's."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rmtcli.cli.options import (
+    Batch,
     Checkpoint,
     Conv,
+    Device,
     Edge,
     Exclude,
     FailIf,
@@ -30,6 +32,8 @@ def command(
     min_side: MinSide = 32,
     conv: Conv = False,
     recurrent: Recurrent = False,
+    device: Device = "cpu",
+    batch: Batch = None,
     json: Json = False,
     plot: PlotFolder = None,
     report: ReportFile = None,
@@ -51,7 +55,9 @@ def command(
     check_report(report, inputs=[file, plot], force=force)
     check_plots(plot, inputs=[file, report], force=force)
     selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
-    result = analyze(file, edge=edge, selection=selection, track=progress)
+    result = analyze(
+        file, edge=edge, selection=selection, batches=batch or (), device=device, track=progress
+    )
     draw_layers(result, plot)
     emit(result, as_json=json, report_file=report, conditions=conditions)
 

@@ -161,6 +161,24 @@ BudgetMacs = Annotated[
         show_default=False,
     ),
 ]
+BudgetLatency = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="MS|N%",
+        help="The same, in milliseconds of the linear layers' forward passes, measured here at "
+        "the --batch.",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    Optional[list[int]],
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Measure forward times, before and after, on so many samples (repeatable).",
+        show_default=False,
+    ),
+]
 MaxDrop = Annotated[
     Optional[float],
     typer.Option(
@@ -208,7 +226,7 @@ PlotFolder = Annotated[
     typer.Option(
         "--plot",
         metavar="DIR",
-        help="Draw each layer's spectrum: .svg, .pdf, and the numbers as .csv (needs "
+        help="Draw each layer's spectrum: .svg, .pdf, .png, and the numbers as .csv (needs "
         "rmtcli[report]).",
         show_default=False,
     ),

@@ -59,6 +59,7 @@ def command(
     budget: options.Budget = None,
     budget_bytes: options.BudgetBytes = None,
     budget_macs: options.BudgetMacs = None,
+    budget_latency: options.BudgetLatency = None,
     max_drop: options.MaxDrop = None,
     rank_multiple: options.RankMultiple = 1,
     share_inputs: options.ShareInputs = False,
@@ -68,6 +69,7 @@ def command(
     score: options.Score = None,
     task: options.Task = None,
     device: options.Device = "cpu",
+    batch: options.Batch = None,
     calib: options.Calib = None,
     calib_batch: options.CalibBatch = 256,
     metric: options.Metric = "two-sided",
@@ -118,7 +120,7 @@ def command(
         file,
         output,
         keep=keep,
-        budget=_budget(parameters=budget, bytes=budget_bytes, macs=budget_macs),
+        budget=_budget(parameters=budget, bytes=budget_bytes, macs=budget_macs, ms=budget_latency),
         max_drop=max_drop,
         rank_multiple=rank_multiple,
         share_inputs=share_inputs,
@@ -128,6 +130,7 @@ def command(
         selection=Selection(include or (), exclude or (), min_side, conv, recurrent),
         evaluation=Evaluation(data, model, activation, score, device, task),
         calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
+        batches=batch or (),
         dry_run=dry_run,
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
@@ -152,7 +155,9 @@ def _budget(**amounts: str | None) -> Budget | None:
 
     given = [Budget(text, unit) for unit, text in amounts.items() if text is not None]
     if len(given) > 1:
-        raise UsageError("--budget, --budget-bytes and --budget-macs exclude one another")
+        raise UsageError(
+            "--budget, --budget-bytes, --budget-macs and --budget-latency exclude one another"
+        )
     return given[0] if given else None
 
 

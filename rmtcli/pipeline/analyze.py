@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from rmtcli import assemble
 from rmtcli.assemble import Track
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.decide import by_rule
+from rmtcli.evaluation.base import Evaluation
 from rmtcli.layers import Selection
+from rmtcli.pipeline.latency import check_batches, timed
 from rmtcli.plan import Layout
 from rmtcli.report.base import Report
 from rmtcli.report.notes import TAILS
@@ -20,6 +23,8 @@ def analyze(
     *,
     edge: str = "select",
     selection: Selection | None = None,
+    batches: Sequence[int] = (),
+    device: str = "cpu",
     track: Track = iter,
 ) -> Report:
     """Fit the noise of every fully connected layer; nothing is written.
@@ -30,6 +35,8 @@ def analyze(
         path: a checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
+        batches: rows at which each linear layer's forward pass is timed, dense and as it would be.
+        device: where that happens.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -37,9 +44,11 @@ def analyze(
         CheckpointError: the file cannot be read.
         LayerError: it holds no fully connected layers.
     """
+    check_batches(batches)
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
     fits = assemble.fits(track(found), edge, None, approximate=False, vectors=True)
     report = replace(report, notes=(TAILS,))
-    return assemble.decided(report, checkpoint, fits, by_rule("auto"))
+    report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
+    return timed(report, batches, Evaluation(device=device), None)

@@ -12,13 +12,23 @@ from rmtcli import assemble
 from rmtcli.assemble import Track
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
-from rmtcli.decide import Choice, Goal, allocation_of, by_plan, by_rule, under_budget
+from rmtcli.decide import (
+    Allocation,
+    Choice,
+    Goal,
+    allocation_of,
+    by_plan,
+    by_rule,
+    timed_allocation,
+    under_budget,
+)
 from rmtcli.edits import Splitter
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation.base import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.factorize import Factors
 from rmtcli.guard import PairedDrop, paired_drop
+from rmtcli.latency import Times
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.pipeline.calibrated import calibrated
 from rmtcli.plan import Data, Fitted, Layout
@@ -199,10 +209,27 @@ def decided(job: Job, goal: Goal) -> Result:
         return job.result(by_plan(goal.plan, job.data))
     if goal.budget is None:
         return job.result(by_rule(goal.keep, job.data))
-    allocation = allocation_of(
-        job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
-    )
+    if goal.budget.unit == "ms":
+        allocation = _timed(job, goal)
+    else:
+        allocation = allocation_of(
+            job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
+        )
     return job.result(under_budget(job.checkpoint, allocation, goal.budget, job.data))
+
+
+def _timed(job: Job, goal: Goal) -> Allocation:
+    """The layers that share a budget of time, with the times of their factors measured here."""
+    from rmtcli.running.latency import Clock
+
+    assert goal.batch is not None
+    clock = Clock(goal.batch, job.evaluation.device)
+
+    def times(layer: Layer) -> Times:
+        return clock.times(layer.shape, layer.dtype)
+
+    multiple = goal.rank_multiple
+    return timed_allocation(job.checkpoint, job.fitted, job.data, times, multiple=multiple)
 
 
 def calibration_source(

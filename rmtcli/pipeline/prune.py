@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from rmtcli.guard import Guard, Range
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
+from rmtcli.pipeline.latency import check_batches, timed
 from rmtcli.plan import Layout
 from rmtcli.plan_file import Plan, calibration_of, plan_of
 from rmtcli.report.base import Report
@@ -51,6 +53,7 @@ def prune(
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,
     calibration: Calibration | None = None,
+    batches: Sequence[int] = (),
     dry_run: bool = False,
     refuse: Refuse = lambda report: (),
     force: bool = False,
@@ -80,6 +83,8 @@ def prune(
         calibration: how to find out what the layers see. It happens where its ``data`` is given,
             and under a budget or limit where the evaluation's data has a training part.
             ``stats`` is written where it does not exist, after a dry run as well.
+        batches: samples at which forward passes are timed: each linear layer alone on so many rows
+            and, with evaluation data, the whole network. A budget of time takes the first.
         dry_run: plan and evaluate, but write nothing.
         refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
@@ -97,9 +102,11 @@ def prune(
         EvaluationError: the network cannot be built, fed or scored.
     """
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
+    check_batches(batches)
     target = default_output(Path(path)) if output is None else Path(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
-    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs)
+    batch = batches[0] if batches else None
+    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
     checkpoint = open_checkpoint(path)
     container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
@@ -131,7 +138,7 @@ def prune(
 
             scorer = Scorer(evaluation, checkpoint, checkpoint)
             comparison = scorer.compare(result.pruned, result.unhealed)
-    report = result.report
+    report = timed(result.report, batches, evaluation, (checkpoint, result.pruned))
     report = replace(
         report,
         comparison=comparison,

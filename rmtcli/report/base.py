@@ -12,6 +12,7 @@ from rmtcli.calibration.base import Calibrated
 from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.evaluation.base import Comparison
 from rmtcli.guard import Guard
+from rmtcli.latency import Latency
 from rmtcli.layers import Layer, Skipped
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.plan_file import Plan
@@ -64,6 +65,7 @@ class Report:
         guard: the limit on what may be lost, or None.
         plan: the ranks, as they can be written, edited and carried out again; None where there
             are none.
+        latency: forward times at each batch that was asked for, smallest first.
         curve: networks of several sizes, largest first; empty but after ``curve``.
         notes: sentences a user should read.
     """
@@ -83,6 +85,7 @@ class Report:
     budget: Budget | None = None
     guard: Guard | None = None
     plan: Plan | None = None
+    latency: tuple[Latency, ...] = ()
     curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -132,8 +135,9 @@ class Report:
             "parameters": _change(*self.parameters),
             "pruned_layers": _change(*self.pruned_parameters) | {"count": len(self.pruned)},
             "accuracy": measured(self.comparison),
+            "latency": [_latency(found) for found in self.latency],
             "curve": [point.to_dict(self.source.parameters) for point in self.curve],
-            "layers": [_layer(plan, self.layout) for plan in self.layers],
+            "layers": [_layer(plan, self) for plan in self.layers],
             "skipped": [{"name": s.name, "reason": s.reason.value} for s in self.skipped],
             "notes": list(self.notes),
         }
@@ -168,11 +172,26 @@ def _change(before: int, after: int) -> dict[str, Any]:
     return {"before": before, "after": after, "ratio": after / before if before else None}
 
 
-def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
-    layer, fit = plan.layer, plan.fit
+def _latency(found: Latency) -> dict[str, Any]:
+    layers = found.total if found.layers else None
+    return {
+        "batch": found.batch,
+        "device": found.device,
+        "threads": found.threads,
+        "layers": None if layers is None else _seconds(*layers),
+        "network": None if found.network is None else _seconds(*found.network),
+        "slower": list(found.slower),
+    }
+
+
+def _seconds(before: float, after: float) -> dict[str, float]:
+    return {"before": before, "after": after, "ratio": after / before}
+
+
+def _layer(plan: LayerPlan, report: Report) -> dict[str, Any]:
+    layer, fit, layout = plan.layer, plan.fit, report.layout
     n, p = max(layer.shape), min(layer.shape)
     pruned = plan.untouched is None
-    split = pruned and layout is Layout.FACTORED
     after = plan.size(layout)
     return {
         "name": layer.name,
@@ -201,13 +220,17 @@ def _layer(plan: LayerPlan, layout: Layout | None) -> dict[str, Any]:
         "rank": plan.rank,
         "shares_right_factor_with": plan.group if plan.borrows else None,
         "pruned": pruned,
-        # A shared right factor is stored once, and run by each of the layers.
-        "macs_per_position": _change(layer.size, plan.rank * sum(layer.shape) if split else after),
+        "macs_per_position": _change(layer.size, plan.macs(layout)),
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,
         "predicted_loss": plan.predicted_loss,
         "parameters": _change(layer.size, after),
+        "latency": [
+            {"batch": found.batch} | _seconds(*found.layers[layer.name])
+            for found in report.latency
+            if layer.name in found.layers
+        ],
     }
 
 

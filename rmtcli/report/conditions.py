@@ -32,6 +32,8 @@ FIELDS = {
     "accuracy.cosine": "mean cosine with the dense network's embeddings",
     "accuracy.perplexity": "perplexity of the network in question",
     "accuracy.score": "the user's own score of the network in question",
+    "latency.ratio": "time after pruning as a share of that before, at the worst --batch; of the "
+    "network where it was run, else of its linear layers",
 }
 _OPERATORS: dict[type, Any] = {
     ast.Gt: operator.gt,
@@ -136,6 +138,8 @@ def values_of(report: Report) -> dict[str, float | None]:
         "accuracy.perplexity": perplexity.get("after"),
         "accuracy.score": (accuracy.get("score") or {}).get("after"),
     }
+    ratios = [latency.ratio for latency in report.latency if latency.ratio is not None]
+    found["latency.ratio"] = max(ratios, default=None)
     for name in ("before", "after", "drop", "agreement", "kl_divergence"):
         found[f"accuracy.{name}"] = accuracy.get(name)
     return found

@@ -16,8 +16,8 @@ from rmtcli.report.draw_esd import esd_figure
 from rmtcli.report.esd import Esd, esd_of
 from rmtcli.report.plot import check_plots, save_figure
 
-#: File endings of each figure: one for pages, one for LaTeX.
-ENDINGS = (".svg", ".pdf")
+#: File endings of each figure: for pages, for LaTeX, for slides.
+ENDINGS = (".svg", ".pdf", ".png")
 #: Characters of a layer's name that go into a file's name.
 LONGEST = 80
 
@@ -51,8 +51,9 @@ def write_plots(report: Report, folder: Path) -> None:
     index: list[Iterable[object]] = [("file", "layer", "n", "p", "sigma", "edge", "spikes", "rank")]
     for number, plan in enumerate(report.layers, 1):
         stem, esd, fit = file_stem(number, plan.layer.name), esd_of(plan), plan.fit
+        figure = esd_figure(esd, legend=True)
         for ending in ENDINGS:
-            save_figure(esd_figure(esd, legend=True), folder / (stem + ending))
+            save_figure(figure, folder / (stem + ending))
         _write_csv(folder / f"{stem}.csv", _bars(esd))
         s = plan.spectrum
         index.append(

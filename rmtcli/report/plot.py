@@ -106,7 +106,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     notes = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
     with rc_context({"svg.hashsalt": "rmtcli"}):
         write_file(
-            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=notes)
+            path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=300, metadata=notes)
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rmtcli.calibration.base import Calibrated
 from rmtcli.edges import Verdict
@@ -74,6 +75,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     if report.output is not None:
         sizes = _change(report.source.bytes, report.output.bytes)
         lines.append(("bytes on disk", sizes))
+    lines += _latency(report)
     if report.comparison is not None:
         lines += scores(report.comparison, report.reference)
     lines += [("not layers", text) for text in _skipped(report)]
@@ -105,7 +107,7 @@ def _guarded(report: Report) -> list[tuple[str, str]]:
     if report.calibrated is not None:
         lines.append(("calibrated", _calibrated(report.calibrated)))
     if report.budget is not None:
-        lines.append(("budget", f"{report.budget.text} of {report.budget.unit}"))
+        lines.append(("budget", report.budget.words))
     if report.guard is not None:
         guard, text = report.guard, f"at most {report.guard.max_drop:g} may be lost"
         if guard.searched:
@@ -213,9 +215,38 @@ def _skipped(report: Report) -> list[str]:
         groups.setdefault(item.reason.value, []).append(shown(item.name))
     lines = []
     for reason, names in groups.items():
-        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-        lines.append(f"{', '.join(names[:NAMES])}{more}: {reason}")
+        lines.append(f"{_some(names)}: {reason}")
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
+
+
+def _latency(report: Report) -> list[tuple[str, str]]:
+    """How long forward passes take, and what has become slower."""
+    lines = []
+    for found in report.latency:
+        at = f"at batch {found.batch} ({found.device}, {_count(found.threads, 'thread')})"
+        parts = [("linear layers", found.total)] if found.layers else []
+        parts += [("network", found.network)] if found.network else []
+        text = "; ".join(f"{what} {_times(*times)}" for what, times in parts)
+        lines.append(("latency", f"{text or 'no linear layers'} {at}"))
+        if found.slower:
+            names = _some([shown(name) for name in found.slower])
+            lines.append(("slower", f"{names}: two factors take longer than the layer did {at}"))
+    return lines
+
+
+def _times(before: float, after: float) -> str:
+    return f"{milliseconds(before)} → {milliseconds(after)} ({100 * (after / before - 1):+.0f} %)"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time as it is read."""
+    return f"{1e3 * seconds:.3g} ms"
 
 
 def shown(name: str) -> str:
@@ -227,7 +258,7 @@ def _change(before: int, after: int, unit: str = "") -> str:
     return f"{before:,} → {after:,} {unit}".rstrip() + f" ({change(before, after)})"
 
 
-def change(before: int, after: int) -> str:
+def change(before: float, after: float) -> str:
     """By how much something has grown, or shrunk, in per cent."""
     return f"{100 * (after / before - 1) + 0.0:+.1f} %"
 

@@ -83,7 +83,7 @@ def test_names_of_files_are_harmless(kind: str, tmp_path: Path) -> None:
     write_plots(hostile_report(NAMES[kind], tmp_path), tmp_path / "figures")
     assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "figures"}
     names = [p.name for p in (tmp_path / "figures").iterdir()]
-    assert len(names) == 7
+    assert len(names) == 9
     assert all(len(name) < 100 and set(name) <= set(SAFE) for name in names)
     assert file_stem(1, "a/b") != file_stem(2, "a:b")
 

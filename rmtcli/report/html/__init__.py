@@ -13,7 +13,7 @@ from rmtcli.plan import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
 from rmtcli.report.extras import check_extra
-from rmtcli.report.rows import NUMERIC, action, change, shown, summary, table
+from rmtcli.report.rows import NUMERIC, action, shown, summary, table
 from rmtcli.report.totals import totals
 from rmtcli.version import __version__
 
@@ -75,7 +75,7 @@ def _content(report: Report) -> Mapping[str, Any]:
     drawn = report.layers[:MAX_FIGURES]
     return {
         "report": report,
-        "totals": [(label, f"{a:,}", f"{b:,}", change(a, b)) for label, a, b in totals(report)],
+        "totals": totals(report),
         "summary": summary(report),
         "columns": [(column, column in NUMERIC) for column in columns],
         "rows": rows,
