@@ -1,8 +1,9 @@
-"""What MkDocs does beside its own: pages from the top level, and links that lead out of docs/."""
+"""What MkDocs does beside its own: pages from the top level, and links as a site shows them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,21 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to files that are no pages into their names."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./([^)#]+)(#[^)]*)?\)", _outside, markdown)
+def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
+    """Turn links to files that are no pages into their names, and names of pages into titles."""
+    text = re.sub(r"\[([^\]]+)\]\(\.\./([^)#]+)(#[^)]*)?\)", _outside, markdown)
+    titles = dict(_titles(config.nav))
+    names = r"\[(?:docs/)?[\w-]+\.md\](?=\(([\w-]+\.md))"
+    return re.sub(names, lambda link: f"[{titles.get(link[1], link[1])}]", text)
+
+
+def _titles(nav: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Pages of the navigation, and their titles."""
+    for title, target in (pair for entry in nav for pair in entry.items()):
+        if isinstance(target, str):
+            yield target, title
+        else:
+            yield from _titles(target)
 
 
 def on_page_content(html: str, **_: Any) -> str:

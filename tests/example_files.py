@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 import rmtcli
 from tests.conftest import SAMPLES
-from tests.integrations.factored import CASES
+from tests.integrations.factored import CASES, WORDS, tokenizer
 
 CLASSES, INPUTS, WIDTH = 10, 100, 160
 #: Rank of the layers of the directories' models.
 RANK = 3
-WORDS = [f"w{i}" for i in range(90)]
 ARRAYS = ("d.npz", "test.npz", "train.npz", "arrays.npz", "held-out.npz")
 #: Directories of models -> the architecture that stands in for them.
 DIRECTORIES = {
@@ -91,14 +89,7 @@ def write_samples(folder: Path) -> None:
 
 def write_directories(folder: Path) -> None:
     """Models whose layers have low rank, so that they stand being pruned, and text."""
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=256
-    )
+    words = tokenizer(256)
     for name, case in DIRECTORIES.items():
         config: Any = CASES[case].config
         for places in ("max_position_embeddings", "n_positions"):
@@ -106,7 +97,7 @@ def write_directories(folder: Path) -> None:
                 config = type(config).from_dict(config.to_dict() | {places: 256})
         model = type(CASES[case].model())(config)
         model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        words.save_pretrained(folder / name)
         weights = load_file(folder / name / "model.safetensors")
         for key, value in weights.items():
             if value.ndim == 2 and "embed" not in key and min(value.shape) >= 32:

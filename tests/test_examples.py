@@ -129,8 +129,8 @@ def check(words: list[str]) -> None:
     """What can be said of a command without running it."""
     if words[0] == "rmtcli":
         command = _COMMANDS.commands[words[1]]
-        context = command.make_context(words[1], list(words[2:]), resilient_parsing=True)
-        command.make_parser(context).parse_args(list(words[2:]))
+        context = command.context_class(command)
+        command.make_parser(context).parse_args(words[2:])
     if words[:2] == ["python", "-m"]:
         spec = find_spec(words[2])
         assert spec is not None, words[2]
