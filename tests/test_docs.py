@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import rmtcli
+from rmtcli import training
 from rmtcli.checkpoint import CONTAINERS
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES
@@ -22,9 +24,12 @@ from rmtcli.training import SCHEDULES
 from tests.conftest import ROOT, SAMPLES
 
 README = (ROOT / "README.md").read_text()
-QUICK_START = re.search(r"^pip install .* && (rmtcli prune .*)$", README, re.M)[1]  # type: ignore[index]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 #: Marker in README.md -> the command whose output stands in the block after it.
-BLOCKS = {"help": "rmtcli --help", "methods": "rmtcli methods", "quick start": QUICK_START}
+BLOCKS = {"help": "rmtcli --help", "methods": "rmtcli methods"}
+#: Pages where a block after this marker shows what the last command above it prints.
+OUTPUT = "output"
+SHOWING = [page for page in (ROOT / "README.md", *DOCS) if f"<!-- {OUTPUT} -->" in page.read_text()]
 
 
 def printed(command: str, cwd: Path) -> str:
@@ -38,6 +43,12 @@ def printed(command: str, cwd: Path) -> str:
 
 def block(marker: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {marker} -->\n```\n)(.*?)(```)", re.S)
+
+
+def command_above(text: str, place: int) -> str:
+    """The last command of the last shell block before a place in a page."""
+    last = re.findall(r"^```sh\n(.*?)^```", text[:place], re.S | re.M)[-1].strip()
+    return str(last.splitlines()[-1].split(" && ")[-1])
 
 
 def reference() -> str:
@@ -60,15 +71,30 @@ def test_readme_shows_what_the_program_prints(marker: str, workdir: Path) -> Non
     assert block(marker).search(README)[2].strip() == printed(BLOCKS[marker], workdir)  # type: ignore[index]
 
 
-def test_readme_shows_the_real_quick_start(workdir: Path) -> None:
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """What a command on the sample models prints, run once."""
+
+    @functools.cache
+    def run(command: str) -> str:
+        folder = tmp_path_factory.mktemp("run")
+        shutil.copytree(SAMPLES, folder / SAMPLES.name)
+        return printed(command, folder)
+
+    return run
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
+def test_pages_show_real_output(page: Path, output: Callable[[str], str]) -> None:
     """Words to the letter; figures but for another processor's rounding."""
-    shown = block("quick start").search(README)[2].strip()  # type: ignore[index]
-    found = printed(QUICK_START, workdir)
-    figure = r"\d[\d,]*\.?\d*"
-    assert re.sub(figure, "#", shown) == re.sub(figure, "#", found)
-    pairs = zip(re.findall(figure, shown), re.findall(figure, found), strict=True)
-    for a, b in ((float(x.replace(",", "")), float(y.replace(",", ""))) for x, y in pairs):
-        assert a == pytest.approx(b, rel=1e-3, abs=0.06)
+    text = page.read_text()
+    for match in block(OUTPUT).finditer(text):
+        shown, found = match[2].strip(), output(command_above(text, match.start()))
+        figure = r"\d[\d,]*\.?\d*"
+        assert re.sub(figure, "#", shown) == re.sub(figure, "#", found)
+        pairs = zip(re.findall(figure, shown), re.findall(figure, found), strict=True)
+        for a, b in ((float(x.replace(",", "")), float(y.replace(",", ""))) for x, y in pairs):
+            assert a == pytest.approx(b, rel=1e-3, abs=0.06)
 
 
 def test_the_command_reference_is_the_programs() -> None:
@@ -98,7 +124,7 @@ def test_every_name_is_documented() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     for name in (*EDGES.choices, *KEEP_RULES.choices):
         assert f"`{name}`" in changelog
-    docs = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    docs = README + "".join(page.read_text() for page in DOCS)
     for name in SCHEDULES.choices:
         assert f"`{name}:" in (ROOT / "docs/training.md").read_text()
     for name in rmtcli.__all__:
@@ -115,41 +141,51 @@ def test_sample_models_are_those_that_their_readme_names() -> None:
     assert sum(path.stat().st_size for path in SAMPLES.iterdir()) < 20_000_000
 
 
-def test_the_training_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop, then saved, then taken up again; the trainers' examples have tests of their own."""
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/training.md").read_text()
-    loop, save, resume, *_ = re.findall(r"```python\n(.*?)```", page, re.S)
-    first: dict[str, Any] = {}
-    exec(loop + save, first)
-    lines = loop.splitlines()
-    start, end = (next(i for i, t in enumerate(lines) if t.startswith(w)) for w in ("model", "for"))
-    again: dict[str, Any] = {}
-    exec("\n".join([*lines[:start], *lines[start:end]]) + "\n" + resume, again)
-    for name, value in first["model"].state_dict().items():
-        assert torch.equal(again["model"].state_dict()[name], value)
-    assert again["pruner"].time == 10
-    assert (tmp_path / "run.csv").exists()
-
-
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_every_page_is_in_the_sites_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
+    listed = re.findall(r": (\S+\.md)", navigation)
+    assert sorted(listed) == sorted(
+        [*(page.name for page in DOCS), "changelog.md", "contributing.md"]
+    )
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """Strictly: a link or an anchor that leads nowhere fails. Nothing is fetched from elsewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # no news of MkDocs' future
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(link|script|img)[^>]* (href|src)=\"?(https?:)?//", text), page.name
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    for name in (*rmtcli.__all__, *training.__all__):
+        assert f'.{name}"' in api or name in ("__version__", "SCHEDULES"), name
+
+
 def rewrite() -> None:
     """Write the printed parts of the docs anew."""
-    import shutil
     import tempfile
 
-    text = README
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(SAMPLES, Path(folder) / "sample_models")
+        shutil.copytree(SAMPLES, Path(folder) / SAMPLES.name)
+        run = functools.cache(lambda command: printed(command, Path(folder)))
+        text = README
         for marker, command in BLOCKS.items():
-            output = printed(command, Path(folder))
-            text = block(marker).sub(lambda m, o=output: f"{m[1]}{o}\n{m[3]}", text)
-    (ROOT / "README.md").write_text(text)
+            text = block(marker).sub(lambda m, c=command: f"{m[1]}{run(c)}\n{m[3]}", text)
+        (ROOT / "README.md").write_text(text)
+        for page in SHOWING:
+            text = page.read_text()
+            text = block(OUTPUT).sub(
+                lambda m: f"{m[1]}{run(command_above(m.string, m.start()))}\n{m[3]}", text
+            )
+            page.write_text(text)
     (ROOT / "docs/cli.md").write_text(reference())
 
 

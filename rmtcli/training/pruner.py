@@ -42,10 +42,11 @@ class RMTPruner:
     were. Momentum and moments go over to the factors. The method is that of Shmalo, Jenkins and
     Krupchytskyi (2023, arXiv 2303.08986).
 
-    >>> pruner = RMTPruner(model, optimizer, schedule="constant:of=0.45")  # doctest: +SKIP
-    >>> for epoch in range(10):  # doctest: +SKIP
-    ...     print(pruner.step())
-    ...     train_one_epoch(model, optimizer)
+    Examples:
+        >>> pruner = RMTPruner(model, optimizer, schedule="constant:of=0.45")  # doctest: +SKIP
+        >>> for epoch in range(10):  # doctest: +SKIP
+        ...     print(pruner.step())
+        ...     train_one_epoch(model, optimizer)
 
     Args:
         model: the network; its layers are replaced in place.

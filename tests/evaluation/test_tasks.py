@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from rmtcli import Calibration, Evaluation, curve, evaluate, prune
 from rmtcli.allocate import Budget
@@ -27,9 +25,8 @@ from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.layers import Layer, find_layers
 from rmtcli.report.rows import summary, table
 from rmtcli.running.calibrate import calibrate, modules_of
-from tests.integrations.factored import CASES
+from tests.integrations.factored import CASES, WORDS, tokenizer
 
-WORDS = [f"w{i}" for i in range(90)]
 #: Case -> the task that its directory tells.
 TASKED = {
     "bert-head": "text-classification",
@@ -45,12 +42,7 @@ def directory(case: str, folder: Path) -> Path:
     """A small random model with a tokenizer of whole words."""
     target = folder / case
     CASES[case].model().save_pretrained(target)
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=40
-    ).save_pretrained(target)
+    tokenizer(40).save_pretrained(target)
     return target
 
 

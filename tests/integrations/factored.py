@@ -13,12 +13,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     T5Config,
     ViTConfig,
 )
@@ -26,6 +28,8 @@ from transformers import (
 from rmtcli.integrations import rmtcli_loading
 
 RANK = 5
+#: What the tokenizer knows.
+WORDS = [f"w{i}" for i in range(90)]
 #: Sizes that differ wherever they can, so that a transposed matrix does not fit.
 _BERT = BertConfig(
     vocab_size=99,
@@ -44,6 +48,16 @@ _LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 40,
 }
+
+
+def tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """One of whole words."""
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", model_max_length=length
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,128 @@
+"""The files that the documents' examples name: small networks, and data that they do well on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import rmtcli
+from tests.conftest import SAMPLES
+from tests.integrations.factored import CASES, WORDS, tokenizer
+
+CLASSES, INPUTS, WIDTH = 10, 100, 160
+#: Rank of the layers of the directories' models.
+RANK = 3
+ARRAYS = ("d.npz", "test.npz", "train.npz", "arrays.npz", "held-out.npz")
+#: Directories of models -> the architecture that stands in for them.
+DIRECTORIES = {
+    "MODEL_DIR": "bert",
+    "all-MiniLM-L6-v2": "bert",
+    "gpt2": "gpt2",
+    "bert-sst2": "bert-head",
+}
+TEXTS = ("sentences.txt", "others.txt", "text.txt", "held-out.txt")
+
+
+class Network(nn.Module):
+    """Five layers, named as those of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, inputs in enumerate((INPUTS, *[WIDTH] * 4), 1):
+            self.add_module(f"fc{i}", nn.Linear(inputs, CLASSES if i == 5 else WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i in range(1, 5):
+            x = getattr(self, f"fc{i}")(x).relu()
+        return self.fc5(x)  # type: ignore[no-any-return, operator]
+
+
+def arrays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ten clouds far apart, and which of them each sample is of."""
+    centres = np.random.default_rng(0).standard_normal((CLASSES, INPUTS))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    samples = centres[labels] + 0.4 * rng.standard_normal((count, INPUTS))
+    return samples.astype(np.float32), labels
+
+
+def write_network(folder: Path) -> None:
+    """A network that was trained for a moment, under its names, and its data."""
+    torch.manual_seed(0)
+    network = Network()
+    x, y = arrays(1024, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(12):
+        for rows in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(
+                network(torch.tensor(x[rows])), torch.tensor(y)[rows]
+            )
+            loss.backward()
+            optimizer.step()
+    state = {name: value.detach() for name, value in network.state_dict().items()}
+    torch.save(state, folder / "model.pt")
+    for name in ("model", "before"):
+        save_file(state, folder / f"{name}.safetensors")
+    noise = {name: value + 1e-4 * torch.randn_like(value) for name, value in state.items()}
+    save_file(noise, folder / "after.safetensors")
+    inputs, targets = arrays(1000, 2)
+    held_out = {"inputs": inputs, "targets": targets, "train_inputs": x, "train_targets": y}
+    for name in ARRAYS:
+        np.savez(folder / name, **held_out)
+
+
+def write_samples(folder: Path) -> None:
+    """The sample models, and few of their images."""
+    (folder / SAMPLES.name).mkdir()
+    for name in ("mnist_mlp.safetensors", "mnist_deep.pt"):
+        (folder / SAMPLES.name / name).symlink_to(SAMPLES / name)
+    with np.load(SAMPLES / "mnist.npz") as images:
+        np.savez(folder / SAMPLES.name / "mnist.npz", **{k: images[k][:1000] for k in images.files})
+
+
+def write_directories(folder: Path) -> None:
+    """Models whose layers have low rank, so that they stand being pruned, and text."""
+    words = tokenizer(256)
+    for name, case in DIRECTORIES.items():
+        config: Any = CASES[case].config
+        for places in ("max_position_embeddings", "n_positions"):
+            if hasattr(config, places):
+                config = type(config).from_dict(config.to_dict() | {places: 256})
+        model = type(CASES[case].model())(config)
+        model.save_pretrained(folder / name)
+        words.save_pretrained(folder / name)
+        weights = load_file(folder / name / "model.safetensors")
+        for key, value in weights.items():
+            if value.ndim == 2 and "embed" not in key and min(value.shape) >= 32:
+                left, right = (torch.randn(side, RANK) for side in value.shape)
+                weights[key] = 0.1 * left @ right.T + 1e-3 * torch.randn(value.shape)
+        save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
+    embedding = folder / "all-MiniLM-L6-v2"
+    places = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(places.items())
+    ]
+    (embedding / "modules.json").write_text(json.dumps(modules))
+    (embedding / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (embedding / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    rng = np.random.default_rng(0)
+    for name in TEXTS:
+        lines = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(3, 20, 120)]
+        (folder / name).write_text("\n".join(lines))
+    for name in ("train.jsonl", "test.jsonl"):
+        texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(120)]
+        (folder / name).write_text("\n".join(json.dumps({"text": t, "label": 0}) for t in texts))
+
+
+def write_small(folder: Path, source: str, target: str) -> None:
+    """What pruning has made of one of them."""
+    rmtcli.prune(folder / source, folder / target, keep="rank:k=6")
