@@ -89,13 +89,20 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.distinct}
     try:
         with _quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
             if checkpoint.manifest is not None and checkpoint.manifest.factored:
                 config.quantization_config = entry(checkpoint.manifest)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
             network, found = kind.from_pretrained(
-                None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+                None,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     # Whatever a configuration leads transformers to.
     except Exception as error:

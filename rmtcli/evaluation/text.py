@@ -148,7 +148,9 @@ def _tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         # Without its files, transformers makes one that knows no words.
         files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
         if not any((directory / name).is_file() for name in files if name):
