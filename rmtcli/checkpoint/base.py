@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,23 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
 from rmtcli.checkpoint.spill import Stored
+from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of
 
 #: For each tensor that is replaced, the tensors in its place.
 Edits = Mapping[str, Mapping[str, Stored]]
 
+#: What tells whether a file was changed.
+Stamp = tuple[int, int, int]
+
 #: Version of the manifest's layout.
 MANIFEST_VERSION = 1
+
+
+def stamp_of(path: Path) -> Stamp:
+    """A file's size, time of change in nanoseconds, and number."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ class Manifest:
                 for rank in found.values()
             )
             siblings = all(type(module) is str for module in manifest.shared.values())
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return None
         whole = ranks and siblings and manifest.version == MANIFEST_VERSION
         return manifest if whole else None
@@ -133,6 +144,7 @@ class Checkpoint(ABC):
         as_stored: whether the order of ``infos`` is the network's own.
         shared: names that take no room in the file, because an earlier one has the same storage.
         about: what is known beside the tensors.
+        stamps: size, time of change and number of each file when it was opened.
     """
 
     path: Path
@@ -145,6 +157,22 @@ class Checkpoint(ABC):
     shared: frozenset[str] = frozenset()
     as_stored: bool = False
     about: About = About()
+    stamps: Mapping[Path, Stamp] = MappingProxyType({})
+
+    def check_unchanged(self) -> None:
+        """Make sure that tensors read early and late are of one checkpoint.
+
+        A file that is gone by now is no fault: all that was wanted of it has been read.
+
+        Raises:
+            CheckpointError: a file was written to, or another put in its place.
+        """
+        for path, stamp in self.stamps.items():
+            if path.exists() and stamp_of(path) != stamp:
+                raise CheckpointError(
+                    f"{path}: was changed while it was read, so nothing was written: run again "
+                    "when it is complete"
+                )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -230,6 +258,7 @@ class Edited(Checkpoint):
         self.opaque = source.opaque
         self.as_stored = source.as_stored
         self.about = source.about
+        self.stamps = source.stamps
         self._new = {new: raw for group in edits.values() for new, raw in group.items()}
         self.shared = source.shared.difference(edits).union(
             *(edits[name] for name in source.shared.intersection(edits)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rmtcli.checkpoint.base import About, Checkpoint
+from rmtcli.checkpoint.base import About, Checkpoint, stamp_of
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
@@ -51,6 +51,7 @@ class HuggingFaceDirectory(Checkpoint):
         self.main, shards = _weights(self.home)
         if not (self.home / CONFIG).exists():
             raise CheckpointError(f"{self.home}: has weights and no {CONFIG}: name their file")
+        stamp = stamp_of(self.home / CONFIG)
         self.config = read_object(self.home / CONFIG)
         parts = {shard: _opened(self.home / shard) for shard in shards}
         self._parts: dict[str, Checkpoint] = {
@@ -71,6 +72,9 @@ class HuggingFaceDirectory(Checkpoint):
         notes = [part.metadata for part in parts.values()]
         self.metadata = {"format": "pt"} | {k: v for found in notes for k, v in found.items()}
         self._files = tuple(part.path for part in parts.values())
+        self.stamps = {self.home / CONFIG: stamp}
+        for part in parts.values():
+            self.stamps |= part.stamps
         self.about = about(self.config)
 
     @property
@@ -153,7 +157,7 @@ def _modules(path: Path) -> list[str]:
     try:
         modules = json.loads(file.read_text(encoding="utf-8"))
         folders = [str(module["path"]) for module in modules]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise CheckpointError(f"{file}: damaged: not a list of modules with a 'path'") from None
     for folder in folders:
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
@@ -198,9 +202,9 @@ def _shards(index: Path) -> list[str]:
     if not shards:
         raise CheckpointError(f"{index}: names no tensors")
     for shard in shards:
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard in ("", ".."):
             raise CheckpointError(f"{index}: names the file '{shard}' outside of its folder")
-        if not (index.parent / shard).exists():
+        if not (index.parent / shard).is_file():
             raise CheckpointError(f"{index}: names {shard}, which is not there: download it again")
     return shards
 

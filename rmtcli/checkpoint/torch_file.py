@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import zipfile
 from collections import OrderedDict
@@ -12,9 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from rmtcli.checkpoint.archive import EXPANDED, reading
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
-from rmtcli.errors import CheckpointError
+from rmtcli.errors import CheckpointError, out_of_memory
 
 #: Where trainers put the state dict, in the order in which it is looked for.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
@@ -65,6 +67,8 @@ class TorchFile(Checkpoint):
             )
         self.where: tuple[str, ...] = found
         self.state: Mapping[Any, Any] = _at(self.tree, found)
+        if _attributes(self.state).keys() & set(dir(OrderedDict)):
+            raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")
         self.infos = {
             name: TensorInfo(tuple(value.shape), _DTYPES[value.dtype])
             for name, value in self.state.items()
@@ -138,10 +142,12 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())
-    if isinstance(source, TorchFile):
-        torch.save(_with(source.tree, source.where, state), file)
-    else:
-        torch.save(state, file)
+    tree = _with(source.tree, source.where, state) if isinstance(source, TorchFile) else state
+    try:
+        torch.save(tree, file)
+    # What came out of a pickle need not go into one: a tensor's hooks may be anything.
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
 
 
 def to_torch(raw: RawTensor) -> torch.Tensor:
@@ -161,16 +167,41 @@ def to_torch(raw: RawTensor) -> torch.Tensor:
 def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                _check_entries(path)
             # torch maps files by name, and only names that are text; others are read.
             mapped = zipfile.is_zipfile(file) and str(path).isprintable()
             file.seek(0)
             source = path if mapped else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError:
+    except CheckpointError:
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning, to which a table points
+            raise
+        raise CheckpointError(f"{path}: {_explain('')}") from None
     # What torch raises on bytes that are no checkpoint depends on where it stumbles.
     except Exception as error:
+        if out_of_memory(error):
+            raise MemoryError from None
         raise CheckpointError(f"{path}: {_explain(str(error))}") from None
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse what unpacks to more than the file has; torch itself compresses nothing.
+
+    Raises:
+        CheckpointError: the archive is damaged, or some entry is compressed or shares its bytes.
+    """
+    try:
+        with reading(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: {_explain('')} ({error})") from None
+    if any(found.compress_type != zipfile.ZIP_STORED for found in entries):
+        raise CheckpointError(f"{path}: is a compressed archive, which torch does not write")
+    if sum(found.file_size for found in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path}: its entries are larger than the file: it is damaged")
 
 
 def _explain(message: str) -> str:
@@ -193,6 +224,7 @@ def _is_plain(value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in _DTYPES
+        and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
 
 
