@@ -89,6 +89,17 @@ class Place:
     stride: tuple[int, ...]
     offset: int
 
+    @property
+    def whole(self) -> bool:
+        """Whether the fields are what they should be: a pickle can set them to anything."""
+        numbers = (*self.shape, *self.stride, self.offset)
+        return (
+            type(self.entry) is str
+            and type(self.dtype) is str
+            and self.dtype in WIDTHS
+            and all(type(number) is int for number in numbers)
+        )
+
     def read(self, storage: bytes) -> RawTensor:
         """The tensor in C order.
 
@@ -133,6 +144,8 @@ class Archive(Checkpoint):
                 self.places: Mapping[str, Place] = self.find(archive)
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"{path}: not a whole {self.form} ({error})") from None
+        if not all(place.whole for place in self.places.values()):
+            raise CheckpointError(f"{path}: not a whole {self.form} (a tensor's place is none)")
         if not self.places:
             raise CheckpointError(f"{path}: holds no weights")
         self.infos = {name: TensorInfo(p.shape, p.dtype) for name, p in self.places.items()}

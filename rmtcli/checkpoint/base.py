@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -270,6 +271,14 @@ class Edited(Checkpoint):
                 infos |= {new: TensorInfo(t.shape, t.dtype) for new, t in edits[name].items()}
             else:
                 infos[name] = info
+        kept = source.infos.keys() - edits.keys()
+        size = len(kept) + sum(map(len, edits.values()))
+        if len(infos) != size:
+            new = Counter([*kept, *(new for group in edits.values() for new in group)])
+            raise CheckpointError(
+                f"{source.path}: the name '{new.most_common(1)[0][0]}' would be needed twice: one "
+                "of two tensors would be lost"
+            )
         self.infos = infos
 
     def raw(self, name: str) -> RawTensor:

@@ -17,7 +17,7 @@ from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
 from rmtcli.checkpoint.safetensors import write_safetensors
-from rmtcli.checkpoint.writer import taken
+from rmtcli.checkpoint.writer import named, taken
 from rmtcli.errors import CheckpointError
 
 #: Bytes of tensors in one file, as transformers divides them.
@@ -94,9 +94,9 @@ def write_directory(
         if target.exists() and not force:
             raise taken(target)
         _exchange(temporary, target, old)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise named(error, target) from None
     if old.is_symlink():
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
@@ -170,9 +170,10 @@ def configured(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
     split = manifest is not None and bool(manifest.factored)
     new = {key: value for key, value in config.items() if key != "quantization_config"}
     other = config.get("quantization_config")
-    if other and other.get("quant_method") != METHOD:
+    if other and not (isinstance(other, dict) and other.get("quant_method") == METHOD):
         new["quantization_config"] = other
-    automatic = dict(new.pop("auto_map", None) or {})
+    found = new.pop("auto_map", None)
+    automatic = dict(found) if isinstance(found, dict) else {}
     ours = LOADER.removesuffix(".py")
     if str(automatic.get("AutoConfig", "")).startswith(f"{ours}."):
         del automatic["AutoConfig"]

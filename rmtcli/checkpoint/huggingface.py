@@ -122,8 +122,10 @@ def about(config: Mapping[str, Any]) -> About:
     types = {part["model_type"] for part in found if isinstance(part.get("model_type"), str)}
     sizes = {part["vocab_size"] for part in found if type(part.get("vocab_size")) is int}
     turned = _CONV1D_NAMES if types & _CONV1D_TYPES else frozenset()
-    quantized = config.get("quantization_config") or {}
-    method = str(quantized.get("quant_method", "unknown")) if quantized else ""
+    quantized = config.get("quantization_config") or None
+    method = "" if quantized is None else "unknown"
+    if isinstance(quantized, dict):
+        method = str(quantized.get("quant_method", method))
     return About(turned, frozenset(sizes), "" if method == METHOD else method, linear_only=True)
 
 
@@ -133,13 +135,19 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged: not JSON ({error})") from None
+    values = _read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: damaged: not a JSON object")
     return values
+
+
+def _read_json(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: a folder, a pipe or a device, and no file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: not JSON ({error})") from None
 
 
 def _configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -154,10 +162,10 @@ def _modules(path: Path) -> list[str]:
     file = path / "modules.json"
     if not file.exists():
         return []
+    modules = _read_json(file)
     try:
-        modules = json.loads(file.read_text(encoding="utf-8"))
         folders = [str(module["path"]) for module in modules]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (TypeError, KeyError):
         raise CheckpointError(f"{file}: damaged: not a list of modules with a 'path'") from None
     for folder in folders:
         if Path(folder).is_absolute() or ".." in Path(folder).parts:

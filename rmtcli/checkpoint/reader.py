@@ -19,6 +19,8 @@ CONTAINERS = {
 }
 
 
+#: Characters in a tensor's name. What looks for words in it takes time that goes with their square.
+LONGEST = 10_000
 #: How a pointer begins that stands for a file in a repository cloned without its large files.
 _POINTER = b"version https://git-lfs"
 
@@ -61,6 +63,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     stamp = stamp_of(path)
     checkpoint = _READERS[container](path)
     checkpoint.stamps = {path: stamp}
+    longest = max(map(len, checkpoint.infos), default=0)
+    if longest > LONGEST:
+        raise CheckpointError(
+            f"{path}: a tensor's name has {longest:,} characters: at most {LONGEST:,} are read"
+        )
     return checkpoint
 
 

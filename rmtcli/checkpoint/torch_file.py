@@ -16,6 +16,7 @@ import torch
 from rmtcli.checkpoint.archive import EXPANDED, reading
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.memory import HEADROOM, limited
 from rmtcli.errors import CheckpointError, out_of_memory
 
 #: Where trainers put the state dict, in the order in which it is looked for.
@@ -74,8 +75,8 @@ class TorchFile(Checkpoint):
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
-        self.extras = tuple(str(key) for key in self.tree if found and key != found[0])
-        self.opaque = tuple(str(key) for key in self.state if key not in self.infos)
+        self.extras = tuple(_word(key) for key in self.tree if found and key != found[0])
+        self.opaque = tuple(_word(key) for key in self.state if key not in self.infos)
         self.metadata = {}
         ties = self.ties(self.infos)
         self.shared = frozenset(ties)
@@ -146,7 +147,7 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     try:
         torch.save(tree, file)
     # What came out of a pickle need not go into one: a tensor's hooks may be anything.
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
 
 
@@ -173,7 +174,9 @@ def _load(path: Path) -> Any:
             mapped = zipfile.is_zipfile(file) and str(path).isprintable()
             file.seek(0)
             source = path if mapped else file
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            # What is not mapped is read and copied.
+            with limited(HEADROOM + 3 * path.stat().st_size):
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except CheckpointError:
         raise
     except OSError as error:
@@ -183,7 +186,10 @@ def _load(path: Path) -> Any:
     # What torch raises on bytes that are no checkpoint depends on where it stumbles.
     except Exception as error:
         if out_of_memory(error):
-            raise MemoryError from None
+            raise CheckpointError(
+                f"{path}: reading it takes more memory than there is, or than a file of its size "
+                "should"
+            ) from None
         raise CheckpointError(f"{path}: {_explain(str(error))}") from None
 
 
@@ -217,6 +223,11 @@ def _explain(message: str) -> str:
     return "not a whole torch checkpoint: it is damaged, cut short or of another format"
 
 
+def _word(key: object) -> str:
+    """What an entry is called; a tuple of tuples could be of any length."""
+    return str(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
+
+
 def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary dense tensor of a type with a name in safetensors."""
     return (
@@ -224,6 +235,7 @@ def _is_plain(value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in _DTYPES
+        and not vars(value).keys() & set(dir(torch.Tensor))
         and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
 

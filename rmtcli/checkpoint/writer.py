@@ -125,9 +125,16 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
             temporary.replace(target)
         else:
             _place(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise named(error, target) from None
+
+
+def named(error: BaseException, path: Path) -> BaseException:
+    """An error with the name of the file, where the system gave none: a full disk has none."""
+    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+        return OSError(error.errno, error.strerror, str(path))
+    return error
 
 
 def _place(temporary: Path, target: Path) -> None:

@@ -114,7 +114,7 @@ def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         _check_size(path)
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             found = {name: np.asarray(file[name]) for name in names if name in file}
-    except (MemoryError, EvaluationError):
+    except EvaluationError:
         raise
     # zipfile and numpy raise whatever the bytes lead them to.
     except Exception as error:
