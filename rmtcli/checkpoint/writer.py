@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -131,8 +132,10 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
 
 
 def named(error: BaseException, path: Path) -> BaseException:
-    """An error with the name of the file, where the system gave none: a full disk has none."""
-    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+    """An error with the output's name: a full disk gives none, or that of what is copied to it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return error
+    if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OSError(error.errno, error.strerror, str(path))
     return error
 
