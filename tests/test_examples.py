@@ -35,6 +35,9 @@ NOT_RUN = {
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",
+    "python -m tests.faults": "minutes; tests/faults takes a part of it",
+    "python -m tests.fuzz": "minutes; tests/fuzz takes a part of it",
+    "python -m tests.reliability": "many minutes: all of these",
     "rmtcli reproduce": "minutes to days; tests/experiments run it on made-up images",
 }
 #: The same, but for ``pytest -m slow``.
@@ -134,7 +137,10 @@ def check(words: list[str]) -> None:
     if words[:2] == ["python", "-m"]:
         spec = find_spec(words[2])
         assert spec is not None, words[2]
-        source = Path(str(spec.origin)).read_text(encoding="utf-8")
+        program = Path(str(spec.origin))
+        if spec.submodule_search_locations:
+            program = program.with_name("__main__.py")
+        source = program.read_text(encoding="utf-8")
         for word in words[3:]:
             assert not word.startswith("--") or f'"{word}"' in source, word
     for package in re.findall(r"\[(\w+)\]", shlex.join(words)):

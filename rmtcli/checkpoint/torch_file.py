@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rmtcli.checkpoint.archive import EXPANDED, reading
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
@@ -190,7 +191,7 @@ def _load(path: Path) -> Any:
                 f"{path}: reading it takes more memory than there is, or than a file of its size "
                 "should"
             ) from None
-        raise CheckpointError(f"{path}: {_explain(str(error))}") from None
+        raise CheckpointError(f"{path}: {_explain(str(error), path)}") from None
 
 
 def _check_entries(path: Path) -> None:
@@ -210,17 +211,29 @@ def _check_entries(path: Path) -> None:
         raise CheckpointError(f"{path}: its entries are larger than the file: it is damaged")
 
 
-def _explain(message: str) -> str:
-    """One line for what torch says in many."""
+def _explain(message: str, path: Path | None = None) -> str:
+    """One line for what torch says in many, with the names that the file's pickle calls for."""
     wanted = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
     if "TorchScript" in message:
         return "a TorchScript archive: save model.state_dict() instead"
     if wanted and ("Unsupported" in message or "weights_only" in message.lower()):
         return (
-            f"refused: its pickle calls for {wanted[1]}, and only tensors and plain values are "
-            "read (nothing was run): save model.state_dict() instead"
+            f"refused: its pickle calls for {_listed(wanted[1], path)}, and only tensors and plain "
+            "values are read (nothing was run): save model.state_dict() instead"
         )
     return "not a whole torch checkpoint: it is damaged, cut short or of another format"
+
+
+def _listed(first: str, path: Path | None, most: int = 5) -> str:
+    """What loading would run: the name that torch stumbled over, and others in the pickle."""
+    try:
+        # Read from the opcodes, without loading. An older format has no list, nor a damaged file.
+        found = [] if path is None else get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        found = []
+    names = [first, *(name for name in sorted(found) if name != first)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _word(key: object) -> str:
