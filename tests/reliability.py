@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=COUNT, help="damaged files to read")
     parser.add_argument("--write", action="store_true", help="put the table on the page")
     given = parser.parse_args()
-    rows = [attacks(), fuzzed(given.count), *faults()]
+    rows = [attacks(), *faults(), fuzzed(given.count)]
     head = "| | runs | losses | escapes | undocumented errors |\n|---|---:|---:|---:|---:|"
     table = "\n".join([head, *(row.line for row in rows)])
     sys.stdout.write(table + "\n")

@@ -8,7 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -145,11 +145,39 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())
     tree = _with(source.tree, source.where, state) if isinstance(source, TorchFile) else state
+    watched = _Watched(file)
     try:
-        torch.save(tree, file)
-    # What came out of a pickle need not go into one: a tensor's hooks may be anything.
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
+        torch.save(tree, cast(IO[bytes], watched))
+    except BaseException as error:
+        if watched.error is not None:
+            raise watched.error from None
+        # What came out of a pickle need not go into one: a tensor's hooks may be anything.
+        if isinstance(error, TypeError | AttributeError | RecursionError):
+            raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
+        raise
+
+
+class _Watched:
+    """A file that remembers why it could not be written: torch makes another error of it.
+
+    Attributes:
+        error: a full disk, an interrupt; None where all went well.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or fail as the file does."""
+        try:
+            return self.file.write(data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: who made the file brings it to the disk."""
 
 
 def to_torch(raw: RawTensor) -> torch.Tensor:

@@ -95,14 +95,17 @@ def write_checkpoint(
     else:
         from rmtcli.checkpoint.torch_file import write_torch as write
 
-    def fill(file: BinaryIO) -> None:
-        write(checkpoint, file)
-        checkpoint.check_unchanged()
-
-    write_file(target, fill, force=force)
+    check = checkpoint.check_unchanged
+    write_file(target, lambda file: write(checkpoint, file), force=force, check=check)
 
 
-def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool = True) -> None:
+def write_file(
+    target: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    force: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Let ``write`` fill a temporary sibling, bring it to the disk, then rename it to ``target``.
 
     Whatever goes wrong, ``target`` is what it was and nothing is left beside it.
@@ -111,17 +114,18 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
         target: the file.
         write: is given a file to fill.
         force: whether a file that is there by then may be replaced.
+        check: may refuse what was written before it gets its name.
 
     Raises:
         UsageError: it must not be, and there is one: another run was faster.
     """
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
-    file = temporary.open("xb")
     try:
-        with file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        check()
         if force:
             temporary.replace(target)
         else:

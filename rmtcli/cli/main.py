@@ -97,6 +97,9 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(one_line(f"{where}{error.strerror or error}"), 1)
     except (MemoryError, RuntimeError, ImportError) as error:
+        # Python makes another error of an interrupt while a class is made, as imports do.
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
+            sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 143)
         if not out_of_memory(error):
             raise
         _fail("not enough memory: run where there is more; nothing was written", 1)
