@@ -81,7 +81,8 @@ def test_an_allocation_counts_what_factors_take_whatever_their_rank() -> None:
     assert cheap.least == 10
     assert slow.least == 85
     assert list(slow.ranks) == [1, 2]
-    assert allocate([cheap, slow], 125) == [3, 2]  # 30 + 95, losing 1 + 3
+    assert allocate([cheap, slow], 95) == [1, 1]
+    assert allocate([cheap, slow], 120) == [2, None]  # loses 3; 30 + 85 would lose 1 + 7
     assert allocate([Choice(losses, 10, 100, fixed=100)], 100) == [None]
     with pytest.raises(ValueError, match="smallest ranks cost 85"):
         allocate([slow], 84)
