@@ -58,6 +58,8 @@ def to_html(report: Report, command: str | None = None) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["shown"] = shown
+    # Names break where their parts join, and only within a part if that is too long.
+    environment.filters["parts"] = lambda name: Markup(".<wbr>").join(name.split("."))
     script = Markup(_asset("sort.js"))
     template = environment.get_template("page.html.j2")
     return template.render(
