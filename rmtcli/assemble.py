@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
+from rmtcli.checkpoint.remote import place
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
 from rmtcli.edits import Splitter
@@ -164,7 +165,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
             splitter.add(plan)
     manifest = Manifest(
         __version__,
-        Path(report.source.path).absolute().name,
+        place(report.source.path).absolute().name,
         report.source.sha256,
         report.keep,
         report.edge,

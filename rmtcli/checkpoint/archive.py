@@ -12,6 +12,7 @@ import numpy as np
 
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.remote import source
 from rmtcli.errors import CheckpointError
 
 #: Bytes of one value of each type.
@@ -74,7 +75,7 @@ class Archive(Checkpoint):
         self.path = path
         self.manifest, self.metadata, self.extras = None, {}, ()
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(source(path)) as archive:
                 names = archive.namelist()
                 self.root = names[0].partition("/")[0] if names else ""
                 order = f"{self.root}/byteorder"
@@ -100,7 +101,7 @@ class Archive(Checkpoint):
         """The bytes of one tensor."""
         place = self.places[name]
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with zipfile.ZipFile(source(self.path)) as archive:
                 return place.read(archive.read(place.entry))
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise CheckpointError(f"{self.path}: '{name}' is damaged: {error}") from None

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
+from rmtcli.checkpoint.remote import place, reaching, source
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Format by file name ending.
@@ -41,11 +42,18 @@ def container_of(path: Path) -> str:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint file, or a Hugging Face directory. Nothing in it is ever executed.
 
+    A URL is opened where it is: of safetensors, only the tensors that are asked for are read.
+
     Raises:
         UsageError: no such file, a directory of another kind, or an unknown ending.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
-    path = Path(path)
+    path = place(path)
+    with reaching(path):
+        return _open(path)
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         return _directory(path)
     if not path.exists():
@@ -72,7 +80,7 @@ def _torch(path: Path) -> Checkpoint:
     from rmtcli.checkpoint.torchscript import TorchScriptFile, is_torchscript
 
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source(path)) as archive:
             if is_torchscript(archive.namelist()):
                 return TorchScriptFile(path)
     except zipfile.BadZipFile:

@@ -14,6 +14,7 @@ import torch
 
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.remote import is_remote
 from rmtcli.errors import CheckpointError
 
 #: Where trainers put the state dict, in the order in which it is looked for.
@@ -162,10 +163,12 @@ def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             # torch maps files by name, and only names that are text; others are read.
-            mapped = zipfile.is_zipfile(file) and str(path).isprintable()
+            named = not is_remote(path) and str(path).isprintable()
+            mapped = named and zipfile.is_zipfile(file)
             file.seek(0)
-            source = path if mapped else file
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(
+                path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
+            )
     except OSError:
         raise
     # What torch raises on bytes that are no checkpoint depends on where it stumbles.

@@ -13,8 +13,18 @@ from rmtcli.cli.progress import listen, progress
 
 
 def command(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.", show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    before: Annotated[
+        Path,
+        typer.Argument(
+            parser=options.to_place, metavar="A", help="A checkpoint.", show_default=False
+        ),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(
+            parser=options.to_place, metavar="B", help="Another one.", show_default=False
+        ),
+    ],
     edge: options.Edge = "select",
     include: options.Include = None,
     exclude: options.Exclude = None,

@@ -7,9 +7,18 @@ from typing import Annotated, Optional
 
 import typer
 
+
+def to_place(text: str) -> Path:
+    """A path, or a URL's place; the file system behind a URL is asked for nothing yet."""
+    from rmtcli.checkpoint.remote import place  # as late as all that reads checkpoints
+
+    return place(text)
+
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(
+        parser=to_place,
         metavar="FILE|DIR",
         help="Checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pt2, or a Hugging Face directory.",
         show_default=False,

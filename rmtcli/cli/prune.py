@@ -30,6 +30,7 @@ def command(
         typer.Option(
             "--output",
             "-o",
+            parser=options.to_place,
             metavar="FILE|DIR",
             help="Where to write: a file, its format by its ending; for a directory, a directory. "
             "[default: the input's name with '.pruned' added]",

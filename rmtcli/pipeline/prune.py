@@ -18,6 +18,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
+from rmtcli.checkpoint.remote import place
 from rmtcli.decide import (
     Goal,
     allocation_of,
@@ -103,7 +104,7 @@ def prune(
     """
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
-    target = default_output(Path(path)) if output is None else Path(output)
+    target = default_output(place(path)) if output is None else place(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
@@ -111,7 +112,7 @@ def prune(
     container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
-    inputs = [Path(file) for file in files if isinstance(file, str | Path)]
+    inputs = [place(file) for file in files if file is not None and not isinstance(file, Plan)]
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=container == "directory")
