@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,7 +19,7 @@ from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Skipped, SkipReason
 from rmtcli.metric import decompose
 from rmtcli.names import factors_of, module_of
-from rmtcli.spectrum import FloatArray, Spectrum, spectrum
+from rmtcli.spectrum import FloatArray, Spectrum, max_abs, spectrum
 
 
 class Layout(Enum):
@@ -91,15 +92,15 @@ class Fitted:
     @property
     def held(self) -> int:
         """Bytes in memory that factors are made of, and that could be made anew."""
-        vectors = self.spectrum.vectors
-        if not isinstance(self.approximation, Plain) or vectors is None:
+        form = self.spectrum.form
+        if not isinstance(self.approximation, Plain) or form is None:
             return 0
         weight = self.approximation.weight
-        return vectors.nbytes + (0 if weight is None else weight.nbytes)
+        return form.nbytes + (0 if weight is None else weight.nbytes)
 
     def released(self) -> Fitted:
         """The same with less in memory: factors take a second decomposition."""
-        s = replace(self.spectrum, vectors=None)
+        s = replace(self.spectrum, form=None)
         return replace(self, spectrum=s, approximation=Plain(self.layer, s, None))
 
     @property
@@ -196,11 +197,12 @@ def fit_layer(
     The vectors of the spikes are looked at where the first has them, or where that is asked for.
     """
     weight = layer.load()
-    if not np.isfinite(weight).all():
+    largest = max_abs(weight)
+    if not math.isfinite(largest):
         return Skipped(layer.name, SkipReason.NOT_FINITE)
-    if not weight.any():
+    if not largest:
         return Skipped(layer.name, SkipReason.ZERO)
-    if not 1e-150 < float(np.abs(weight).max()) < 1e150:
+    if not 1e-150 < largest < 1e150:
         return Skipped(layer.name, SkipReason.RANGE)
     s = spectrum(weight, vectors=vectors or (approximate and data is None))
     approximation: Approximation | None = None
@@ -209,7 +211,7 @@ def fit_layer(
     elif approximate:
         approximation = Plain(layer, s, weight)
     fit = edge.fit(s, weight)
-    looks = None if s.vectors is None else compare_vectors(weight, s, s.count_above(fit.edge))
+    looks = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, looks)
 
 
@@ -247,7 +249,7 @@ def plan_layer(
     return LayerPlan(
         layer,
         fitted.fit,
-        replace(s, vectors=None),
+        replace(s, form=None),
         fitted.spikes,
         rank,
         untouched,

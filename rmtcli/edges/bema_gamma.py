@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.stats import gamma as gamma_law
+from scipy.special import gammaincinv
 
 from rmtcli.edges.base import (
     EDGES,
@@ -116,7 +116,7 @@ class _Side:
         rows, columns = self._normal.shape
         size = rows if self.is_long else columns
         levels = (np.arange(size) + 0.5) / size
-        deviations = np.sqrt(gamma_law.ppf(levels, shape) / shape)
+        deviations = np.sqrt(gammaincinv(shape, levels) / shape)
         scaled = self._normal * (deviations[:, None] if self.is_long else deviations)
         stretch = spectrum(scaled).eigenvalues / self._unscaled
         places = (np.arange(columns) + 0.5) / columns
