@@ -1,8 +1,8 @@
 """BLAS and LAPACK as SciPy ships them, without Python's lock.
 
-SciPy's own wrappers of these routines hold the lock, so that threads would wait for one another. The
-addresses are those that SciPy gives to compiled code (``scipy.linalg.cython_lapack``); a call through
-ctypes lets the lock go.
+SciPy's own wrappers of these routines hold the lock, so that threads would wait for one another.
+The addresses are those that SciPy gives to compiled code (``scipy.linalg.cython_lapack``); a call
+through ctypes lets the lock go.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A symmetric matrix becomes a tridiagonal one: its values at once, and vectors as many as needed."""
+"""A symmetric matrix becomes a tridiagonal one: all its values, and as many vectors as needed."""
 
 from __future__ import annotations
 

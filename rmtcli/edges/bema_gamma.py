@@ -8,7 +8,6 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import gammaincinv
 
 from rmtcli.edges.base import (
@@ -145,6 +144,8 @@ class _Match(NamedTuple):
 
 
 def _matched(side: _Side, spectrum: Spectrum, window: slice) -> _Match:
+    from scipy.optimize import minimize_scalar  # takes 0.2 s, and few layers need it
+
     middle = spectrum.eigenvalues[window]
     unit = float(middle[-1])  # so that no square over- or underflows
     middle = middle / unit

@@ -40,6 +40,6 @@ def analyze(
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
-    fits = assemble.fits(track(found), edge, None, approximate=False, vectors=True)
+    fits = assemble.fits(found, edge, None, track=track, approximate=False, vectors=True)
     report = replace(report, notes=(TAILS,))
     return assemble.decided(report, checkpoint, fits, by_rule("auto"))

@@ -141,7 +141,7 @@ def prepare(
         data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(
-        track(found), edge, data, approximate=not shares
+        found, edge, data, track=track, approximate=not shares
     )
     if not (goal.joint or shares):
         return Job(checkpoint, report, fits, data, evaluation, calibration)
