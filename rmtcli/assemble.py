@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from rmtcli.cache import Cache
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES, EdgeEstimator
@@ -18,8 +19,9 @@ from rmtcli.hashes import checkpoint_sha256
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
-from rmtcli.plan import Data, Fitted, LayerPlan, Layout, fit_layer, plan_layer
+from rmtcli.plan import Data, Decomposer, Fitted, LayerPlan, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
+from rmtcli.spectrum import spectrum
 from rmtcli.version import __version__
 
 #: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
@@ -83,6 +85,7 @@ class Fits:
         data: what calibration found out, or None where nothing was calibrated.
         approximate: whether approximations are asked for.
         vectors: whether the spikes' vectors are, in any case.
+        decomposer: makes the spectra.
     """
 
     found: Iterable[Layer | Skipped]
@@ -91,6 +94,7 @@ class Fits:
     data: Mapping[str, Data] | None
     approximate: bool
     vectors: bool = False
+    decomposer: Decomposer = spectrum
 
     def __iter__(self) -> Iterator[Fitted | Skipped]:
         """Each layer with its fit."""
@@ -112,6 +116,7 @@ class Fits:
             approximate=self.approximate,
             data=(self.data or {}).get(layer.name),
             vectors=self.vectors,
+            decomposer=self.decomposer,
         )
 
 
@@ -123,11 +128,17 @@ def fits(
     track: Track,
     approximate: bool,
     vectors: bool = False,
+    cache: str | Path | None = None,
 ) -> Fits:
-    """All layers, to be fitted; ``data`` is None where nothing was calibrated."""
+    """All layers, to be fitted; ``data`` is None where nothing was calibrated.
+
+    Raises:
+        UsageError: the cache's folder cannot be made or written to.
+    """
+    decomposer = spectrum if cache is None else Cache.at(cache).spectrum
     largest = max(_float64(item) for item in found if isinstance(item, Layer))
     room = max(ROOM_BYTES, 3 * largest)
-    return Fits(track(found), room, EDGES.parse(edge), data, approximate, vectors)
+    return Fits(track(found), room, EDGES.parse(edge), data, approximate, vectors, decomposer)
 
 
 def _float64(layer: Layer) -> int:

@@ -42,6 +42,17 @@ class Approximation(Protocol):
         ...
 
 
+class Decomposer(Protocol):
+    """Makes a spectrum, or knows it already: :func:`spectrum`, or a cache's method."""
+
+    def __call__(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
+        """The spectrum of a weight of shape (out, in), perhaps with vectors."""
+        ...
+
+
+_directly: Decomposer = spectrum
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
     """Truncation of the weight itself; its loss is the squared error of the weight.
@@ -50,11 +61,13 @@ class Plain:
         layer: the layer.
         spectrum: of its weight, with vectors unless it was released.
         weight: the weight, or None where it is read again and decomposed again for factors.
+        decomposer: how that is done.
     """
 
     layer: Layer
     spectrum: Spectrum
     weight: NDArray[np.floating] | None
+    decomposer: Decomposer = _directly
 
     @property
     def losses(self) -> FloatArray:
@@ -71,7 +84,7 @@ class Plain:
         if self.weight is not None:
             return factorize(self.weight, self.spectrum, rank)
         weight = self.layer.load()
-        return factorize(weight, spectrum(weight, vectors=True), rank)
+        return factorize(weight, self.decomposer(weight, vectors=True), rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +114,9 @@ class Fitted:
     def released(self) -> Fitted:
         """The same with less in memory: factors take a second decomposition."""
         s = replace(self.spectrum, form=None)
-        return replace(self, spectrum=s, approximation=Plain(self.layer, s, None))
+        assert isinstance(self.approximation, Plain)
+        approximation = replace(self.approximation, spectrum=s, weight=None)
+        return replace(self, spectrum=s, approximation=approximation)
 
     @property
     def spikes(self) -> int:
@@ -190,6 +205,7 @@ def fit_layer(
     approximate: bool = False,
     data: Data | None = None,
     vectors: bool = False,
+    decomposer: Decomposer = spectrum,
 ) -> Fitted | Skipped:
     """A layer's spectrum and fit, and its approximations where they are asked for.
 
@@ -204,12 +220,12 @@ def fit_layer(
         return Skipped(layer.name, SkipReason.ZERO)
     if not 1e-150 < largest < 1e150:
         return Skipped(layer.name, SkipReason.RANGE)
-    s = spectrum(weight, vectors=vectors or (approximate and data is None))
+    s = decomposer(weight, vectors=vectors or (approximate and data is None))
     approximation: Approximation | None = None
     if approximate and data is not None:
         approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
     elif approximate:
-        approximation = Plain(layer, s, weight)
+        approximation = Plain(layer, s, weight, decomposer)
     fit = edge.fit(s, weight)
     looks = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, looks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rmtcli.cli.options import (
+    Cache,
     Checkpoint,
     Conv,
     Edge,
@@ -27,6 +28,7 @@ def command(
     min_side: MinSide = 32,
     conv: Conv = False,
     recurrent: Recurrent = False,
+    cache: Cache = None,
     json: Json = False,
     plot: PlotFolder = None,
     report: ReportFile = None,
@@ -45,7 +47,7 @@ def command(
     check_report(report, inputs=[file, plot], force=force)
     check_plots(plot, inputs=[file, report], force=force)
     selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
-    result = analyze(file, edge=edge, selection=selection, track=progress)
+    result = analyze(file, edge=edge, selection=selection, cache=cache, track=progress)
     draw_layers(result, plot)
     emit(result, as_json=json, report_file=report, conditions=conditions)
 

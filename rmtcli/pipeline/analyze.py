@@ -20,6 +20,7 @@ def analyze(
     *,
     edge: str = "select",
     selection: Selection | None = None,
+    cache: str | Path | None = None,
     track: Track = iter,
 ) -> Report:
     """Fit the noise of every fully connected layer; nothing is written.
@@ -30,6 +31,7 @@ def analyze(
         path: a checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
+        cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -40,6 +42,8 @@ def analyze(
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
-    fits = assemble.fits(found, edge, None, track=track, approximate=False, vectors=True)
+    fits = assemble.fits(
+        found, edge, None, track=track, approximate=False, vectors=True, cache=cache
+    )
     report = replace(report, notes=(TAILS,))
     return assemble.decided(report, checkpoint, fits, by_rule("auto"))
