@@ -216,6 +216,15 @@ ShareInputs = Annotated[
         help="Under a budget or limit, layers that read the same input share their first factor.",
     ),
 ]
+Cache = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="DIR",
+        help="Keep decompositions in this folder, and look them up: 'prune' after 'analyze' needs "
+        "no second one. At most as large as the weights in float32; delete it at will.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")

@@ -93,6 +93,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    cache: options.Cache = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
@@ -135,6 +136,7 @@ def command(
         dry_run=dry_run,
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
+        cache=cache,
         track=progress,
     )
     if plan is not None and result.plan is not None:

@@ -23,6 +23,7 @@ def analyze(
     *,
     edge: str = "select",
     selection: Selection | None = None,
+    cache: str | Path | None = None,
     batches: Sequence[int] = (),
     device: str = "cpu",
     track: Track = iter,
@@ -35,6 +36,7 @@ def analyze(
         path: a checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
+        cache: folder in which decompositions are kept and looked up; none by default.
         batches: rows at which each linear layer's forward pass is timed, dense and as it would be.
         device: where that happens.
         track: wraps the iteration over layers, for progress.
@@ -48,7 +50,9 @@ def analyze(
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
-    fits = assemble.fits(track(found), edge, None, approximate=False, vectors=True)
+    fits = assemble.fits(
+        found, edge, None, track=track, approximate=False, vectors=True, cache=cache
+    )
     report = replace(report, notes=(TAILS,))
     report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
     return timed(report, batches, Evaluation(device=device), None)

@@ -119,6 +119,7 @@ def prepare(
     selection: Selection | None,
     evaluation: Evaluation,
     calibration: Calibration,
+    cache: str | Path | None = None,
     track: Track,
 ) -> Job:
     """Find the layers, calibrate if there is something to calibrate on, and fit them.
@@ -151,7 +152,7 @@ def prepare(
         data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(
-        track(found), edge, data, approximate=not shares
+        found, edge, data, track=track, approximate=not shares, cache=cache
     )
     if not (goal.joint or shares):
         return Job(checkpoint, report, fits, data, evaluation, calibration)

@@ -58,6 +58,7 @@ def prune(
     dry_run: bool = False,
     refuse: Refuse = lambda report: (),
     force: bool = False,
+    cache: str | Path | None = None,
     track: Track = iter,
 ) -> Report:
     """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
@@ -89,6 +90,7 @@ def prune(
         dry_run: plan and evaluate, but write nothing.
         refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
+        cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
 
     Returns:
@@ -125,6 +127,7 @@ def prune(
         selection=selection,
         evaluation=evaluation,
         calibration=calibration,
+        cache=cache,
         track=track,
     )
     comparison: Comparison | None = None
