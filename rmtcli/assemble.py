@@ -30,7 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 
 #: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
 #: factors once, a search more often: what is not held is decomposed anew.
-HELD_BYTES = 256 * 2**20
+HELD_BYTES = 64 * 2**20
 #: Memory for layers side by side, where three times the largest in float64 is less: about what
 #: importing torch takes.
 ROOM_BYTES = 256 * 2**20
