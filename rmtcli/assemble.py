@@ -12,8 +12,9 @@ from typing import TypeVar
 from rmtcli.cache import Cache
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
 from rmtcli.checkpoint.remote import place
+from rmtcli.cluster import Cluster
 from rmtcli.decide import Choice
-from rmtcli.edges import EDGES, EdgeEstimator
+from rmtcli.edges import EDGES
 from rmtcli.edits import Splitter
 from rmtcli.errors import LayerError
 from rmtcli.execution import in_order
@@ -21,7 +22,7 @@ from rmtcli.hashes import checkpoint_sha256
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
-from rmtcli.plan import Data, Decomposer, Fitted, LayerPlan, Layout, fit_layer, plan_layer
+from rmtcli.plan import Data, Fitted, LayerPlan, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
 from rmtcli.spectrum import spectrum
 from rmtcli.version import __version__
@@ -38,6 +39,8 @@ ROOM_BYTES = 256 * 2**20
 #: after the other (docs/benchmarks.md).
 LARGE = 3072
 R = TypeVar("R", Fitted, LayerPlan)
+T = TypeVar("T")
+U = TypeVar("U")
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
 
@@ -84,47 +87,49 @@ class Fits:
 
     Attributes:
         found: the layers, in order.
-        room: memory for those under way.
-        edge: how the edge is estimated.
-        data: what calibration found out, or None where nothing was calibrated.
-        approximate: whether approximations are asked for.
-        vectors: whether the spikes' vectors are, in any case.
-        decomposer: makes the spectra.
+        room: memory for those under way here.
+        fit: how each is fitted.
+        cluster: where they are fitted, if not here.
     """
 
     found: Iterable[Layer | Skipped]
     room: int
-    edge: EdgeEstimator
-    data: Mapping[str, Data] | None
-    approximate: bool
-    vectors: bool = False
-    decomposer: Decomposer = spectrum
+    fit: Callable[[Layer], Fitted | Skipped]
+    cluster: Cluster | None = None
 
     def __iter__(self) -> Iterator[Fitted | Skipped]:
-        """Each layer with its fit."""
-        return self.then(lambda item: item)
+        """Each layer with its fit; from a cluster, without what can be made anew."""
+        return self.then(_itself if self.cluster is None else Fitted.released)
 
     def then(self, function: Callable[[Fitted], R]) -> Iterator[R | Skipped]:
         """What becomes of each layer after its fit; that is computed where the fit is."""
+        fit = self.fit  # what is sent to a cluster should not hold all layers
 
         def both(item: Layer | Skipped) -> R | Skipped:
-            found = item if isinstance(item, Skipped) else self._fit(item)
+            found = item if isinstance(item, Skipped) else fit(item)
             return found if isinstance(found, Skipped) else function(found)
 
-        for done in in_order(both, self.found, weigh=_memory, room=self.room, alone=_large):
+        for done in _computed(both, self.found, _large, _memory, self.room, self.cluster):
             _tell(done)
             yield done
             del done  # not held while the next one is made
 
-    def _fit(self, layer: Layer) -> Fitted | Skipped:
-        return fit_layer(
-            layer,
-            self.edge,
-            approximate=self.approximate,
-            data=(self.data or {}).get(layer.name),
-            vectors=self.vectors,
-            decomposer=self.decomposer,
-        )
+
+def _itself(item: Fitted) -> Fitted:
+    return item
+
+
+def _computed(
+    function: Callable[[T], U],
+    items: Iterable[T],
+    alone: Callable[[T], bool],
+    weigh: Callable[[T], int],
+    room: int,
+    cluster: Cluster | None,
+) -> Iterator[U]:
+    if cluster is not None:
+        return cluster.in_order(function, items, alone=alone)
+    return in_order(function, items, weigh=weigh, room=room, alone=alone)
 
 
 def fits(
@@ -136,16 +141,30 @@ def fits(
     approximate: bool,
     vectors: bool = False,
     cache: str | Path | None = None,
+    cluster: Cluster | None = None,
 ) -> Fits:
     """All layers, to be fitted; ``data`` is None where nothing was calibrated.
 
     Raises:
         UsageError: the cache's folder cannot be made or written to.
     """
+    estimator = EDGES.parse(edge)
     decomposer = spectrum if cache is None else Cache.at(cache).spectrum
+
+    def fit(layer: Layer) -> Fitted | Skipped:
+        seen = None if data is None else data.get(layer.name)
+        return fit_layer(
+            layer,
+            estimator,
+            approximate=approximate,
+            data=seen,
+            vectors=vectors,
+            decomposer=decomposer,
+        )
+
     largest = max(_float64(item) for item in found if isinstance(item, Layer))
     room = max(ROOM_BYTES, 3 * largest)
-    return Fits(track(found), room, EDGES.parse(edge), data, approximate, vectors, decomposer)
+    return Fits(track(found), room, fit, cluster)
 
 
 def _float64(layer: Layer) -> int:
@@ -189,16 +208,17 @@ def decided(
     fits: Iterable[Fitted | Skipped],
     choice: Choice,
     splitter: Splitter | None = None,
+    cluster: Cluster | None = None,
 ) -> Report:
     """The report with every layer's fate; a ``splitter`` takes over the factors."""
     assert report.layout is not None
-    layout, taken = report.layout, checkpoint.infos.keys()
+    layout = report.layout
 
     def planned(item: Fitted) -> LayerPlan:
-        return plan_layer(item, choice(item), layout=layout, taken=taken)
+        return plan_layer(item, choice(item), layout=layout, taken=checkpoint.infos.keys())
 
     plans, skipped = [], []
-    for plan in fits.then(planned) if isinstance(fits, Fits) else _each(planned, fits):
+    for plan in fits.then(planned) if isinstance(fits, Fits) else _each(planned, fits, cluster):
         if isinstance(plan, Skipped):
             skipped.append(plan)
         elif splitter is not None and plan.factors is not None:
@@ -211,23 +231,22 @@ def decided(
 
 
 def _each(
-    planned: Callable[[Fitted], LayerPlan], fits: Iterable[Fitted | Skipped]
+    planned: Callable[[Fitted], LayerPlan],
+    fits: Iterable[Fitted | Skipped],
+    cluster: Cluster | None,
 ) -> Iterator[LayerPlan | Skipped]:
     """Plans of layers that were fitted before."""
 
     def plan(item: Fitted | Skipped) -> LayerPlan | Skipped:
         return item if isinstance(item, Skipped) else planned(item)
 
-    def layer(item: Fitted | Skipped) -> Layer | Skipped:
-        return item if isinstance(item, Skipped) else item.layer
+    def large(item: Fitted | Skipped) -> bool:
+        return isinstance(item, Fitted) and _large(item.layer)
 
-    return in_order(
-        plan,
-        fits,
-        weigh=lambda item: _memory(layer(item)),
-        room=ROOM_BYTES,
-        alone=lambda item: _large(layer(item)),
-    )
+    def memory(item: Fitted | Skipped) -> int:
+        return 0 if isinstance(item, Skipped) else _memory(item.layer)
+
+    return _computed(plan, fits, large, memory, ROOM_BYTES, cluster)
 
 
 def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = None) -> Edited:

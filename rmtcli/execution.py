@@ -25,7 +25,6 @@ def in_order(
     weigh: Callable[[T], int],
     room: int,
     alone: Callable[[T], bool] = lambda item: False,
-    executor: Executor | None = None,
 ) -> Iterator[R]:
     """The function of each item, in the items' order; some are computed ahead.
 
@@ -34,16 +33,12 @@ def in_order(
     threads as there are cores, and is computed by the caller's thread while no other is under way.
 
     Args:
-        function: what to compute; it runs in another thread, or wherever the executor runs it.
+        function: what to compute; it runs in another thread.
         items: taken one by one, each when it is started.
         weigh: memory that an item takes until its result is handed over, in bytes.
         room: memory for all items under way; one is always.
         alone: whether an item is large enough to keep all cores busy.
-        executor: runs all items in place of this process's threads.
     """
-    if executor is not None:
-        yield from _ahead(function, items, executor, weigh, room, limit=2 * cores())
-        return
     workers = cores()
     with ThreadPoolExecutor(workers, "rmtcli", _one_thread) as pool:
         for single, group in groupby(items, alone):
@@ -51,7 +46,14 @@ def in_order(
                 if single:
                     yield from map(function, group)
                 else:
-                    yield from _ahead(function, group, pool, weigh, room, limit=2 * workers)
+                    limit = 2 * workers
+                    yield from elsewhere(function, group, pool, limit=limit, weigh=weigh, room=room)
+
+
+def on_cores(function: Callable[[T], R], alone: Callable[[T], bool], item: T) -> R:
+    """The function of an item, with as many BLAS threads as :func:`in_order` gives it."""
+    with threadpool_limits(cores() if alone(item) else 1, "blas"):
+        return function(item)
 
 
 def cores() -> int:
@@ -78,15 +80,25 @@ def _one_thread() -> None:
     threadpool_limits(1, "blas")  # where BLAS keeps the number for each thread apart
 
 
-def _ahead(
+def elsewhere(
     function: Callable[[T], R],
     items: Iterable[T],
     executor: Executor,
-    weigh: Callable[[T], int],
-    room: int,
     *,
     limit: int,
+    weigh: Callable[[T], int] = lambda item: 0,
+    room: int = sys.maxsize,
 ) -> Iterator[R]:
+    """The function of each item, in the items' order, computed ahead by an executor.
+
+    Args:
+        function: what to compute; it runs wherever the executor runs it.
+        items: taken one by one, each when it is handed to the executor.
+        executor: runs them.
+        limit: items under way, or done and not yet asked for.
+        weigh: memory that an item takes until its result is handed over, in bytes.
+        room: memory for all of these; one item may exceed it.
+    """
     waiting: deque[tuple[Future[R], int]] = deque()
     used = 0
     try:

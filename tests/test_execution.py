@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 import rmtcli
 from rmtcli import execution
-from rmtcli.execution import cores, in_order
+from rmtcli.execution import cores, elsewhere, in_order
 from rmtcli.spectrum import spectrum
 from tests.conftest import SAMPLES, noise
 
@@ -37,8 +37,10 @@ def test_results_come_in_order(workers: int, own: bool) -> None:
         return i
 
     with ThreadPoolExecutor(3) as pool:
-        executor: Executor | None = pool if own else None
-        found = in_order(slow, range(40), weigh=lambda i: 1, room=10, executor=executor)
+        if own:
+            found = elsewhere(slow, range(40), pool, limit=5)
+        else:
+            found = in_order(slow, range(40), weigh=lambda i: 1, room=10)
         assert list(found) == list(range(40))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli.checkpoint.base import Checkpoint, TensorInfo
+from rmtcli.checkpoint.base import Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.remote import source
 from rmtcli.errors import CheckpointError
@@ -66,7 +66,7 @@ class Place:
         return RawTensor(self.dtype, self.shape, data)
 
 
-class Archive(Checkpoint):
+class Archive(Opened):
     """An archive that holds a program and its weights. The weights are read, and nothing is run."""
 
     as_stored = True

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rmtcli.checkpoint.base import Checkpoint, Manifest, TensorInfo
+from rmtcli.checkpoint.base import Checkpoint, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.remote import is_remote, read_range, stand_in
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
@@ -22,7 +22,7 @@ from rmtcli.errors import CheckpointError
 MANIFEST_KEY = "rmtcli"
 
 
-class SafetensorsFile(Checkpoint):
+class SafetensorsFile(Opened):
     """A safetensors file.
 
     The library checks the header (lengths, overlaps, types); a tensor's bytes are then read as they

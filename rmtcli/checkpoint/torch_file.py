@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
+from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.remote import is_remote
 from rmtcli.errors import CheckpointError
@@ -44,7 +44,7 @@ _DTYPES = {
 _TORCH = {name: dtype for dtype, name in _DTYPES.items()}
 
 
-class TorchFile(Checkpoint):
+class TorchFile(Opened):
     """A checkpoint read with ``weights_only=True``: tensors and plain values, no code.
 
     Attributes:

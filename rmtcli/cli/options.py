@@ -179,6 +179,15 @@ BudgetLatency = Annotated[
         show_default=False,
     ),
 ]
+Executor = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="dask://HOST:PORT",
+        help="Decompose layers on a Dask cluster, which must reach the checkpoint under the same "
+        "path or URL (needs rmtcli[dask]).",
+        show_default=False,
+    ),
+]
 Batch = Annotated[
     Optional[list[int]],
     typer.Option(

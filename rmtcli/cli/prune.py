@@ -94,6 +94,7 @@ def command(
         ),
     ] = None,
     cache: options.Cache = None,
+    executor: options.Executor = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
@@ -137,6 +138,7 @@ def command(
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
         cache=cache,
+        executor=executor,
         track=progress,
     )
     if plan is not None and result.plan is not None:
