@@ -1,7 +1,10 @@
-"""The same checkpoint on one to four workers of a local Dask cluster, and without one.
+"""Workers of a local Dask cluster, and what a large checkpoint would take: docs/scale.md.
 
-``python -m benchmarks.scaling`` prints the table of docs/scale.md. Rounds are interleaved; each row
-has the median and the spread of its ratio to the run without a cluster in the same round.
+``python -m benchmarks.scaling`` analyses the same checkpoint on one, two and four workers, and
+without a cluster. Rounds are interleaved; each row has the median and the spread of its ratio to
+the run without a cluster in the same round. ``--sides 1024 2048 …`` measures one layer of each
+width on one thread instead, and tells what the layers of a 400-billion-parameter network would
+take, if time goes on growing as it does between the two widest.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ from distributed import LocalCluster
 from safetensors.numpy import save_file
 
 import rmtcli
+from rmtcli.execution import on_cores
+from rmtcli.spectrum import spectrum
 
+#: A published network of 405 billion parameters: blocks, and the layers of each.
+BLOCKS = 126
+LAYERS = ((16384, 16384, 2), (1024, 16384, 2), (53248, 16384, 3))
 WORKERS = (1, 2, 4)
 
 
@@ -41,13 +49,52 @@ def seconds(path: Path, executor: str | None) -> float:
     return time.perf_counter() - start
 
 
+def decomposition(n: int, p: int) -> tuple[float, float]:
+    """Seconds of one thread for the Gram matrix of an n × p layer, and for its tridiagonal form."""
+    weight = np.random.default_rng(0).standard_normal((n, p), dtype=np.float32)
+
+    def timed(rows: int) -> float:
+        start = time.perf_counter()
+        on_cores(lambda w: spectrum(w, vectors=True), lambda _: False, weight[:rows])
+        return time.perf_counter() - start
+
+    whole, half = timed(n), timed(n // 2)
+    gram = max(0.0, 2 * (whole - half))
+    return gram, whole - gram
+
+
+def estimate(sides: list[int]) -> None:
+    """Print what layers of each width take, and what follows for the large network."""
+    print("| p | Gram of 2p × p, s | tridiagonal form and values, s |")
+    print("| --- | --- | --- |")
+    grams, forms = [], []
+    for p in sides:
+        gram, form = decomposition(2 * p, p)
+        grams.append(gram / (2 * p**3))
+        forms.append(form)
+        print(f"| {p:,} | {gram:.1f} | {form:.1f} |")
+    power = np.log(forms[-1] / forms[-2]) / np.log(sides[-1] / sides[-2])
+    total = sum(
+        count
+        * (grams[-1] * max(n, m) * min(n, m) ** 2 + forms[-1] * (min(n, m) / sides[-1]) ** power)
+        for n, m, count in LAYERS
+    )
+    weights = BLOCKS * sum(n * m * count for n, m, count in LAYERS)
+    print(f"\nthe form's time grows with p to the power of {power:.2f}")
+    print(f"{weights / 1e9:.0f} billion weights: {BLOCKS * total / 3600:,.0f} hours of one thread")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", type=int, nargs="+")
     given = parser.parse_args()
+    if given.sides:
+        estimate(given.sides)
+        return
     ratios: dict[int, list[float]] = {count: [] for count in WORKERS}
     here = []
     with tempfile.TemporaryDirectory() as folder:

@@ -225,12 +225,16 @@ def fit_layer(
         return Skipped(layer.name, SkipReason.ZERO)
     if not 1e-150 < largest < 1e150:
         return Skipped(layer.name, SkipReason.RANGE)
-    s = decomposer(weight, vectors=vectors or (approximate and data is None))
     approximation: Approximation | None = None
-    if approximate and data is not None:
-        approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
-    elif approximate:
-        approximation = Plain(layer, s, weight, decomposer)
+    try:
+        s = decomposer(weight, vectors=vectors or (approximate and data is None))
+        if approximate and data is not None:
+            bias, gradients = data.bias, data.gradients
+            approximation = decompose(weight, data.moments, bias=bias, gradients=gradients)
+        elif approximate:
+            approximation = Plain(layer, s, weight, decomposer)
+    except np.linalg.LinAlgError:
+        return Skipped(layer.name, SkipReason.NO_CONVERGENCE)
     fit = edge.fit(s, weight)
     looks = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, looks)

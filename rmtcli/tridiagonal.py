@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigvalsh_tridiagonal
 
 from rmtcli.lapack import call
 
@@ -43,7 +44,11 @@ class Tridiagonal:
     def values(self) -> FloatArray:
         """Shape (p,): all eigenvalues, ascending, as ``numpy.linalg.eigvalsh`` has them."""
         values = self.diagonal.copy()
-        call("dsterf", len(values), values, _padded(self.beside))
+        try:
+            call("dsterf", len(values), values, _padded(self.beside))
+        except np.linalg.LinAlgError:  # QR iteration may not converge; bisection always does
+            found = eigvalsh_tridiagonal(self.diagonal, self.beside, lapack_driver="stebz")
+            return np.asarray(found)
         return values
 
     def vectors(self, count: int) -> FloatArray:

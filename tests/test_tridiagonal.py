@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+import rmtcli
 from rmtcli import tridiagonal
 from rmtcli.lapack import call
+from rmtcli.layers import SkipReason
 from rmtcli.tridiagonal import Tridiagonal, reduce
 from tests.conftest import noise, turned
 
@@ -117,3 +122,31 @@ def test_other_threads_run_in_the_meantime() -> None:
     stop.set()
     thread.join()
     assert after - before > 10
+
+
+def failing(*routines: str) -> Callable[..., None]:
+    def run(routine: str, *arguments: object) -> None:
+        if routine in routines:
+            raise np.linalg.LinAlgError(f"{routine} failed with 1")
+        call(routine, *arguments)  # type: ignore[arg-type]
+
+    return run
+
+
+def test_values_where_the_first_solver_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = form(noise((50, 50)) @ noise((50, 50)).T)
+    expected = found.values()
+    monkeypatch.setattr(tridiagonal, "call", failing("dsterf"))
+    np.testing.assert_allclose(found.values(), expected, atol=1e-13 * expected[-1])
+
+
+def test_a_layer_that_no_solver_can_do_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tridiagonal, "call", failing("dsytrd"))
+    path = tmp_path / "a.safetensors"
+    save_file({"a.weight": noise((64, 64)).astype(np.float32)}, path)
+    report = rmtcli.prune(path, tmp_path / "b.safetensors")
+    (skipped,) = report.skipped
+    assert skipped.reason is SkipReason.NO_CONVERGENCE
+    assert report.output is None
