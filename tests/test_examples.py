@@ -35,6 +35,8 @@ NOT_RUN = {
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",
+    "dask ": "servers; tests/test_cluster.py starts its own",
+    "rmtcli prune s3://": "needs a store and a cluster; tests/test_cluster.py has its own",
     "rmtcli reproduce": "minutes to days; tests/experiments run it on made-up images",
 }
 #: The same, but for ``pytest -m slow``.
