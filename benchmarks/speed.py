@@ -219,6 +219,8 @@ def made(idx_folder: Path, folder: Path) -> dict[str, Path]:
     """Checkpoints by the names they have in the tables; a process of its own makes them."""
     from benchmarks.minilm import minilm
 
+    # As installers do: a source tree's modules may not have been compiled.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "rmtcli"], check=True)
     subprocess.run([sys.executable, "-c", MAKE, str(idx_folder), str(folder)], check=True)
     deep = "784-1000-1000-1000-500-10.seed0"
     return {
