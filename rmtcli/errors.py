@@ -8,6 +8,20 @@ class RmtcliError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """One line, whatever names from a file are in it."""
+        return one_line(super().__str__())
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory; torch has no type for it."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def one_line(text: str) -> str:
+    """A text with what is not printable, such as a line's end, as an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class UsageError(RmtcliError):
     """The request cannot be carried out as written: a wrong option, a missing or occupied path."""

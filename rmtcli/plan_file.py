@@ -128,7 +128,12 @@ class Plan:
         fields = _checked(values, _PLAN, f"{path}")
         if fields["calibration"] is not None:
             given = _checked(fields["calibration"], _CALIBRATION, f"{path}: calibration")
-            fields["calibration"] = PlannedCalibration(**given)
+            planned = PlannedCalibration(**given)
+            try:
+                _settings(planned, planned.data, planned.stats)
+            except UsageError as error:
+                raise UsageError(f"{path}: calibration: {error}") from None
+            fields["calibration"] = planned
         layers = []
         for i, item in enumerate(fields["layers"]):
             values = _checked(item, _LAYER, f"{path}: layers[{i}]")
@@ -266,6 +271,12 @@ def _calibration(settings: Calibration) -> PlannedCalibration:
     )
 
 
+def _settings(
+    planned: PlannedCalibration, data: str | Path | None, stats: str | Path | None
+) -> Calibration:
+    return Calibration(data, planned.metric, planned.batch, stats, planned.sequential, planned.heal)
+
+
 def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     """How to calibrate for a plan: its own settings; files may have moved to where ``given`` says.
 
@@ -278,14 +289,9 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     if planned is None:
         return given
     data = given.data or planned.data
-    settings = Calibration(
-        data,
-        planned.metric,
-        planned.batch,
-        given.stats or planned.stats,
-        planned.sequential,
-        planned.heal,
-    )
+    # A plan with data names no file of moments: one that is not there would be written.
+    stats = given.stats or (planned.stats if data is None else None)
+    settings = _settings(planned, data, stats)
     source = Path(data or settings.stats or "")
     if not source.is_file():
         raise UsageError(f"{source}: no such file: name the plan's calibration data with --calib")

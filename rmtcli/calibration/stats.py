@@ -107,7 +107,7 @@ def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
         }
         origin = Origin(*(record[key] for key in Origin.__slots__))
     # JSON of any form may stand there.
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{path}: holds no calibration statistics that rmtcli wrote"
         ) from None

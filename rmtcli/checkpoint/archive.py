@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import struct
 import zipfile
+import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +27,49 @@ WIDTHS = {
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F64", "I64", "U64"), 8),
 }
+
+
+#: A view may be larger than its storage, as ``expand`` makes them; beyond this it is an attack.
+EXPANDED = 16 * 2**20
+
+
+#: What zipfile and numpy raise where bytes lead them. Encryption is a RuntimeError, an unknown
+#: method a NotImplementedError, and a name that is no text a ValueError.
+_DAMAGED = (
+    *(EOFError, KeyError, OverflowError, RuntimeError, ValueError),
+    *(struct.error, zlib.error),
+)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive to read from; whatever is wrong with its bytes is one kind of error.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged, or uses what torch's archives do not.
+        OSError: the system cannot read it.
+    """
+    try:
+        with zipfile.ZipFile(source(path)) as archive:
+            yield archive
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning, to which a table points
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise zipfile.BadZipFile("a place in it is none") from None
+    except _DAMAGED as error:
+        raise zipfile.BadZipFile(str(error) or type(error).__name__) from None
+
+
+def entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of an entry, which are no more than the file has.
+
+    Raises:
+        zipfile.BadZipFile: it is compressed, which torch's are not: it could be of any size.
+    """
+    found = archive.getinfo(name)
+    if found.compress_type != zipfile.ZIP_STORED or found.file_size != found.compress_size:
+        raise zipfile.BadZipFile(f"'{name}' is compressed, and torch compresses none")
+    return archive.read(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +90,17 @@ class Place:
     stride: tuple[int, ...]
     offset: int
 
+    @property
+    def whole(self) -> bool:
+        """Whether the fields are what they should be: a pickle can set them to anything."""
+        numbers = (*self.shape, *self.stride, self.offset)
+        return (
+            type(self.entry) is str
+            and type(self.dtype) is str
+            and self.dtype in WIDTHS
+            and all(type(number) is int for number in numbers)
+        )
+
     def read(self, storage: bytes) -> RawTensor:
         """The tensor in C order.
 
@@ -52,6 +111,8 @@ class Place:
         sides = (*self.shape, *self.stride, self.offset)
         if len(self.shape) != len(self.stride) or any(side < 0 for side in sides):
             raise ValueError("its shape and strides are damaged")
+        if math.prod(self.shape) * width > max(len(storage), EXPANDED):
+            raise ValueError("it is larger than its storage")
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((n - 1) * step for n, step in steps)
         empty = 0 in self.shape
@@ -75,15 +136,17 @@ class Archive(Opened):
         self.path = path
         self.manifest, self.metadata, self.extras = None, {}, ()
         try:
-            with zipfile.ZipFile(source(path)) as archive:
+            with reading(path) as archive:
                 names = archive.namelist()
                 self.root = names[0].partition("/")[0] if names else ""
                 order = f"{self.root}/byteorder"
-                if order in names and archive.read(order) != b"little":
+                if order in names and entry(archive, order) != b"little":
                     raise CheckpointError(f"{path}: holds big-endian numbers: save it anew")
                 self.places: Mapping[str, Place] = self.find(archive)
-        except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        except zipfile.BadZipFile as error:
             raise CheckpointError(f"{path}: not a whole {self.form} ({error})") from None
+        if not all(place.whole for place in self.places.values()):
+            raise CheckpointError(f"{path}: not a whole {self.form} (a tensor's place is none)")
         if not self.places:
             raise CheckpointError(f"{path}: holds no weights")
         self.infos = {name: TensorInfo(p.shape, p.dtype) for name, p in self.places.items()}
@@ -101,9 +164,9 @@ class Archive(Opened):
         """The bytes of one tensor."""
         place = self.places[name]
         try:
-            with zipfile.ZipFile(source(self.path)) as archive:
-                return place.read(archive.read(place.entry))
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            with reading(self.path) as archive:
+                return place.read(entry(archive, place.entry))
+        except zipfile.BadZipFile as error:
             raise CheckpointError(f"{self.path}: '{name}' is damaged: {error}") from None
 
     def nbytes(self, name: str) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
+from rmtcli.checkpoint.remote import is_remote
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of
@@ -22,8 +25,19 @@ from rmtcli.names import factors_of
 #: For each tensor that is replaced, the tensors in its place.
 Edits = Mapping[str, Mapping[str, Stored]]
 
+#: What tells whether a file was changed.
+Stamp = tuple[int, int, int]
+
 #: Version of the manifest's layout.
 MANIFEST_VERSION = 1
+
+
+def stamp_of(path: Path) -> Stamp:
+    """A file's size, time of change in nanoseconds, and number; from afar, its size alone."""
+    found = path.stat()
+    if is_remote(path):
+        return found.st_size, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,7 @@ class Manifest:
                 for rank in found.values()
             )
             siblings = all(type(module) is str for module in manifest.shared.values())
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return None
         whole = ranks and siblings and manifest.version == MANIFEST_VERSION
         return manifest if whole else None
@@ -135,6 +149,7 @@ class Checkpoint(ABC):
         as_stored: whether the order of ``infos`` is the network's own.
         shared: names that take no room in the file, because an earlier one has the same storage.
         about: what is known beside the tensors.
+        stamps: size, time of change and number of each file when it was opened.
     """
 
     path: Path
@@ -147,6 +162,22 @@ class Checkpoint(ABC):
     shared: frozenset[str] = frozenset()
     as_stored: bool = False
     about: About = About()
+    stamps: Mapping[Path, Stamp] = MappingProxyType({})
+
+    def check_unchanged(self) -> None:
+        """Make sure that tensors read early and late are of one checkpoint.
+
+        A file that is gone by now is no fault: all that was wanted of it has been read.
+
+        Raises:
+            CheckpointError: a file was written to, or another put in its place.
+        """
+        for path, stamp in self.stamps.items():
+            if path.exists() and stamp_of(path) != stamp:
+                raise CheckpointError(
+                    f"{path}: was changed while it was read, so nothing was written: run again "
+                    "when it is complete"
+                )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -254,6 +285,7 @@ class Edited(Checkpoint):
         self.opaque = source.opaque
         self.as_stored = source.as_stored
         self.about = source.about
+        self.stamps = source.stamps
         self._new = {new: raw for group in edits.values() for new, raw in group.items()}
         self.shared = source.shared.difference(edits).union(
             *(edits[name] for name in source.shared.intersection(edits)),
@@ -265,6 +297,14 @@ class Edited(Checkpoint):
                 infos |= {new: TensorInfo(t.shape, t.dtype) for new, t in edits[name].items()}
             else:
                 infos[name] = info
+        kept = source.infos.keys() - edits.keys()
+        size = len(kept) + sum(map(len, edits.values()))
+        if len(infos) != size:
+            new = Counter([*kept, *(new for group in edits.values() for new in group)])
+            raise CheckpointError(
+                f"{source.path}: the name '{new.most_common(1)[0][0]}' would be needed twice: one "
+                "of two tensors would be lost"
+            )
         self.infos = infos
 
     def raw(self, name: str) -> RawTensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
 from rmtcli.checkpoint.remote import inside, is_remote, upload_directory
 from rmtcli.checkpoint.safetensors import write_safetensors
+from rmtcli.checkpoint.writer import named, taken
 from rmtcli.errors import CheckpointError
 
 #: Bytes of tensors in one file, as transformers divides them.
@@ -60,7 +63,12 @@ class Part(Checkpoint):
 
 
 def write_directory(
-    checkpoint: Checkpoint, target: Path, *, card: str | None = None, shard_bytes: int = SHARD_BYTES
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    card: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    force: bool = True,
 ) -> None:
     """Write a directory that transformers can load; it appears whole or not at all.
 
@@ -71,9 +79,11 @@ def write_directory(
         target: where to.
         card: text of the model card; None for the old one.
         shard_bytes: size beyond which weights are divided.
+        force: whether a directory that is there by then may be replaced.
 
     Raises:
-        CheckpointError: the source is no directory.
+        CheckpointError: the source is no directory, was changed, or links to files elsewhere.
+        UsageError: a directory has come to be there, and must not be replaced.
     """
     source = source_of(checkpoint)
     if is_remote(target):
@@ -86,18 +96,30 @@ def write_directory(
     temporary.mkdir()
     try:
         _fill(checkpoint, source, temporary, card, shard_bytes)
-        if target.exists():
-            target.rename(old)
-        try:
-            temporary.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    except BaseException:
+        checkpoint.check_unchanged()
+        if target.exists() and not force:
+            raise taken(target)
+        _exchange(temporary, target, old)
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise named(error, target) from None
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(temporary: Path, target: Path, old: Path) -> None:
+    """Put the new directory in its place, and the one that is there out of the way."""
+    with suppress(FileNotFoundError):
+        target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException as error:
+        if not target.exists() and (old.exists() or old.is_symlink()):
+            old.rename(target)
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise taken(target) from None
+        raise
 
 
 def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:
@@ -133,16 +155,18 @@ def _fill(
     for file in _kept(source):
         if file.name == LOADER:
             continue
+        _check_inside(source, source.path / file)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
             shutil.copyfileobj(old, new)
     home.mkdir(parents=True, exist_ok=True)
     config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
-    (home / CONFIG).write_text(config, encoding="utf-8")
+    # Half a character, which JSON can spell and no encoding has, stays spelt.
+    (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
     if manifest and manifest.factored and _LOADER_SOURCE.exists():
         shutil.copyfile(_LOADER_SOURCE, home / LOADER)
     if card is not None:
-        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
     _write_weights(checkpoint, home, shard_bytes)
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
@@ -153,9 +177,10 @@ def configured(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
     split = manifest is not None and bool(manifest.factored)
     new = {key: value for key, value in config.items() if key != "quantization_config"}
     other = config.get("quantization_config")
-    if other and other.get("quant_method") != METHOD:
+    if other and not (isinstance(other, dict) and other.get("quant_method") == METHOD):
         new["quantization_config"] = other
-    automatic = dict(new.pop("auto_map", None) or {})
+    found = new.pop("auto_map", None)
+    automatic = dict(found) if isinstance(found, dict) else {}
     ours = LOADER.removesuffix(".py")
     if str(automatic.get("AutoConfig", "")).startswith(f"{ours}."):
         del automatic["AutoConfig"]
@@ -215,6 +240,22 @@ def _kept(source: HuggingFaceDirectory) -> Iterator[Path]:
         dense = file.suffix in _DENSE or _DENSE_NAMES.fullmatch(file.name)
         if beside or not dense:
             yield file
+
+
+def _check_inside(source: HuggingFaceDirectory, file: Path) -> None:
+    """Refuse to copy what a directory only points to: it may be a secret of whoever copies it.
+
+    A cache of the Hugging Face Hub keeps all files in ``blobs``, beside its snapshots.
+
+    Raises:
+        CheckpointError: the file is a link to somewhere else, or no file.
+    """
+    root, found = source.path.resolve(), file.resolve()
+    homes = (root, root.parent.parent / "blobs") if root.parent.name == "snapshots" else (root,)
+    if not any(found.is_relative_to(home) for home in homes):
+        raise CheckpointError(f"{file}: links to {found}, outside of the directory: not copied")
+    if not file.is_file():
+        raise CheckpointError(f"{file}: leads to no file: remove it")
 
 
 def _files(folder: Path) -> Iterator[Path]:

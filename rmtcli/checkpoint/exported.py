@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-from rmtcli.checkpoint.archive import Archive, Place
+from rmtcli.checkpoint.archive import Archive, Place, entry
 from rmtcli.errors import CheckpointError
 
 #: torch's numbers for types, in the archive's own schema.
@@ -47,7 +47,7 @@ class ExportedFile(Archive):
                 "torch 2.9 or newer, or save model.state_dict() instead"
             )
         try:
-            weights = json.loads(archive.read(tables[0]))["config"]
+            weights = json.loads(entry(archive, tables[0]))["config"]
             return {name: _place(start, item) for name, item in weights.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise CheckpointError(f"{self.path}: its table of weights is damaged") from None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rmtcli.checkpoint.base import About, Checkpoint, Opened
+from rmtcli.checkpoint.base import About, Checkpoint, Opened, stamp_of
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
@@ -51,6 +51,7 @@ class HuggingFaceDirectory(Opened):
         self.main, shards = _weights(self.home)
         if not (self.home / CONFIG).exists():
             raise CheckpointError(f"{self.home}: has weights and no {CONFIG}: name their file")
+        stamp = stamp_of(self.home / CONFIG)
         self.config = read_object(self.home / CONFIG)
         parts = {shard: _opened(self.home / shard) for shard in shards}
         self._parts: dict[str, Checkpoint] = {
@@ -71,6 +72,9 @@ class HuggingFaceDirectory(Opened):
         notes = [part.metadata for part in parts.values()]
         self.metadata = {"format": "pt"} | {k: v for found in notes for k, v in found.items()}
         self._files = tuple(part.path for part in parts.values())
+        self.stamps = {self.home / CONFIG: stamp}
+        for part in parts.values():
+            self.stamps |= part.stamps
         self.about = about(self.config)
 
     @property
@@ -118,8 +122,10 @@ def about(config: Mapping[str, Any]) -> About:
     types = {part["model_type"] for part in found if isinstance(part.get("model_type"), str)}
     sizes = {part["vocab_size"] for part in found if type(part.get("vocab_size")) is int}
     turned = _CONV1D_NAMES if types & _CONV1D_TYPES else frozenset()
-    quantized = config.get("quantization_config") or {}
-    method = str(quantized.get("quant_method", "unknown")) if quantized else ""
+    quantized = config.get("quantization_config") or None
+    method = "" if quantized is None else "unknown"
+    if isinstance(quantized, dict):
+        method = str(quantized.get("quant_method", method))
     return About(turned, frozenset(sizes), "" if method == METHOD else method, linear_only=True)
 
 
@@ -129,13 +135,19 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged: not JSON ({error})") from None
+    values = _read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: damaged: not a JSON object")
     return values
+
+
+def _read_json(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: a folder, a pipe or a device, and no file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: not JSON ({error})") from None
 
 
 def _configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -150,10 +162,10 @@ def _modules(path: Path) -> list[str]:
     file = path / "modules.json"
     if not file.exists():
         return []
+    modules = _read_json(file)
     try:
-        modules = json.loads(file.read_text(encoding="utf-8"))
         folders = [str(module["path"]) for module in modules]
-    except (ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         raise CheckpointError(f"{file}: damaged: not a list of modules with a 'path'") from None
     for folder in folders:
         if Path(folder).is_absolute() or ".." in Path(folder).parts:
@@ -198,9 +210,9 @@ def _shards(index: Path) -> list[str]:
     if not shards:
         raise CheckpointError(f"{index}: names no tensors")
     for shard in shards:
-        if Path(shard).name != shard:
+        if Path(shard).name != shard or shard in ("", ".."):
             raise CheckpointError(f"{index}: names the file '{shard}' outside of its folder")
-        if not (index.parent / shard).exists():
+        if not (index.parent / shard).is_file():
             raise CheckpointError(f"{index}: names {shard}, which is not there: download it again")
     return shards
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from rmtcli.checkpoint.base import Checkpoint
-from rmtcli.checkpoint.remote import place, reaching, source
+from rmtcli.checkpoint.base import Checkpoint, stamp_of
+from rmtcli.checkpoint.remote import place, reaching
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Format by file name ending.
@@ -20,6 +20,8 @@ CONTAINERS = {
 }
 
 
+#: Characters in a tensor's name. What looks for words in it takes time that goes with their square.
+LONGEST = 10_000
 #: How a pointer begins that stands for a file in a repository cloned without its large files.
 _POINTER = b"version https://git-lfs"
 
@@ -58,36 +60,55 @@ def _open(path: Path) -> Checkpoint:
         return _directory(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
+    if not path.is_file():
+        raise UsageError(f"{path}: a pipe or a device, and no file")
     container = container_of(path)
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise CheckpointError(f"{path}: a Git LFS pointer: fetch the file with 'git lfs pull'")
-    # Each format is imported where it is met: safetensors files need no torch.
-    if container == "safetensors":
-        from rmtcli.checkpoint.safetensors import SafetensorsFile
+    stamp = stamp_of(path)
+    checkpoint = _READERS[container](path)
+    checkpoint.stamps = {path: stamp}
+    longest = max(map(len, checkpoint.infos), default=0)
+    if longest > LONGEST:
+        raise CheckpointError(
+            f"{path}: a tensor's name has {longest:,} characters: at most {LONGEST:,} are read"
+        )
+    return checkpoint
 
-        return SafetensorsFile(path)
-    if container == "exported":
-        from rmtcli.checkpoint.exported import ExportedFile
 
-        return ExportedFile(path)
-    return _torch(path)
+# Each format is imported where it is met: safetensors files need no torch.
+def _safetensors(path: Path) -> Checkpoint:
+    from rmtcli.checkpoint.safetensors import SafetensorsFile
+
+    return SafetensorsFile(path)
+
+
+def _exported(path: Path) -> Checkpoint:
+    from rmtcli.checkpoint.exported import ExportedFile
+
+    return ExportedFile(path)
 
 
 def _torch(path: Path) -> Checkpoint:
+    from rmtcli.checkpoint.archive import reading
     from rmtcli.checkpoint.torchscript import TorchScriptFile, is_torchscript
 
     try:
-        with zipfile.ZipFile(source(path)) as archive:
-            if is_torchscript(archive.namelist()):
-                return TorchScriptFile(path)
+        with reading(path) as archive:
+            script = is_torchscript(archive.namelist())
+        if script:
+            return TorchScriptFile(path)
     except zipfile.BadZipFile:
         pass  # an older torch file, or none: the next reader tells
     from rmtcli.checkpoint.torch_file import TorchFile
 
     return TorchFile(path)
+
+
+_READERS = {"safetensors": _safetensors, "exported": _exported, "torch": _torch}
 
 
 def _directory(path: Path) -> Checkpoint:

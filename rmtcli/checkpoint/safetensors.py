@@ -131,7 +131,12 @@ def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
         info, end = checkpoint.infos[name], offset + sizes[name]
         header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # pickles can hold half a character
+        raise CheckpointError(
+            f"{checkpoint.path}: a tensor's name is no text, and cannot be stored in safetensors"
+        ) from None
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import zipfile
 from collections import OrderedDict
@@ -12,10 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from rmtcli.checkpoint.archive import EXPANDED, reading
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.memory import HEADROOM, limited
 from rmtcli.checkpoint.remote import is_remote
-from rmtcli.errors import CheckpointError
+from rmtcli.errors import CheckpointError, out_of_memory
 
 #: Where trainers put the state dict, in the order in which it is looked for.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
@@ -66,13 +69,15 @@ class TorchFile(Opened):
             )
         self.where: tuple[str, ...] = found
         self.state: Mapping[Any, Any] = _at(self.tree, found)
+        if _attributes(self.state).keys() & set(dir(OrderedDict)):
+            raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")
         self.infos = {
             name: TensorInfo(tuple(value.shape), _DTYPES[value.dtype])
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
-        self.extras = tuple(str(key) for key in self.tree if found and key != found[0])
-        self.opaque = tuple(str(key) for key in self.state if key not in self.infos)
+        self.extras = tuple(_word(key) for key in self.tree if found and key != found[0])
+        self.opaque = tuple(_word(key) for key in self.state if key not in self.infos)
         self.metadata = {}
         ties = self.ties(self.infos)
         self.shared = frozenset(ties)
@@ -139,10 +144,12 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     vars(state).update({k: v for k, v in _attributes(old).items() if k != MANIFEST_ATTRIBUTE})
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())
-    if isinstance(source, TorchFile):
-        torch.save(_with(source.tree, source.where, state), file)
-    else:
-        torch.save(state, file)
+    tree = _with(source.tree, source.where, state) if isinstance(source, TorchFile) else state
+    try:
+        torch.save(tree, file)
+    # What came out of a pickle need not go into one: a tensor's hooks may be anything.
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
 
 
 def to_torch(raw: RawTensor) -> torch.Tensor:
@@ -162,18 +169,47 @@ def to_torch(raw: RawTensor) -> torch.Tensor:
 def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                _check_entries(path)
             # torch maps files by name, and only names that are text; others are read.
             named = not is_remote(path) and str(path).isprintable()
             mapped = named and zipfile.is_zipfile(file)
             file.seek(0)
-            return torch.load(
-                path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
-            )
-    except OSError:
+            source = path if mapped else file
+            # What is not mapped is read and copied.
+            with limited(HEADROOM + 3 * path.stat().st_size):
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
         raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning, to which a table points
+            raise
+        raise CheckpointError(f"{path}: {_explain('')}") from None
     # What torch raises on bytes that are no checkpoint depends on where it stumbles.
     except Exception as error:
+        if out_of_memory(error):
+            raise CheckpointError(
+                f"{path}: reading it takes more memory than there is, or than a file of its size "
+                "should"
+            ) from None
         raise CheckpointError(f"{path}: {_explain(str(error))}") from None
+
+
+def _check_entries(path: Path) -> None:
+    """Refuse what unpacks to more than the file has; torch itself compresses nothing.
+
+    Raises:
+        CheckpointError: the archive is damaged, or some entry is compressed or shares its bytes.
+    """
+    try:
+        with reading(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: {_explain('')} ({error})") from None
+    if any(found.compress_type != zipfile.ZIP_STORED for found in entries):
+        raise CheckpointError(f"{path}: is a compressed archive, which torch does not write")
+    if sum(found.file_size for found in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path}: its entries are larger than the file: it is damaged")
 
 
 def _explain(message: str) -> str:
@@ -189,6 +225,11 @@ def _explain(message: str) -> str:
     return "not a whole torch checkpoint: it is damaged, cut short or of another format"
 
 
+def _word(key: object) -> str:
+    """What an entry is called; a tuple of tuples could be of any length."""
+    return str(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
+
+
 def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary dense tensor of a type with a name in safetensors."""
     return (
@@ -196,6 +237,8 @@ def _is_plain(value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in _DTYPES
+        and not vars(value).keys() & set(dir(torch.Tensor))
+        and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
 
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rmtcli.checkpoint.archive import Archive, Place
+from rmtcli.checkpoint.archive import Archive, Place, entry
 from rmtcli.errors import CheckpointError
 
 _STORAGES = {
@@ -39,7 +39,7 @@ class TorchScriptFile(Archive):
 
     def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
         """Every tensor among the module's attributes, by its path of names."""
-        reader = _Reader(archive.read(f"{self.root}/data.pkl"), f"{self.root}/data/")
+        reader = _Reader(entry(archive, f"{self.root}/data.pkl"), f"{self.root}/data/")
         try:
             module = reader.load()
             return dict(_tensors(module, ()))

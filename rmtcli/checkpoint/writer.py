@@ -93,34 +93,52 @@ def _check_remote(target: Path, inputs: list[Path], *, force: bool, directory: b
             raise UsageError(f"{target}: holds no model that could be replaced: name another place")
 
 
-def write_checkpoint(checkpoint: Checkpoint, target: Path, *, card: str | None = None) -> None:
+def write_checkpoint(
+    checkpoint: Checkpoint, target: Path, *, card: str | None = None, force: bool = True
+) -> None:
     """Write ``checkpoint`` in the format that the target's name and the source call for.
 
     Args:
         checkpoint: what to write.
         target: where to.
         card: text of a directory's model card; None for the old one.
+        force: whether something that is there may be replaced.
+
+    Raises:
+        UsageError: something has come to be there, and must not be replaced.
+        CheckpointError: what it is made of was changed in the meantime.
     """
     container = format_of(checkpoint, target)
     _LOGGER.info("writing %s", target)
     if container == "directory":
         from rmtcli.checkpoint.directory import write_directory
 
-        write_directory(checkpoint, target, card=card)
-    elif container == "safetensors":
-        from rmtcli.checkpoint.safetensors import write_safetensors
-
-        write_file(target, lambda file: write_safetensors(checkpoint, file))
+        write_directory(checkpoint, target, card=card, force=force)
+        return
+    if container == "safetensors":
+        from rmtcli.checkpoint.safetensors import write_safetensors as write
     else:
-        from rmtcli.checkpoint.torch_file import write_torch
+        from rmtcli.checkpoint.torch_file import write_torch as write
 
-        write_file(target, lambda file: write_torch(checkpoint, file))
+    def fill(file: BinaryIO) -> None:
+        write(checkpoint, file)
+        checkpoint.check_unchanged()
+
+    write_file(target, fill, force=force)
 
 
-def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool = True) -> None:
     """Let ``write`` fill a temporary sibling, bring it to the disk, then rename it to ``target``.
 
     Whatever goes wrong, ``target`` is what it was and nothing is left beside it.
+
+    Args:
+        target: the file.
+        write: is given a file to fill.
+        force: whether a file that is there by then may be replaced.
+
+    Raises:
+        UsageError: it must not be, and there is one: another run was faster.
     """
     if is_remote(target):
         upload_file(target, write)
@@ -132,7 +150,39 @@ def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
+        if force:
+            temporary.replace(target)
+        else:
+            _place(temporary, target)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise named(error, target) from None
+
+
+def named(error: BaseException, path: Path) -> BaseException:
+    """An error with the name of the file, where the system gave none: a full disk has none."""
+    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+        return OSError(error.errno, error.strerror, str(path))
+    return error
+
+
+def _place(temporary: Path, target: Path) -> None:
+    """Give a file its name, unless another has it; unlike a rename, a link replaces nothing."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise taken(target) from None
+    except OSError:  # a file system without second names
+        if target.exists():
+            raise taken(target) from None
+        temporary.replace(target)
+    else:
+        temporary.unlink()
+
+
+def taken(target: Path) -> UsageError:
+    """What is said where a place was free when the work began, and is not at its end."""
+    return UsageError(
+        f"{target}: another run has written it in the meantime, and it was left as it is: "
+        "give --force to replace it"
+    )

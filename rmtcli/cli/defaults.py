@@ -40,7 +40,7 @@ def _read(path: Path, table: tuple[str, ...]) -> Any:
         return None
     try:
         found: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         if table:
             return None  # another tool's file: its own errors are not ours to report
         raise UsageError(f"{path}: not TOML: {error}") from None

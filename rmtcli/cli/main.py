@@ -28,7 +28,7 @@ from rmtcli.cli import (
 )
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.progress import finish
-from rmtcli.errors import RmtcliError
+from rmtcli.errors import RmtcliError, one_line, out_of_memory
 from rmtcli.version import __version__
 
 app = typer.Typer(
@@ -93,7 +93,11 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", 1)
+        _fail(one_line(f"{where}{error.strerror or error}"), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _fail("not enough memory: run where there is more; nothing was written", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     from rmtcli.checkpoint import write_file
 
-    write_file(path, lambda file: file.write(text.encode()))
+    write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def emit(

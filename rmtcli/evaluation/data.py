@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import EvaluationError, UsageError
 
+#: Bytes up to which compressed arrays may unpack whatever their ratio, and the ratio above.
+LARGE, RATIO = 256 * 2**20, 100
 #: Endings of files that hold text.
 TEXTS = (".txt", ".jsonl")
 
@@ -108,13 +111,31 @@ def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         raise UsageError(f"{path}: data must be an .npz or a .safetensors file")
     found = {}
     try:
+        _check_size(path)
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             found = {name: np.asarray(file[name]) for name in names if name in file}
+    except EvaluationError:
+        raise
     # zipfile and numpy raise whatever the bytes lead them to.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EvaluationError(f"{path}: not a whole .npz file ({reason})") from None
     return {name: _native(array, f"{path}: '{name}'") for name, array in found.items()}
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that unpacks to far more than it has.
+
+    Raises:
+        EvaluationError: it does; data that is compressed for room shrinks less than that.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > max(LARGE, RATIO * path.stat().st_size):
+        raise EvaluationError(
+            f"{path}: {path.stat().st_size:,} bytes would unpack to {size:,}: if you made it, "
+            "save it with numpy.savez, which does not compress"
+        )
 
 
 def _native(array: NDArray[Any], what: str) -> NDArray[Any]:

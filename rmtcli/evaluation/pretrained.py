@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,7 @@ from rmtcli.checkpoint.directory import entry
 from rmtcli.checkpoint.torch_file import to_torch
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.tasks import Task
-from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS
+from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
 
 
 class Pretrained(nn.Module):
@@ -88,7 +87,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     directory = checkpoint.path
     state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.distinct}
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             config = transformers.AutoConfig.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
@@ -117,18 +116,3 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
         )
     segments = "token_type_ids" in inspect.signature(network.forward).parameters
     return Pretrained(network.eval(), task, task.head(directory), segments=segments)
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' bars and reports: what they say comes back as a value."""
-    logs = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()

@@ -205,7 +205,7 @@ def task_of(directory: Path, spelling: str | None) -> Task:
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         names = [str(name) for name in config.get("architectures") or []]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         names = []
     for end, task in _ARCHITECTURES.items():
         if any(name.endswith(end) for name in names):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
     labels = [record.get("label") for record in records]
     targets = None
     if all(label is not None for label in labels):
-        numbers = _config(directory).get("label2id") or {}
+        numbers = _config(directory).get("label2id")
+        numbers = numbers if isinstance(numbers, dict) else {}
         targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
     elif any(label is not None for label in labels):
         raise EvaluationError(f"{path}: some lines have a 'label' and some have none")
@@ -145,12 +147,13 @@ def _samples(
 
 
 def _tokenizer(directory: Path) -> Any:
-    from transformers import AutoTokenizer
+    import transformers
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        with quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
         # Without its files, transformers makes one that knows no words.
         files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
         if not any((directory / name).is_file() for name in files if name):
@@ -173,12 +176,19 @@ def _records(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise EvaluationError(f"{path}: line {number} is not JSON") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        if not isinstance(record, dict) or not _is_text(record.get("text")):
             raise EvaluationError(f"{path}: line {number} is no object with a string 'text'")
+        if not _is_text(record.get("text_pair") or ""):
+            raise EvaluationError(f"{path}: line {number} has a 'text_pair' that is no string")
         records.append(record)
     return records
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a string, and one that has no half characters."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _text(path: Path) -> str:
@@ -195,8 +205,8 @@ def _text(path: Path) -> str:
 def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
     if isinstance(label, int) and label >= 0:
         return label
-    if label in numbers:
-        return int(numbers[str(label)])
+    if isinstance(label, str) and type(numbers.get(label)) is int:
+        return numbers[label]
     known = ", ".join(numbers) or "none by name"
     raise EvaluationError(f"{path}: label {label!r} is no class of this network: {known}")
 
@@ -208,8 +218,23 @@ def _config(directory: Path) -> dict[str, Any]:
 def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
         raise EvaluationError(f"{file}: is no JSON object")
     return found
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' bars and reports: what they say comes back as a value."""
+    logs = transformers.utils.logging
+    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()

@@ -64,7 +64,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: has no config.json: not a model's directory") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path / 'config.json'}: not JSON ({error})") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path / 'config.json'}: holds no object")
@@ -176,10 +176,10 @@ def _weights(path: Path) -> tuple[Checkpoint, ...]:
         names = sorted(set(places.values()))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: has neither {_WEIGHTS} nor {_INDEX}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path / _INDEX}: not an index of weight files") from None
     for name in names:
-        if Path(name).name != name or not (path / name).is_file():
+        if Path(name).name != name or name in ("", "..") or not (path / name).is_file():
             raise CheckpointError(f"{path}: the shard '{name}' of {_INDEX} is missing")
     return tuple(open_checkpoint(path / name) for name in names)
 

@@ -31,7 +31,9 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
     directory = format_of(checkpoint, target) == "directory"
     check_target(target, inputs=[place(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
-    write_checkpoint(Edited(checkpoint, edits.join(checkpoint), None), target, card=card)
+    write_checkpoint(
+        Edited(checkpoint, edits.join(checkpoint), None), target, card=card, force=force
+    )
     return Report(
         "densify",
         describe(checkpoint),

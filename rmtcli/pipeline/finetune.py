@@ -121,7 +121,7 @@ def finetune(
     )
     if refuse(report):
         return report
-    write_checkpoint(tuned, target)
+    write_checkpoint(tuned, target, force=force)
     return replace(report, output=describe(open_checkpoint(target)))
 
 

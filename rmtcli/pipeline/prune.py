@@ -154,7 +154,7 @@ def prune(
     if container == "directory":
         report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
         card = with_section(read_card(checkpoint), report, factored=_splits(report))
-    write_checkpoint(result.pruned, target, card=card)
+    write_checkpoint(result.pruned, target, card=card, force=force)
     return replace(report, output=describe(open_checkpoint(target)))
 
 

@@ -106,7 +106,7 @@ def _started(experiment: Experiment, data: str, output: str | Path | None) -> Re
         return Reproduction(experiment, data, {})
     try:
         return Reproduction.from_json(path.read_text(encoding="utf-8"), experiment, data)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: {error}: name another file, or move it away") from None
 
 

@@ -77,7 +77,7 @@ def simulate(
     }
     drawn = _Drawn(target, shape, layers, kind, _TYPES[dtype], truth)
     try:
-        write(drawn, target)
+        write(drawn, target, force=force)
     except OverflowError as error:
         raise UsageError(f"{error}: choose another --dtype or a smaller --sigma") from None
     return Report("simulate", describe(open_checkpoint(target)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from rmtcli.checkpoint import Checkpoint
@@ -11,7 +10,6 @@ from rmtcli.report.base import Report
 from rmtcli.report.markdown import to_markdown
 
 _START, _END = "<!-- rmtcli: start -->", "<!-- rmtcli: end -->"
-_SECTION = re.compile(rf"\n*{re.escape(_START)}.*?{re.escape(_END)}\n?", re.S)
 
 _HOW = """\
 Some linear layers of this model were split in two thin ones. Load it with
@@ -45,4 +43,9 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
 
 def without_section(card: str) -> str:
     """A model card without what rmtcli wrote into it."""
-    return _SECTION.sub("\n", card)
+    parts, place = [], 0
+    while (start := card.find(_START, place)) >= 0 and (end := card.find(_END, start)) >= 0:
+        parts.append(card[place:start].rstrip("\n"))
+        place = end + len(_END)
+        place += card.startswith("\n", place)
+    return "\n".join([*parts, card[place:]])

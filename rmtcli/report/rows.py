@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rmtcli.calibration.base import Calibrated
 from rmtcli.edges import Verdict
+from rmtcli.errors import one_line
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.report.base import Report, singular_value
 from rmtcli.report.curve import Point
@@ -258,7 +259,7 @@ def milliseconds(seconds: float) -> str:
 
 def shown(name: str) -> str:
     """A name from a file, with what is not printable as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return one_line(name)
 
 
 def _change(before: int, after: int, unit: str = "") -> str:

@@ -70,7 +70,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
             table = [_numbers(row) for row in csv.DictReader(io.StringIO(text))]
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a log of RMTPruner ({error})") from None
     if not (isinstance(table, list) and table and all(map(_is_row, table))):
         raise UsageError(f"{path}: not a log of RMTPruner: a row has {', '.join(_NEEDED)}")
@@ -95,10 +95,12 @@ def _is_row(row: object) -> bool:
     )
 
 
-def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
+def _numbers(row: Mapping[str | None, str]) -> dict[str, Any]:
     """A row of a CSV file: empty cells are left out."""
     found: dict[str, Any] = {}
     for key, value in row.items():
+        if key is None:
+            raise ValueError("a row has more cells than the first one names")
         if key in _WORDS or not value:
             found |= {key: value} if value else {}
         else:

@@ -1,0 +1,223 @@
+"""The fuzzer: a process that reads damaged files, and one that watches over it."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rmtcli.errors import RmtcliError
+from tests.fuzz.mutations import damaged
+from tests.fuzz.seeds import Seed, write_seeds
+
+#: Memory that reading a file of some kilobytes may take beyond that of the program itself.
+MEMORY = 1 << 30
+#: Seconds that it may take.
+PATIENCE = 20
+#: Audit events that mean that something of a file was run, or something outside was reached.
+_RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
+_CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link")
+
+
+@dataclass
+class Tally:
+    """What came of some files.
+
+    Attributes:
+        files: how many were read.
+        accepted: how many were whole enough.
+        refused: how many were refused, by kind of error.
+        findings: what else happened, one text for each kind, with the first case of it.
+        peak: largest resident memory in MiB.
+        seconds: time taken.
+    """
+
+    files: int = 0
+    accepted: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, int] = field(default_factory=dict)
+    peak: int = 0
+    seconds: float = 0.0
+
+    def refuse(self, kind: str, count: int = 1) -> None:
+        """Count a refusal."""
+        self.refused[kind] = self.refused.get(kind, 0) + count
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Take up the figures of a part."""
+        self.files += other["files"]
+        self.accepted += other["accepted"]
+        for kind, count in other["refused"].items():
+            self.refuse(kind, count)
+        for text, case in other["findings"].items():
+            self.findings.setdefault(text, case)
+        self.peak = max(self.peak, other["peak"])
+
+
+class EscapeError(BaseException):
+    """Something was run, or written outside of the scratch folder."""
+
+
+def case(seeds: list[Seed], contents: list[bytes], seed: int, number: int) -> tuple[Seed, bytes]:
+    """The damaged file of a number; the same whenever and wherever it is made."""
+    rng = Random(f"{seed}:{number}")
+    which = number % len(seeds)
+    return seeds[which], damaged(contents[which], contents, rng)
+
+
+def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
+    """Read the damaged files of some numbers; what came of them is in ``state`` after each."""
+    warnings.simplefilter("ignore")
+    faulthandler.enable()
+    seeds = write_seeds(scratch)
+    contents = [item.file.read_bytes() for item in seeds]
+    for item in seeds:  # whole files are read, and what is imported late is imported now
+        item.read()
+    _watch(scratch.parent)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGALRM, _out_of_time)
+    tally, known = Tally(), 0
+    found = state.parent / "found"
+    found.mkdir(exist_ok=True)
+    with state.open("wb", buffering=0) as log:
+        for number in range(start, stop):
+            item, data = case(seeds, contents, seed, number)
+            os.pwrite(log.fileno(), f"{number:12}".encode(), 0)
+            item.file.write_bytes(data)
+            (state.parent / "current").write_bytes(data)
+            signal.alarm(PATIENCE)
+            try:
+                item.read()
+                tally.accepted += 1
+            except MemoryError:
+                tally.refuse("MemoryError")  # main makes one line of it
+            except RmtcliError as error:
+                tally.refuse(type(error).__name__)
+                if "\n" in str(error) or not str(error):
+                    tally.findings.setdefault(f"{item.name}: not one line: {error!r}", number)
+            except OSError as error:
+                # main makes one line of these: what the system says, and of which file.
+                tally.refuse("OSError")
+                if error.filename is None:
+                    tally.findings.setdefault(f"{item.name}: names no file: {error!r}", number)
+            except BaseException as error:  # whatever it is, it is a finding
+                tally.findings.setdefault(f"{item.name}: {_described(error)}", number)
+            finally:
+                signal.alarm(0)
+                if len(tally.findings) > known:
+                    shutil.copy(state.parent / "current", found / f"{number}-{item.file.name}")
+                    known += 1
+                item.file.write_bytes(contents[number % len(seeds)])
+            tally.files += 1
+            if number % 200 == 199 or number == stop - 1:
+                tally.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+                text = json.dumps(asdict(tally)).encode()
+                os.pwrite(log.fileno(), b"\n" + text + b"\n", 12)
+                os.ftruncate(log.fileno(), len(text) + 14)
+
+
+def _described(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in last if "/rmtcli/" in frame.filename]
+    where = ours[-1] if ours else last[-1]
+    what = f"{error} " if isinstance(error, EscapeError) else ""
+    return f"{type(error).__name__} {what}at {Path(where.filename).name}:{where.lineno}"
+
+
+def _out_of_time(*_: object) -> None:
+    raise EscapeError(f"took longer than {PATIENCE} s")
+
+
+def _watch(scratch: Path) -> None:
+    """Fail where anything is run, or written outside of the scratch folder."""
+    inside = str(scratch)
+
+    def outside(event: str, path: str) -> None:
+        if not path.startswith(inside):
+            raise EscapeError(f"{event} {path}")
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in _RUNS:
+            raise EscapeError(event)
+        if event == "open":
+            path, _, flags = args
+            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and isinstance(path, str):
+                outside(event, path)
+        elif event in _CHANGES and str(args[0]).startswith("/"):  # others are within a handle
+            outside(event, str(args[0]))
+
+    sys.addaudithook(hook)
+
+
+def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) -> Tally:
+    """Read ``count`` damaged files in a process of its own, which is started anew if it dies.
+
+    Args:
+        count: how many.
+        seed: which; the same seed damages the same files in the same ways.
+        start: number of the first.
+        keep: folder for the files behind findings.
+    """
+    tally, begin, stop = Tally(), time.monotonic(), start + count
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="rmtcli-fuzz-", dir=base))
+    try:
+        while start < stop:
+            scratch = folder / f"{start}"
+            scratch.mkdir()
+            end = min(stop, start + 20_000)
+            done = subprocess.run(
+                [sys.executable, "-B", "-m", "tests.fuzz", "--work", str(scratch)]
+                + [str(number) for number in (seed, start, end)],
+                env=os.environ | {"TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            number, found = _progress(folder / f"{start}.state", start)
+            if found is not None:
+                tally.add(found)
+            if done.returncode == 0:
+                start = end
+            elif number < start:
+                raise RuntimeError(done.stderr)
+            else:  # a crash: what was read since the last note is not counted
+                tally.findings.setdefault(_crash(done), number)
+                start = number + 1
+                (folder / "found").mkdir(exist_ok=True)
+                shutil.copy(folder / "current", folder / "found" / f"{number}-crash")
+            shutil.rmtree(scratch, ignore_errors=True)
+        if keep is not None and tally.findings:
+            shutil.copytree(folder / "found", keep, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    tally.seconds = time.monotonic() - begin
+    return tally
+
+
+def _crash(done: subprocess.CompletedProcess[str]) -> str:
+    ours = [line.strip() for line in done.stderr.splitlines() if "rmtcli" in line]
+    return f"process ended with {done.returncode}: {(ours or [done.stderr[-200:]])[0]}"
+
+
+def _progress(state: Path, start: int) -> tuple[int, dict[str, Any] | None]:
+    if not state.exists():
+        return start - 1, None
+    first, *rest = state.read_text().split("\n")
+    return int(first or start - 1), json.loads(rest[0]) if rest and rest[0] else None

@@ -1,0 +1,191 @@
+"""Small whole files of every kind that rmtcli reads, and what reads them."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import nn
+
+import rmtcli
+from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.stats import Origin, read_stats, write_stats
+from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
+from rmtcli.cli.defaults import defaults
+from rmtcli.cli.main import app
+from rmtcli.edits import join
+from rmtcli.evaluation.data import read_samples
+from rmtcli.integrations.directory import LOADING, open_factored
+from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.plan import Layout
+from rmtcli.plan_file import Plan, check_plan
+from rmtcli.training.log import read_log
+from tests.conftest import model_directory
+
+#: Everything is a layer: the seeds' are tiny.
+ALL = Selection(min_side=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A file to damage.
+
+    Attributes:
+        name: what it is.
+        file: the file whose bytes are changed; others may stand beside it.
+        read: what rmtcli does with it.
+    """
+
+    name: str
+    file: Path
+    read: Callable[[], object]
+
+
+def state() -> OrderedDict[str, torch.Tensor]:
+    """Two layers, other types, a shared tensor."""
+    torch.manual_seed(0)
+    found = nn.Sequential(OrderedDict(fc=nn.Linear(9, 8), out=nn.Linear(8, 6))).state_dict()
+    found["half.weight"] = torch.randn(7, 8).bfloat16()
+    found["steps"] = torch.arange(3)
+    found["tied.weight"] = found["fc.weight"]
+    return found
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What commands do with a checkpoint before any layer is decomposed, and more."""
+    found = open_checkpoint(path)
+    for name in found.infos:
+        found.raw(name)
+    assert found.bytes >= 0
+    assert found.parameters >= 0
+    found.ties(found.infos)
+    for item in find_layers(found, ALL):
+        if isinstance(item, Layer):
+            item.load()
+    return found
+
+
+def pruned(path: Path, target: Path) -> None:
+    """Prune a checkpoint, and read what was written."""
+    rmtcli.prune(path, target, keep="rank:k=1", selection=ALL, force=True)
+    if target.exists():
+        read_checkpoint(target)
+
+
+def write_seeds(folder: Path) -> list[Seed]:
+    """Every seed with its file in ``folder``."""
+    seeds: list[Seed] = []
+
+    def add(name: str, file: Path, read: Callable[[], object]) -> None:
+        seeds.append(Seed(name, file, read))
+
+    def add_checkpoint(name: str, file: Path, whole: Path | None = None) -> None:
+        path = whole or file
+        ending = "" if path.is_dir() else path.suffix.replace(".pt2", ".safetensors")
+        target = folder / f"out-{name.replace(' ', '-')}{ending}"
+        add(name, file, lambda: read_checkpoint(path))
+        add(f"{name}, pruned", file, lambda: pruned(path, target))
+
+    tensors = {key: value.clone() for key, value in state().items()}
+    record = Manifest("0", "a.pt", "00", "auto", "bema", {"low": 2}, ranks={"low.weight": 2})
+    low = {"low.0.weight": torch.randn(2, 6), "low.1.weight": torch.randn(5, 2)}
+    save_file(tensors | low, folder / "a.safetensors", metadata={"rmtcli": record.to_json()})
+    add_checkpoint("safetensors", folder / "a.safetensors")
+    add(
+        "densify", folder / "a.safetensors", lambda: join(open_checkpoint(folder / "a.safetensors"))
+    )
+
+    nested = {"epoch": 3, "state_dict": state(), "lr": [0.1, None, {"a": b"x"}]}
+    torch.save(nested, folder / "a.pt")
+    add_checkpoint("torch", folder / "a.pt")
+    torch.save(nested, folder / "old.pt", _use_new_zipfile_serialization=False)
+    add_checkpoint("torch, legacy", folder / "old.pt")
+
+    network = nn.Sequential(OrderedDict(fc=nn.Linear(9, 8), out=nn.Linear(8, 6))).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network, torch.ones(1, 9)), folder / "script.pt")  # type: ignore[no-untyped-call]
+        buffer = io.BytesIO()
+        torch.export.save(torch.export.export(network, (torch.ones(1, 9),)), buffer)
+    (folder / "program.pt2").write_bytes(buffer.getvalue())
+    add_checkpoint("TorchScript", folder / "script.pt")
+    add_checkpoint("torch.export", folder / "program.pt2")
+
+    shards = model_directory(folder / "shards", tensors, {"model_type": "bert"}, shards=2)
+    (shards / "modules.json").write_text(
+        '[{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}]'
+    )
+    for file in ("config.json", "model.safetensors.index.json", "modules.json"):
+        add_checkpoint(f"directory {file}", shards / file, shards)
+    add_checkpoint("shard", shards / "model-00001-of-00002.safetensors", shards)
+    pickled = model_directory(folder / "bin", tensors, container="bin")
+    add_checkpoint("directory of a pickle", pickled / "pytorch_model.bin", pickled)
+
+    made = model_directory(
+        folder / "made",
+        low,
+        {
+            "model_type": "bert",
+            "auto_map": {"AutoConfig": "rmtcli_loading.BertConfig"},
+            "quantization_config": {"quant_method": "rmtcli", "version": 1, "ranks": {"low": 2}},
+        },
+    )
+    (made / LOADING.name).write_bytes(LOADING.read_bytes())
+    for file in (made / "config.json", made / "model.safetensors", made / LOADING.name):
+        add(f"factored {file.name}", file, lambda: open_factored(made))
+
+    dense = open_checkpoint(save(tensors, folder / "dense.safetensors"))
+    plan = rmtcli.prune(dense.path, keep="rank:k=1", selection=ALL, dry_run=True).plan
+    assert plan is not None
+    (folder / "plan.json").write_text(plan.to_json())
+
+    def carry_out() -> None:
+        layers = list(find_layers(dense, ALL))
+        check_plan(Plan.read(folder / "plan.json"), dense, layers, Layout.FACTORED)
+
+    add("plan", folder / "plan.json", carry_out)
+
+    moments = Moments(20, 10, np.zeros(9), np.eye(9), np.eye(8))
+    origin = Origin("a", "b", gradients=True, network="chain")
+    write_stats(folder / "stats.safetensors", {"fc.weight": moments, "x": None}, origin)
+    add(
+        "statistics", folder / "stats.safetensors", lambda: read_stats(folder / "stats.safetensors")
+    )
+
+    arrays = {"inputs": np.ones((6, 9), np.float32), "targets": np.arange(6)}
+    np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]
+    add("data", folder / "data.npz", lambda: read_samples(folder / "data.npz"))
+    save({k: torch.tensor(v) for k, v in arrays.items()}, folder / "data.safetensors")
+    add(
+        "data as safetensors",
+        folder / "data.safetensors",
+        lambda: read_samples(folder / "data.safetensors"),
+    )
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    project = folder / "project"
+    project.mkdir()
+    (project / "rmtcli.toml").write_text('[prune]\nkeep = "edge"\ndry-run = true\nheal = 3\n')
+    add("rmtcli.toml", project / "rmtcli.toml", lambda: defaults(commands, project))
+    (project / "pyproject.toml").write_text('[tool.rmtcli.prune]\nkeep = "edge"\n')
+
+    rows = [{"time": i, "parameters": 9, "layer": "fc", "rank": 2, "loss": 0.5} for i in range(3)]
+    (folder / "log.json").write_text(json.dumps(rows))
+    add("training log", folder / "log.json", lambda: read_log(folder / "log.json"))
+    (folder / "log.csv").write_text("time,parameters,layer,rank,loss\n1,9,fc,2,0.5\n2,9,fc,2,\n")
+    add("training log as CSV", folder / "log.csv", lambda: read_log(folder / "log.csv"))
+    return seeds
+
+
+def save(tensors: dict[str, torch.Tensor], path: Path) -> Path:
+    save_file(tensors, path)
+    return path

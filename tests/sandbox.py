@@ -1,0 +1,299 @@
+"""Runs of the program that something is done to: watched, limited, interrupted, killed.
+
+A process that has imported everything forks for each run, so that a run takes no second. The run
+calls ``main`` as the console script does.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Audit events by which a file's content would be run, or something outside be reached.
+_RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
+_CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.chmod")
+#: Seconds after which a run is killed.
+PATIENCE = 30
+#: Exit code of a run that did one of these.
+ESCAPED = 99
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        code: exit code; negative for the signal that ended it.
+        stdout: what it printed.
+        stderr: what it complained of.
+        peak: most resident memory, MiB; that of the program itself is in it.
+        points: the points at which it wrote, in order; empty if it was killed.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+    peak: int
+    points: tuple[str, ...]
+
+    @property
+    def one_line(self) -> bool:
+        """Whether it said what is wrong as it should."""
+        return self.stderr.startswith("rmtcli: error: ") and self.stderr.count("\n") == 1
+
+
+class Sandbox:
+    """The process that forks; use it as a context."""
+
+    def __enter__(self) -> Sandbox:
+        self._folder = tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-")
+        self._process = subprocess.Popen(
+            [sys.executable, "-B", "-m", "tests.sandbox"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": "1",
+                "PYTHONWARNINGS": "ignore",
+                "TORCHINDUCTOR_CACHE_DIR": self._folder.name,  # torch makes one elsewhere
+            },
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def start(self, *arguments: object, cwd: Path, **how: Any) -> None:
+        """Begin a run; :meth:`end` waits for it. See :meth:`run`."""
+        assert self._process.stdin is not None
+        request = how | {
+            "argv": list(map(str, arguments)),
+            "cwd": str(cwd),
+            "out": self._folder.name,
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def end(self) -> Outcome:
+        """What came of the run."""
+        assert self._process.stdout is not None
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+    def run(self, *arguments: object, cwd: Path, **how: Any) -> Outcome:
+        """Run the program.
+
+        Args:
+            arguments: its command line.
+            cwd: where; what it writes elsewhere is an escape if ``watched``.
+            how: ``watched``; limits ``memory`` (bytes beyond what the program has) and
+                ``file_size``; ``user``, a number to become; and at point ``at`` of its writing:
+                ``send``, a signal it gets; ``fail``, an error's number that the system returns;
+                ``touch``, a file that someone else appends to; ``call``, Python source to run.
+                ``after``: seconds after which it gets ``send``, instead of a point.
+        """
+        self.start(*arguments, cwd=cwd, **how)
+        return self.end()
+
+
+class _Points:
+    """Counts what a run does to files, and does what was asked for at one of these points."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.names: list[str] = []
+
+    def reach(self, name: str, half: Callable[[], object] = lambda: None) -> None:
+        """A point of writing: before the act, or in the middle of it."""
+        self.names.append(name)
+        if len(self.names) != self.request.get("at"):
+            return
+        if "send" in self.request:
+            half()
+            os.kill(os.getpid(), self.request["send"])
+        if "touch" in self.request:
+            with self.open(self.request["touch"], "ab") as file:
+                file.write(b"x")
+        if "call" in self.request:
+            exec(self.request["call"])
+        if "fail" in self.request:
+            number = self.request["fail"]
+            raise OSError(number, os.strerror(number))
+
+    def install(self) -> None:
+        """Put counting functions in the place of the system's."""
+        self.open = io.open
+        points = self
+
+        class Raw(io.FileIO):
+            def write(self, data: Any) -> int:
+                part = memoryview(data).cast("B")
+                points.reach("write", lambda: super(Raw, self).write(part[: len(part) // 2]))
+                return super().write(data)
+
+        def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if isinstance(file, int) or not set(mode) & set("wxa"):
+                return self.open(file, mode, *args, **kwargs)
+            if str(file).startswith(("/dev/", "/proc/")):
+                return self.open(file, mode, *args, **kwargs)
+            self.reach(f"create {'' if 'x' not in mode else 'anew'}".strip())
+            raw = Raw(file, mode.replace("b", "").replace("t", ""))
+            buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+            if "b" in mode:
+                return buffered
+            kwargs.pop("buffering", None)
+            return io.TextIOWrapper(buffered, **kwargs)
+
+        io.open = builtins.open = opened
+        for name in ("fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "sendfile"):
+            setattr(os, name, self._counted(name, getattr(os, name)))
+
+    def _counted(self, name: str, act: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.reach(name)
+            return act(*args, **kwargs)
+
+        return counted
+
+
+def _watch(inside: str) -> None:
+    def outside(event: str, path: object) -> None:
+        if os.fspath(path).startswith("/") and not os.fspath(path).startswith(inside):  # type: ignore[call-overload]
+            _escape(f"{event} {path}")
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event in _RUNS:
+            _escape(f"{event} {args}")
+        elif event == "open":
+            path, _, flags = args
+            if isinstance(path, str) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                if flags & os.O_DIRECTORY or path == os.devnull:  # a nameless file, or none
+                    return
+                outside(event, path)
+        elif event in _CHANGES and isinstance(args[0], str):
+            if event == "os.mkdir" and os.path.isdir(args[0]):  # noqa: PTH112
+                return  # it is there already: nothing is changed
+            outside(event, args[0])
+
+    sys.addaudithook(hook)
+
+
+def _escape(what: str) -> None:
+    os.write(2, f"escaped: {what}\n".encode())
+    os._exit(ESCAPED)
+
+
+def _child(request: dict[str, Any], folder: Path) -> None:
+    """The run itself; does not return."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
+    os.chdir(request["cwd"])
+    os.environ["TMPDIR"] = tempfile.tempdir = request["cwd"]
+    sys.argv = ["rmtcli", *request["argv"]]
+    if "memory" in request:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"], resource.RLIM_INFINITY))
+    if "file_size" in request:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+    report = os.open(folder / "points", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    if "user" in request:
+        os.setgroups([])
+        os.setgid(request["user"])
+        os.setuid(request["user"])
+    if "after" in request:
+        signal.setitimer(signal.ITIMER_REAL, request["after"])
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
+    points = _Points(request)
+    if request.get("counted") or "at" in request:
+        points.install()
+    if request.get("watched"):
+        _watch(request["cwd"])
+    code: Any = 1
+    try:
+        from rmtcli.cli.main import main
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os.write(report, json.dumps(points.names).encode())
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _serve() -> None:
+    """Fork for every request on stdin."""
+    import warnings
+
+    import torch
+
+    import rmtcli.cli.main
+    import rmtcli.evaluation.score
+    import rmtcli.pipeline.info
+    import rmtcli.report.html
+    import rmtcli.report.terminal  # noqa: F401
+    from rmtcli.checkpoint import directory, exported, safetensors, torch_file, torchscript  # noqa: F401
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):
+        import matplotlib.figure  # noqa: F401
+        import transformers  # noqa: F401
+        from transformers.models.auto import configuration_auto  # noqa: F401
+    for line in sys.stdin:
+        request = json.loads(line)
+        folder = Path(request["out"])
+        (folder / "points").unlink(missing_ok=True)
+        process = os.fork()
+        if not process:
+            _child(request, folder)
+        end = time.monotonic() + PATIENCE
+        while not (found := os.wait4(process, os.WNOHANG))[0]:
+            time.sleep(0.002)
+            if time.monotonic() > end:
+                os.kill(process, signal.SIGKILL)
+                end += PATIENCE
+        _, status, usage = found
+        points = folder / "points"
+        text = points.read_text() if points.exists() else ""
+        answer = {
+            "code": os.waitstatus_to_exitcode(status),
+            "peak": usage.ru_maxrss // 1024,
+            "points": json.loads(text or "[]"),
+        }
+        for name in ("stdout", "stderr"):
+            answer[name] = (folder / name).read_text(errors="replace")
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+#: What a full disk answers.
+FULL = errno.ENOSPC
+
+if __name__ == "__main__":
+    _serve()
