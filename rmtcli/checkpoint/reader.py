@@ -103,9 +103,14 @@ def _torch(path: Path) -> Checkpoint:
             return TorchScriptFile(path)
     except zipfile.BadZipFile:
         pass  # an older torch file, or none: the next reader tells
-    from rmtcli.checkpoint.torch_file import TorchFile
+    from rmtcli.checkpoint.plain_torch import PlainTorchFile, UnusualError
 
-    return TorchFile(path)
+    try:
+        return PlainTorchFile(path)
+    except UnusualError:
+        from rmtcli.checkpoint.torch_file import TorchFile
+
+        return TorchFile(path)
 
 
 _READERS = {"safetensors": _safetensors, "exported": _exported, "torch": _torch}
