@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 _BLOCK_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Spectrum:
     """The eigenvalues of WᵀW/n, taken on the short side of W.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -34,7 +35,21 @@ def dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
     With η the median singular value, g = η diag((WWᵀ + η²)⁻¹) solves the Dyson equation of the
     noise, whatever low-rank signal is added to it, and 1/g − η is proportional to the variances.
     Estimates scatter by √(2/p) and √(2/n) in the logarithm, which is taken off.
+
+    Args:
+        weight: shape (out, in).
+        spectrum: that of the weight; what was found for it is kept as long as it is there, because
+            an estimator, its verdict and the next estimator all ask.
     """
+    if spectrum not in _FOUND:
+        _FOUND[spectrum] = _dyson_variances(weight, spectrum)
+    return _FOUND[spectrum]
+
+
+_FOUND: WeakKeyDictionary[Spectrum, Variances] = WeakKeyDictionary()
+
+
+def _dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
     n, p = spectrum.n, spectrum.p
     variance = n * float(np.median(spectrum.eigenvalues))
     if variance == 0:  # no noise, no variances
