@@ -10,7 +10,11 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 #: Page of the site -> the file that it is, which hosts of repositories look for at the top level.
-TOP = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+TOP = {
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "security.md": "SECURITY.md",
+}
 _PAGES = {source: page for page, source in TOP.items()}
 
 

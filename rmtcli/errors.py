@@ -14,8 +14,9 @@ class RmtcliError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory; torch has no type for it."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that memory is short; torch and the loader have no type for it."""
+    words = ("DefaultCPUAllocator", "failed to map segment")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def one_line(text: str) -> str:

@@ -217,9 +217,6 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         os.setgroups([])
         os.setgid(request["user"])
         os.setuid(request["user"])
-    if "after" in request:
-        signal.setitimer(signal.ITIMER_REAL, request["after"])
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
     points = _Points(request)
     if request.get("counted") or "at" in request:
         points.install()
@@ -230,9 +227,14 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         from rmtcli.cli.main import main
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "after" in request:
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
+            signal.setitimer(signal.ITIMER_REAL, request["after"])
         main()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         code = 0
     except SystemExit as end:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         code = end.code or 0
     except BaseException:
         import traceback
@@ -244,6 +246,25 @@ def _child(request: dict[str, Any], folder: Path) -> None:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _warm_up() -> None:
+    """Import what is imported where it is met."""
+    import torch
+    from safetensors.torch import save_file
+
+    import rmtcli
+    from rmtcli.layers import Selection
+    from tests.conftest import model_directory
+
+    state = {f"{i}.weight": torch.randn(9, 8) for i in range(2)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(state, folder / "a.safetensors")
+        torch.save(state, folder / "a.pt")
+        model_directory(folder / "m", state)
+        for file in ("a.safetensors", "a.pt", "m"):
+            rmtcli.prune(folder / file, keep="rank:k=2", selection=Selection(min_side=0))
 
 
 def _serve() -> None:
@@ -265,6 +286,7 @@ def _serve() -> None:
         import matplotlib.figure  # noqa: F401
         import transformers  # noqa: F401
         from transformers.models.auto import configuration_auto  # noqa: F401
+    _warm_up()
     for line in sys.stdin:
         request = json.loads(line)
         folder = Path(request["out"])

@@ -142,7 +142,7 @@ def test_sample_models_are_those_that_their_readme_names() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS):
+    for page in (*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *DOCS):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -151,7 +151,7 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1].split("\n\n")[0]
     listed = re.findall(r": (\S+\.md)", navigation)
     assert sorted(listed) == sorted(
-        [*(page.name for page in DOCS), "changelog.md", "contributing.md"]
+        [*(page.name for page in DOCS), "changelog.md", "contributing.md", "security.md"]
     )
 
 

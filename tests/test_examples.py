@@ -37,6 +37,9 @@ NOT_RUN = {
     "python -m benchmarks.": "minutes to hours",
     "dask ": "servers; tests/test_cluster.py starts its own",
     "rmtcli prune s3://": "needs a store and a cluster; tests/test_cluster.py has its own",
+    "python -m tests.faults": "minutes; tests/faults takes a part of it",
+    "python -m tests.fuzz": "minutes; tests/fuzz takes a part of it",
+    "python -m tests.reliability": "many minutes: all of these",
     "rmtcli reproduce": "minutes to days; tests/experiments run it on made-up images",
 }
 #: The same, but for ``pytest -m slow``.
@@ -140,7 +143,10 @@ def check(words: list[str]) -> None:
     if words[:2] == ["python", "-m"]:
         spec = find_spec(words[2])
         assert spec is not None, words[2]
-        source = Path(str(spec.origin)).read_text(encoding="utf-8")
+        program = Path(str(spec.origin))
+        if spec.submodule_search_locations:
+            program = program.with_name("__main__.py")
+        source = program.read_text(encoding="utf-8")
         for word in words[3:]:
             assert not word.startswith("--") or f'"{word}"' in source, word
     for package in re.findall(r"\[(\w+)\]", shlex.join(words)):

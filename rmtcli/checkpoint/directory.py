@@ -93,8 +93,8 @@ def write_directory(
         return
     mark = secrets.token_hex(8)
     temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         _fill(checkpoint, source, temporary, card, shard_bytes)
         checkpoint.check_unchanged()
         if target.exists() and not force:

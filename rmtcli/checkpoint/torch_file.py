@@ -8,10 +8,11 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rmtcli.checkpoint.archive import EXPANDED, reading
 from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, Opened, TensorInfo
@@ -149,11 +150,39 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     if checkpoint.manifest:
         setattr(state, MANIFEST_ATTRIBUTE, checkpoint.manifest.to_json())
     tree = _with(source.tree, source.where, state) if isinstance(source, TorchFile) else state
+    watched = _Watched(file)
     try:
-        torch.save(tree, file)
-    # What came out of a pickle need not go into one: a tensor's hooks may be anything.
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
+        torch.save(tree, cast(IO[bytes], watched))
+    except BaseException as error:
+        if watched.error is not None:
+            raise watched.error from None
+        # What came out of a pickle need not go into one: a tensor's hooks may be anything.
+        if isinstance(error, TypeError | AttributeError | RecursionError):
+            raise CheckpointError(f"{source.path}: cannot be written by torch: {error}") from None
+        raise
+
+
+class _Watched:
+    """A file that remembers why it could not be written: torch makes another error of it.
+
+    Attributes:
+        error: a full disk, an interrupt; None where all went well.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or fail as the file does."""
+        try:
+            return self.file.write(data)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Nothing: who made the file brings it to the disk."""
 
 
 def to_torch(raw: RawTensor) -> torch.Tensor:
@@ -196,7 +225,7 @@ def _load(path: Path) -> Any:
                 f"{path}: reading it takes more memory than there is, or than a file of its size "
                 "should"
             ) from None
-        raise CheckpointError(f"{path}: {_explain(str(error))}") from None
+        raise CheckpointError(f"{path}: {_explain(str(error), path)}") from None
 
 
 def _check_entries(path: Path) -> None:
@@ -216,17 +245,29 @@ def _check_entries(path: Path) -> None:
         raise CheckpointError(f"{path}: its entries are larger than the file: it is damaged")
 
 
-def _explain(message: str) -> str:
-    """One line for what torch says in many."""
+def _explain(message: str, path: Path | None = None) -> str:
+    """One line for what torch says in many, with the names that the file's pickle calls for."""
     wanted = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
     if "TorchScript" in message:
         return "a TorchScript archive: save model.state_dict() instead"
     if wanted and ("Unsupported" in message or "weights_only" in message.lower()):
         return (
-            f"refused: its pickle calls for {wanted[1]}, and only tensors and plain values are "
-            "read (nothing was run): save model.state_dict() instead"
+            f"refused: its pickle calls for {_listed(wanted[1], path)}, and only tensors and plain "
+            "values are read (nothing was run): save model.state_dict() instead"
         )
     return "not a whole torch checkpoint: it is damaged, cut short or of another format"
+
+
+def _listed(first: str, path: Path | None, most: int = 5) -> str:
+    """What loading would run: the name that torch stumbled over, and others in the pickle."""
+    try:
+        # Read from the opcodes, without loading. An older format has no list, nor a damaged file.
+        found = [] if path is None else get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        found = []
+    names = [first, *(name for name in sorted(found) if name != first)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _is_plain(value: object) -> bool:

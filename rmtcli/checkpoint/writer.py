@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -120,14 +121,17 @@ def write_checkpoint(
     else:
         from rmtcli.checkpoint.torch_file import write_torch as write
 
-    def fill(file: BinaryIO) -> None:
-        write(checkpoint, file)
-        checkpoint.check_unchanged()
-
-    write_file(target, fill, force=force)
+    check = checkpoint.check_unchanged
+    write_file(target, lambda file: write(checkpoint, file), force=force, check=check)
 
 
-def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool = True) -> None:
+def write_file(
+    target: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    force: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Let ``write`` fill a temporary sibling, bring it to the disk, then rename it to ``target``.
 
     Whatever goes wrong, ``target`` is what it was and nothing is left beside it.
@@ -136,6 +140,7 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
         target: the file.
         write: is given a file to fill.
         force: whether a file that is there by then may be replaced.
+        check: may refuse what was written before it gets its name.
 
     Raises:
         UsageError: it must not be, and there is one: another run was faster.
@@ -144,12 +149,12 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
         upload_file(target, write)
         return
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
-    file = temporary.open("xb")
     try:
-        with file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        check()
         if force:
             temporary.replace(target)
         else:
@@ -160,8 +165,10 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
 
 
 def named(error: BaseException, path: Path) -> BaseException:
-    """An error with the name of the file, where the system gave none: a full disk has none."""
-    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+    """An error with the output's name: a full disk gives none, or that of what is copied to it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return error
+    if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OSError(error.errno, error.strerror, str(path))
     return error
 

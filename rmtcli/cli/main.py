@@ -89,12 +89,17 @@ def main() -> None:
     try:
         group: Any = typer.main.get_command(app)
         group(prog_name="rmtcli", default_map=defaults(group.commands, Path.cwd()))
+    except KeyboardInterrupt:  # between the parser's own guards
+        sys.exit(130)
     except RmtcliError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(one_line(f"{where}{error.strerror or error}"), 1)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
+        # Python makes another error of an interrupt while a class is made, as imports do.
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
+            sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 143)
         if not out_of_memory(error):
             raise
         _fail("not enough memory: run where there is more; nothing was written", 1)

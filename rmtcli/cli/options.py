@@ -22,6 +22,7 @@ Checkpoint = Annotated[
         metavar="FILE|DIR",
         help="Checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pt2, or a Hugging Face directory.",
         show_default=False,
+        readable=False,  # not looked at before: opening it tells in one line
     ),
 ]
 Edge = Annotated[

@@ -171,6 +171,19 @@ def test_a_payload_is_refused_and_never_run(tmp_path: Path, legacy: bool) -> Non
     assert not (tmp_path / "owned").exists()
 
 
+class Other(Payload):
+    def __reduce__(self) -> Any:
+        return os.rmdir, (str(self.path),)
+
+
+def test_all_that_a_pickle_calls_for_is_named(tmp_path: Path) -> None:
+    tree = {"w": torch.ones(2, 2), "x": Payload(tmp_path / "owned"), "y": Other(tmp_path)}
+    torch.save(tree, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"calls for posix\.mkdir, posix\.rmdir, and only"):
+        open_checkpoint(tmp_path / "a.pt")
+    assert not (tmp_path / "owned").exists()
+
+
 def test_a_bare_pickle_and_a_whole_module_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Payload(tmp_path / "owned")))
     torch.save(nn.Linear(2, 2), tmp_path / "b.pt")
