@@ -68,19 +68,19 @@ class Choice:
             layers stand on one scale.
         step: cost of one unit of rank.
         dense: cost of leaving the layer as it is, which loses nothing.
-        fixed: cost of factors beside their ranks.
-        most: largest rank, whatever it costs; None for all.
         floor: smallest rank.
         multiple: ranks are multiples of it, for hardware that likes them.
+        fixed: cost of factors beside their ranks.
+        most: largest rank, whatever it costs; None for all.
     """
 
     losses: FloatArray
     step: int
     dense: int
-    fixed: int = 0
-    most: int | None = None
     floor: int = 1
     multiple: int = 1
+    fixed: int = 0
+    most: int | None = None
 
     @property
     def ranks(self) -> NDArray[np.int64]:

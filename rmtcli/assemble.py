@@ -5,27 +5,42 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from rmtcli.cache import Cache
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
+from rmtcli.checkpoint.remote import place
+from rmtcli.cluster import Cluster
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
 from rmtcli.edits import Splitter
 from rmtcli.errors import LayerError
+from rmtcli.execution import in_order
 from rmtcli.hashes import checkpoint_sha256
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
-from rmtcli.plan import Data, Fitted, Layout, fit_layer, plan_layer
+from rmtcli.plan import Data, Fitted, LayerPlan, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
+from rmtcli.spectrum import spectrum
 from rmtcli.version import __version__
 
 _LOGGER = logging.getLogger(__name__)
 
 #: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
 #: factors once, a search more often: what is not held is decomposed anew.
-HELD_BYTES = 256 * 2**20
+HELD_BYTES = 64 * 2**20
+#: Memory for layers side by side, where three times the largest in float64 is less: about what
+#: importing torch takes.
+ROOM_BYTES = 256 * 2**20
+#: Short side from which a layer keeps all cores busy: two of 4,096 take as long side by side as one
+#: after the other (docs/benchmarks.md).
+LARGE = 3072
+R = TypeVar("R", Fitted, LayerPlan)
+T = TypeVar("T")
+U = TypeVar("U")
 #: Passes the layers on one by one; a caller may watch them go by.
 Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
 
@@ -66,39 +81,111 @@ def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fits:
+    """Layers that are fitted while they are gone through, once.
+
+    Attributes:
+        found: the layers, in order.
+        room: memory for those under way here.
+        fit: how each is fitted.
+        cluster: where they are fitted, if not here.
+    """
+
+    found: Iterable[Layer | Skipped]
+    room: int
+    fit: Callable[[Layer], Fitted | Skipped]
+    cluster: Cluster | None = None
+
+    def __iter__(self) -> Iterator[Fitted | Skipped]:
+        """Each layer with its fit; from a cluster, without what can be made anew."""
+        return self.then(_itself if self.cluster is None else Fitted.released)
+
+    def then(self, function: Callable[[Fitted], R]) -> Iterator[R | Skipped]:
+        """What becomes of each layer after its fit; that is computed where the fit is."""
+        fit = self.fit  # what is sent to a cluster should not hold all layers
+
+        def both(item: Layer | Skipped) -> R | Skipped:
+            found = item if isinstance(item, Skipped) else fit(item)
+            return found if isinstance(found, Skipped) else function(found)
+
+        for done in _computed(both, self.found, _large, _memory, self.room, self.cluster):
+            _tell(done)
+            yield done
+            del done  # not held while the next one is made
+
+
+def _itself(item: Fitted) -> Fitted:
+    return item
+
+
+def _computed(
+    function: Callable[[T], U],
+    items: Iterable[T],
+    alone: Callable[[T], bool],
+    weigh: Callable[[T], int],
+    room: int,
+    cluster: Cluster | None,
+) -> Iterator[U]:
+    if cluster is not None:
+        return cluster.in_order(function, items, alone=alone)
+    return in_order(function, items, weigh=weigh, room=room, alone=alone)
+
+
 def fits(
-    found: Iterable[Layer | Skipped],
+    found: Sequence[Layer | Skipped],
     edge: str,
     data: Mapping[str, Data] | None,
     *,
+    track: Track,
     approximate: bool,
     vectors: bool = False,
-) -> Iterator[Fitted | Skipped]:
-    """Each layer with its fit, one at a time; ``data`` is None where nothing was calibrated."""
+    cache: str | Path | None = None,
+    cluster: Cluster | None = None,
+) -> Fits:
+    """All layers, to be fitted; ``data`` is None where nothing was calibrated.
+
+    Raises:
+        UsageError: the cache's folder cannot be made or written to.
+    """
     estimator = EDGES.parse(edge)
-    for item in found:
-        if isinstance(item, Skipped):
-            yield item
-        else:
-            fitted = fit_layer(
-                item,
-                estimator,
-                approximate=approximate,
-                data=(data or {}).get(item.name),
-                vectors=vectors,
-            )
-            _tell(item, fitted)
-            yield fitted
-            del fitted  # not held while the next one is made
+    decomposer = spectrum if cache is None else Cache.at(cache).spectrum
+
+    def fit(layer: Layer) -> Fitted | Skipped:
+        seen = None if data is None else data.get(layer.name)
+        return fit_layer(
+            layer,
+            estimator,
+            approximate=approximate,
+            data=seen,
+            vectors=vectors,
+            decomposer=decomposer,
+        )
+
+    largest = max(_float64(item) for item in found if isinstance(item, Layer))
+    room = max(ROOM_BYTES, 3 * largest)
+    return Fits(track(found), room, fit, cluster)
 
 
-def _tell(layer: Layer, found: Fitted | Skipped) -> None:
-    out, inputs = layer.shape
-    if isinstance(found, Skipped):
-        _LOGGER.info("%s, %d×%d: %s", layer.name, out, inputs, found.reason.value)
-    else:
-        words = (layer.name, out, inputs, found.spikes, found.fit.verdict.value)
-        _LOGGER.info("%s, %d×%d: %d above the edge; %s", *words)
+def _float64(layer: Layer) -> int:
+    return 8 * layer.shape[0] * layer.shape[1]
+
+
+def _memory(item: Layer | Skipped) -> int:
+    """The weight and a copy in float64; two square matrices of the short side."""
+    if isinstance(item, Skipped):
+        return 0
+    return _float64(item) * 3 // 2 + 16 * min(item.shape) ** 2
+
+
+def _large(item: Layer | Skipped) -> bool:
+    return isinstance(item, Layer) and min(item.shape) >= LARGE
+
+
+def _tell(found: Fitted | LayerPlan | Skipped) -> None:
+    if not isinstance(found, Skipped):
+        words = (*found.layer.shape, found.spikes, found.fit.verdict.value)
+        _LOGGER.info("%s, %d×%d: %d above the edge; %s", found.layer.name, *words)
 
 
 def held(fits: Iterable[Fitted | Skipped]) -> list[Fitted | Skipped]:
@@ -121,22 +208,45 @@ def decided(
     fits: Iterable[Fitted | Skipped],
     choice: Choice,
     splitter: Splitter | None = None,
+    cluster: Cluster | None = None,
 ) -> Report:
     """The report with every layer's fate; a ``splitter`` takes over the factors."""
     assert report.layout is not None
+    layout = report.layout
+
+    def planned(item: Fitted) -> LayerPlan:
+        return plan_layer(item, choice(item), layout=layout, taken=checkpoint.infos.keys())
+
     plans, skipped = [], []
-    for item in fits:
-        if isinstance(item, Skipped):
-            skipped.append(item)
+    for plan in fits.then(planned) if isinstance(fits, Fits) else _each(planned, fits, cluster):
+        if isinstance(plan, Skipped):
+            skipped.append(plan)
+        elif splitter is not None and plan.factors is not None:
+            splitter.add(plan)
+            plans.append(replace(plan, factors=None))
         else:
-            taken = checkpoint.infos.keys()
-            plan = plan_layer(item, choice(item), layout=report.layout, taken=taken)
-            if splitter is not None and plan.factors is not None:
-                splitter.add(plan)
-                plan = replace(plan, factors=None)
             plans.append(plan)
-        del item  # not held while the next one is made
+        del plan  # not held while the next one is made
     return replace(report, layers=tuple(plans), skipped=tuple(skipped))
+
+
+def _each(
+    planned: Callable[[Fitted], LayerPlan],
+    fits: Iterable[Fitted | Skipped],
+    cluster: Cluster | None,
+) -> Iterator[LayerPlan | Skipped]:
+    """Plans of layers that were fitted before."""
+
+    def plan(item: Fitted | Skipped) -> LayerPlan | Skipped:
+        return item if isinstance(item, Skipped) else planned(item)
+
+    def large(item: Fitted | Skipped) -> bool:
+        return isinstance(item, Fitted) and _large(item.layer)
+
+    def memory(item: Fitted | Skipped) -> int:
+        return 0 if isinstance(item, Skipped) else _memory(item.layer)
+
+    return _computed(plan, fits, large, memory, ROOM_BYTES, cluster)
 
 
 def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = None) -> Edited:
@@ -164,7 +274,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
             splitter.add(plan)
     manifest = Manifest(
         __version__,
-        Path(report.source.path).absolute().name,
+        place(report.source.path).absolute().name,
         report.source.sha256,
         report.keep,
         report.edge,

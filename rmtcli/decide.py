@@ -171,9 +171,9 @@ def _timed(item: Fitted, times: Times, multiple: int) -> allocate.Choice:
         item.approximation.losses,
         max(step, 1),
         dense,
-        fixed,
-        most=item.layer.break_even_rank,
         multiple=multiple,
+        fixed=fixed,
+        most=item.layer.break_even_rank,
     )
 
 

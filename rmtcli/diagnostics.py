@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rmtcli.edges import EdgeFit
 from rmtcli.law import porter_thomas
 from rmtcli.law.power_law import clauset, hill
-from rmtcli.spectrum import FloatArray, Spectrum, tall
+from rmtcli.spectrum import FloatArray, Spectrum, max_abs, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,10 @@ def compare_vectors(weight: NDArray[np.floating], spectrum: Spectrum, spikes: in
     Raises:
         ValueError: a spectrum without vectors.
     """
-    if spectrum.vectors is None:
+    if spectrum.form is None:
         raise ValueError("a test of vectors needs a spectrum with vectors")
-    short = spectrum.vectors[:, spectrum.p - spikes :][:, ::-1]
-    upright = tall(weight).astype(np.float64)
-    long = (upright / np.abs(upright).max()) @ short
+    short = spectrum.leading(spikes)
+    long = times(weight, short, max_abs(weight))
     sides = porter_thomas.p_values(long), porter_thomas.p_values(short)
     out, into = sides if weight.shape[0] >= weight.shape[1] else sides[::-1]
     return VectorTest(out, into)

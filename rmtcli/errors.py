@@ -46,5 +46,9 @@ class TrainingError(RmtcliError):
     """A network cannot be trained on: its loss or weights are not finite, or a layer is gone."""
 
 
+class ClusterError(RmtcliError):
+    """A cluster went away in the middle of the work."""
+
+
 class ConditionError(RmtcliError):
     """A condition of ``--fail-if`` holds."""

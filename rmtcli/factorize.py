@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.spectrum import FloatArray, Spectrum
+from rmtcli.spectrum import FloatArray, Spectrum, times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,15 +45,14 @@ def factorize(weight: NDArray[np.floating], spectrum: Spectrum, rank: int) -> Fa
     Raises:
         ValueError: no vectors, or a rank out of range.
     """
-    if spectrum.vectors is None:
+    if spectrum.form is None:
         raise ValueError("factors need a spectrum with vectors")
     if not 0 <= rank <= spectrum.p:
         raise ValueError(f"rank must be from 0 to {spectrum.p}, not {rank}")
-    first = spectrum.p - rank
-    basis = spectrum.vectors[:, first:][:, ::-1]
-    values = np.sqrt(spectrum.eigenvalues[first:][::-1] * spectrum.n)
+    basis = spectrum.leading(rank)
+    values = np.sqrt(spectrum.eigenvalues[::-1][:rank] * spectrum.n)
     root = np.sqrt(np.where(values > 0, values, 1.0))  # a zero direction has nothing to share
-    w = weight.astype(np.float64)
-    if w.shape[0] >= w.shape[1]:  # columns are the short side: the basis holds right vectors
-        return Factors((w @ basis) / root, basis.T * root[:, None])
-    return Factors(basis * root, (basis.T @ w) / root[:, None])
+    other = times(weight, basis) / root
+    if weight.shape[0] >= weight.shape[1]:  # columns are the short side: the basis is on the right
+        return Factors(other, basis.T * root[:, None])
+    return Factors(basis * root, other.T)

@@ -54,6 +54,7 @@ class SkipReason(Enum):
     RANGE = "its values are too large or too small to be squared in float64"
     NOT_FINITE = "holds values that are NaN or infinite"
     ZERO = "all its weights are zero"
+    NO_CONVERGENCE = "its singular values could not be computed: no solver converged"
 
 
 @dataclass(frozen=True, slots=True)

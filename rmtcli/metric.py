@@ -111,8 +111,7 @@ def decompose_together(
     seen = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
     b = seen @ inputs
     s = spectrum(b, vectors=True)
-    assert s.vectors is not None
-    basis = s.vectors[:, ::-1]
+    basis = s.leading(s.p)
     values = np.sqrt(s.eigenvalues[::-1] * s.n)
     if b.shape[0] >= b.shape[1]:  # the basis holds right vectors: U = B V / s
         basis = b @ basis / np.where(values > 0, values, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,7 +19,7 @@ from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Skipped, SkipReason
 from rmtcli.metric import decompose
 from rmtcli.names import factors_of, module_of
-from rmtcli.spectrum import FloatArray, Spectrum, spectrum
+from rmtcli.spectrum import FloatArray, Spectrum, max_abs, spectrum
 
 
 class Layout(Enum):
@@ -41,6 +42,17 @@ class Approximation(Protocol):
         ...
 
 
+class Decomposer(Protocol):
+    """Makes a spectrum, or knows it already: :func:`spectrum`, or a cache's method."""
+
+    def __call__(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
+        """The spectrum of a weight of shape (out, in), perhaps with vectors."""
+        ...
+
+
+_directly: Decomposer = spectrum
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plain:
     """Truncation of the weight itself; its loss is the squared error of the weight.
@@ -49,11 +61,13 @@ class Plain:
         layer: the layer.
         spectrum: of its weight, with vectors unless it was released.
         weight: the weight, or None where it is read again and decomposed again for factors.
+        decomposer: how that is done.
     """
 
     layer: Layer
     spectrum: Spectrum
     weight: NDArray[np.floating] | None
+    decomposer: Decomposer = _directly
 
     @property
     def losses(self) -> FloatArray:
@@ -70,7 +84,7 @@ class Plain:
         if self.weight is not None:
             return factorize(self.weight, self.spectrum, rank)
         weight = self.layer.load()
-        return factorize(weight, spectrum(weight, vectors=True), rank)
+        return factorize(weight, self.decomposer(weight, vectors=True), rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,16 +105,18 @@ class Fitted:
     @property
     def held(self) -> int:
         """Bytes in memory that factors are made of, and that could be made anew."""
-        vectors = self.spectrum.vectors
-        if not isinstance(self.approximation, Plain) or vectors is None:
+        form = self.spectrum.form
+        if not isinstance(self.approximation, Plain) or form is None:
             return 0
         weight = self.approximation.weight
-        return vectors.nbytes + (0 if weight is None else weight.nbytes)
+        return form.nbytes + (0 if weight is None else weight.nbytes)
 
     def released(self) -> Fitted:
         """The same with less in memory: factors take a second decomposition."""
-        s = replace(self.spectrum, vectors=None)
-        return replace(self, spectrum=s, approximation=Plain(self.layer, s, None))
+        s = replace(self.spectrum, form=None)
+        assert isinstance(self.approximation, Plain)
+        approximation = replace(self.approximation, spectrum=s, weight=None)
+        return replace(self, spectrum=s, approximation=approximation)
 
     @property
     def spikes(self) -> int:
@@ -194,6 +210,7 @@ def fit_layer(
     approximate: bool = False,
     data: Data | None = None,
     vectors: bool = False,
+    decomposer: Decomposer = spectrum,
 ) -> Fitted | Skipped:
     """A layer's spectrum and fit, and its approximations where they are asked for.
 
@@ -201,20 +218,25 @@ def fit_layer(
     The vectors of the spikes are looked at where the first has them, or where that is asked for.
     """
     weight = layer.load()
-    if not np.isfinite(weight).all():
+    largest = max_abs(weight)
+    if not math.isfinite(largest):
         return Skipped(layer.name, SkipReason.NOT_FINITE)
-    if not weight.any():
+    if not largest:
         return Skipped(layer.name, SkipReason.ZERO)
-    if not 1e-150 < float(np.abs(weight).max()) < 1e150:
+    if not 1e-150 < largest < 1e150:
         return Skipped(layer.name, SkipReason.RANGE)
-    s = spectrum(weight, vectors=vectors or (approximate and data is None))
     approximation: Approximation | None = None
-    if approximate and data is not None:
-        approximation = decompose(weight, data.moments, bias=data.bias, gradients=data.gradients)
-    elif approximate:
-        approximation = Plain(layer, s, weight)
+    try:
+        s = decomposer(weight, vectors=vectors or (approximate and data is None))
+        if approximate and data is not None:
+            bias, gradients = data.bias, data.gradients
+            approximation = decompose(weight, data.moments, bias=bias, gradients=gradients)
+        elif approximate:
+            approximation = Plain(layer, s, weight, decomposer)
+    except np.linalg.LinAlgError:
+        return Skipped(layer.name, SkipReason.NO_CONVERGENCE)
     fit = edge.fit(s, weight)
-    looks = None if s.vectors is None else compare_vectors(weight, s, s.count_above(fit.edge))
+    looks = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, looks)
 
 
@@ -252,7 +274,7 @@ def plan_layer(
     return LayerPlan(
         layer,
         fitted.fit,
-        replace(s, vectors=None),
+        replace(s, form=None),
         fitted.spikes,
         rank,
         untouched,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.lapack import call
+from rmtcli.tridiagonal import Tridiagonal, reduce
+
 FloatArray = NDArray[np.float64]
 
 #: Rows cast to float64 at a time: bounds the copy, not the result.
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Spectrum:
     """The eigenvalues of WᵀW/n, taken on the short side of W.
 
@@ -21,14 +25,13 @@ class Spectrum:
         eigenvalues: shape (p,), ascending, sᵢ²/n for the singular values sᵢ of W.
         n: long side of W.
         p: short side of W.
-        vectors: shape (p, p) or None: column i is the singular vector of the short side that
-            belongs to ``eigenvalues[i]``.
+        form: what the singular vectors of the short side are made from, or None.
     """
 
     eigenvalues: FloatArray
     n: int
     p: int
-    vectors: FloatArray | None = None
+    form: Tridiagonal | None = None
 
     @property
     def gamma(self) -> float:
@@ -38,6 +41,16 @@ class Spectrum:
     def count_above(self, threshold: float) -> int:
         """How many eigenvalues exceed ``threshold`` (eigenvalue units)."""
         return int(np.count_nonzero(self.eigenvalues > threshold))
+
+    def leading(self, count: int) -> FloatArray:
+        """Shape (p, count): singular vectors of the short side, of the largest values first.
+
+        Raises:
+            ValueError: the spectrum is one without vectors, or has not so many.
+        """
+        if self.form is None:
+            raise ValueError("the spectrum was made without vectors")
+        return self.form.vectors(count)
 
     def relative_error(self, rank: int) -> float:
         """‖W − W_r‖_F / ‖W‖_F after truncation to ``rank`` (Eckart and Young, 1936).
@@ -57,23 +70,27 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
 
     Args:
         weight: shape (out, in), any real floating type.
-        vectors: whether to compute the singular vectors of the short side as well.
+        vectors: whether singular vectors may be asked for: 8p² bytes of memory, and no time.
 
     Raises:
         ValueError: not a matrix, an empty one, or values that are not finite.
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a spectrum needs a matrix with entries, not shape {weight.shape}")
-    upright = tall(weight)
-    n, p = upright.shape
-    gram, scale = _gram(upright)
-    if vectors:
-        values, basis = np.linalg.eigh(gram)
-    else:
-        values, basis = np.linalg.eigvalsh(gram), None
+    n, p = tall(weight).shape
+    lower, scale = gram(weight)
+    form = reduce(lower)
+    values = form.values()
     floor = p * np.finfo(np.float64).eps * max(values[-1], 0.0)
     values = np.where(values > floor, values, 0.0)
-    return Spectrum(values * scale**2 / n, n, p, basis)
+    return Spectrum(values * scale**2 / n, n, p, form if vectors else None)
+
+
+def leading_vectors(weight: NDArray[np.floating], known: Spectrum, count: int) -> FloatArray:
+    """Those of the weight, from its spectrum; where that has none, decomposed once more."""
+    if known.form is None and count:
+        known = spectrum(weight, vectors=True)
+    return known.leading(count) if count else np.zeros((known.p, 0))
 
 
 def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -81,16 +98,53 @@ def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
     return weight if weight.shape[0] >= weight.shape[1] else weight.T
 
 
-def _gram(upright: NDArray[np.floating]) -> tuple[FloatArray, float]:
-    """(WᵀW / scale², scale) with a power of two as scale, so that no square over- or underflows."""
-    largest = float(np.max(np.abs(upright)))
+def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
+    """(WᵀW / scale², scale) of the upright matrix: the lower half, in Fortran order, and zeros.
+
+    The scale is a power of two, so that no square over- or underflows.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    largest = max_abs(weight)
     if not np.isfinite(largest):
         raise ValueError("the matrix holds values that are not finite")
     scale = 2.0 ** np.frexp(largest)[1] if largest else 1.0
+    p = min(weight.shape)
+    lower = np.zeros((p, p), order="F")
+    for _, block in row_blocks(weight, scale):
+        call("dsyrk", "L", "N", p, len(block), 1.0, block, p, 1.0, lower, p)
+    return lower, float(scale)
+
+
+def row_blocks(
+    weight: NDArray[np.floating], unit: float = 1.0
+) -> Iterator[tuple[slice, FloatArray]]:
+    """The upright matrix in float64, over ``unit``, some rows at a time.
+
+    Each block stands in the memory of the one before.
+    """
+    upright = tall(weight)
     n, p = upright.shape
-    rows = max(1, _BLOCK_BYTES // (8 * p))
-    gram = np.zeros((p, p))
+    rows = min(n, max(1, _BLOCK_BYTES // (8 * p)))
+    memory = np.empty((rows, p))
     for start in range(0, n, rows):
-        block = upright[start : start + rows].astype(np.float64) / scale
-        gram += block.T @ block
-    return gram, scale
+        part = upright[start : start + rows]
+        block = memory[: len(part)]
+        yield (
+            slice(start, start + len(part)),
+            np.divide(part, unit, out=block, dtype=np.float64),
+        )
+
+
+def times(weight: NDArray[np.floating], basis: FloatArray, unit: float = 1.0) -> FloatArray:
+    """The upright matrix over ``unit`` times a basis of its short side, shape (n, k)."""
+    product = np.empty((max(weight.shape), basis.shape[1]))
+    for rows, block in row_blocks(weight, unit):
+        np.matmul(block, basis, out=product[rows])
+    return product
+
+
+def max_abs(weight: NDArray[np.floating]) -> float:
+    """The largest magnitude; not finite where an entry is not."""
+    return max(abs(float(weight.max())), abs(float(weight.min())))

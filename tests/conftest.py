@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,16 @@ def rmtcli() -> Run:
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times that do not depend on the machine: a layer takes 1 s, its factors a tenth and more."""
+
+    def times(runs: Sequence[object], device: str) -> list[float]:
+        return [1.0, *(0.1 * (1 + i) for i in range(len(runs) - 1))]
+
+    monkeypatch.setattr("rmtcli.running.latency.medians", times)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -67,7 +67,12 @@ class Sandbox:
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            env=os.environ
+            | {
+                "OMP_NUM_THREADS": "1",
+                "PYTHONWARNINGS": "ignore",
+                "TORCHINDUCTOR_CACHE_DIR": self._folder.name,  # torch makes one elsewhere
+            },
         )
         return self
 
@@ -182,6 +187,8 @@ def _watch(inside: str) -> None:
                     return
                 outside(event, path)
         elif event in _CHANGES and isinstance(args[0], str):
+            if event == "os.mkdir" and os.path.isdir(args[0]):  # noqa: PTH112
+                return  # it is there already: nothing is changed
             outside(event, args[0])
 
     sys.addaudithook(hook)

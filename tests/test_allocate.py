@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ def problems(draw: st.DrawFn) -> tuple[list[Choice], int]:
         )
         losses = np.sort(np.array(losses))[::-1]
         multiple, floor = draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))
-        choices.append(Choice(losses, out + inputs, out * inputs, floor, multiple))
+        fixed, most = draw(st.sampled_from([0, 0, 3])), draw(st.sampled_from([None, None, 2]))
+        step, whole = out + inputs, out * inputs
+        choices.append(Choice(losses, step, whole, floor, multiple, fixed, most))
     dense = sum(choice.dense for choice in choices)
     return choices, draw(st.integers(0, dense))
 
@@ -30,8 +33,10 @@ def options(choice: Choice) -> list[tuple[int | None, int, float]]:
     found: list[tuple[int | None, int, float]] = [(None, choice.dense, 0.0)]
     for rank in range(1, len(choice.losses) + 1):
         fits = rank % choice.multiple == 0 and rank >= choice.floor
-        if fits and rank * choice.step < choice.dense:
-            found.append((rank, rank * choice.step, float(choice.losses[rank:].sum())))
+        fits = fits and (choice.most is None or rank <= choice.most)
+        cost = choice.fixed + rank * choice.step
+        if fits and cost < choice.dense:
+            found.append((rank, cost, float(choice.losses[rank:].sum())))
     return found
 
 
@@ -75,7 +80,7 @@ def test_the_scale_of_the_losses_does_not_matter(
     problem: tuple[list[Choice], int], scale: float
 ) -> None:
     choices, budget = problem
-    scaled = [Choice(c.losses * scale, c.step, c.dense, c.floor, c.multiple) for c in choices]
+    scaled = [replace(c, losses=c.losses * scale) for c in choices]
     try:
         expected = allocate(choices, budget)
     except ValueError:

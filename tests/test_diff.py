@@ -111,6 +111,19 @@ def test_the_command(workdir: Path, rmtcli: Run) -> None:
     assert wrong.stderr == "rmtcli: error: gone.pt: no such file\n"
 
 
+def test_github_is_told(workdir: Path, rmtcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(workdir / "summary.md"))
+    done = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed < 1")
+    assert done.returncode == 1
+    reason = "layers.changed < 1 (layers.changed is 0)"
+    assert f"::error title=rmtcli diff::{reason}\n" in done.stderr
+    text = (workdir / "summary.md").read_text()
+    assert text.startswith("# rmtcli diff: ")
+    assert "| fc1.weight | 1000×784 | 0 |" in text
+    assert f"**Failed:** {reason}" in text
+
+
 def test_every_field_is_documented() -> None:
     page = (ROOT / "docs/ci.md").read_text()
     for name, meaning in FIELDS.items():

@@ -35,6 +35,8 @@ NOT_RUN = {
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",
+    "dask ": "servers; tests/test_cluster.py starts its own",
+    "rmtcli prune s3://": "needs a store and a cluster; tests/test_cluster.py has its own",
     "python -m tests.faults": "minutes; tests/faults takes a part of it",
     "python -m tests.fuzz": "minutes; tests/fuzz takes a part of it",
     "python -m tests.reliability": "many minutes: all of these",
@@ -103,7 +105,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prepared(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    steady: None,
 ) -> Path:
     """A working directory with every file, and what the page finds there."""
     folder = tmp_path / "work"

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli.checkpoint.base import Checkpoint, TensorInfo
+from rmtcli.checkpoint.base import Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.remote import source
 from rmtcli.errors import CheckpointError
 
 #: Bytes of one value of each type.
@@ -49,7 +50,7 @@ def reading(path: Path) -> Iterator[zipfile.ZipFile]:
         OSError: the system cannot read it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source(path)) as archive:
             yield archive
     except OSError as error:
         if error.errno != errno.EINVAL:  # a place before the beginning, to which a table points
@@ -126,7 +127,7 @@ class Place:
         return RawTensor(self.dtype, self.shape, data)
 
 
-class Archive(Checkpoint):
+class Archive(Opened):
     """An archive that holds a program and its weights. The weights are read, and nothing is run."""
 
     as_stored = True

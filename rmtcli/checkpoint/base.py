@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
+from rmtcli.checkpoint.remote import is_remote
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError
 from rmtcli.names import factors_of
@@ -31,8 +33,10 @@ MANIFEST_VERSION = 1
 
 
 def stamp_of(path: Path) -> Stamp:
-    """A file's size, time of change in nanoseconds, and number."""
+    """A file's size, time of change in nanoseconds, and number; from afar, its size alone."""
     found = path.stat()
+    if is_remote(path):
+        return found.st_size, 0, 0
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -233,6 +237,28 @@ class Checkpoint(ABC):
         """Entries of all tensors together; a storage that several names share counts once."""
         shared = self.shared
         return sum(info.size for name, info in self.infos.items() if name not in shared)
+
+
+class Opened(Checkpoint):
+    """What was opened from files: another process is sent their path, and opens them itself."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """How it is pickled."""
+        return _opened_again, (str(self.path), _size(self.weights))
+
+
+@lru_cache(maxsize=4)
+def _opened_again(path: str, size: int) -> Checkpoint:
+    from rmtcli.checkpoint.reader import open_checkpoint
+
+    found = open_checkpoint(path)
+    if _size(found.weights) != size:
+        raise CheckpointError(f"{path}: is not the same file there and here")
+    return found
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 class Edited(Checkpoint):

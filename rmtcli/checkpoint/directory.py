@@ -16,6 +16,7 @@ from typing import Any
 from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
+from rmtcli.checkpoint.remote import inside, is_remote, upload_directory
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.checkpoint.writer import named, taken
 from rmtcli.errors import CheckpointError
@@ -85,6 +86,11 @@ def write_directory(
         UsageError: a directory has come to be there, and must not be replaced.
     """
     source = source_of(checkpoint)
+    if is_remote(target):
+        upload_directory(
+            target, lambda folder: _fill(checkpoint, source, folder, card, shard_bytes), last=CONFIG
+        )
+        return
     mark = secrets.token_hex(8)
     temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
     try:
@@ -131,8 +137,8 @@ def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:
 def left_out(source: HuggingFaceDirectory) -> list[str]:
     """Files that hold the dense network in some other way, and so have no place in the result."""
     kept = set(_kept(source))
-    replaced = {path.relative_to(source.path) for path in source.weights}
-    replaced |= {(source.home / source.main).relative_to(source.path)}
+    replaced = {inside(path, source.path) for path in source.weights}
+    replaced |= {inside(source.home / source.main, source.path)}
     gone = set(_files(source.path)) - kept - replaced
     return sorted(map(str, gone))
 
@@ -144,14 +150,15 @@ def _fill(
     card: str | None,
     shard_bytes: int,
 ) -> None:
-    home = folder / source.home.relative_to(source.path)
+    home = folder / inside(source.home, source.path)
     manifest = checkpoint.manifest
     for file in _kept(source):
         if file.name == LOADER:
             continue
         _check_inside(source, source.path / file)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path / file, folder / file)
+        with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
+            shutil.copyfileobj(old, new)
     home.mkdir(parents=True, exist_ok=True)
     config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
     # Half a character, which JSON can spell and no encoding has, stays spelt.
@@ -252,6 +259,10 @@ def _check_inside(source: HuggingFaceDirectory, file: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    if is_remote(folder):
+        paths = (inside(path, folder) for path in folder.rglob("*") if path.is_file())
+        yield from sorted(path for path in paths if not set(path.parts) & set(_OTHERS))
+        return
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - set(_OTHERS))
         yield from (Path(root, name).relative_to(folder) for name in sorted(names))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rmtcli.checkpoint.base import About, Checkpoint, stamp_of
+from rmtcli.checkpoint.base import About, Checkpoint, Opened, stamp_of
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
@@ -30,7 +30,7 @@ _CONV1D_TYPES = frozenset(
 _CONV1D_NAMES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
 
 
-class HuggingFaceDirectory(Checkpoint):
+class HuggingFaceDirectory(Opened):
     """The weights of a directory that transformers or sentence-transformers wrote.
 
     Attributes:

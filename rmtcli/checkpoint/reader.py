@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint, stamp_of
+from rmtcli.checkpoint.remote import place, reaching
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Format by file name ending.
@@ -43,11 +44,18 @@ def container_of(path: Path) -> str:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a checkpoint file, or a Hugging Face directory. Nothing in it is ever executed.
 
+    A URL is opened where it is: of safetensors, only the tensors that are asked for are read.
+
     Raises:
         UsageError: no such file, a directory of another kind, or an unknown ending.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
-    path = Path(path)
+    path = place(path)
+    with reaching(path):
+        return _open(path)
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         return _directory(path)
     if not path.exists():
@@ -95,9 +103,14 @@ def _torch(path: Path) -> Checkpoint:
             return TorchScriptFile(path)
     except zipfile.BadZipFile:
         pass  # an older torch file, or none: the next reader tells
-    from rmtcli.checkpoint.torch_file import TorchFile
+    from rmtcli.checkpoint.plain_torch import PlainTorchFile, UnusualError
 
-    return TorchFile(path)
+    try:
+        return PlainTorchFile(path)
+    except UnusualError:
+        from rmtcli.checkpoint.torch_file import TorchFile
+
+        return TorchFile(path)
 
 
 _READERS = {"safetensors": _safetensors, "exported": _exported, "torch": _torch}

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from rmtcli.checkpoint.base import Checkpoint, Manifest, TensorInfo
+from rmtcli.checkpoint.base import Checkpoint, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.remote import is_remote, read_range, stand_in
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
 from rmtcli.errors import CheckpointError
 
@@ -21,7 +22,7 @@ from rmtcli.errors import CheckpointError
 MANIFEST_KEY = "rmtcli"
 
 
-class SafetensorsFile(Checkpoint):
+class SafetensorsFile(Opened):
     """A safetensors file.
 
     The library checks the header (lengths, overlaps, types); a tensor's bytes are then read as they
@@ -34,16 +35,17 @@ class SafetensorsFile(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with safe_open(path, framework="np") as file:
-                self.metadata = file.metadata() or {}
-        except SafetensorError as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path}: not a whole safetensors file ({reason})") from None
+        with stand_in(path, _header_length) as local:
+            try:
+                with safe_open(local, framework="np") as file:
+                    self.metadata = file.metadata() or {}
+            except SafetensorError as error:
+                reason = str(error).splitlines()[0]
+                raise CheckpointError(f"{path}: not a whole safetensors file ({reason})") from None
+            with local.open("rb") as file:
+                start = 8 + _header_length(file.read(8))
+                header = json.loads(file.read(start - 8))
         self.extras = ()
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start - 8))
         header.pop("__metadata__", None)
         record = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
         self.manifest = record and record.sharing(lambda name, _: name not in header)
@@ -83,10 +85,17 @@ class SafetensorsFile(Checkpoint):
         return equal_tensors(names, self.infos, self.head, self.raw, self.lent)
 
     def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
-        found = np.fromfile(self.path, np.uint8, count=size, offset=offset)
+        if is_remote(self.path):
+            found = np.frombuffer(read_range(self.path, offset, size), np.uint8)
+        else:
+            found = np.fromfile(self.path, np.uint8, count=size, offset=offset)
         if found.nbytes != size:
             raise CheckpointError(f"{self.path}: was cut short while it was read")
         return found
+
+
+def _header_length(start: bytes) -> int:
+    return int.from_bytes(start, "little")
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -15,17 +15,20 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rmtcli.checkpoint.archive import EXPANDED, reading
-from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, TensorInfo
+from rmtcli.checkpoint.base import Checkpoint, Edited, Edits, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.memory import HEADROOM, limited
+from rmtcli.checkpoint.plain_torch import PlainTorchFile
+from rmtcli.checkpoint.remote import is_remote
+from rmtcli.checkpoint.state_dict import (
+    MANIFEST_ATTRIBUTE,
+    STATE_DICT_KEYS,
+    at,
+    extras_of,
+    find_state_dict,
+    word,
+)
 from rmtcli.errors import CheckpointError, out_of_memory
-
-#: Where trainers put the state dict, in the order in which it is looked for.
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
-
-#: Attribute of the state dict that holds rmtcli's manifest. An attribute, as torch's own
-#: ``_metadata`` is, because an entry would be an unexpected key to ``load_state_dict``.
-MANIFEST_ATTRIBUTE = "_rmtcli"
 
 _DTYPES = {
     torch.float64: "F64",
@@ -47,7 +50,7 @@ _DTYPES = {
 _TORCH = {name: dtype for dtype, name in _DTYPES.items()}
 
 
-class TorchFile(Checkpoint):
+class TorchFile(Opened):
     """A checkpoint read with ``weights_only=True``: tensors and plain values, no code.
 
     Attributes:
@@ -61,14 +64,14 @@ class TorchFile(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tree = _load(path)
-        found = _find_state_dict(self.tree)
+        found = find_state_dict(self.tree, _is_plain)
         if found is None:
             raise CheckpointError(
                 f"{path}: holds no state dict: save model.state_dict(), bare or under "
                 f"one of the keys {', '.join(STATE_DICT_KEYS)}"
             )
         self.where: tuple[str, ...] = found
-        self.state: Mapping[Any, Any] = _at(self.tree, found)
+        self.state: Mapping[Any, Any] = at(self.tree, found)
         if _attributes(self.state).keys() & set(dir(OrderedDict)):
             raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")
         self.infos = {
@@ -76,8 +79,8 @@ class TorchFile(Checkpoint):
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
-        self.extras = tuple(_word(key) for key in self.tree if found and key != found[0])
-        self.opaque = tuple(_word(key) for key in self.state if key not in self.infos)
+        self.extras = extras_of(self.tree, found)
+        self.opaque = tuple(word(key) for key in self.state if key not in self.infos)
         self.metadata = {}
         ties = self.ties(self.infos)
         self.shared = frozenset(ties)
@@ -117,6 +120,8 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     edits: Edits = {}
     if isinstance(checkpoint, Edited):
         source, edits = checkpoint.source, checkpoint.edits
+    if isinstance(source, PlainTorchFile):
+        source = TorchFile(source.path)  # what stands beside the tensors goes along
     old = source.state if isinstance(source, TorchFile) else source.infos
     state: OrderedDict[Any, Any] = OrderedDict()
     made: dict[int, torch.Tensor] = {}  # one tensor for factors that several names share
@@ -200,7 +205,8 @@ def _load(path: Path) -> Any:
             if zipfile.is_zipfile(file):
                 _check_entries(path)
             # torch maps files by name, and only names that are text; others are read.
-            mapped = zipfile.is_zipfile(file) and str(path).isprintable()
+            named = not is_remote(path) and str(path).isprintable()
+            mapped = named and zipfile.is_zipfile(file)
             file.seek(0)
             source = path if mapped else file
             # What is not mapped is read and copied.
@@ -264,11 +270,6 @@ def _listed(first: str, path: Path | None, most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _word(key: object) -> str:
-    """What an entry is called; a tuple of tuples could be of any length."""
-    return str(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
-
-
 def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary dense tensor of a type with a name in safetensors."""
     return (
@@ -279,25 +280,6 @@ def _is_plain(value: object) -> bool:
         and not vars(value).keys() & set(dir(torch.Tensor))
         and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
-
-
-def _find_state_dict(tree: object, depth: int = 4) -> tuple[str, ...] | None:
-    """The keys that lead to the state dict: a known key first, then the object itself."""
-    if not isinstance(tree, Mapping) or not depth:
-        return None
-    for key in STATE_DICT_KEYS:
-        inner = _find_state_dict(tree.get(key), depth - 1)
-        if inner is not None:
-            return (key, *inner)
-    if any(_is_plain(value) for value in tree.values()):
-        return ()
-    return None
-
-
-def _at(tree: Any, where: tuple[str, ...]) -> Any:
-    for key in where:
-        tree = tree[key]
-    return tree
 
 
 def _with(tree: Any, where: tuple[str, ...], state: object) -> Any:

@@ -17,7 +17,8 @@ from typing import Any
 from rmtcli.checkpoint.archive import Archive, Place, entry
 from rmtcli.errors import CheckpointError
 
-_STORAGES = {
+#: Safetensors' names of the types of torch's storages.
+STORAGES = {
     "DoubleStorage": "F64",
     "FloatStorage": "F32",
     "HalfStorage": "F16",
@@ -82,8 +83,8 @@ class _Reader(pickle.Unpickler):
         """Inert stand-ins; anything else is refused."""
         if module.startswith("__torch__"):
             return _Object
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         known: Mapping[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _place,

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.reader import CONTAINERS, container_of
+from rmtcli.checkpoint.remote import is_remote, reaching, upload_file
 from rmtcli.errors import UsageError
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,15 +47,22 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
         UsageError: it is an input or in one (whatever ``force`` says), exists already, or has no
             folder.
     """
+    if is_remote(target):
+        with reaching(target):
+            _check_remote(target, inputs, force=force, directory=directory)
+        return
     if target.is_dir() and not directory:
         raise UsageError(f"{target}: is a directory: name a file")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist: create it first")
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"{target}: its folder may not be written to")
-    if not target.exists() and target.resolve() in {path.resolve() for path in inputs}:
+    here = {path.resolve() for path in inputs if not is_remote(path)}
+    if not target.exists() and target.resolve() in here:
         raise UsageError(f"{target}: is named for two things: give each a file of its own")
     for path in inputs:
+        if is_remote(path):
+            continue
         if target.exists() and path.exists() and target.samefile(path):
             raise UsageError(f"{target}: is an input, and inputs are never overwritten")
         if path.is_dir() and target.resolve().is_relative_to(path.resolve()):
@@ -65,6 +73,24 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
         if not force:
             raise UsageError(f"{target}: exists already: give --force to replace it")
         if directory and not (target / "config.json").is_file():
+            raise UsageError(f"{target}: holds no model that could be replaced: name another place")
+
+
+def _check_remote(target: Path, inputs: list[Path], *, force: bool, directory: bool) -> None:
+    """The same for a place that is reached by its URL alone."""
+    if target.is_dir() and not directory:
+        raise UsageError(f"{target}: is a directory: name a file")
+    for path in filter(is_remote, inputs):
+        if str(path) == str(target):
+            raise UsageError(f"{target}: is an input, and inputs are never overwritten")
+        if f"{target}/".startswith(f"{path}/"):
+            raise UsageError(f"{target}: lies in an input, and inputs are never changed")
+        if directory and f"{path}/".startswith(f"{target}/"):
+            raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
+    if target.exists():
+        if not force:
+            raise UsageError(f"{target}: exists already: give --force to replace it")
+        if directory and not (target / "config.json").exists():
             raise UsageError(f"{target}: holds no model that could be replaced: name another place")
 
 
@@ -119,6 +145,9 @@ def write_file(
     Raises:
         UsageError: it must not be, and there is one: another run was faster.
     """
+    if is_remote(target):
+        upload_file(target, write)
+        return
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:

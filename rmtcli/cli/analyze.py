@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rmtcli.cli.options import (
     Batch,
+    Cache,
     Checkpoint,
     Conv,
     Device,
     Edge,
     Exclude,
+    Executor,
     FailIf,
     Force,
     Include,
@@ -34,6 +36,8 @@ def command(
     recurrent: Recurrent = False,
     device: Device = "cpu",
     batch: Batch = None,
+    cache: Cache = None,
+    executor: Executor = None,
     json: Json = False,
     plot: PlotFolder = None,
     report: ReportFile = None,
@@ -56,7 +60,14 @@ def command(
     check_plots(plot, inputs=[file, report], force=force)
     selection = Selection(include or (), exclude or (), min_side, conv, recurrent)
     result = analyze(
-        file, edge=edge, selection=selection, batches=batch or (), device=device, track=progress
+        file,
+        edge=edge,
+        selection=selection,
+        cache=cache,
+        executor=executor,
+        batches=batch or (),
+        device=device,
+        track=progress,
     )
     draw_layers(result, plot)
     emit(result, as_json=json, report_file=report, conditions=conditions)

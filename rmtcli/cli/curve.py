@@ -49,6 +49,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    cache: options.Cache = None,
     json: options.Json = False,
     report: options.ReportFile = None,
     force: options.Force = False,
@@ -77,6 +78,7 @@ def command(
         selection=Selection(include or (), exclude or (), min_side, conv),
         evaluation=Evaluation(data, model, activation, score, device, task),
         calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
+        cache=cache,
         track=progress,
     )
     if plot is not None:

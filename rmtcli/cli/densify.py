@@ -19,6 +19,7 @@ def command(
         typer.Option(
             "--output",
             "-o",
+            parser=options.to_place,
             metavar="FILE|DIR",
             help="File to write; for a directory, a directory.",
             show_default=False,

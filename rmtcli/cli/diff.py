@@ -8,13 +8,23 @@ from typing import Annotated
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import emit_found, fail_if_any
+from rmtcli.cli.output import conclude_difference, emit_found
 from rmtcli.cli.progress import listen, progress
 
 
 def command(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.", show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    before: Annotated[
+        Path,
+        typer.Argument(
+            parser=options.to_place, metavar="A", help="A checkpoint.", show_default=False
+        ),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(
+            parser=options.to_place, metavar="B", help="Another one.", show_default=False
+        ),
+    ],
     edge: options.Edge = "select",
     include: options.Include = None,
     exclude: options.Exclude = None,
@@ -38,7 +48,7 @@ def command(
     selection = Selection(include or (), exclude or (), min_side)
     found = diff(before, after, edge=edge, selection=selection, track=progress)
     emit_found(found, lambda it: show_difference(it, stdout()), as_json=json)
-    fail_if_any(after, reasons(conditions, found.values))
+    conclude_difference(found, reasons(conditions, found.values))
 
 
 command.__name__ = "diff"

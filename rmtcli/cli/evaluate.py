@@ -17,7 +17,10 @@ def command(
     against: Annotated[
         Optional[Path],
         typer.Option(
-            metavar="FILE", help="The dense checkpoint to compare with.", show_default=False
+            parser=options.to_place,
+            metavar="FILE",
+            help="The dense checkpoint to compare with.",
+            show_default=False,
         ),
     ] = None,
     data: options.Data = None,

@@ -7,9 +7,18 @@ from typing import Annotated, Optional
 
 import typer
 
+
+def to_place(text: str) -> Path:
+    """A path, or a URL's place; the file system behind a URL is asked for nothing yet."""
+    from rmtcli.checkpoint.remote import place  # as late as all that reads checkpoints
+
+    return place(text)
+
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(
+        parser=to_place,
         metavar="FILE|DIR",
         help="Checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pt2, or a Hugging Face directory.",
         show_default=False,
@@ -171,6 +180,15 @@ BudgetLatency = Annotated[
         show_default=False,
     ),
 ]
+Executor = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="dask://HOST:PORT",
+        help="Decompose layers on a Dask cluster, which must reach the checkpoint under the same "
+        "path or URL (needs rmtcli[dask]).",
+        show_default=False,
+    ),
+]
 Batch = Annotated[
     Optional[list[int]],
     typer.Option(
@@ -206,6 +224,15 @@ ShareInputs = Annotated[
     typer.Option(
         "--share-inputs",
         help="Under a budget or limit, layers that read the same input share their first factor.",
+    ),
+]
+Cache = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="DIR",
+        help="Keep decompositions in this folder, and look them up: 'prune' after 'analyze' needs "
+        "no second one. At most as large as the weights in float32; delete it at will.",
+        show_default=False,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]

@@ -117,12 +117,30 @@ def conclude(report: Report, failed: Sequence[str]) -> None:
         ConditionError: there is one.
     """
     from rmtcli.report.github import tell_github
+    from rmtcli.report.markdown import to_markdown
 
-    tell_github(report, failed, sys.stderr)
-    fail_if_any(report.source.path, failed)
+    tell_github(
+        f"rmtcli {report.action}", to_markdown(report), notes=report.notes, failed=failed,
+        stream=sys.stderr,
+    )  # fmt: skip
+    _fail_if_any(report.source.path, failed)
 
 
-def fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
+def conclude_difference(found: Difference, failed: Sequence[str]) -> None:
+    """The same for two checkpoints.
+
+    Raises:
+        ConditionError: there is a reason to fail.
+    """
+    from rmtcli.report.github import tell_github
+    from rmtcli.report.markdown import difference_to_markdown
+
+    text = difference_to_markdown(found)
+    tell_github("rmtcli diff", text, notes=(), failed=failed, stream=sys.stderr)
+    _fail_if_any(found.after.path, failed)
+
+
+def _fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
     """Fail if there is a reason to.
 
     Raises:

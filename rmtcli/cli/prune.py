@@ -30,6 +30,7 @@ def command(
         typer.Option(
             "--output",
             "-o",
+            parser=options.to_place,
             metavar="FILE|DIR",
             help="Where to write: a file, its format by its ending; for a directory, a directory. "
             "[default: the input's name with '.pruned' added]",
@@ -92,6 +93,8 @@ def command(
             show_default=False,
         ),
     ] = None,
+    cache: options.Cache = None,
+    executor: options.Executor = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
     ] = False,
@@ -134,6 +137,8 @@ def command(
         dry_run=dry_run,
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
+        cache=cache,
+        executor=executor,
         track=progress,
     )
     if plan is not None and result.plan is not None:

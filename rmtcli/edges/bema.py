@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window, check_shares
+from rmtcli.edges.base import (
+    EDGES,
+    EdgeFit,
+    FloatArray,
+    Noise,
+    Weight,
+    central_window,
+    check_shares,
+)
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge, without
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
@@ -79,7 +88,13 @@ class Bema:
 
     def _match(self, spectrum: Spectrum) -> float:
         window = central_window(spectrum.p, self.alpha)
-        levels = (np.arange(spectrum.p)[window] + 0.5) / spectrum.p
-        quantiles = MarchenkoPastur(spectrum.gamma).ppf(levels)
+        quantiles = _quantiles(spectrum.gamma, spectrum.p, self.alpha)
         middle = spectrum.eigenvalues[window]
         return math.sqrt(float(quantiles @ middle / (quantiles @ quantiles)))
+
+
+@lru_cache(maxsize=64)
+def _quantiles(gamma: float, p: int, alpha: float) -> FloatArray:
+    """Of the law with sigma 1, at the places in the window; layers often have one shape."""
+    levels = (np.arange(p)[central_window(p, alpha)] + 0.5) / p
+    return MarchenkoPastur(gamma).ppf(levels)

@@ -8,8 +8,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import gamma as gamma_law
+from scipy.special import gammaincinv
 
 from rmtcli.edges.base import (
     EDGES,
@@ -116,7 +115,7 @@ class _Side:
         rows, columns = self._normal.shape
         size = rows if self.is_long else columns
         levels = (np.arange(size) + 0.5) / size
-        deviations = np.sqrt(gamma_law.ppf(levels, shape) / shape)
+        deviations = np.sqrt(gammaincinv(shape, levels) / shape)
         scaled = self._normal * (deviations[:, None] if self.is_long else deviations)
         stretch = spectrum(scaled).eigenvalues / self._unscaled
         places = (np.arange(columns) + 0.5) / columns
@@ -145,6 +144,8 @@ class _Match(NamedTuple):
 
 
 def _matched(side: _Side, spectrum: Spectrum, window: slice) -> _Match:
+    from scipy.optimize import minimize_scalar  # takes 0.2 s, and few layers need it
+
     middle = spectrum.eigenvalues[window]
     unit = float(middle[-1])  # so that no square over- or underflows
     middle = middle / unit

@@ -67,4 +67,6 @@ class Dyson:
 
 def _equalised(weight: Weight, rows: np.ndarray, columns: np.ndarray) -> Spectrum:
     w = tall(weight).astype(np.float64)
-    return spectrum(w / np.sqrt(rows)[:, None] / np.sqrt(columns))
+    w /= np.sqrt(rows)[:, None]
+    w /= np.sqrt(columns)
+    return spectrum(w)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
 from rmtcli.edges.judge import low_rank, unjudged
@@ -58,6 +57,8 @@ def _imputed(values: FloatArray, k: int) -> FloatArray:
 
 def _optimal(noise: FloatArray, gamma: float) -> float:
     """The threshold for noise singular values ``noise``, in their unit."""
+    from scipy.optimize import brentq  # takes 0.2 s, and few layers need it
+
     top = float(noise[-1])
 
     def excess(y: float) -> float:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
 from rmtcli.edges.judge import low_rank, unjudged
@@ -58,7 +57,7 @@ class SignFlip:
                 break
             spikes = found
             if basis is None:
-                basis = eigh(w.T @ w)[1]
+                basis = np.linalg.eigh(w.T @ w)[1]
             top = basis[:, spectrum.p - spikes :]
             rest = w - (w @ top) @ top.T
         sigma = size * math.sqrt(float(np.sum(rest**2)) / dimensions)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.linalg import eigh
 
 from rmtcli.edges.base import FloatArray, Weight
-from rmtcli.spectrum import Spectrum, tall
+from rmtcli.lapack import call
+from rmtcli.spectrum import Spectrum, gram, leading_vectors, max_abs, row_blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,24 +35,44 @@ def dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
     With η the median singular value, g = η diag((WWᵀ + η²)⁻¹) solves the Dyson equation of the
     noise, whatever low-rank signal is added to it, and 1/g − η is proportional to the variances.
     Estimates scatter by √(2/p) and √(2/n) in the logarithm, which is taken off.
+
+    Args:
+        weight: shape (out, in).
+        spectrum: that of the weight; what was found for it is kept as long as it is there, because
+            an estimator, its verdict and the next estimator all ask.
     """
-    w = tall(weight).astype(np.float64)
-    n, p = w.shape
-    if float(np.median(spectrum.eigenvalues)) == 0:  # no noise, no variances
+    if spectrum not in _FOUND:
+        _FOUND[spectrum] = _dyson_variances(weight, spectrum)
+    return _FOUND[spectrum]
+
+
+_FOUND: WeakKeyDictionary[Spectrum, Variances] = WeakKeyDictionary()
+
+
+def _dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
+    n, p = spectrum.n, spectrum.p
+    variance = n * float(np.median(spectrum.eigenvalues))
+    if variance == 0:  # no noise, no variances
         return Variances(np.ones(n), np.ones(p), 0.0)
-    # In units in which the median singular value is 1.
-    w /= math.sqrt(n * float(np.median(spectrum.eigenvalues)))
-    resolvent = np.linalg.inv(w.T @ w + np.eye(p))
-    long = 1 - np.einsum("ij,ij->i", w @ resolvent, w)
+    # In units in which the median singular value is 1: L Lᵀ = WᵀW + 1.
+    lower, scale = gram(weight)
+    lower *= scale**2 / variance
+    lower[np.diag_indices(p)] += 1
+    call("dpotrf", "L", p, lower, p)
+    long = np.empty(n)
+    for part, block in row_blocks(weight, math.sqrt(variance)):
+        call("dtrsm", "L", "L", "N", "N", p, len(block), 1.0, lower, p, block, p)
+        long[part] = 1 - np.einsum("ij,ij->i", block, block)
+    call("dtrtri", "L", "N", p, lower, p)
+    short = np.einsum("ij,ij->j", lower, lower)  # the diagonal of (L Lᵀ)⁻¹
     rows, long_spread = _shrunk(1 / long - 1, math.sqrt(2 / p))
-    columns, short_spread = _shrunk(1 / np.diag(resolvent) - 1, math.sqrt(2 / n))
+    columns, short_spread = _shrunk(1 / short - 1, math.sqrt(2 / n))
     return Variances(rows, columns, max(long_spread, short_spread))
 
 
 def excess_kurtosis(weight: Weight) -> float:
     """Fourth cumulant of the entries: 0 for Gaussian noise, −1.2 for uniform."""
-    largest = float(np.abs(weight).max())
-    return _kurtosis(weight.astype(np.float64) / largest)
+    return _kurtosis(block for _, block in row_blocks(weight, max_abs(weight)))
 
 
 def heavy_tailed(weight: Weight, spectrum: Spectrum, spikes: int) -> bool:
@@ -61,16 +83,19 @@ def heavy_tailed(weight: Weight, spectrum: Spectrum, spikes: int) -> bool:
     """
     if excess_kurtosis(weight) <= HEAVY:
         return False
-    w = tall(weight).astype(np.float64)
-    w /= float(np.abs(w).max())
     variances = dyson_variances(weight, spectrum)
-    p = w.shape[1]
-    if 0 < spikes < p:
-        _, basis = eigh(w.T @ w, subset_by_index=[p - spikes, p - 1])
-        w -= (w @ basis) @ basis.T
-    w /= np.sqrt(variances.rows)[:, None]
-    w /= np.sqrt(variances.columns)
-    return _kurtosis(w) > HEAVY
+    taken = spikes if spikes < spectrum.p else 0
+    basis = leading_vectors(weight, spectrum, taken)
+    long, short = np.sqrt(variances.rows), np.sqrt(variances.columns)
+
+    def noise() -> Iterator[FloatArray]:
+        for rows, block in row_blocks(weight, max_abs(weight)):
+            block -= (block @ basis) @ basis.T
+            block /= long[rows, None]
+            block /= short
+            yield block
+
+    return _kurtosis(noise()) > HEAVY
 
 
 #: Excess kurtosis from which entries count as heavy-tailed: that of Student's t with 5 degrees of
@@ -80,10 +105,15 @@ HEAVY = 6.0
 UNEQUAL = 0.3
 
 
-def _kurtosis(entries: FloatArray) -> float:
-    squares = entries**2
-    mean = float(squares.mean())
-    return float((squares**2).mean()) / mean**2 - 3 if mean else 0.0
+def _kurtosis(blocks: Iterable[FloatArray]) -> float:
+    """Of all entries together; the blocks are overwritten."""
+    count, second, fourth = 0, 0.0, 0.0
+    for block in blocks:
+        squares = np.square(block, out=block).reshape(-1)
+        count += len(squares)
+        second += float(squares.sum())
+        fourth += float(squares @ squares)
+    return count * fourth / second**2 - 3 if second else 0.0
 
 
 def _shrunk(variances: FloatArray, noise: float) -> tuple[FloatArray, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.checkpoint.remote import is_remote
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.confidence import confidence, cosines, kullback_leibler
 from rmtcli.evaluation.data import Samples
@@ -60,6 +61,8 @@ class Evaluation:
             UsageError: a directory that does not tell what it is for, or a task for a file.
         """
         if self.model is None and path.is_dir():
+            if is_remote(path):
+                raise UsageError(f"{path}: transformers runs local directories only: copy it first")
             return task_of(path, self.task)
         if self.task is not None:
             raise UsageError(f"{path}: --task is for Hugging Face directories: leave it out")

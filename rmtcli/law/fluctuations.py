@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dct
 from scipy.special import ndtr
 
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
@@ -19,6 +19,7 @@ _NODES = 2048
 _LEVEL, _SLOPE, _SPREAD = 0.245, 0.389, 0.31
 
 
+@lru_cache(maxsize=256)
 def window_error(gamma: float, p: int, alpha: float) -> float:
     """Standard error of sigma, relative to it, when it is matched to the middle quantiles.
 
@@ -36,12 +37,20 @@ def window_error(gamma: float, p: int, alpha: float) -> float:
     low, high = unit.ppf([alpha, 1 - alpha])
     theta = (np.arange(_NODES) + 0.5) * np.pi / _NODES
     x = 1 + gamma + 2 * math.sqrt(gamma) * np.cos(theta)
-    coefficients = dct(np.clip(x, low, high) ** 2 / 2) / _NODES
+    coefficients = _cosines(np.clip(x, low, high) ** 2 / 2)
     order = np.arange(min(p + 1, _NODES))
     variance = float(np.sum(order * coefficients[: len(order)] ** 2)) / 2
     levels = alpha + (1 - 2 * alpha) * (np.arange(_NODES) + 0.5) / _NODES
     weight = (1 - 2 * alpha) * float(np.mean(unit.ppf(levels) ** 2))
     return math.sqrt(variance) / (p * weight) / 2
+
+
+def _cosines(values: FloatArray) -> FloatArray:
+    """The cₖ with Σ cₖ cos kθ = values at the nodes θ, by a Fourier transform."""
+    count = len(values)
+    transformed = np.fft.rfft(np.concatenate([values, values[::-1]]))[:count]
+    turned = transformed * np.exp(-0.5j * np.pi * np.arange(count) / count)
+    return np.asarray(turned.real / count)
 
 
 def fit_p_value(distance: float, p: int) -> float:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize.elementwise import find_root
+
+from rmtcli.law.roots import bracketed
 
 FloatArray = NDArray[np.float64]
 
@@ -101,6 +102,6 @@ class MarchenkoPastur:
             raise ValueError("probabilities must lie in [0, 1]")
         unit = MarchenkoPastur(self.gamma)
         a, b = unit.lambda_minus, unit.lambda_plus
-        found = find_root(lambda x, v: unit.cdf(x) - v, (a, b), args=(u,)).x
+        found = bracketed(lambda x: unit.cdf(x) - u, np.full(u.shape, a), b)
         inner = np.where(u <= 0, a, np.where(u >= 1, b, found))
         return np.asarray(self.mean * inner, dtype=np.float64)

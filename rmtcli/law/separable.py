@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize_scalar
 
 FloatArray = NDArray[np.float64]
 
@@ -37,6 +36,8 @@ class Separable:
         e G(e) = f H(f) gives f, and z = −G(e)/f the place on the real axis (Couillet and Hachem,
         2014, equation 1.3, for real z above the bulk). The edge is the least z.
         """
+        from scipy.optimize import brentq, minimize_scalar  # takes 0.2 s, and few layers need it
+
         # Normalised, so that brackets do not depend on the unit of the weights.
         a, b = self.rows / self.rows.max(), self.columns / self.columns.max()
         n = len(a)
@@ -84,6 +85,8 @@ def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, f
         others: length m of the other side.
         n: length of the long side.
     """
+    from scipy.optimize import brentq
+
     v = variances / variances.max()
 
     def slope(x: float) -> float:

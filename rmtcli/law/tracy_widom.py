@@ -8,13 +8,14 @@ discretised by Gauss–Legendre nodes (Bornemann, 2010), which converges exponen
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
-from scipy.optimize import brentq
+from numpy.typing import NDArray
 from scipy.special import airy
 
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.law.roots import bracketed
 
 #: The kernel is below 1e-20 beyond this point, and the law has less mass than that below -BOUND.
 _BOUND = 16.0
@@ -32,7 +33,7 @@ def cdf(s: float) -> float:
         return 1.0
     if s <= -_BOUND:
         return 0.0
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    nodes, weights = _quadrature()
     x = s + (nodes + 1) / 2 * (_BOUND - s)
     root = np.sqrt(weights / 2 * (_BOUND - s))
     kernel = airy((x[:, None] + x[None, :]) / 2)[0] / 2
@@ -49,7 +50,13 @@ def quantile(u: float) -> float:
     """
     if not 0 < u < 1:
         raise ValueError(f"a Tracy–Widom probability must be in (0, 1), not {u}")
-    return float(brentq(lambda s: cdf(s) - u, -_BOUND, _BOUND, xtol=1e-12))
+    return float(bracketed(lambda s: np.array(cdf(float(s)) - u), -_BOUND, _BOUND))
+
+
+@cache
+def _quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return nodes, weights
 
 
 def scale(law: MarchenkoPastur, p: int) -> float:

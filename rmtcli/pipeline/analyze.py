@@ -9,6 +9,7 @@ from pathlib import Path
 from rmtcli import assemble
 from rmtcli.assemble import Track
 from rmtcli.checkpoint import open_checkpoint
+from rmtcli.cluster import connected
 from rmtcli.decide import by_rule
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.layers import Selection
@@ -23,6 +24,8 @@ def analyze(
     *,
     edge: str = "select",
     selection: Selection | None = None,
+    cache: str | Path | None = None,
+    executor: str | None = None,
     batches: Sequence[int] = (),
     device: str = "cpu",
     track: Track = iter,
@@ -35,6 +38,9 @@ def analyze(
         path: a checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
+        cache: folder in which decompositions are kept and looked up; none by default.
+        executor: ``dask://host:port`` of a cluster that is to fit the layers; it must reach the
+            checkpoint, and the cache, under the same paths.
         batches: rows at which each linear layer's forward pass is timed, dense and as it would be.
         device: where that happens.
         track: wraps the iteration over layers, for progress.
@@ -43,12 +49,23 @@ def analyze(
         UsageError: a wrong option or path.
         CheckpointError: the file cannot be read.
         LayerError: it holds no fully connected layers.
+        ClusterError: the cluster was lost.
     """
     check_batches(batches)
     checkpoint = open_checkpoint(path)
     report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
     found = assemble.layers_of(checkpoint, selection)
-    fits = assemble.fits(track(found), edge, None, approximate=False, vectors=True)
     report = replace(report, notes=(TAILS,))
-    report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
+    with connected(executor) as cluster:
+        fits = assemble.fits(
+            found,
+            edge,
+            None,
+            track=track,
+            approximate=False,
+            vectors=True,
+            cache=cache,
+            cluster=cluster,
+        )
+        report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
     return timed(report, batches, Evaluation(device=device), None)

@@ -37,6 +37,7 @@ def curve(
     selection: Selection | None = None,
     evaluation: Evaluation,
     calibration: Calibration | None = None,
+    cache: str | Path | None = None,
     track: Track = iter,
 ) -> Report:
     """Measure networks of several sizes; nothing is written.
@@ -57,6 +58,7 @@ def curve(
         evaluation: how to score.
         calibration: how to find out what the layers see; by default on the training part of the
             evaluation's data, if it has one.
+        cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -82,6 +84,7 @@ def curve(
         selection=selection,
         evaluation=evaluation,
         calibration=calibration,
+        cache=cache,
         track=track,
     )
     allocation = allocation_of(checkpoint, job.fitted, job.data, multiple=rank_multiple)

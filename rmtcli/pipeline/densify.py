@@ -7,6 +7,7 @@ from pathlib import Path
 from rmtcli import edits
 from rmtcli.assemble import describe
 from rmtcli.checkpoint import Edited, check_target, format_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint.remote import place
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
@@ -25,10 +26,10 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
         CheckpointError: the file cannot be read.
         LayerError: it holds no factors, or not those that its manifest names.
     """
-    target = Path(output)
+    target = place(output)
     checkpoint = open_checkpoint(path)
     directory = format_of(checkpoint, target) == "directory"
-    check_target(target, inputs=[Path(path)], force=force, directory=directory)
+    check_target(target, inputs=[place(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
     write_checkpoint(
         Edited(checkpoint, edits.join(checkpoint), None), target, card=card, force=force

@@ -12,6 +12,7 @@ from rmtcli import assemble
 from rmtcli.assemble import Track
 from rmtcli.calibration.base import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
+from rmtcli.cluster import Cluster
 from rmtcli.decide import (
     Allocation,
     Choice,
@@ -68,6 +69,7 @@ class Job:
         evaluation: how to build the network.
         calibration: how to calibrate and refine.
         notes: what a reader must know of all results.
+        cluster: where factors are made, if not here.
     """
 
     checkpoint: Checkpoint
@@ -77,6 +79,7 @@ class Job:
     evaluation: Evaluation
     calibration: Calibration
     notes: tuple[str, ...] = ()
+    cluster: Cluster | None = None
 
     @property
     def fitted(self) -> list[Fitted]:
@@ -92,7 +95,9 @@ class Job:
         assert self.report.layout is not None
         refines = self.calibration.refines and self.data is not None
         splitter = None if refines else Splitter(self.checkpoint, self.report.layout)
-        report = assemble.decided(self.report, self.checkpoint, self.fits, choice, splitter)
+        report = assemble.decided(
+            self.report, self.checkpoint, self.fits, choice, splitter, self.cluster
+        )
         assemble.refuse_not_finite(self.checkpoint.path, report.skipped)
         if not (refines and report.pruned and self.data is not None):
             return Result(report, assemble.edited(report, self.checkpoint, splitter), None)
@@ -119,6 +124,8 @@ def prepare(
     selection: Selection | None,
     evaluation: Evaluation,
     calibration: Calibration,
+    cache: str | Path | None = None,
+    cluster: Cluster | None = None,
     track: Track,
 ) -> Job:
     """Find the layers, calibrate if there is something to calibrate on, and fit them.
@@ -141,6 +148,11 @@ def prepare(
         _check_sharing(calibration, layout)
     data = None
     if calibration.data is not None or calibration.stats is not None:
+        if cluster is not None:
+            raise UsageError(
+                "--executor computes layers from their weights alone: leave out --calib, --stats "
+                "and, with a budget or limit, the training part of --data"
+            )
         ranks = None if goal.plan is None else goal.plan.ranks
         layers = [
             item
@@ -151,10 +163,10 @@ def prepare(
         data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(
-        track(found), edge, data, approximate=not shares
+        found, edge, data, track=track, approximate=not shares, cache=cache, cluster=cluster
     )
     if not (goal.joint or shares):
-        return Job(checkpoint, report, fits, data, evaluation, calibration)
+        return Job(checkpoint, report, fits, data, evaluation, calibration, cluster=cluster)
     fits = assemble.held(fits)
     assemble.refuse_not_finite(checkpoint.path, fits)
     notes: tuple[str, ...] = ()
@@ -165,7 +177,7 @@ def prepare(
         if goal.plan is not None:
             groups = _planned(checkpoint, goal.plan, groups)
         fits = approximated(fits, data, groups)
-    return Job(checkpoint, report, fits, data, evaluation, calibration, notes)
+    return Job(checkpoint, report, fits, data, evaluation, calibration, notes, cluster)
 
 
 def _check_sharing(calibration: Calibration, layout: Layout) -> None:

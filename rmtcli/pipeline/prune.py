@@ -18,6 +18,8 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
+from rmtcli.checkpoint.remote import place
+from rmtcli.cluster import connected
 from rmtcli.decide import (
     Goal,
     allocation_of,
@@ -57,6 +59,8 @@ def prune(
     dry_run: bool = False,
     refuse: Refuse = lambda report: (),
     force: bool = False,
+    cache: str | Path | None = None,
+    executor: str | None = None,
     track: Track = iter,
 ) -> Report:
     """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
@@ -88,6 +92,9 @@ def prune(
         dry_run: plan and evaluate, but write nothing.
         refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
+        cache: folder in which decompositions are kept and looked up; none by default.
+        executor: ``dask://host:port`` of a cluster that is to decompose the layers; it must reach
+            the checkpoint, and the cache, under the same paths. Nothing can be calibrated then.
         track: wraps the iteration over layers, for progress.
 
     Returns:
@@ -100,10 +107,11 @@ def prune(
         LayerError: no layers, or one whose values are not finite or do not fit its type; a plan
             that is for other weights.
         EvaluationError: the network cannot be built, fed or scored.
+        ClusterError: the cluster was lost.
     """
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
-    target = default_output(Path(path)) if output is None else Path(output)
+    target = default_output(place(path)) if output is None else place(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
@@ -111,33 +119,25 @@ def prune(
     container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
-    inputs = [Path(file) for file in files if isinstance(file, str | Path)]
+    inputs = [place(file) for file in files if file is not None and not isinstance(file, Plan)]
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=container == "directory")
-    job = prepare(
-        "prune",
-        checkpoint,
-        goal,
-        edge=edge,
-        layout=_layout(layout),
-        selection=selection,
-        evaluation=evaluation,
-        calibration=calibration,
-        track=track,
-    )
-    comparison: Comparison | None = None
-    guard: Guard | None = None
-    if goal.max_drop is not None:
-        result, comparison, guard = _within(job, goal.max_drop, rank_multiple)
-    else:
-        result = decided(job, goal)
-        if evaluation.measures:
-            # Only evaluation needs torch: analysing and pruning safetensors do without it.
-            from rmtcli.evaluation.score import Scorer
-
-            scorer = Scorer(evaluation, checkpoint, checkpoint)
-            comparison = scorer.compare(result.pruned, result.unhealed)
+    with connected(executor) as cluster:
+        job = prepare(
+            "prune",
+            checkpoint,
+            goal,
+            edge=edge,
+            layout=_layout(layout),
+            selection=selection,
+            evaluation=evaluation,
+            calibration=calibration,
+            cache=cache,
+            cluster=cluster,
+            track=track,
+        )
+        result, comparison, guard = _carried_out(job, goal)
     report = timed(result.report, batches, evaluation, (checkpoint, result.pruned))
     report = replace(
         report,
@@ -156,6 +156,20 @@ def prune(
         card = with_section(read_card(checkpoint), report, factored=_splits(report))
     write_checkpoint(result.pruned, target, card=card, force=force)
     return replace(report, output=describe(open_checkpoint(target)))
+
+
+def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard | None]:
+    """What becomes of the checkpoint, and how it scores where there is something to score on."""
+    if goal.max_drop is not None:
+        return _within(job, goal.max_drop, goal.rank_multiple)
+    result = decided(job, goal)
+    if not job.evaluation.measures:
+        return result, None, None
+    # Only evaluation needs torch: analysing and pruning safetensors do without it.
+    from rmtcli.evaluation.score import Scorer
+
+    scorer = Scorer(job.evaluation, job.checkpoint, job.checkpoint)
+    return result, scorer.compare(result.pruned, result.unhealed), None
 
 
 def default_output(path: Path) -> Path:

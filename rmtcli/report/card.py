@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.remote import place
 from rmtcli.report.base import Report
 from rmtcli.report.markdown import to_markdown
 
@@ -32,7 +32,7 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
         report: what was done. Folders of the machine that did it are left out.
         factored: whether layers were split, so that loading takes more than before.
     """
-    source = replace(report.source, path=Path(report.source.path).absolute().name)
+    source = replace(report.source, path=place(report.source.path).absolute().name)
     text = to_markdown(replace(report, source=source, output=None))
     title, _, rest = text.partition("\n")
     body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rmtcli.report.base import SCHEMA_VERSION, Source
+from rmtcli.report.rows import shown
 from rmtcli.version import __version__
 
 #: What conditions may name, and what it is.
@@ -120,7 +121,8 @@ class Difference:
         if self.layers:
             widest = max(self.layers, key=lambda layer: layer.change)
             lines.append(("most", f"{widest.name}: {100 * widest.change:.3g} % of its norm"))
-        return [*lines, *((f"only in {which}", name) for name, which in self.missing)]
+        lines += [(f"only in {which}", name) for name, which in self.missing]
+        return [(label, shown(text)) for label, text in lines]
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The difference as JSON text."""
@@ -142,7 +144,7 @@ class Difference:
 def _row(layer: LayerDifference) -> list[str]:
     a, b = layer.before, layer.after
     return [
-        layer.name,
+        shown(layer.name),
         f"{layer.shape[0]}×{layer.shape[1]}",
         f"{layer.change:.3g}",
         f"{layer.spectral:.3g}",

@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rmtcli.report.base import Report
-from rmtcli.report.markdown import to_markdown
 
-
-def tell_github(report: Report, failed: Sequence[str], stream: TextIO) -> None:
-    """Annotate the run and add the report to the step's summary, where GitHub runs this.
+def tell_github(
+    title: str, text: str, *, notes: Sequence[str], failed: Sequence[str], stream: TextIO
+) -> None:
+    """Annotate the run and add to the step's summary, where GitHub runs this.
 
     Args:
-        report: the report.
+        title: of the annotations.
+        text: what was found out, as Markdown.
+        notes: what a reader must not miss.
         failed: why the run fails; empty where it does not.
         stream: where annotations go; GitHub reads stdout and stderr alike.
     """
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    title = f"rmtcli {report.action}"
     for reason in failed:
         stream.write(f"::error title={_property(title)}::{_message(reason)}\n")
-    for note in report.notes:
+    for note in notes:
         stream.write(f"::notice title={_property(title)}::{_message(note)}\n")
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(to_markdown(report) + "".join(f"\n**Failed:** {r}\n" for r in failed))
+            file.write(text + "".join(f"\n**Failed:** {reason}\n" for reason in failed))
 
 
 def _message(text: str) -> str:

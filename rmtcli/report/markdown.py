@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rmtcli.report.base import Report
-from rmtcli.report.rows import NUMERIC, shown, summary, table
+from rmtcli.report.difference import Difference
+from rmtcli.report.rows import NUMERIC, options, shown, summary, table
 
 #: Signs that begin markup; an underscore within a word does not.
 _MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
@@ -18,17 +20,34 @@ def to_markdown(report: Report, command: str | None = None) -> str:
         report: the report.
         command: the command line that made it, or None from Python.
     """
-    lines = [f"# rmtcli {report.action}: {_plain(shown(report.source.path))}", ""]
+    cells = table(report) if report.layers or report.curve else None
+    facts = [*summary(report), ("sha256 of the input", report.source.sha256)]
+    return _page(f"{report.action}: {report.source.path}", command, facts, options(report), cells)
+
+
+def difference_to_markdown(found: Difference, command: str | None = None) -> str:
+    """The same for two checkpoints beside each other."""
+    title = f"diff: {found.before.path} and {found.after.path}"
+    return _page(title, command, found.summary(), [("edge", found.edge)], found.rows())
+
+
+def _page(
+    title: str,
+    command: str | None,
+    facts: Sequence[tuple[str, str]],
+    choices: Sequence[tuple[str, str]],
+    cells: tuple[list[str], list[list[str]]] | None,
+) -> str:
+    lines = [f"# rmtcli {_plain(shown(title))}", ""]
     if command:
         lines += [_code(shown(command)), ""]
-    lines += [f"- **{label}:** {_plain(text)}" for label, text in summary(report)]
-    lines.append(f"- **sha256 of the input:** {report.source.sha256}")
-    if report.edge:
-        lines.append(f"- **edge:** `{report.edge}`, **keep:** `{report.keep}`")
-    if report.layers or report.curve:
-        columns, rows = table(report)
+    lines += [f"- **{label}:** {_plain(shown(text))}" for label, text in facts]
+    lines += [f"- **{label}:** {_code(text)}" for label, text in choices]
+    if cells is not None:
+        columns, rows = cells
         rule = ["---:" if column in NUMERIC else "---" for column in columns]
-        lines += ["", *(f"| {' | '.join(map(_plain, row))} |" for row in (columns, rule, *rows))]
+        shown_rows = ([shown(cell) for cell in row] for row in rows)
+        lines += ["", *(f"| {' | '.join(map(_plain, r))} |" for r in (columns, rule, *shown_rows))]
     return "\n".join(lines) + "\n"
 
 

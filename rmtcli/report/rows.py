@@ -87,6 +87,13 @@ def summary(report: Report) -> list[tuple[str, str]]:
     return [(label, shown(text)) for label, text in lines]
 
 
+def options(report: Report) -> list[tuple[str, str]]:
+    """The choices that were made, as the command line spells them."""
+    # A budget or a limit decides instead of a keep rule.
+    rule = None if report.budget or report.guard else report.keep
+    return [(label, text) for label, text in (("edge", report.edge), ("keep", rule)) if text]
+
+
 def _convolutions(report: Report) -> list[tuple[str, str]]:
     """What split convolutions compute: as many multiply-adds at each place as they have weights."""
     kernels = [plan for plan in report.pruned if plan.layer.view.kernel]

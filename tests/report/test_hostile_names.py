@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rmtcli.report.markdown import to_markdown
-from rmtcli.report.terminal import show
+import rmtcli
+from rmtcli.report.markdown import difference_to_markdown, to_markdown
+from rmtcli.report.terminal import show, show_difference
 from tests.report.hostile import NAMES, hostile_report
 
 
@@ -38,3 +39,15 @@ def test_a_terminal_gets_no_control_characters_of_a_name(kind: str, tmp_path: Pa
 def test_code_with_backticks_stays_code(tmp_path: Path) -> None:
     report = hostile_report("a.weight", tmp_path)
     assert "``` rmtcli a``b ```" in to_markdown(report, "rmtcli a``b")
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_two_checkpoints_beside_each_other_are_as_harmless(kind: str, tmp_path: Path) -> None:
+    hostile_report(NAMES[kind], tmp_path)
+    found = rmtcli.diff(tmp_path / "a.pt", tmp_path / "a.pt")
+    stream = io.StringIO()
+    show_difference(found, Console(file=stream, width=200, force_terminal=True, color_system=None))
+    for text in (re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()), difference_to_markdown(found)):
+        assert all(c.isprintable() or c == "\n" for c in text)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1

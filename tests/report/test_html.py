@@ -20,7 +20,7 @@ from tests.report.hostile import NAMES, hostile_report
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-VOID = {"meta", "link", "br", "img", "input"}
+VOID = {"meta", "link", "br", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):

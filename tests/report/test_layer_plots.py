@@ -67,7 +67,7 @@ def test_each_layer_has_files_and_the_same_ones_again(report: Report, tmp_path: 
         write_plots(report, tmp_path / folder)
     files = tree(tmp_path / "a")
     assert files == tree(tmp_path / "b")
-    assert len(files) == 3 * len(report.layers) + 1
+    assert len(files) == 4 * len(report.layers) + 1
     with (tmp_path / "a/layers.csv").open() as text:
         index = list(csv.DictReader(text))
     assert [row["layer"] for row in index] == [plan.layer.name for plan in report.layers]

@@ -26,7 +26,7 @@ RUNS = {
     "budget": ("prune", DEEP, "--budget", "10%", *DATA, "--dry-run"),
     "max drop": ("prune", DEEP, "--max-drop", "0.5", *DATA, "--dry-run"),
     "healed": ("prune", DEEP, "--budget", "5%", "--heal", "1", *DATA, "--dry-run"),
-    "time": ("prune", DEEP, "--budget-latency", "60%", "--batch", "2", *DATA, "--dry-run"),
+    "time": ("prune", DEEP, "--batch", "2", *DATA, "--dry-run"),
     "curve": ("curve", DEEP, "--size", "10%", *DATA),
     "evaluate": ("evaluate", DEEP, *DATA),
     "finetune": ("finetune", DEEP, "--keep", "edge", "--epochs", "1", *DATA, "-o", "x.pt"),

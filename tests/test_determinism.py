@@ -1,0 +1,57 @@
+"""The same input gives the same bytes, whatever the threads, the time and the order of layers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rmtcli as package
+from tests.conftest import SAMPLES, Run
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+@pytest.mark.parametrize("name", ["mnist_deep.pt", "planted.safetensors"])
+def test_threads_and_time_change_no_byte(name: str, tmp_path: Path, rmtcli: Run) -> None:
+    found = []
+    for threads, epoch in (("1", "0"), ("2", "1700000000")):
+        folder = tmp_path / threads
+        folder.mkdir()
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "SOURCE_DATE_EPOCH": epoch}
+        for ending in (".html", ".md", ".json"):
+            done = rmtcli(
+                "prune",
+                SAMPLES / name,
+                "-o",
+                f"small{Path(name).suffix}",
+                "--force",
+                "--report",
+                f"report{ending}",
+                *(["--plot", "figures"] if ending == ".md" else []),
+                cwd=folder,
+                env=environment,
+            )
+            assert done.returncode == 0, done.stderr
+        files = (path for path in folder.rglob("*") if path.is_file())
+        found.append({path.relative_to(folder): path.read_bytes() for path in files})
+    assert found[0].keys() == found[1].keys()
+    assert [path for path, data in found[0].items() if data != found[1][path]] == []
+
+
+def test_the_order_of_layers_changes_no_layer(tmp_path: Path) -> None:
+    state = load_file(SAMPLES / "planted.safetensors")
+    matrices = [name for name in state if name.endswith("weight")]
+    renamed = {f"z{9 - i}.weight": state[name] for i, name in enumerate(matrices)}
+    save_file(renamed, tmp_path / "a.safetensors")
+    save_file({name: state[name] for name in matrices}, tmp_path / "b.safetensors")
+    one, other = (package.analyze(tmp_path / f"{name}.safetensors").layers for name in "ab")
+    spectra = {plan.layer.name: plan.spectrum.eigenvalues for plan in one}
+    assert len(other) == len(matrices)
+    for plan in other:
+        name = f"z{9 - matrices.index(plan.layer.name)}.weight"
+        assert np.array_equal(plan.spectrum.eigenvalues, spectra[name])
