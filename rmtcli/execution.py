@@ -40,6 +40,10 @@ def in_order(
         alone: whether an item is large enough to keep all cores busy.
     """
     workers = cores()
+    if workers == 1:  # no thread, and so none that a lack of memory could end before it answers
+        with threadpool_limits(1, "blas"):
+            yield from map(function, items)
+        return
     with ThreadPoolExecutor(workers, "rmtcli", _one_thread) as pool:
         for single, group in groupby(items, alone):
             with threadpool_limits(workers if single else 1, "blas"):

@@ -82,7 +82,7 @@ def test_large_items_are_alone_and_have_all_threads(workers: int) -> None:
     for i, seen, name in found:
         if i % 4:
             assert seen == {1}
-            assert name.startswith("rmtcli")
+            assert name.startswith("rmtcli") or workers == 1
         else:
             assert max(seen) <= workers
             assert name == threading.current_thread().name
