@@ -88,7 +88,7 @@ class _Dict(OrderedDict[Any, Any]):
         self.__dict__["attributes"] = dict(state)
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
     def __init__(self, data: bytes, folder: str) -> None:
         super().__init__(io.BytesIO(data))
         self.folder = folder

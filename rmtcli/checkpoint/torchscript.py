@@ -74,7 +74,7 @@ class _Object:
         self.state = state
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
     def __init__(self, data: bytes, folder: str) -> None:
         super().__init__(io.BytesIO(data))
         self.folder = folder
