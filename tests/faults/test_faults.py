@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,18 @@ from tests.sandbox import Sandbox
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become someone else")
 #: Numbers of the user and group nobody.
 NOBODY = 65534
+
+
+def _closed(path: Path) -> bool:
+    """Whether others may not enter a folder."""
+    return any(not folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+#: What is imported late, by another user, must be readable for all.
+readable = pytest.mark.skipif(
+    any(_closed(folder) for folder in (Path(sys.prefix), Path(__file__).parent)),
+    reason="the environment is in a folder that is closed to others",
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +167,7 @@ def public(inputs: Path) -> Iterator[Path]:
         yield folder
 
 
+@readable
 @root_only
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory"])
 def test_a_folder_that_may_not_be_written_to(command: str, sandbox: Sandbox, public: Path) -> None:
@@ -164,6 +178,7 @@ def test_a_folder_that_may_not_be_written_to(command: str, sandbox: Sandbox, pub
     assert tree(public) == before
 
 
+@readable
 @root_only
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory"])
 def test_an_input_that_may_not_be_read(command: str, sandbox: Sandbox, public: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -78,6 +79,14 @@ def case(seeds: list[Seed], contents: list[bytes], seed: int, number: int) -> tu
     return seeds[which], damaged(contents[which], contents, rng)
 
 
+def _peak() -> int:
+    """Most resident memory in MiB; ru_maxrss would be that of the process that started this one."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) // 1024  # type: ignore[index]
+
+
 def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
     """Read the damaged files of some numbers; what came of them is in ``state`` after each."""
     warnings.simplefilter("ignore")
@@ -124,7 +133,7 @@ def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
                 item.file.write_bytes(contents[number % len(seeds)])
             tally.files += 1
             if number % 200 == 199 or number == stop - 1:
-                tally.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+                tally.peak = _peak()
                 text = json.dumps(asdict(tally)).encode()
                 os.pwrite(log.fileno(), b"\n" + text + b"\n", 12)
                 os.ftruncate(log.fileno(), len(text) + 14)
