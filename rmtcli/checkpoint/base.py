@@ -95,6 +95,12 @@ class Manifest:
         pairs = zip(self.shared.items(), self.borrowed.items(), strict=True)
         return replace(self, shared=dict(modules for modules, names in pairs if shares(*names)))
 
+    def tied(self, ties: Mapping[str, str]) -> Manifest:
+        """The same, for a file that tells which names stand for one storage."""
+        return self.sharing(
+            lambda name, other: name != other and ties.get(name, name) == ties.get(other, other)
+        )
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)

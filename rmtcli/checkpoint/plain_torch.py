@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from rmtcli.checkpoint.archive import WIDTHS, Archive, Place, entry
 from rmtcli.checkpoint.base import Manifest
 from rmtcli.checkpoint.memory import HEADROOM, limited
 from rmtcli.checkpoint.state_dict import MANIFEST_ATTRIBUTE, at, extras_of, find_state_dict
-from rmtcli.checkpoint.torchscript import STORAGES
+from rmtcli.checkpoint.torchscript import PlaceReader
 
 
 class UnusualError(Exception):
@@ -43,10 +41,8 @@ class PlainTorchFile(Archive):
         # What an unpickler raises depends on where it stumbles; torch's reader finds the words.
         except Exception as error:
             raise UnusualError(str(error)) from None
-        ties, record = self.ties(self.infos), Manifest.from_json(self._note)
-        self.manifest = record and record.sharing(
-            lambda name, other: name != other and ties.get(name, name) == ties.get(other, other)
-        )
+        record = Manifest.from_json(self._note)
+        self.manifest = record and record.tied(self.ties(self.infos))
         self.extras = self._beside
 
     def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
@@ -54,7 +50,7 @@ class PlainTorchFile(Archive):
         if sum(found.file_size for found in archive.infolist()) > self.path.stat().st_size:
             raise UnusualError("entries that share their bytes")
         folder = f"{self.root}/data/"
-        tree = _Reader(entry(archive, f"{self.root}/data.pkl"), folder).load()
+        tree = _Reader(entry(archive, f"{self.root}/data.pkl"), folder, _KNOWN).load()
         where = find_state_dict(tree, lambda value: isinstance(value, Place))
         if where is None:
             raise UnusualError("no state dict")
@@ -88,30 +84,13 @@ class _Dict(OrderedDict[Any, Any]):
         self.__dict__["attributes"] = dict(state)
 
 
-class _Reader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
-    def __init__(self, data: bytes, folder: str) -> None:
-        super().__init__(io.BytesIO(data))
-        self.folder = folder
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Inert stand-ins; anything else is for torch."""
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        known = {
-            ("collections", "OrderedDict"): _Dict,
-            ("torch._utils", "_rebuild_tensor_v2"): _place,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
-        }
-        if (module, name) not in known:
-            raise UnusualError(f"{module}.{name}")
-        return known[module, name]
-
+class _Reader(PlaceReader):
     def persistent_load(self, pid: Any) -> tuple[str, str]:
-        """A storage: its entry and its type."""
-        kind, dtype, key, device, _ = pid
+        """A storage, which a file of this kind has on the processor."""
+        kind, _, _, device, _ = pid
         if kind != "storage" or not str(device).startswith("cpu"):
             raise UnusualError("a storage of another device")
-        return f"{self.folder}{key}", str(dtype)
+        return super().persistent_load(pid)
 
 
 def _place(
@@ -126,3 +105,10 @@ def _parameter(data: Place, grad: bool, hooks: Any) -> Place:
     if hooks:
         raise UnusualError("a parameter with hooks")
     return data
+
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _Dict,
+    ("torch._utils", "_rebuild_tensor_v2"): _place,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+}

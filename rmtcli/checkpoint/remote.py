@@ -68,10 +68,6 @@ def reaching(path: Path) -> Iterator[None]:
         yield
     except (CheckpointError, UsageError):
         raise
-    except OSError as error:
-        if not is_remote(path):
-            raise
-        raise CheckpointError(f"{path}: cannot be reached: {_first_line(error)}") from None
     except Exception as error:
         if not is_remote(path):
             raise

@@ -85,9 +85,7 @@ class TorchFile(Opened):
         ties = self.ties(self.infos)
         self.shared = frozenset(ties)
         record = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
-        self.manifest = record and record.sharing(
-            lambda name, other: name != other and ties.get(name, name) == ties.get(other, other)
-        )
+        self.manifest = record and record.tied(ties)
 
     def raw(self, name: str) -> RawTensor:
         """The tensor's bytes in C order."""

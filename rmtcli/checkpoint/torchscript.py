@@ -40,11 +40,12 @@ class TorchScriptFile(Archive):
 
     def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
         """Every tensor among the module's attributes, by its path of names."""
-        reader = _Reader(entry(archive, f"{self.root}/data.pkl"), f"{self.root}/data/")
+        pickled = entry(archive, f"{self.root}/data.pkl")
+        reader = _ModuleReader(pickled, f"{self.root}/data/", _KNOWN)
         try:
             module = reader.load()
             return dict(_tensors(module, ()))
-        except _RefusedError as error:
+        except RefusedError as error:
             raise CheckpointError(
                 f"{self.path}: refused: its pickle calls for {error}, which is no weight "
                 "(nothing was run): save model.state_dict() instead"
@@ -60,8 +61,8 @@ def is_torchscript(names: list[str]) -> bool:
     return {"data.pkl", "constants.pkl"} <= parts and any(p.startswith("code/") for p in parts)
 
 
-class _RefusedError(Exception):
-    pass
+class RefusedError(Exception):
+    """The pickle calls for something that has no stand-in; its name."""
 
 
 class _Object:
@@ -74,26 +75,28 @@ class _Object:
         self.state = state
 
 
-class _Reader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
-    def __init__(self, data: bytes, folder: str) -> None:
+class PlaceReader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
+    """Unpickles places for tensors, and calls nothing but inert stand-ins.
+
+    Args:
+        data: the pickle.
+        folder: where in the archive the storages are.
+        known: what stands for a global, by module and name.
+    """
+
+    def __init__(
+        self, data: bytes, folder: str, known: Mapping[tuple[str, str], Callable[..., Any]]
+    ) -> None:
         super().__init__(io.BytesIO(data))
-        self.folder = folder
+        self.folder, self.known = folder, known
 
     def find_class(self, module: str, name: str) -> Any:
         """Inert stand-ins; anything else is refused."""
-        if module.startswith("__torch__"):
-            return _Object
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        known: Mapping[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _place,
-            ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
-            **{("torch.jit._pickle", name): list for name in _LISTS},
-        }
-        if (module, name) not in known:
-            raise _RefusedError(f"{module}.{name}")
-        return known[module, name]
+        if (module, name) not in self.known:
+            raise RefusedError(f"{module}.{name}")
+        return self.known[module, name]
 
     def persistent_load(self, pid: Any) -> tuple[str, str]:
         """A storage: its entry and its type."""
@@ -101,11 +104,25 @@ class _Reader(pickle._Unpickler):  # the one in C makes room for the largest ind
         return f"{self.folder}{key}", str(dtype)
 
 
+class _ModuleReader(PlaceReader):
+    def find_class(self, module: str, name: str) -> Any:
+        """Compiled classes too."""
+        return _Object if module.startswith("__torch__") else super().find_class(module, name)
+
+
 def _place(
     storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Place:
     entry, dtype = storage
     return Place(entry, dtype, tuple(map(int, shape)), tuple(map(int, stride)), int(offset))
+
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _place,
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
+    **{("torch.jit._pickle", name): list for name in _LISTS},
+}
 
 
 def _tensors(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, Place]]:

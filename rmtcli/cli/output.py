@@ -120,9 +120,12 @@ def conclude(report: Report, failed: Sequence[str]) -> None:
     from rmtcli.report.markdown import to_markdown
 
     tell_github(
-        f"rmtcli {report.action}", to_markdown(report), notes=report.notes, failed=failed,
+        f"rmtcli {report.action}",
+        lambda: to_markdown(report),
+        notes=report.notes,
+        failed=failed,
         stream=sys.stderr,
-    )  # fmt: skip
+    )
     _fail_if_any(report.source.path, failed)
 
 
@@ -135,8 +138,13 @@ def conclude_difference(found: Difference, failed: Sequence[str]) -> None:
     from rmtcli.report.github import tell_github
     from rmtcli.report.markdown import difference_to_markdown
 
-    text = difference_to_markdown(found)
-    tell_github("rmtcli diff", text, notes=(), failed=failed, stream=sys.stderr)
+    tell_github(
+        "rmtcli diff",
+        lambda: difference_to_markdown(found),
+        notes=(),
+        failed=failed,
+        stream=sys.stderr,
+    )
     _fail_if_any(found.after.path, failed)
 
 

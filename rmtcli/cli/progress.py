@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rmtcli.errors import UsageError
+from rmtcli.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -66,9 +66,7 @@ class _OneLine(logging.Formatter):
     """A record on one line, whatever a name in it holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from rmtcli.report.rows import shown
-
-        return shown(super().format(record))
+        return one_line(super().format(record))
 
 
 class _StatusLine(logging.Handler):
@@ -100,7 +98,7 @@ class _StatusLine(logging.Handler):
             for i, item in enumerate(items):
                 passed = time.monotonic() - start
                 rate = f"{sum(weights[:i]) / passed / 1e6:.1f} M weights/s" if i else ""
-                name = _OneLine("%(message)s").format(logging.makeLogRecord({"msg": _name(item)}))
+                name = one_line(_name(item))
                 count = f"{i + 1} of {len(items)}"
                 self._show(name, total=sum(work) or 1, completed=sum(work[:i]), at=count, rate=rate)
                 yield item

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -55,8 +56,19 @@ def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
 
 
 def _moved(model: nn.Module, device: str) -> nn.Module:
-    try:
+    with using(device):
         return model.to(device)
+
+
+@contextmanager
+def using(device: str) -> Iterator[None]:
+    """Say in one line that a device cannot be used.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        yield
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device '{device}' cannot be used: {reason}") from None

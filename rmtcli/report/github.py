@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 
 def tell_github(
-    title: str, text: str, *, notes: Sequence[str], failed: Sequence[str], stream: TextIO
+    title: str,
+    text: Callable[[], str],
+    *,
+    notes: Sequence[str],
+    failed: Sequence[str],
+    stream: TextIO,
 ) -> None:
     """Annotate the run and add to the step's summary, where GitHub runs this.
 
     Args:
         title: of the annotations.
-        text: what was found out, as Markdown.
+        text: gives what was found out, as Markdown; not called elsewhere, as it takes time.
         notes: what a reader must not miss.
         failed: why the run fails; empty where it does not.
         stream: where annotations go; GitHub reads stdout and stderr alike.
@@ -29,7 +34,7 @@ def tell_github(
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(text + "".join(f"\n**Failed:** {reason}\n" for reason in failed))
+            file.write(text() + "".join(f"\n**Failed:** {reason}\n" for reason in failed))
 
 
 def _message(text: str) -> str:

@@ -90,18 +90,25 @@ def _layers(report: Report, console: Console) -> Table:
     """The table of layers, without as many expendable columns as the width demands."""
     cells = table(report)
     wanted = list(cells[0])
+    spectra: list[Text] = []
     if report.layers and console.encoding.startswith("utf"):
         wanted.insert(wanted.index("shape") + 1, _ESD)
+        spectra = [_spectrum(plan) for plan in report.layers]
     unlimited = console.options.update(max_width=_PIPE_WIDTH)
     for name in (name for name in _EXPENDABLE if name in wanted):
-        grid = _grid(report, cells, wanted)
+        grid = _grid(report, cells, wanted, spectra)
         if console.measure(grid, options=unlimited).maximum <= console.width:
             break
         wanted.remove(name)
-    return _grid(report, cells, wanted)
+    return _grid(report, cells, wanted, spectra)
 
 
-def _grid(report: Report, cells: tuple[list[str], list[list[str]]], wanted: list[str]) -> Table:
+def _grid(
+    report: Report,
+    cells: tuple[list[str], list[list[str]]],
+    wanted: list[str],
+    spectra: Sequence[Text],
+) -> Table:
     columns, rows = cells
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in wanted:
@@ -112,13 +119,12 @@ def _grid(report: Report, cells: tuple[list[str], list[list[str]]], wanted: list
             no_wrap=right or column == _ESD,
             overflow="fold",
         )
-    plans: Sequence[LayerPlan | None] = report.layers or [None] * len(rows)
-    for plan, row in zip(plans, rows, strict=True):
+    dim = [plan.untouched is not None for plan in report.layers] or [False] * len(rows)
+    for i, (row, faint) in enumerate(zip(rows, dim, strict=True)):
         found: dict[str, RenderableType] = {c: escape(t) for c, t in zip(columns, row, strict=True)}
-        if plan is not None and _ESD in wanted:
-            found[_ESD] = _spectrum(plan)
-        style = "dim" if plan is not None and plan.untouched is not None else None
-        grid.add_row(*(found[column] for column in wanted), style=style)
+        if spectra:
+            found[_ESD] = spectra[i]
+        grid.add_row(*(found[column] for column in wanted), style="dim" if faint else None)
     return grid
 
 

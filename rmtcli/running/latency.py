@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.errors import UsageError
+from rmtcli.evaluation.network import using
 from rmtcli.latency import Times
 from rmtcli.layers import break_even
 
@@ -72,11 +72,8 @@ class Clock:
         self.batch, self.device, self.threads = batch, device, torch.get_num_threads()
         self._pairs: dict[object, tuple[float, float]] = {}
         self._times: dict[object, Times] = {}
-        try:
+        with using(device):
             torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"device '{device}' cannot be used: {reason}") from None
 
     def pair(self, shape: Shape, rank: int | None, dtype: str) -> tuple[float, float]:
         """Seconds of a layer as it is, and of its factors; twice the same where rank is None."""
