@@ -109,7 +109,7 @@ def join(checkpoint: Checkpoint) -> Edits:
         check_factors(checkpoint, module)
         twin = ties.get(left, left)
         if twin not in made:
-            product = _product(checkpoint, left, right)
+            product = _product(checkpoint, module)
             turned = module.rpartition(".")[2] in checkpoint.about.turned
             product, dtype = product.T if turned else product, checkpoint.infos[left].dtype
             made[twin] = spill.keep(_encoded(checkpoint, module, product, dtype))
@@ -143,11 +143,18 @@ def check_factors(checkpoint: Checkpoint, module: str) -> None:
         )
 
 
-def _product(checkpoint: Checkpoint, left: str, right: str) -> FloatArray:
-    """The weight that two factors make: a matrix, or a convolution's kernels."""
+def factor_matrices(checkpoint: Checkpoint, module: str) -> tuple[FloatArray, FloatArray]:
+    """A split module's left factor, out × r, and right one, r × in, convolutions flattened."""
+    right, left, _ = factors_of(module)
     a, b = (checkpoint.array(name).astype("f8") for name in (left, right))
-    product: FloatArray = a.reshape(a.shape[:2]) @ b.reshape(len(b), -1)
-    return product.reshape(len(a), *b.shape[1:])
+    return a.reshape(a.shape[:2]), b.reshape(len(b), -1)
+
+
+def _product(checkpoint: Checkpoint, module: str) -> FloatArray:
+    """The weight that two factors make: a matrix, or a convolution's kernels."""
+    left, right = factor_matrices(checkpoint, module)
+    kernel = checkpoint.infos[factors_of(module)[0]].shape[1:]
+    return (left @ right).reshape(len(left), *kernel)
 
 
 def _encoded(checkpoint: Checkpoint, name: str, values: FloatArray, dtype: str) -> RawTensor:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
-from rmtcli.checkpoint.remote import inside, is_remote, upload_directory
+from rmtcli.checkpoint.remote import inside, is_remote, taken, upload_directory
 from rmtcli.checkpoint.safetensors import write_safetensors
-from rmtcli.checkpoint.writer import named, taken
+from rmtcli.checkpoint.writer import named
 from rmtcli.errors import CheckpointError
 
 #: Bytes of tensors in one file, as transformers divides them.
@@ -69,6 +69,7 @@ def write_directory(
     card: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     force: bool = True,
+    check: Callable[[Path], None] = lambda place: None,
 ) -> None:
     """Write a directory that transformers can load; it appears whole or not at all.
 
@@ -80,23 +81,26 @@ def write_directory(
         card: text of the model card; None for the old one.
         shard_bytes: size beyond which weights are divided.
         force: whether a directory that is there by then may be replaced.
+        check: is given the new directory while it has a temporary name, and may refuse it.
 
     Raises:
-        CheckpointError: the source is no directory, was changed, or links to files elsewhere.
+        CheckpointError: the source is no directory, or links to files elsewhere.
         UsageError: a directory has come to be there, and must not be replaced.
     """
     source = source_of(checkpoint)
+
+    def fill(folder: Path) -> None:
+        _fill(checkpoint, source, folder, card, shard_bytes)
+
     if is_remote(target):
-        upload_directory(
-            target, lambda folder: _fill(checkpoint, source, folder, card, shard_bytes), last=CONFIG
-        )
+        upload_directory(target, fill, last=CONFIG, force=force, check=check)
         return
     mark = secrets.token_hex(8)
     temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
     try:
         temporary.mkdir()
-        _fill(checkpoint, source, temporary, card, shard_bytes)
-        checkpoint.check_unchanged()
+        fill(temporary)
+        check(temporary)
         if target.exists() and not force:
             raise taken(target)
         _exchange(temporary, target, old)

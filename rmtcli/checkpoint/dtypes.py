@@ -18,6 +18,13 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 #: Bytes of one value.
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+#: The largest error of rounding to it: relative, and where numbers are subnormal, absolute.
+ROUNDING = {
+    "F64": (2.0**-53, 2.0**-1075),
+    "F32": (2.0**-24, 2.0**-150),
+    "F16": (2.0**-11, 2.0**-25),
+    "BF16": (2.0**-8, 2.0**-134),
+}
 #: What users call them.
 WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

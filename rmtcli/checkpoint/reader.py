@@ -41,10 +41,14 @@ def container_of(path: Path) -> str:
         ) from None
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, container: str | None = None) -> Checkpoint:
     """Open a checkpoint file, or a Hugging Face directory. Nothing in it is ever executed.
 
     A URL is opened where it is: of safetensors, only the tensors that are asked for are read.
+
+    Args:
+        path: the file, directory or URL.
+        container: its format, where its name does not end in it.
 
     Raises:
         UsageError: no such file, a directory of another kind, or an unknown ending.
@@ -52,17 +56,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = place(path)
     with reaching(path):
-        return _open(path)
+        return _open(path, container)
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Path, container: str | None) -> Checkpoint:
     if path.is_dir():
         return _directory(path)
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if not path.is_file():
         raise UsageError(f"{path}: a pipe or a device, and no file")
-    container = container_of(path)
+    container = container or container_of(path)
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
     with path.open("rb") as file:

@@ -6,14 +6,16 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from rmtcli.checkpoint.base import Checkpoint
-from rmtcli.checkpoint.reader import CONTAINERS, container_of
-from rmtcli.checkpoint.remote import is_remote, reaching, upload_file
-from rmtcli.errors import UsageError
+from rmtcli.checkpoint.readback import check_written, differs
+from rmtcli.checkpoint.reader import CONTAINERS, container_of, open_checkpoint
+from rmtcli.checkpoint.remote import is_remote, reaching, taken, upload_file
+from rmtcli.errors import CheckpointError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -90,34 +92,68 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def write_checkpoint(
-    checkpoint: Checkpoint, target: Path, *, card: str | None = None, force: bool = True
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    card: str | None = None,
+    force: bool = True,
+    verify: bool = True,
+    check: Callable[[Checkpoint], None] = lambda written: None,
 ) -> None:
     """Write ``checkpoint`` in the format that the target's name and the source call for.
+
+    It gets its name when it is complete, read back and found to be what was meant.
 
     Args:
         checkpoint: what to write.
         target: where to.
         card: text of a directory's model card; None for the old one.
         force: whether something that is there may be replaced.
+        verify: whether all of it is read back and compared.
+        check: looks at what was written, opened anew, and may refuse it; with ``verify`` only.
 
     Raises:
         UsageError: something has come to be there, and must not be replaced.
-        CheckpointError: what it is made of was changed in the meantime.
+        CheckpointError: what it is made of was changed in the meantime, or what was written is not
+            what was meant.
     """
     container = format_of(checkpoint, target)
     _LOGGER.info("writing %s", target)
+
+    def checked(place: Path) -> None:
+        if verify:
+            _LOGGER.info("reading %s back", target)
+            with _named(place, target):
+                written = open_checkpoint(place, container=container)
+                check_written(written, checkpoint, target)
+                check(written)
+        checkpoint.check_unchanged()
+
     if container == "directory":
         from rmtcli.checkpoint.directory import write_directory
 
-        write_directory(checkpoint, target, card=card, force=force)
+        write_directory(checkpoint, target, card=card, force=force, check=checked)
         return
     if container == "safetensors":
         from rmtcli.checkpoint.safetensors import write_safetensors as write
     else:
         from rmtcli.checkpoint.torch_file import write_torch as write
 
-    check = checkpoint.check_unchanged
-    write_file(target, lambda file: write(checkpoint, file), force=force, check=check)
+    write_file(target, lambda file: write(checkpoint, file), force=force, check=checked)
+
+
+@contextmanager
+def _named(place: Path, target: Path) -> Iterator[None]:
+    """Let errors about a temporary file speak of the output."""
+    try:
+        yield
+    except CheckpointError as error:
+        what = str(error)
+        if not what.startswith(str(place)):
+            raise
+        raise differs(
+            target, f"it is damaged ({what.removeprefix(str(place)).lstrip('/: ')})"
+        ) from None
 
 
 def write_file(
@@ -125,7 +161,7 @@ def write_file(
     write: Callable[[BinaryIO], object],
     *,
     force: bool = True,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[Path], None] = lambda place: None,
 ) -> None:
     """Let ``write`` fill a temporary sibling, bring it to the disk, then rename it to ``target``.
 
@@ -135,13 +171,13 @@ def write_file(
         target: the file.
         write: is given a file to fill.
         force: whether a file that is there by then may be replaced.
-        check: may refuse what was written before it gets its name.
+        check: is given the filled file's place, and may refuse it before it gets its name.
 
     Raises:
         UsageError: it must not be, and there is one: another run was faster.
     """
     if is_remote(target):
-        upload_file(target, write)
+        upload_file(target, write, force=force, check=check)
         return
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
     try:
@@ -149,7 +185,7 @@ def write_file(
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        check()
+        check(temporary)
         if force:
             temporary.replace(target)
         else:
@@ -180,11 +216,3 @@ def _place(temporary: Path, target: Path) -> None:
         temporary.replace(target)
     else:
         temporary.unlink()
-
-
-def taken(target: Path) -> UsageError:
-    """What is said where a place was free when the work began, and is not at its end."""
-    return UsageError(
-        f"{target}: another run has written it in the meantime, and it was left as it is: "
-        "give --force to replace it"
-    )

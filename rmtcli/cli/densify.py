@@ -27,6 +27,7 @@ def command(
     ],
     json: options.Json = False,
     force: options.Force = False,
+    no_verify: options.NoVerify = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -34,7 +35,7 @@ def command(
     from rmtcli import densify
 
     listen(quiet=quiet, verbose=verbose)
-    emit(densify(file, output, force=force), as_json=json, report_file=None)
+    emit(densify(file, output, force=force, verify=not no_verify), as_json=json, report_file=None)
 
 
 command.__name__ = "densify"

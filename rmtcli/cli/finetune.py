@@ -74,6 +74,7 @@ def command(
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
+    no_verify: options.NoVerify = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -101,6 +102,7 @@ def command(
         training=Training(epochs, lr, batch, distill, seed),
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
+        verify=not no_verify,
         track=progress,
     )
     emit(found, as_json=json, report_file=report, conditions=conditions)

@@ -235,6 +235,12 @@ Cache = Annotated[
         show_default=False,
     ),
 ]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify", help="Do not read the output back and compare it before it gets its name."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; never an input.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")

@@ -103,6 +103,7 @@ def command(
     report: options.ReportFile = None,
     fail_if: options.FailIf = None,
     force: options.Force = False,
+    no_verify: options.NoVerify = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -137,6 +138,7 @@ def command(
         dry_run=dry_run,
         refuse=lambda found: reasons(conditions, values_of(found)),
         force=force,
+        verify=not no_verify,
         cache=cache,
         executor=executor,
         track=progress,

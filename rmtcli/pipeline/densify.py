@@ -8,22 +8,26 @@ from rmtcli import edits
 from rmtcli.assemble import describe
 from rmtcli.checkpoint import Edited, check_target, format_of, open_checkpoint, write_checkpoint
 from rmtcli.checkpoint.remote import place
+from rmtcli.reconstruction import ReadBack
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
 
 
-def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Report:
+def densify(
+    path: str | Path, output: str | Path, *, force: bool = False, verify: bool = True
+) -> Report:
     """Multiply the factors of a file that rmtcli wrote back into dense weights.
 
     Args:
         path: a factored checkpoint, a file or a Hugging Face directory.
         output: file or directory to write.
         force: whether an existing output may be replaced.
+        verify: whether what was written is read back and compared before it gets its name.
 
     Raises:
         UsageError: a wrong path.
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, or what was written is not what was meant.
         LayerError: it holds no factors, or not those that its manifest names.
     """
     target = place(output)
@@ -31,12 +35,12 @@ def densify(path: str | Path, output: str | Path, *, force: bool = False) -> Rep
     directory = format_of(checkpoint, target) == "directory"
     check_target(target, inputs=[place(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
-    write_checkpoint(
-        Edited(checkpoint, edits.join(checkpoint), None), target, card=card, force=force
-    )
+    dense = Edited(checkpoint, edits.join(checkpoint), None)
+    write_checkpoint(dense, target, card=card, force=force, verify=verify)
     return Report(
         "densify",
         describe(checkpoint),
         output=describe(open_checkpoint(target)),
+        readback=ReadBack(len(dense.infos), {}) if verify else None,
         notes=on_extras(checkpoint, target),
     )

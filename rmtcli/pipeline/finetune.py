@@ -27,6 +27,7 @@ from rmtcli.evaluation.data import Samples, has_training_part, read_samples
 from rmtcli.layers import Selection
 from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
 from rmtcli.plan import Layout
+from rmtcli.reconstruction import ReadBack
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
 from rmtcli.spectrum import FloatArray
@@ -50,6 +51,7 @@ def finetune(
     training: Training | None = None,
     refuse: Refuse = lambda report: (),
     force: bool = False,
+    verify: bool = True,
     track: Track = iter,
 ) -> Report:
     """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
@@ -71,6 +73,7 @@ def finetune(
         training: how to train.
         refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
+        verify: whether what was written is read back and compared before it gets its name.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -121,8 +124,9 @@ def finetune(
     )
     if refuse(report):
         return report
-    write_checkpoint(tuned, target, force=force)
-    return replace(report, output=describe(open_checkpoint(target)))
+    write_checkpoint(tuned, target, force=force, verify=verify)
+    readback = ReadBack(len(tuned.infos), {}) if verify else None
+    return replace(report, output=describe(open_checkpoint(target)), readback=readback)
 
 
 def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:

@@ -35,6 +35,7 @@ from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided
 from rmtcli.pipeline.latency import check_batches, timed
 from rmtcli.plan import Layout
 from rmtcli.plan_file import Plan, calibration_of, plan_of
+from rmtcli.reconstruction import ReadBack, stored_errors
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, with_section
 from rmtcli.report.notes import on_cost, on_extras, on_loading
@@ -59,6 +60,7 @@ def prune(
     dry_run: bool = False,
     refuse: Refuse = lambda report: (),
     force: bool = False,
+    verify: bool = True,
     cache: str | Path | None = None,
     executor: str | None = None,
     track: Track = iter,
@@ -92,6 +94,8 @@ def prune(
         dry_run: plan and evaluate, but write nothing.
         refuse: is given the report, and returns reasons for which nothing is to be written.
         force: whether an existing output may be replaced.
+        verify: whether what was written is read back before it gets its name: every tensor is
+            compared, and the error of every pruned layer with the predicted one.
         cache: folder in which decompositions are kept and looked up; none by default.
         executor: ``dask://host:port`` of a cluster that is to decompose the layers; it must reach
             the checkpoint, and the cache, under the same paths. Nothing can be calibrated then.
@@ -103,7 +107,7 @@ def prune(
 
     Raises:
         UsageError: a wrong option or path.
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read, or what was written is not what was meant.
         LayerError: no layers, or one whose values are not finite or do not fit its type; a plan
             that is for other weights.
         EvaluationError: the network cannot be built, fed or scored.
@@ -154,8 +158,16 @@ def prune(
     if container == "directory":
         report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
         card = with_section(read_card(checkpoint), report, factored=_splits(report))
-    write_checkpoint(result.pruned, target, card=card, force=force)
-    return replace(report, output=describe(open_checkpoint(target)))
+    errors: dict[str, float] = {}
+
+    def compare(written: Checkpoint) -> None:
+        assert report.layout is not None
+        optimal = report.calibrated is None
+        errors.update(stored_errors(report.pruned, written, report.layout, target, optimal=optimal))
+
+    write_checkpoint(result.pruned, target, card=card, force=force, verify=verify, check=compare)
+    readback = ReadBack(len(result.pruned.infos), errors) if verify else None
+    return replace(report, output=describe(open_checkpoint(target)), readback=readback)
 
 
 def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard | None]:

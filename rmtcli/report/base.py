@@ -16,6 +16,7 @@ from rmtcli.latency import Latency
 from rmtcli.layers import Layer, Skipped
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.plan_file import Plan
+from rmtcli.reconstruction import ReadBack
 from rmtcli.report.curve import Point
 from rmtcli.report.measured import measured
 from rmtcli.spectrum import FloatArray
@@ -65,6 +66,7 @@ class Report:
         guard: the limit on what may be lost, or None.
         plan: the ranks, as they can be written, edited and carried out again; None where there
             are none.
+        readback: what reading the output back has shown; None where none was, or nothing was read.
         latency: forward times at each batch that was asked for, smallest first.
         curve: networks of several sizes, largest first; empty but after ``curve``.
         notes: sentences a user should read.
@@ -85,6 +87,7 @@ class Report:
     budget: Budget | None = None
     guard: Guard | None = None
     plan: Plan | None = None
+    readback: ReadBack | None = None
     latency: tuple[Latency, ...] = ()
     curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
@@ -124,6 +127,7 @@ class Report:
             "source": _source(self.source),
             "output": _source(self.output),
             "reference": _source(self.reference),
+            "readback": _readback(self.readback),
             "options": {
                 "edge": self.edge,
                 "keep": self.keep,
@@ -166,6 +170,10 @@ class Report:
 
 def _source(source: Source | None) -> dict[str, Any] | None:
     return None if source is None else {name: getattr(source, name) for name in source.__slots__}
+
+
+def _readback(found: ReadBack | None) -> dict[str, int] | None:
+    return None if found is None else {"tensors": found.tensors, "layers": len(found.errors)}
 
 
 def _change(before: int, after: int) -> dict[str, Any]:
@@ -224,6 +232,7 @@ def _layer(plan: LayerPlan, report: Report) -> dict[str, Any]:
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,
+        "stored_error": report.readback.errors.get(layer.name) if report.readback else None,
         "predicted_loss": plan.predicted_loss,
         "parameters": _change(layer.size, after),
         "latency": [

@@ -76,6 +76,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     if report.output is not None:
         sizes = _change(report.source.bytes, report.output.bytes)
         lines.append(("bytes on disk", sizes))
+    lines += _readback(report)
     lines += _latency(report)
     if report.comparison is not None:
         lines += scores(report.comparison, report.reference)
@@ -231,6 +232,17 @@ def _some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
     return ", ".join(names[:NAMES]) + more
+
+
+def _readback(report: Report) -> list[tuple[str, str]]:
+    """What was compared after writing."""
+    found = report.readback
+    if found is None:
+        return []
+    text = f"{_count(found.tensors, 'tensor')} as meant, bit for bit"
+    if found.errors and report.calibrated is None:
+        text += f"; the errors of {_count(len(found.errors), 'layer')} as predicted"
+    return [("read back", text)]
 
 
 def _latency(report: Report) -> list[tuple[str, str]]:

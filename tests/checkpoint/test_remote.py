@@ -163,3 +163,51 @@ def test_inputs_are_never_overwritten(memory: str) -> None:
     assert np.array_equal(
         open_checkpoint(url).array("fc2.weight", None), load_file(MLP)["fc2.weight"]
     )
+
+
+@pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "directory"])
+def test_a_faster_run_is_left_alone(
+    name: str, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = SAMPLES / name, f"{memory}/out{Path(name).suffix}"
+    if name == "directory":
+        state = {"0.weight": torch.randn(90, 80), "1.weight": torch.randn(10, 90)}
+        source = model_directory(tmp_path / "m", state)
+    fs = fsspec.filesystem("memory")
+    other = f"{out}/config.json" if name == "directory" else out
+
+    def meanwhile(_: object) -> tuple[str, ...]:
+        fs.pipe_file(other, b"{}")
+        return ()
+
+    with pytest.raises(UsageError, match="another run has written it in the meantime"):
+        rmtcli.prune(source, out, keep="rank:k=3", refuse=meanwhile)
+    assert fs.cat_file(other) == b"{}"
+    assert [Path(p).name for p in fs.find("/bucket")] == [Path(other).name]
+
+
+def test_what_arrives_short_is_told(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type(fsspec.filesystem("memory"))
+    put = kind.put_file
+
+    def half(self: object, file: str, there: str, **rest: object) -> None:
+        put(self, file, there, **rest)
+        self.store[self._strip_protocol(there)].truncate(100)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(kind, "put_file", half)
+    with pytest.raises(CheckpointError, match="another number of bytes than was sent"):
+        rmtcli.prune(MLP, f"{memory}/out.safetensors")
+    assert fsspec.filesystem("memory").find("/bucket") == []
+
+
+def test_a_source_that_changes_on_the_way_is_told(memory: str, tmp_path: Path) -> None:
+    source = shutil.copy(MLP, tmp_path / "a.safetensors")
+
+    def meanwhile(_: object) -> tuple[str, ...]:
+        with Path(source).open("ab") as file:
+            file.write(b"more")
+        return ()
+
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        rmtcli.prune(source, f"{memory}/out.safetensors", refuse=meanwhile)
+    assert fsspec.filesystem("memory").find("/bucket") == []

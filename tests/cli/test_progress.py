@@ -89,7 +89,8 @@ def test_verbose_tells_every_step_on_stderr(workdir: Path, rmtcli: Run) -> None:
     assert told[0] == "calibrating on 4096 samples of sample_models/mnist.npz"
     assert sum(" above the edge; " in text for text in told) == 5
     assert "healing: pass 1 of 1" in told
-    assert told[-1] == "writing sample_models/mnist_deep.pruned.pt"
+    written = "sample_models/mnist_deep.pruned.pt"
+    assert told[-2:] == [f"writing {written}", f"reading {written} back"]
     assert done.stdout == rmtcli(*arguments, "--force").stdout
 
 
