@@ -16,13 +16,13 @@ from rmtcli.cluster import Cluster
 from rmtcli.decide import Choice
 from rmtcli.edges import EDGES
 from rmtcli.edits import Splitter
-from rmtcli.errors import LayerError
+from rmtcli.errors import LayerError, UsageError
 from rmtcli.execution import in_order
 from rmtcli.hashes import checkpoint_sha256
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.names import module_of
-from rmtcli.plan import Data, Fitted, LayerPlan, Layout, fit_layer, plan_layer
+from rmtcli.plan import Data, Decomposer, Fitted, LayerPlan, Layout, fit_layer, plan_layer
 from rmtcli.report.base import Report, Source
 from rmtcli.spectrum import spectrum
 from rmtcli.version import __version__
@@ -141,15 +141,16 @@ def fits(
     approximate: bool,
     vectors: bool = False,
     cache: str | Path | None = None,
+    device: str = "cpu",
     cluster: Cluster | None = None,
 ) -> Fits:
     """All layers, to be fitted; ``data`` is None where nothing was calibrated.
 
     Raises:
-        UsageError: the cache's folder cannot be made or written to.
+        UsageError: the cache's folder cannot be made or written to, or the device not be used.
     """
     estimator = EDGES.parse(edge)
-    decomposer = spectrum if cache is None else Cache.at(cache).spectrum
+    decomposer = _decomposer(cache, device)
 
     def fit(layer: Layer) -> Fitted | Skipped:
         seen = None if data is None else data.get(layer.name)
@@ -165,6 +166,20 @@ def fits(
     largest = max(_float64(item) for item in found if isinstance(item, Layer))
     room = max(ROOM_BYTES, 3 * largest)
     return Fits(track(found), room, fit, cluster)
+
+
+def _decomposer(cache: str | Path | None, device: str) -> Decomposer:
+    """What makes spectra: the processor, an accelerator, or what was kept."""
+    if device != "cpu":
+        from rmtcli.running.decompose import OnDevice, has_solver  # needs torch
+
+        if has_solver(device):
+            if cache is not None:
+                raise UsageError(
+                    f"--cache keeps what the processor computes: leave it out, or --device {device}"
+                )
+            return OnDevice(device).spectrum
+    return spectrum if cache is None else Cache.at(cache).spectrum
 
 
 def _float64(layer: Layer) -> int:

@@ -77,7 +77,7 @@ def _parts(eigenvalues: FloatArray, form: Tridiagonal) -> Iterator[FloatArray]:
 
 
 def _write(file: BinaryIO, found: Spectrum) -> None:
-    assert found.form is not None
+    assert isinstance(found.form, Tridiagonal)
     digest = hashlib.sha256()
     for part in _parts(found.eigenvalues, found.form):
         digest.update(part.data)

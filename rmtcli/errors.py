@@ -15,7 +15,12 @@ class RmtcliError(Exception):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short; torch and the loader have no type for it."""
-    words = ("DefaultCPUAllocator", "failed to map segment", "can't start new thread")
+    words = (
+        "DefaultCPUAllocator",
+        "CUDA out of memory",
+        "failed to map segment",
+        "can't start new thread",
+    )
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

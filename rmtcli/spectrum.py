@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.lapack import call
-from rmtcli.tridiagonal import Tridiagonal, reduce
+from rmtcli.tridiagonal import reduce
 
 FloatArray = NDArray[np.float64]
 
 #: Rows cast to float64 at a time: bounds the copy, not the result.
 _BLOCK_BYTES = 16 * 2**20
+
+
+class Form(Protocol):
+    """What eigenvectors of a Gram matrix can be made from."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+        ...
+
+    def vectors(self, count: int) -> FloatArray:
+        """Shape (p, count): those of the largest eigenvalues, largest first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -31,7 +45,7 @@ class Spectrum:
     eigenvalues: FloatArray
     n: int
     p: int
-    form: Tridiagonal | None = None
+    form: Form | None = None
 
     @property
     def gamma(self) -> float:
@@ -77,13 +91,25 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a spectrum needs a matrix with entries, not shape {weight.shape}")
-    n, p = tall(weight).shape
     lower, scale = gram(weight)
     form = reduce(lower)
-    values = form.values()
+    return of_gram(form.values(), scale, weight.shape, form if vectors else None)
+
+
+def of_gram(
+    values: FloatArray, scale: float, shape: tuple[int, ...], form: Form | None = None
+) -> Spectrum:
+    """The spectrum of a weight from the eigenvalues of its Gram matrix.
+
+    Args:
+        values: shape (p,), ascending: of WᵀW / scale².
+        scale: what the weight was divided by.
+        shape: of the weight.
+        form: what vectors are made from.
+    """
+    n, p = max(shape), min(shape)
     floor = p * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    values = np.where(values > floor, values, 0.0)
-    return Spectrum(values * scale**2 / n, n, p, form if vectors else None)
+    return Spectrum(np.where(values > floor, values, 0.0) * scale**2 / n, n, p, form)
 
 
 def leading_vectors(weight: NDArray[np.floating], known: Spectrum, count: int) -> FloatArray:
@@ -101,7 +127,18 @@ def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
 def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
     """(WᵀW / scale², scale) of the upright matrix: the lower half, in Fortran order, and zeros.
 
-    The scale is a power of two, so that no square over- or underflows.
+    Raises:
+        ValueError: values that are not finite.
+    """
+    scale, p = unit_of(weight), min(weight.shape)
+    lower = np.zeros((p, p), order="F")
+    for _, block in row_blocks(weight, scale):
+        call("dsyrk", "L", "N", p, len(block), 1.0, block, p, 1.0, lower, p)
+    return lower, scale
+
+
+def unit_of(weight: NDArray[np.floating]) -> float:
+    """A power of two near the largest entry; squares of what it divides do not over- or underflow.
 
     Raises:
         ValueError: values that are not finite.
@@ -109,12 +146,7 @@ def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
     largest = max_abs(weight)
     if not np.isfinite(largest):
         raise ValueError("the matrix holds values that are not finite")
-    scale = 2.0 ** np.frexp(largest)[1] if largest else 1.0
-    p = min(weight.shape)
-    lower = np.zeros((p, p), order="F")
-    for _, block in row_blocks(weight, scale):
-        call("dsyrk", "L", "N", p, len(block), 1.0, block, p, 1.0, lower, p)
-    return lower, float(scale)
+    return float(2.0 ** np.frexp(largest)[1]) if largest else 1.0
 
 
 def row_blocks(

@@ -98,7 +98,11 @@ Score = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="NAME", help="Where networks are evaluated: cpu, cuda, mps.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where networks run and layers are decomposed: cpu, cuda, mps (networks only).",
+    ),
 ]
 Task = Annotated[
     Optional[str],

@@ -29,7 +29,8 @@ class Evaluation:
             is inferred from the checkpoint without it.
         activation: what stands between the layers of an inferred chain.
         score: ``package.module:function`` that takes a module and returns a number.
-        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``.
+        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, and where layers are
+            decomposed; MPS has no float64, and leaves that to the processor.
         task: what a Hugging Face directory is used for, with options, such as
             ``"causal-lm:length=256"``; by default what its files tell.
 

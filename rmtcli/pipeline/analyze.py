@@ -42,7 +42,8 @@ def analyze(
         executor: ``dask://host:port`` of a cluster that is to fit the layers; it must reach the
             checkpoint, and the cache, under the same paths.
         batches: rows at which each linear layer's forward pass is timed, dense and as it would be.
-        device: where that happens.
+        device: where that happens, and layers are decomposed; MPS has no float64, and leaves
+            decompositions to the processor.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -65,6 +66,7 @@ def analyze(
             approximate=False,
             vectors=True,
             cache=cache,
+            device=device,
             cluster=cluster,
         )
         report = assemble.decided(report, checkpoint, fits, by_rule("auto"))

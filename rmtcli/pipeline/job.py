@@ -163,7 +163,14 @@ def prepare(
         data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(
-        found, edge, data, track=track, approximate=not shares, cache=cache, cluster=cluster
+        found,
+        edge,
+        data,
+        track=track,
+        approximate=not shares,
+        cache=cache,
+        device=evaluation.device,
+        cluster=cluster,
     )
     if not (goal.joint or shares):
         return Job(checkpoint, report, fits, data, evaluation, calibration, cluster=cluster)
