@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from rmtcli.cache import Cache
 from rmtcli.checkpoint import Checkpoint, Edited, Manifest
+from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.checkpoint.remote import place
 from rmtcli.cluster import Cluster
 from rmtcli.decide import Choice
@@ -29,9 +30,9 @@ from rmtcli.version import __version__
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Memory for decompositions of layers whose ranks are decided at once. A budget needs each layer's
-#: factors once, a search more often: what is not held is decomposed anew.
-HELD_BYTES = 64 * 2**20
+#: Memory for decompositions of layers whose ranks are decided at once: all are held, or none. A
+#: budget needs each layer's factors once, a search more often: what is not held is decomposed anew.
+HELD_BYTES = 96 * 2**20
 #: Memory for layers side by side, where three times the largest in float64 is less: about what
 #: importing torch takes.
 ROOM_BYTES = 256 * 2**20
@@ -89,17 +90,19 @@ class Fits:
         found: the layers, in order.
         room: memory for those under way here.
         fit: how each is fitted.
+        releases: whether those that wait for others come without what can be made anew.
         cluster: where they are fitted, if not here.
     """
 
     found: Iterable[Layer | Skipped]
     room: int
     fit: Callable[[Layer], Fitted | Skipped]
+    releases: bool = False
     cluster: Cluster | None = None
 
     def __iter__(self) -> Iterator[Fitted | Skipped]:
-        """Each layer with its fit; from a cluster, without what can be made anew."""
-        return self.then(_itself if self.cluster is None else Fitted.released)
+        """Each layer with its fit."""
+        return self.then(Fitted.released if self.releases else _itself)
 
     def then(self, function: Callable[[Fitted], R]) -> Iterator[R | Skipped]:
         """What becomes of each layer after its fit; that is computed where the fit is."""
@@ -163,9 +166,10 @@ def fits(
             decomposer=decomposer,
         )
 
-    largest = max(_float64(item) for item in found if isinstance(item, Layer))
-    room = max(ROOM_BYTES, 3 * largest)
-    return Fits(track(found), room, fit, cluster)
+    layers = [item for item in found if isinstance(item, Layer)]
+    room = max(ROOM_BYTES, 3 * max(map(_float64, layers)))
+    releases = cluster is not None or sum(map(_held, layers)) > HELD_BYTES
+    return Fits(track(found), room, fit, releases, cluster)
 
 
 def _decomposer(cache: str | Path | None, device: str) -> Decomposer:
@@ -180,6 +184,11 @@ def _decomposer(cache: str | Path | None, device: str) -> Decomposer:
                 )
             return OnDevice(device).spectrum
     return spectrum if cache is None else Cache.at(cache).spectrum
+
+
+def _held(layer: Layer) -> int:
+    """A weight and its tridiagonal form."""
+    return layer.size * BYTES[layer.dtype] + 8 * min(layer.shape) ** 2
 
 
 def _float64(layer: Layer) -> int:
@@ -201,20 +210,6 @@ def _tell(found: Fitted | LayerPlan | Skipped) -> None:
     if not isinstance(found, Skipped):
         words = (*found.layer.shape, found.spikes, found.fit.verdict.value)
         _LOGGER.info("%s, %d×%d: %d above the edge; %s", found.layer.name, *words)
-
-
-def held(fits: Iterable[Fitted | Skipped]) -> list[Fitted | Skipped]:
-    """All layers at once; beyond :data:`HELD_BYTES`, without what can be made anew."""
-    kept: list[Fitted | Skipped] = []
-    size = 0
-    for item in fits:
-        if isinstance(item, Fitted) and item.held and size + item.held > HELD_BYTES:
-            kept.append(item.released())
-        else:
-            size += item.held if isinstance(item, Fitted) else 0
-            kept.append(item)
-        del item  # not held while the next one is made
-    return kept
 
 
 def decided(

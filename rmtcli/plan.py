@@ -102,19 +102,11 @@ class Fitted:
     vectors: VectorTest | None = None
     group: str | None = None
 
-    @property
-    def held(self) -> int:
-        """Bytes in memory that factors are made of, and that could be made anew."""
-        form = self.spectrum.form
-        if not isinstance(self.approximation, Plain) or form is None:
-            return 0
-        weight = self.approximation.weight
-        return form.nbytes + (0 if weight is None else weight.nbytes)
-
     def released(self) -> Fitted:
-        """The same with less in memory: factors take a second decomposition."""
+        """The same with less in memory, where factors can be had by a second decomposition."""
+        if not isinstance(self.approximation, Plain):
+            return self
         s = replace(self.spectrum, form=None)
-        assert isinstance(self.approximation, Plain)
         approximation = replace(self.approximation, spectrum=s, weight=None)
         return replace(self, spectrum=s, approximation=approximation)
 

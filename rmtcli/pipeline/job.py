@@ -174,7 +174,7 @@ def prepare(
     )
     if not (goal.joint or shares):
         return Job(checkpoint, report, fits, data, evaluation, calibration, cluster=cluster)
-    fits = assemble.held(fits)
+    fits = list(fits)
     assemble.refuse_not_finite(checkpoint.path, fits)
     notes: tuple[str, ...] = ()
     if shares and data is not None:
