@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    Place = Path
+else:
+    #: What :func:`to_place` gives. Of a ``Path``, Typer below 0.29 makes a local one once more.
+    Place = Any
 
 
 def to_place(text: str) -> Path:
@@ -16,7 +22,7 @@ def to_place(text: str) -> Path:
 
 
 Checkpoint = Annotated[
-    Path,
+    Place,
     typer.Argument(
         parser=to_place,
         metavar="FILE|DIR",
