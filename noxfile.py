@@ -39,8 +39,8 @@ CONSTRAIN = () if os.environ.get("ANY_TORCH") else ("-c", str(CONSTRAINTS))
 ACCEPTED: dict[str, str] = {}
 #: Asked in this order; the second only where the first knows nothing.
 SERVICES = ("pypi", "osv")
-#: How pip-audit ends where the network, and not pip-audit, is at fault.
-UNREACHED = re.compile(r"(requests|urllib3|pip_audit\._service)\.|.*network may be blocking")
+#: Where pip-audit's last line begins so, the network is at fault and not pip-audit.
+NETWORK_ERRORS = re.compile(r"(requests|urllib3|pip_audit\._service)\.|.*Tip: your network may be")
 
 
 def lowest(requirements: Iterable[str], but: Collection[str] = ()) -> list[str]:
@@ -112,7 +112,7 @@ def installed(session: nox.Session, extras: Collection[str] = ()) -> str:
 
 
 class Audit(NamedTuple):
-    """What pip-audit's JSON says: names of packages, and a line for each vulnerability."""
+    """What a service says: names of packages, and a line for each vulnerability."""
 
     known: list[str]
     unknown: list[str]
@@ -120,67 +120,72 @@ class Audit(NamedTuple):
 
 
 def read_audit(report: str) -> Audit:
-    """Tell the packages that the service knows from those that it does not.
+    """Read pip-audit's JSON, and tell the packages that the service knows from the others.
 
-    pip-audit itself calls it a success where a service knows none of them: an index that has no
-    vulnerabilities to tell of answers as for a package that does not exist.
+    pip-audit itself calls it a success where a service knows none of them: a mirror of an index
+    that has no vulnerabilities to tell of answers as if there were no such package.
     """
     known, unknown, found = [], [], []
     for package in json.loads(report)["dependencies"]:
         (unknown if "skip_reason" in package else known).append(package["name"])
         for each in package.get("vulns", ()):
             mended = ", ".join(each["fix_versions"]) or "no version"
-            found.append(
-                f"{package['name']} {package['version']}: {each['id']}, mended in {mended}"
-            )
+            found.append(f"{package['name']} {package['version']}: {each['id']}, mended: {mended}")
     return Audit(known, unknown, found)
+
+
+def unreached(output: str) -> bool:
+    """Whether pip-audit, which printed this and wrote no report, had no answer from the service."""
+    return bool(NETWORK_ERRORS.match(output.strip().rpartition("\n")[2]))
+
+
+def ask(session: nox.Session, service: str, pins: Path) -> Audit | str:
+    """What a service knows of pinned packages; or, in a few words, why it tells nothing."""
+    report = pins.with_suffix(".json")
+    report.unlink(missing_ok=True)
+    output = session.run(
+        *("pip-audit", "--vulnerability-service", service, "--progress-spinner", "off"),
+        *("--requirement", str(pins), "--no-deps", "--disable-pip"),
+        *("--format", "json", "--output", str(report)),
+        *(f"--ignore-vuln={each}" for each in ACCEPTED),
+        silent=True,
+        success_codes=(0, 1),
+    )
+    if not report.exists():
+        return "no answer" if unreached(output) else session.error(output)
+    answer = read_audit(report.read_text())
+    return answer if answer.known else "knows none of the packages"
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
     """Fail where a dependency, of any extra too, has a known vulnerability."""
-    # Services know public versions, and 2.13.0+cpu is not one.
-    pins = [
-        f"{package['name']}=={Version(package['version']).public}"
-        for package in listed(session, installed(session, EXTRAS))
-        if package["name"] != PYPROJECT["project"]["name"]
-    ]
-    folder = Path(session.create_tmp())
-    (folder / "pins.txt").write_text("\n".join(pins))
-    report = folder / "audit.json"
+    packages = listed(session, installed(session, EXTRAS))
+    pins = Path(session.create_tmp()) / "pins.txt"
+    pins.write_text(
+        "\n".join(
+            # Services know public versions, and 2.13.0+cpu is not one.
+            f"{package['name']}=={Version(package['version']).public}"
+            for package in packages
+            if package["name"] != PYPROJECT["project"]["name"]
+        )
+    )
     session.install("pip-audit>=2.9")
     for vulnerability, reason in ACCEPTED.items():
         session.warn(f"accepted: {vulnerability}: {reason}")
-    unreached = []
+    silent = []
     for service in SERVICES:
-        report.unlink(missing_ok=True)
-        output = session.run(
-            *("pip-audit", "--vulnerability-service", service, "--progress-spinner", "off"),
-            *("--requirement", str(folder / "pins.txt"), "--no-deps", "--disable-pip"),
-            *("--format", "json", "--output", str(report)),
-            *(f"--ignore-vuln={each}" for each in ACCEPTED),
-            silent=True,
-            success_codes=(0, 1),
-        )
-        if not report.exists():
-            last = output.strip().splitlines()[-1]
-            if not UNREACHED.match(last):
-                session.error(output)
-            unreached.append(f"{service}: {last.split(':')[0].split('.')[-1]}")
-            continue
-        result = read_audit(report.read_text())
-        if not result.known:
-            unreached.append(f"{service}: knows no package")
-            continue
-        for name in result.unknown:
-            session.warn(f"not audited: {name}, which {service} does not know")
-        if result.vulnerabilities:
-            session.error("known vulnerabilities:\n" + "\n".join(result.vulnerabilities))
-        session.log(
-            f"{len(result.known)} packages audited by {service}: nothing known against them"
-        )
-        return
-    session.skip(f"NOTHING WAS AUDITED, no service could be reached ({'; '.join(unreached)})")
+        answer = ask(session, service, pins)
+        if isinstance(answer, Audit):
+            break
+        silent.append(f"{service}: {answer}")
+    else:
+        session.skip(f"NOTHING WAS AUDITED: no service was reached ({'; '.join(silent)})")
+    for name in answer.unknown:
+        session.warn(f"not audited: {name}, which {service} does not know")
+    if answer.vulnerabilities:
+        session.error("\n".join(["known vulnerabilities:", *answer.vulnerabilities]))
+    session.log(f"{service} knows {len(answer.known)} packages, and nothing against them")
 
 
 def bill_faults(text: str, requirements: Iterable[str]) -> list[str]:

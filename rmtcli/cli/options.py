@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 if TYPE_CHECKING:
     Place = Path
 else:
-    #: What :func:`to_place` gives. Of a ``Path``, Typer below 0.29 makes a local one once more.
-    Place = Any
+
+    class Place:
+        """A path or a URL. Of what is annotated as a path, Typer below 0.29 makes a local one."""
 
 
 def to_place(text: str) -> Path:
