@@ -82,7 +82,7 @@ def newest(session: nox.Session) -> None:
     """Run the tests with the newest versions, and say which newer ones something holds back."""
     session.install(*CONSTRAIN, "--upgrade", "--upgrade-strategy", "eager", "-e", ".[dev]")
     ours = {canonicalize_name(Requirement(each).name) for each in REQUIREMENTS}
-    for package in listed(session, "python", "--outdated"):
+    for package in listed(session, str(Path(session.bin, "python")), "--outdated"):
         if canonicalize_name(package["name"]) in ours:
             session.warn("held back: {name} {version}, of {latest_version}".format_map(package))
     session.run("pytest", *session.posargs)
