@@ -203,7 +203,7 @@ def bill_faults(text: str, requirements: Iterable[str]) -> list[str]:
 
 @nox.session
 def sbom(session: nox.Session) -> None:
-    """Write the CycloneDX bill of what the project needs to run, to the file after ``--``."""
+    """Write the CycloneDX bill of what it needs to run, to dist/ or the file after ``--``."""
     project = PYPROJECT["project"]
     python = installed(session)
     folder = Path(session.create_tmp())
