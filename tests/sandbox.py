@@ -271,6 +271,7 @@ def _serve() -> None:
     """Fork for every request on stdin."""
     import warnings
 
+    import numpy.testing  # calls lscpu as it is imported, before numpy 2  # noqa: F401
     import torch
 
     import rmtcli.cli.main

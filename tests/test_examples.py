@@ -32,6 +32,7 @@ NOT_RUN = {
     "pip install": "needs a package index",
     "pre-commit install": "changes the clone",
     "pytest": "would run itself",
+    "nox ": "minutes, and needs a package index",
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +13,13 @@ from rmtcli.cli.progress import listen, progress
 
 def command(
     before: Annotated[
-        Path,
+        options.Place,
         typer.Argument(
             parser=options.to_place, metavar="A", help="A checkpoint.", show_default=False
         ),
     ],
     after: Annotated[
-        Path,
+        options.Place,
         typer.Argument(
             parser=options.to_place, metavar="B", help="Another one.", show_default=False
         ),

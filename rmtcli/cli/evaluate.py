@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -15,7 +14,7 @@ from rmtcli.cli.progress import listen
 def command(
     file: options.Checkpoint,
     against: Annotated[
-        Optional[Path],
+        Optional[options.Place],
         typer.Option(
             parser=options.to_place,
             metavar="FILE",

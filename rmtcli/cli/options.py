@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    Place = Path
+else:
+
+    class Place:
+        """A path or a URL. Of what is annotated as a path, Typer below 0.29 makes a local one."""
 
 
 def to_place(text: str) -> Path:
@@ -16,7 +23,7 @@ def to_place(text: str) -> Path:
 
 
 Checkpoint = Annotated[
-    Path,
+    Place,
     typer.Argument(
         parser=to_place,
         metavar="FILE|DIR",

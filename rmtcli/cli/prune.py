@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(
     file: options.Checkpoint,
     output: Annotated[
-        Optional[Path],
+        Optional[options.Place],
         typer.Option(
             "--output",
             "-o",

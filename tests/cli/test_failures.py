@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -166,8 +167,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         truncated,
         "prune cut.safetensors",
         1,
-        "cut.safetensors: not a whole safetensors file (Error while deserializing header: "
-        "incomplete metadata, file not fully covered)",
+        "cut.safetensors: not a whole safetensors file (Error while deserializing header: …)",
     ),
     "truncated torch": (
         truncated,
@@ -380,7 +380,9 @@ def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> N
     (workdir / "score.py").write_text("def nan(model): return float('nan')\n")
     before = tree(workdir)
     result = rmtcli(*arguments.split())
-    assert result.stderr == f"rmtcli: error: {line}\n"
+    # The words of another library, which change with its version, are an ellipsis here.
+    expected = re.escape(f"rmtcli: error: {line}\n").replace("…", ".+")
+    assert re.fullmatch(expected, result.stderr), result.stderr
     assert result.returncode == code
     assert tree(workdir) == before
     assert not (workdir / "owned").exists()
