@@ -89,6 +89,14 @@ def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float)
             assert allocate(choices, 7 * (4 + count) + left) == expected
 
 
+def test_what_is_left_goes_where_it_gains_most_not_where_most_is_lost() -> None:
+    """The best step for its cost, 20 for 10, is too dear for the 5 that are left."""
+    much = Choice(np.array([9.0, *[1.0] * 50]), 5, 10_000)
+    little = Choice(np.array([9.0, 3.0]), 5, 10_000)
+    dear = Choice(np.array([90.0, 20.0]), 10, 10_000)
+    assert allocate([much, little, dear], 25) == [1, 2, 1]
+
+
 @pytest.mark.parametrize("step", [1, 7])
 def test_what_gains_alike_is_paid_for_as_long_as_the_budget_lasts(step: int) -> None:
     choices = [Choice(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
@@ -98,11 +106,14 @@ def test_what_gains_alike_is_paid_for_as_long_as_the_budget_lasts(step: int) -> 
         assert max(rank or 0 for rank in ranks) <= units / 3 + 1
 
 
-def test_the_price_alone_comes_near_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_the_price_alone_comes_near_the_budget(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is left for single steps, which take long where there are many, is less than one."""
     monkeypatch.setattr("rmtcli.allocate._spend", lambda *_: None)
     rng = np.random.default_rng(0)
-    losses = [np.sort(rng.exponential(size=50))[::-1] * 0.01**i for i in range(3)]
+    losses = [scale * np.sort(rng.exponential(size=50))[::-1] * 0.01**i for i in range(3)]
     choices = [Choice(loss, 7, 1000) for loss in losses]
     for budget in (21, 100, 500, 1000):
         ranks = allocate(choices, budget)
@@ -144,6 +155,10 @@ def test_a_budget_is_a_share_or_a_number(text: str, unit: str, amount: int) -> N
     found = Budget(text, unit).amount(1000)
     assert found == amount
     assert type(found) is int
+
+
+def test_milliseconds_are_a_million_nanoseconds() -> None:
+    assert Budget("1500", "ms").amount(2 * 10**9) == 1_500_000_000
 
 
 @pytest.mark.parametrize(
