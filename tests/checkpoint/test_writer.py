@@ -161,6 +161,8 @@ def test_a_model_comes_out_in_every_form(tmp_path: Path, caplog: pytest.LogCaptu
     assert torch.equal(read[1]["a.weight"], state["a.weight"])
     assert (tmp_path / "out" / "README.md").read_text() == "new"
     for name in ("a.safetensors", "out"):
+        write_checkpoint(model, tmp_path / name)
+        write_checkpoint(model, tmp_path / name, force=True)
         with pytest.raises(UsageError, match="another run has written it in the meantime"):
             write_checkpoint(model, tmp_path / name, force=False)
 
@@ -231,3 +233,9 @@ def test_errors_of_the_system_name_the_output() -> None:
     others = OSError(errno.EACCES, "no rights", "in.pt"), OSError("no number"), ValueError("else")
     for error in others:
         assert named(error, output) is error
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_file(tmp_path / "no" / "out", lambda file: file.write(b"x"))
+    assert Path(caught.value.filename).parent == tmp_path / "no"
