@@ -106,3 +106,13 @@ def test_tails_are_heavy_from_those_of_student_on(density: float, heavy: bool) -
     w = noise((300, 200)) * (np.random.default_rng(1).random((300, 200)) < density)
     assert heavy_tailed(w, spectrum(w), 0) is heavy
     assert heavy_tailed(w.T, spectrum(w), 0) is heavy
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = unequal((120, 51), 0.5, 0.5)
+    whole = excess_kurtosis(w), dyson_variances(w, spectrum(w))
+    monkeypatch.setattr("rmtcli.spectrum._BLOCK_BYTES", 51 * 8 * 7)
+    assert excess_kurtosis(w) == pytest.approx(whole[0], rel=1e-12)
+    found = dyson_variances(w, spectrum(w))
+    assert found.rows == pytest.approx(whole[1].rows, rel=1e-9)
+    assert found.columns == pytest.approx(whole[1].columns, rel=1e-9)
