@@ -105,7 +105,7 @@ def test_dyson() -> None:
     s, fit = fitted("dyson:beta=0.05", w)
     found = dyson_variances(w, s)
     equal = spectrum(w / np.sqrt(found.rows)[:, None] / np.sqrt(found.columns))
-    bema = EDGES.parse("bema:refits=20")
+    bema = EDGES.parse("bema:refits=20,beta=0.05")
     sigma, removed = bema.sigma(equal)  # type: ignore[attr-defined]
     assert fit.law.sigma == pytest.approx(sigma, rel=1e-9)
     error = sigma * window_error(0.45, 90, 0.2)
