@@ -24,8 +24,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         write_file(target, fail)
+    assert caught.value.filename == str(target)
     assert tree(tmp_path) == {"out": b"old"}
     write_file(target, lambda file: file.write(b"new"))
     assert tree(tmp_path) == {"out": b"new"}
