@@ -33,6 +33,7 @@ NOT_RUN = {
     "pre-commit install": "changes the clone",
     "pytest": "would run itself",
     "nox ": "minutes, and needs a package index",
+    "coverage ": "would run itself",
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",
@@ -40,6 +41,7 @@ NOT_RUN = {
     "rmtcli prune s3://": "needs a store and a cluster; tests/test_cluster.py has its own",
     "python -m tests.faults": "minutes; tests/faults takes a part of it",
     "python -m tests.fuzz": "minutes; tests/fuzz takes a part of it",
+    "python -m tests.mutation": "an hour or more: the tests again for each mutant",
     "python -m tests.reliability": "many minutes: all of these",
     "rmtcli reproduce": "minutes to days; tests/experiments run it on made-up images",
 }

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from rmtcli.checkpoint import check_target, write_file
-from rmtcli.errors import UsageError
-from tests.conftest import tree
+from rmtcli.checkpoint import check_target, open_checkpoint, write_checkpoint, write_file
+from rmtcli.checkpoint.writer import format_of, named
+from rmtcli.errors import CheckpointError, UsageError
+from tests.conftest import SAMPLES, model_directory, tree
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -19,8 +24,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         write_file(target, fail)
+    assert caught.value.filename == str(target)
     assert tree(tmp_path) == {"out": b"old"}
     write_file(target, lambda file: file.write(b"new"))
     assert tree(tmp_path) == {"out": b"new"}
@@ -63,5 +69,174 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
         (tmp_path / "no" / "a.pt", "its folder does not exist"),
         (tmp_path / "there.pt", "exists already: give --force"),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=f"^{target}: {message}"):
             check_target(target, inputs=[], force=False)
+    for directory in (False, True):
+        with pytest.raises(UsageError, match="its folder does not exist"):
+            check_target(tmp_path / "no" / "a", inputs=[], force=True, directory=directory)
+
+
+def test_a_folder_without_rights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(path: Path, mode: int) -> bool:
+        assert path == tmp_path
+        return not mode & os.W_OK
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(UsageError, match=r"a\.pt: its folder may not be written to$"):
+        check_target(tmp_path / "a.pt", inputs=[], force=True)
+
+
+def test_nothing_is_written_into_an_input_nor_around_one(tmp_path: Path) -> None:
+    model = model_directory(tmp_path / "m", {"a": torch.ones(2)})
+    (tmp_path / "data.npz").write_bytes(b"x")
+    (tmp_path / "elsewhere").mkdir()
+    inputs = [model, tmp_path / "data.npz"]
+    with pytest.raises(UsageError, match="lies in an input, and inputs are never changed"):
+        check_target(model / "a.pt", inputs=inputs, force=True)
+    with pytest.raises(UsageError, match="holds an input, and inputs are never overwritten"):
+        check_target(tmp_path, inputs=inputs, force=True, directory=True)
+    for target in (tmp_path / "new", tmp_path / "m.pt", tmp_path / "elsewhere" / "m"):
+        check_target(target, inputs=inputs, force=False, directory=True)
+        check_target(target, inputs=inputs, force=False)
+
+
+def test_a_place_named_for_two_things_is_refused(tmp_path: Path) -> None:
+    """Neither is there yet: a report, say, and the checkpoint."""
+    target = tmp_path / "a.pt"
+    check_target(target, inputs=[tmp_path / "b.pt"], force=False)
+    with pytest.raises(UsageError, match="is named for two things: give each a file of its own"):
+        check_target(target, inputs=[tmp_path / "b.pt", tmp_path / "." / "a.pt"], force=False)
+
+
+def test_a_directory_is_replaced_where_it_holds_a_model(tmp_path: Path) -> None:
+    model = model_directory(tmp_path / "m", {"a": torch.ones(2)})
+    with pytest.raises(UsageError, match="exists already: give --force to replace it"):
+        check_target(model, inputs=[], force=False, directory=True)
+    check_target(model, inputs=[], force=True, directory=True)
+    (tmp_path / "home").mkdir()
+    with pytest.raises(UsageError, match="holds no model that could be replaced: name another"):
+        check_target(tmp_path / "home", inputs=[], force=True, directory=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("out", "directory"),
+        ("out.v2", "directory"),
+        ("a.safetensors", "safetensors"),
+        ("A.PT", "torch"),
+        ("a.ckpt", "torch"),
+    ],
+)
+def test_the_name_says_what_a_directory_is_written_as(
+    name: str, expected: str, tmp_path: Path
+) -> None:
+    model = open_checkpoint(model_directory(tmp_path / "m", {"a": torch.ones(2)}))
+    assert format_of(model, tmp_path / name) == expected
+
+
+def test_no_file_has_a_directorys_name_nor_a_format_that_is_only_read(tmp_path: Path) -> None:
+    source = open_checkpoint(SAMPLES / "mnist_mlp.safetensors")
+    with pytest.raises(UsageError, match="not a checkpoint by its name"):
+        format_of(source, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"read only: name a .safetensors or .pt file$"):
+        format_of(source, tmp_path / "a.pt2")
+
+
+def test_a_model_comes_out_in_every_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3)}
+    folder = model_directory(tmp_path / "m", state)
+    (folder / "README.md").write_text("old")
+    model = open_checkpoint(folder)
+    caplog.set_level(logging.INFO, "rmtcli")
+    write_checkpoint(model, tmp_path / "a.safetensors")
+    write_checkpoint(model, tmp_path / "a.pt")
+    write_checkpoint(model, tmp_path / "out", card="new")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"writing {tmp_path / name}" for name in ("a.safetensors", "a.pt", "out")
+    ]
+    read = load_file(tmp_path / "a.safetensors")["a.weight"], torch.load(tmp_path / "a.pt")
+    assert torch.equal(read[0], state["a.weight"])
+    assert torch.equal(read[1]["a.weight"], state["a.weight"])
+    assert (tmp_path / "out" / "README.md").read_text() == "new"
+    for name in ("a.safetensors", "out"):
+        write_checkpoint(model, tmp_path / name)
+        write_checkpoint(model, tmp_path / name, force=True)
+        with pytest.raises(UsageError, match="another run has written it in the meantime"):
+            write_checkpoint(model, tmp_path / name, force=False)
+
+
+def test_what_changed_while_it_was_read_is_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes((SAMPLES / "mnist_mlp.safetensors").read_bytes())
+    source = open_checkpoint(file)
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(CheckpointError, match="changed"):
+        write_checkpoint(source, tmp_path / "b.safetensors")
+    assert list(tree(tmp_path)) == ["a.safetensors"]
+
+
+def test_what_is_checked_is_on_the_disk_and_has_no_name_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, done = tmp_path / "out", []
+
+    def fsync(file: int) -> None:
+        done.append(os.fstat(file).st_size)
+
+    def check() -> None:
+        (beside,) = tree(tmp_path).items()
+        assert beside[0].startswith(".rmtcli-")
+        assert beside[0].endswith(".tmp")
+        assert beside[1] == b"new"
+        done.append("checked")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_file(target, lambda file: file.write(b"new"), check=check)
+    assert done == [3, "checked"]
+    assert tree(tmp_path) == {"out": b"new"}
+
+    def refuse() -> None:
+        raise CheckpointError("changed")
+
+    with pytest.raises(CheckpointError, match=r"^changed$"):
+        write_file(target, lambda file: file.write(b"newer"), check=refuse)
+    assert tree(tmp_path) == {"out": b"new"}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_without_force_nothing_is_replaced(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "no second names here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", link)
+    target = tmp_path / "out"
+    write_file(target, lambda file: file.write(b"first"), force=False)
+    assert tree(tmp_path) == {"out": b"first"}
+    assert target.stat().st_nlink == 1
+    with pytest.raises(UsageError, match=r"out: another run has written it .* give --force"):
+        write_file(target, lambda file: file.write(b"second"), force=False)
+    assert tree(tmp_path) == {"out": b"first"}
+
+
+def test_errors_of_the_system_name_the_output() -> None:
+    output = Path("out.pt")
+    for error in (OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full", "copied.pt")):
+        found = named(error, output)
+        assert isinstance(found, OSError)
+        assert (found.errno, found.strerror) == (error.errno, error.strerror)
+        assert found.filename == "out.pt"
+    others = OSError(errno.EACCES, "no rights", "in.pt"), OSError("no number"), ValueError("else")
+    for error in others:
+        assert named(error, output) is error
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_file(tmp_path / "no" / "out", lambda file: file.write(b"x"))
+    assert Path(caught.value.filename).parent == tmp_path / "no"

@@ -52,3 +52,15 @@ def test_without_a_bulk_the_edge_stays() -> None:
     found = spectrum(weight)
     fit = EDGES.parse("bema").fit(found, weight)
     assert follow(fit, cut(found, 10), 10, 3) is fit
+
+
+def test_small_weights_are_followed_like_large_ones() -> None:
+    weight = planted(SHAPE, 3, times=4)
+    edges = []
+    for scale in (1.0, 1e-3):
+        found = spectrum(scale * weight)
+        fit = EDGES.parse("bema").fit(found, scale * weight)
+        later = Spectrum(1.5 * cut(found, 100).eigenvalues, found.n, found.p)
+        edges.append(follow(fit, later, 100, 3).edge / scale**2)
+        assert edges[-1] > 1.2 * fit.edge / scale**2
+    assert edges[1] == pytest.approx(edges[0], rel=1e-9)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rmtcli.edges import EDGES, EdgeFit, Verdict
 from rmtcli.edges.base import Noise
+from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.spectrum import Spectrum, spectrum
@@ -109,3 +110,36 @@ def test_a_rank_is_below_break_even_exactly_where_factors_are_smaller() -> None:
         r = layer.break_even_rank
         assert r * (out + inputs) < out * inputs <= (r + 1) * (out + inputs)
         assert r < math.inf
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0, 4), (0.25, 4), (0.26, 3), (0.5, 3), (1, 2)])
+def test_relative_keeps_a_share_of_the_largest_singular_value(threshold: float, kept: int) -> None:
+    s = fake([1.0, 4.0, 16.0, 16.0])  # singular values of 1 : 2 : 4 : 4
+    found = rank(f"relative:threshold={threshold}", s)
+    assert found == kept
+    assert type(found) is int
+
+
+@pytest.mark.parametrize(("rule", "at_least"), [("edge:at_least", 1), ("rank:k", 1)])
+def test_counts_begin_at_one(rule: str, at_least: int) -> None:
+    option = rule.partition(":")[2]
+    assert rank(f"{rule}={at_least}", fake([9.0, 1.0])) == at_least
+    with pytest.raises(UsageError, match=f"{option} must be at least 1, not 0"):
+        KEEP_RULES.parse(f"{rule}=0")
+
+
+@pytest.mark.parametrize(
+    "rule", ["edge:below", "energy:fraction", "fraction:of", "relative:threshold"]
+)
+def test_shares_go_from_nothing_to_all(rule: str) -> None:
+    option = rule.partition(":")[2]
+    for share in (0, 1):
+        KEEP_RULES.parse(f"{rule}={share}")
+    for share in (-0.01, 1.01):
+        with pytest.raises(UsageError, match=rf"{option} must be from 0 to 1, not {share}"):
+            KEEP_RULES.parse(f"{rule}={share}")
+
+
+def test_energy_of_a_layer_of_zeros_is_in_no_direction() -> None:
+    assert rank("energy:fraction=0.5", fake([0.0] * 5)) == 0
+    assert rank("energy:fraction=0.5", fake([1.0, 1.0])) == 1

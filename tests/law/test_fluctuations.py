@@ -6,7 +6,7 @@ import pytest
 from rmtcli.edges.bema import Bema
 from rmtcli.edges.judge import ks_distance
 from rmtcli.edges.median import median_variance
-from rmtcli.law.fluctuations import fit_p_value, quantile_error, window_error
+from rmtcli.law.fluctuations import _cosines, fit_p_value, quantile_error, window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.spectrum import spectrum
 
@@ -44,3 +44,31 @@ def test_the_whole_spectrum_has_the_error_of_its_sum_of_squares() -> None:
 def test_a_perfect_fit_is_no_evidence() -> None:
     assert fit_p_value(0.0, 100) == 1.0
     assert fit_p_value(0.5, 100) < 1e-12
+
+
+def test_polynomials_have_the_coefficients_that_they_are_made_of() -> None:
+    theta = (np.arange(64) + 0.5) * np.pi / 64
+    made = {1: 2.0, 7: -0.5, 40: 0.25}
+    found = _cosines(sum(c * np.cos(k * theta) for k, c in made.items()))
+    assert len(found) == 64
+    assert found == pytest.approx([made.get(k, 0.0) for k in range(64)], abs=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, 2, 20, 1000])
+def test_p_values_are_log_normal_about_the_simulated_median(p: int) -> None:
+    """Half at the median 0.245 + 0.389 ln p of p D; its logarithm's deviation is 0.31 over it."""
+    median = 0.245 + 0.389 * np.log(max(p, 2))
+    assert fit_p_value(median / p, p) == pytest.approx(0.5, rel=1e-9)
+    above, below = (median / p * np.exp(sign * 0.31 / median) for sign in (1, -1))
+    assert fit_p_value(above, p) == pytest.approx(0.15865525, rel=1e-6)
+    assert fit_p_value(below, p) == pytest.approx(0.84134475, rel=1e-6)
+
+
+def test_one_eigenvalue_scatters_as_orourke_says() -> None:
+    law = MarchenkoPastur(0.5)
+    for p, level in [(100, 0.5), (1, 0.3)]:
+        place = float(law.ppf(level))
+        scatter = np.sqrt(np.log(max(p, 2)) + 0.7) / (np.pi * p * float(law.pdf(place)))
+        # Relative to sigma, half of the relative error of an eigenvalue.
+        expected = scatter / place / 2
+        assert quantile_error(0.5, p, level) == pytest.approx(expected, rel=1e-12)

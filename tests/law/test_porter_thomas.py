@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
+from fractions import Fraction
+
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 
 from rmtcli.law.porter_thomas import FEWEST, moments, p_values
 
@@ -59,3 +64,36 @@ def test_kurtosis_alone_counts_and_short_vectors_say_nothing() -> None:
     assert p_values(-vectors[::-1]) == pytest.approx(p_values(vectors), rel=1e-9)
     assert p_values(vectors[: FEWEST - 1]).tolist() == [1.0] * 4
     assert p_values(np.ones((50, 0))).shape == (0,)
+
+
+def rising(a: Fraction, k: int) -> Fraction:
+    return math.prod((a + i for i in range(k)), start=Fraction(1))
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_moments_are_sums_over_all_indices(m: int) -> None:
+    """E (Σ dᵢ²)ᵏ term by term, in fractions."""
+
+    def raw(k: int) -> Fraction:
+        total = Fraction(0)
+        for indices in itertools.product(range(m), repeat=k):
+            powers = [2 * times for times in Counter(indices).values()]
+            total += math.prod(rising(Fraction(1, 2), power) for power in powers)
+        return total / rising(Fraction(m, 2), 2 * k)
+
+    mean, variance = raw(1), raw(2) - raw(1) ** 2
+    third = raw(3) - 3 * mean * variance - mean**3
+    expected = float(mean), float(variance) ** 0.5, float(third) / float(variance) ** 1.5
+    assert moments(m) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("m", [FEWEST, 40, 500])
+def test_p_values_are_anscombes_and_glynns(m: int) -> None:
+    vectors = np.random.default_rng(m).standard_normal((m, 3))
+    mean, deviation, skewness = moments(m)
+    unit = vectors / np.linalg.norm(vectors, axis=0)
+    x = (np.sum(unit**4, axis=0) - mean) / deviation
+    a = 6 + 8 / skewness * (2 / skewness + np.sqrt(1 + 4 / skewness**2))
+    cubed = (1 - 2 / a) / (1 + x * np.sqrt(2 / (a - 4)))
+    z = (1 - 2 / (9 * a) - np.cbrt(cubed)) / np.sqrt(2 / (9 * a))
+    assert p_values(vectors) == pytest.approx(2 * norm.sf(np.abs(z)), rel=1e-9)

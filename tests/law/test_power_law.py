@@ -114,3 +114,10 @@ def test_four_thousand_eigenvalues_take_no_time() -> None:
     start = time.process_time()
     clauset(values)
     assert time.process_time() - start < 2  # 0.25 s on an idle core
+
+
+def test_hill_is_the_mean_logarithm_above_the_middle() -> None:
+    assert hill(np.array([1.0, 1.0, 2.0])) == pytest.approx(1 + 1 / np.log(2))
+    assert hill(np.array([0.5, 1.0, 2.0, 8.0])) == pytest.approx(1 + 2 / np.log(16))
+    assert hill(np.array([0.0, 0.0, 2.0, 8.0])) is None
+    assert hill(np.array([3.0])) is None
