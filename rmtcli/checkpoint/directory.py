@@ -18,7 +18,7 @@ from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.huggingface import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
 from rmtcli.checkpoint.remote import inside, is_remote, taken, upload_directory
 from rmtcli.checkpoint.safetensors import write_safetensors
-from rmtcli.checkpoint.writer import named
+from rmtcli.checkpoint.writer import named, to_disk
 from rmtcli.errors import CheckpointError
 
 #: Bytes of tensors in one file, as transformers divides them.
@@ -276,6 +276,6 @@ def _sync(path: Path) -> None:
     """Bring a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        to_disk(handle)
     finally:
         os.close(handle)

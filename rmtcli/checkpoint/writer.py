@@ -184,7 +184,7 @@ def write_file(
         with temporary.open("xb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file.fileno())
         check(temporary)
         if force:
             temporary.replace(target)
@@ -193,6 +193,13 @@ def write_file(
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         raise named(error, target) from None
+
+
+def to_disk(handle: int) -> None:
+    """Bring an open file to the disk, and out of memory: what is read back comes from there."""
+    os.fsync(handle)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def named(error: BaseException, path: Path) -> BaseException:

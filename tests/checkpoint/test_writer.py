@@ -155,7 +155,9 @@ def test_a_model_comes_out_in_every_form(tmp_path: Path, caplog: pytest.LogCaptu
     write_checkpoint(model, tmp_path / "a.pt")
     write_checkpoint(model, tmp_path / "out", card="new")
     assert [record.getMessage() for record in caplog.records] == [
-        f"writing {tmp_path / name}" for name in ("a.safetensors", "a.pt", "out")
+        line
+        for name in ("a.safetensors", "a.pt", "out")
+        for line in (f"writing {tmp_path / name}", f"reading {tmp_path / name} back")
     ]
     read = load_file(tmp_path / "a.safetensors")["a.weight"], torch.load(tmp_path / "a.pt")
     assert torch.equal(read[0], state["a.weight"])
@@ -186,8 +188,9 @@ def test_what_is_checked_is_on_the_disk_and_has_no_name_yet(
     def fsync(file: int) -> None:
         done.append(os.fstat(file).st_size)
 
-    def check() -> None:
+    def check(place: Path) -> None:
         (beside,) = tree(tmp_path).items()
+        assert place == tmp_path / beside[0]
         assert beside[0].startswith(".rmtcli-")
         assert beside[0].endswith(".tmp")
         assert beside[1] == b"new"
@@ -198,7 +201,7 @@ def test_what_is_checked_is_on_the_disk_and_has_no_name_yet(
     assert done == [3, "checked"]
     assert tree(tmp_path) == {"out": b"new"}
 
-    def refuse() -> None:
+    def refuse(place: Path) -> None:
         raise CheckpointError("changed")
 
     with pytest.raises(CheckpointError, match=r"^changed$"):
