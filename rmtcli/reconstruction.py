@@ -16,6 +16,9 @@ from rmtcli.edits import factor_matrices
 from rmtcli.plan import LayerPlan, Layout
 from rmtcli.spectrum import FloatArray, max_abs, row_blocks, tall
 
+#: Of a layer and of its product, so much is in memory at a time.
+_BLOCK_BYTES = 2 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
@@ -79,7 +82,7 @@ def _stored_error(plan: LayerPlan, written: Checkpoint, layout: Layout) -> tuple
         rounding = _rounding(left, right, half, least) / unit
         long, short = (left, right) if weight.shape[0] >= weight.shape[1] else (right.T, left.T)
     difference, norm = 0.0, 0.0
-    for rows, block in row_blocks(weight, unit):
+    for rows, block in row_blocks(weight, unit, _BLOCK_BYTES):
         norm += float(np.vdot(block, block))
         block -= stored[rows] / unit if layout is Layout.DENSE else (long[rows] / unit) @ short
         difference += float(np.vdot(block, block))

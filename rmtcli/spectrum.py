@@ -150,15 +150,15 @@ def unit_of(weight: NDArray[np.floating]) -> float:
 
 
 def row_blocks(
-    weight: NDArray[np.floating], unit: float = 1.0
+    weight: NDArray[np.floating], unit: float = 1.0, size: int = _BLOCK_BYTES
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """The upright matrix in float64, over ``unit``, some rows at a time.
+    """The upright matrix in float64, over ``unit``, some rows of so many bytes at a time.
 
     Each block stands in the memory of the one before.
     """
     upright = tall(weight)
     n, p = upright.shape
-    rows = min(n, max(1, _BLOCK_BYTES // (8 * p)))
+    rows = min(n, max(1, size // (8 * p)))
     memory = np.empty((rows, p))
     for start in range(0, n, rows):
         part = upright[start : start + rows]

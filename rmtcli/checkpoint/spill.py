@@ -12,7 +12,7 @@ import numpy as np
 from rmtcli.checkpoint.dtypes import RawTensor
 
 #: Up to here they wait in memory.
-IN_MEMORY = 16 * 2**20
+IN_MEMORY = 8 * 2**20
 
 
 class Stored(Protocol):

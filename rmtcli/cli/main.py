@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import signal
 import sys
@@ -84,6 +85,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that lacks a sign still prints
             stream.reconfigure(errors="replace")
+    _give_back()
     # A polite kill unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -103,6 +105,20 @@ def main() -> None:
         if not out_of_memory(error):
             raise
         _fail("not enough memory: run where there is more; nothing was written", 1)
+
+
+#: glibc's options: from which size on an array has pages of its own, which are given back at once,
+#: and how much of the others' is kept.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _BYTES = -3, -1, 8 * 2**20
+
+
+def _give_back() -> None:
+    """Let large layers leave memory when they are done: glibc keeps up to 32 MB of each kind."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        if mallopt is not None:
+            mallopt(_MMAP_THRESHOLD, _BYTES)
+            mallopt(_TRIM_THRESHOLD, 2 * _BYTES)
 
 
 def _fail(message: str, code: int) -> None:
