@@ -97,8 +97,8 @@ class Fits:
     found: Iterable[Layer | Skipped]
     room: int
     fit: Callable[[Layer], Fitted | Skipped]
-    releases: bool = False
-    cluster: Cluster | None = None
+    releases: bool
+    cluster: Cluster | None
 
     def __iter__(self) -> Iterator[Fitted | Skipped]:
         """Each layer with its fit."""

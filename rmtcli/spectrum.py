@@ -21,11 +21,6 @@ _BLOCK_BYTES = 16 * 2**20
 class Form(Protocol):
     """What eigenvectors of a Gram matrix can be made from."""
 
-    @property
-    def nbytes(self) -> int:
-        """Size in memory."""
-        ...
-
     def vectors(self, count: int) -> FloatArray:
         """Shape (p, count): those of the largest eigenvalues, largest first."""
         ...

@@ -36,11 +36,6 @@ class Tridiagonal:
     reflections: FloatArray
     scales: FloatArray
 
-    @property
-    def nbytes(self) -> int:
-        """Size in memory."""
-        return self.reflections.nbytes + 3 * self.diagonal.nbytes
-
     def values(self) -> FloatArray:
         """Shape (p,): all eigenvalues, ascending, as ``numpy.linalg.eigvalsh`` has them."""
         values = self.diagonal.copy()

@@ -15,6 +15,7 @@ from collections import Counter
 from math import sqrt
 
 from tests.conftest import ROOT
+from tests.page import put_table
 
 PAGE = ROOT / "docs/mutation.md"
 #: What is told apart in the table -> how the names of its mutants begin.
@@ -28,7 +29,6 @@ UNITS = {
 }
 #: Share of the mutants of each that the tests have to notice.
 ENOUGH = 0.85
-_BLOCK = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.S)
 
 
 def mutmut(*arguments: str) -> None:
@@ -98,8 +98,7 @@ def main() -> int:
     table = "\n".join([head + "|---|---:|---:|---:|---:|---:|---:|", *rows])
     sys.stdout.write(table + "\n")
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(_BLOCK.sub(rf"\1{table}\n\2", page), encoding="utf-8")
+        put_table(PAGE, table)
     return 0 if enough else 1
 
 

@@ -6,7 +6,6 @@ It meets every attack, goes through every point at which commands write, and rea
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -17,12 +16,12 @@ from tests.attacks.test_attacks import attacked
 from tests.conftest import ROOT
 from tests.faults.sweep import Record, sweep
 from tests.fuzz.run import run
+from tests.page import put_table
 from tests.sandbox import Sandbox
 
 PAGE = ROOT / "docs/reliability.md"
 #: Damaged files that the table on the page is made with.
 COUNT = 200_000
-_BLOCK = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.S)
 
 
 @dataclass
@@ -104,8 +103,7 @@ def main() -> int:
     found = [text for row in rows for text in (*row.losses, *row.escapes, *row.errors)]
     sys.stderr.write("".join(f"{text}\n" for text in found))
     if given.write:
-        page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(_BLOCK.sub(rf"\1{table}\n\2", page), encoding="utf-8")
+        put_table(PAGE, table)
     return 1 if found else 0
 
 

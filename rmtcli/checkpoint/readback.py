@@ -22,10 +22,10 @@ def check_written(written: Checkpoint, meant: Checkpoint, target: Path) -> None:
     Raises:
         CheckpointError: they differ.
     """
-    missing = meant.infos.keys() - written.infos.keys()
-    if missing or written.infos.keys() - meant.infos.keys():
-        name = min(missing or written.infos.keys() - meant.infos.keys())
-        raise differs(target, f"'{name}' is {'missing' if missing else 'left over'}")
+    missing, extra = meant.infos.keys() - written.infos, written.infos.keys() - meant.infos
+    if missing or extra:
+        what = "missing" if missing else "left over"
+        raise differs(target, f"'{min(missing or extra)}' is {what}")
     for name, info in meant.infos.items():
         found = written.infos[name]
         if found != info:

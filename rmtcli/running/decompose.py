@@ -39,11 +39,6 @@ class Eigenvectors:
 
     basis: FloatArray
 
-    @property
-    def nbytes(self) -> int:
-        """Size in memory."""
-        return self.basis.nbytes
-
     def vectors(self, count: int) -> FloatArray:
         """Shape (p, count): those of the largest eigenvalues, largest first."""
         p = len(self.basis)
