@@ -14,12 +14,15 @@ class RmtcliError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch and the loader have no type for it."""
+    """Whether an error says that memory is short; not all who need memory have a type for it."""
     words = (
         "DefaultCPUAllocator",
         "CUDA out of memory",
         "failed to map segment",
         "can't start new thread",
+        # What Python says where its own parser or imports got none (SystemError).
+        "without exception set",
+        "without setting an exception",
     )
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 

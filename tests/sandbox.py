@@ -249,11 +249,13 @@ def _child(request: dict[str, Any], folder: Path) -> None:
 
 
 def _warm_up() -> None:
-    """Import what is imported where it is met."""
+    """Import what is imported where it is met, the parser's parts too."""
     import torch
+    import typer.testing
     from safetensors.torch import save_file
 
     import rmtcli
+    import rmtcli.cli.main
     from rmtcli.layers import Selection
     from tests.conftest import model_directory
 
@@ -265,6 +267,8 @@ def _warm_up() -> None:
         model_directory(folder / "m", state)
         for file in ("a.safetensors", "a.pt", "m"):
             rmtcli.prune(folder / file, keep="rank:k=2", selection=Selection(min_side=0))
+        words = ["prune", str(folder / "a.safetensors"), "--keep", "rank:k=2"]
+        typer.testing.CliRunner().invoke(rmtcli.cli.main.app, [*words, "-o", str(folder / "b.pt")])
 
 
 def _serve() -> None:

@@ -98,7 +98,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(one_line(f"{where}{error.strerror or error}"), 1)
-    except (MemoryError, RuntimeError, ImportError) as error:
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
         # Python makes another error of an interrupt while a class is made, as imports do.
         if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
             sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 143)

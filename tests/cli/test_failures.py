@@ -9,12 +9,14 @@ import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rmtcli.cli import main
 from tests.conftest import Run, model_directory, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
@@ -406,6 +408,33 @@ def test_a_wrong_command_line_exits_with_2(
     assert word in result.stderr
     assert "Traceback" not in result.stderr
     assert tree(workdir) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        SystemError("error return without exception set"),  # Python's own, while it imports
+        SystemError("<class 'type'> returned NULL without setting an exception"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_no_memory_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    monkeypatch.setattr(main, "defaults", Mock(side_effect=error))
+    monkeypatch.setattr(main.signal, "signal", Mock())
+    with pytest.raises(SystemExit, match="1"):
+        main.main()
+    said = "rmtcli: error: not enough memory: run where there is more; nothing was written\n"
+    assert capfd.readouterr().err == said
+
+
+def test_an_error_of_ours_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "defaults", Mock(side_effect=SystemError("bad argument")))
+    monkeypatch.setattr(main.signal, "signal", Mock())
+    with pytest.raises(SystemError, match="bad argument"):
+        main.main()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write anything")

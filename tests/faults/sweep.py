@@ -241,13 +241,13 @@ def changed(case: Case, record: Record, step: int = 1) -> None:
 
 
 def without_memory(case: Case, record: Record, step: int = 1) -> None:
-    """Less and less memory than is needed."""
-    for i in range(0, 24, step):
-        done = case.run(memory=(24 - i) * 2**18)
+    """Less and less memory than is needed; most of it is what a process has left over."""
+    for kib in range(24 * 16, 0, -16 * step):
+        done = case.run(memory=kib * 2**10)
         record.runs += 1
         if done.code:
-            case.said(done, f"with {(24 - i) / 4} MiB", record)
-        case.check(f"with {(24 - i) / 4} MiB", record, rerun=False)
+            case.said(done, f"with {kib} KiB", record)
+        case.check(f"with {kib} KiB", record, rerun=False)
 
 
 def without_room(case: Case, record: Record, step: int = 1) -> None:
