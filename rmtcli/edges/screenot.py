@@ -10,6 +10,7 @@ import numpy as np
 from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
 from rmtcli.edges.judge import low_rank, unjudged
 from rmtcli.edges.median import median_variance
+from rmtcli.law.roots import bracketed
 from rmtcli.spectrum import Spectrum
 
 
@@ -57,18 +58,17 @@ def _imputed(values: FloatArray, k: int) -> FloatArray:
 
 def _optimal(noise: FloatArray, gamma: float) -> float:
     """The threshold for noise singular values ``noise``, in their unit."""
-    from scipy.optimize import brentq  # takes 0.2 s, and few layers need it
-
     top = float(noise[-1])
 
-    def excess(y: float) -> float:
-        gap = y**2 - noise**2
-        phi, slope = float(np.mean(y / gap)), -float(np.mean((y**2 + noise**2) / gap**2))
+    def excess(y: FloatArray) -> FloatArray:
+        squares = np.square(y)[:, None]
+        gap = squares - noise**2
+        phi, slope = y * np.mean(1 / gap, axis=1), -np.mean((squares + noise**2) / gap**2, axis=1)
         other = gamma * phi + (1 - gamma) / y
         other_slope = gamma * slope - (1 - gamma) / y**2
-        return y * (slope / phi + other_slope / other) + 4
+        return np.asarray(y * (slope / phi + other_slope / other) + 4)
 
-    low, high = top * (1 + 1e-9), 2 * top
-    while excess(high) < 0:
+    low, high = top * (1 + 1e-9), np.array([2 * top])
+    while excess(high)[0] < 0:
         high *= 2
-    return float(brentq(excess, low, high))
+    return float(bracketed(excess, [low], high)[0])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.law.roots import bracketed
+
 FloatArray = NDArray[np.float64]
 
 
@@ -32,45 +34,65 @@ class Separable:
     def edge(self) -> tuple[float, float]:
         """(upper edge, Tracy–Widom scale), both in eigenvalue units.
 
-        With e < 0 as parameter, G(e) = mean of aᵢ/(1 + e aᵢ) and H(f) = Σ bⱼ/(1 + f bⱼ)/n:
-        e G(e) = f H(f) gives f, and z = −G(e)/f the place on the real axis (Couillet and Hachem,
+        With E(e) = mean of e aᵢ/(1 + e aᵢ) and F(f) = Σ f bⱼ/(1 + f bⱼ)/n for negative e and f,
+        E(e) = F(f) gives f, and z = −E(e)/(e f) the place on the real axis (Couillet and Hachem,
         2014, equation 1.3, for real z above the bulk). The edge is the least z.
         """
-        from scipy.optimize import brentq, minimize_scalar  # takes 0.2 s, and few layers need it
-
         # Normalised, so that brackets do not depend on the unit of the weights.
         a, b = self.rows / self.rows.max(), self.columns / self.columns.max()
-        n = len(a)
         unit = float(self.rows.max() * self.columns.max())
+        share = len(b) / len(a)
 
-        def f_of(e: float) -> float:
-            wanted = float(np.mean(e * a / (1 + e * a)))
+        def curves(e: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+            """E and its derivatives; f, and its derivatives by e; the slope of log z."""
+            of_e = _sums(e, a)
+            f = _inverse(of_e[0] / share, b)
+            of_f = share * _sums(f, b)
+            df = of_e[1] / of_f[1]
+            of_f = np.stack([f, df, (of_e[2] - of_f[2] * df**2) / of_f[1]])
+            return of_e, of_f, of_e[1] / of_e[0] - 1 / e - df / f
 
-            def excess(f: float) -> float:
-                return float(np.sum(f * b / (1 + f * b)) / n) - wanted
+        e = bracketed(lambda x: curves(x)[2], [-1 + _POLE], -_POLE)
+        of_e, of_f, _ = curves(e)
+        z = -of_e[0] / (e * of_f[0])
+        # Where z is least, z″/z is the second derivative of log z.
+        curvature = z * (1 / e**2 + _bend(*of_e) - _bend(*of_f))
+        # The Stieltjes transform is −mean of 1/(1 + f bⱼ), by z; there z does not change with e.
+        slope = of_e[1] / share / z
+        # The density near the edge is c √(edge − x) / π; c = √(2/z″) |dm/de|.
+        density = slope * (2 / curvature) ** 0.5
+        return unit * float(z[0]), unit * float((len(b) * density[0]) ** (-2 / 3))
 
-            low = 0.5
-            while excess(-1 + low) > 0 and low > _POLE:
-                low /= 2
-            return float(brentq(excess, -1 + low, 0.0, xtol=1e-15, rtol=1e-13))
 
-        def z_of(e: float) -> float:
-            return -float(np.mean(a / (1 + e * a))) / f_of(e)
+def _sums(x: FloatArray, variances: FloatArray) -> FloatArray:
+    """The mean of x v/(1 + x v) and its first two derivatives by x, shape (3, m)."""
+    v = 1 / variances
+    pole = 1 / (v + x[:, None])
+    square = v * pole * pole
+    # Not matrix products, whose last digit changes with the number of threads.
+    terms = x * pole.sum(axis=1), square.sum(axis=1), -2 * (square * pole).sum(axis=1)
+    return np.stack(terms) / len(v)
 
-        found = minimize_scalar(z_of, bounds=(-1 + _POLE, -_POLE), options={"xatol": 1e-10})
-        e, z = float(found.x), float(found.fun)
-        step = 1e-3 * min(-e, 1 + e)
-        ends = [e - step, e, e + step]
-        places = [z_of(x) for x in ends]
-        curvature = (places[0] - 2 * places[1] + places[2]) / step**2
 
-        def stieltjes(x: float) -> float:
-            return float(-np.mean(1 / (1 + f_of(x) * b)) / z)
+def _inverse(means: FloatArray, variances: FloatArray) -> FloatArray:
+    """The x in (−1, 0) with that mean of x v/(1 + x v), for variances of at most 1.
 
-        slope = (stieltjes(ends[2]) - stieltjes(ends[0])) / (2 * step)
-        # The density near the edge is c √(edge − x) / π; c = √(2/z'') |dm/de|.
-        density = abs(slope) * (2 / curvature) ** 0.5
-        return unit * z, unit * (len(b) * density) ** (-2 / 3)
+    The mean is concave in x, so that Newton's steps from below come nearer without passing. Below
+    are the roots with the mean variance in place of each (Jensen), and with the largest one alone.
+    """
+    alone = len(variances) * means
+    x = np.maximum(alone / (1 - alone), means / (1 - means) / np.mean(variances))
+    while True:
+        value, slope, _ = _sums(x, variances)
+        step = (means - value) / slope
+        if not np.any(step > _ROUNDING * np.abs(x)):
+            return x
+        x = x + step
+
+
+def _bend(y: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+    """The second derivative of log y."""
+    return second / y - (first / y) ** 2
 
 
 def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, float]:
@@ -85,14 +107,12 @@ def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, f
         others: length m of the other side.
         n: length of the long side.
     """
-    from scipy.optimize import brentq
-
     v = variances / variances.max()
 
-    def slope(x: float) -> float:
-        return float(others / x**2 - np.sum((v / (1 + x * v)) ** 2))
+    def slope(x: FloatArray) -> FloatArray:
+        return np.asarray(others / x**2 - np.sum((v / (1 + x[:, None] * v)) ** 2, axis=1))
 
-    x = brentq(slope, -1 + _POLE, -_POLE, xtol=1e-15, rtol=1e-13)
+    x = float(bracketed(slope, [-1 + _POLE], -_POLE)[0])
     edge = (float(np.sum(v / (1 + x * v))) - others / x) / n
     curvature = 2 * (float(np.sum((v / (1 + x * v)) ** 3)) - others / x**3) / n
     unit = float(variances.max())
@@ -101,3 +121,5 @@ def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, f
 
 #: How near to a pole of the law its parameter may come.
 _POLE = 1e-9
+#: Newton's steps end when they are no larger than this, relative.
+_ROUNDING = 4 * np.finfo(np.float64).eps
