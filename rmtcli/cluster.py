@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from rmtcli.errors import ClusterError, UsageError
+from rmtcli.errors import ClusterError, UsageError, first_line
 from rmtcli.execution import elsewhere, on_cores
 from rmtcli.version import __version__
 
@@ -81,7 +81,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
         except KilledWorker as error:
             raise ClusterError(
                 f"{address}: several workers died at the same layer, perhaps for want of memory: "
-                f"{(str(error).splitlines() or [''])[0]}"
+                f"{first_line(error)}"
             ) from None
         except (CancelledError, CommClosedError):
             raise ClusterError(f"{address}: the connection to the cluster was lost") from None

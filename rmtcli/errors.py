@@ -27,6 +27,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says first, or the kind of its error where it says nothing."""
+    return next((line for line in str(error).splitlines() if line), type(error).__name__)
+
+
 def one_line(text: str) -> str:
     """A text with what is not printable, such as a line's end, as an escape."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

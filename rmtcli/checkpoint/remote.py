@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.errors import CheckpointError, UsageError, first_line
 
 #: The longest header that is read, as the safetensors library has it.
 _LONGEST = 100_000_000
@@ -41,7 +41,7 @@ def place(path: str | Path) -> Path:
         protocol, _ = found.fs.protocol, found.path  # the file system itself is made here
     # Each file system fails in ways of its own where it is not installed, or not set up.
     except Exception as error:
-        raise UsageError(f"{path}: cannot be reached: {_first_line(error)}") from None
+        raise UsageError(f"{path}: cannot be reached: {first_line(error)}") from None
     if "file" in ([protocol] if isinstance(protocol, str) else protocol):
         return Path(found.path)
     return cast(Path, found)
@@ -71,7 +71,7 @@ def reaching(path: Path) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path):
             raise
-        raise CheckpointError(f"{path}: cannot be reached: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: cannot be reached: {first_line(error)}") from None
 
 
 def source(path: Path) -> Path | BinaryIO:
@@ -211,7 +211,3 @@ def _fs(path: Path) -> Any:
 def _inner(path: Path) -> str:
     """The path as its own file system spells it."""
     return str(cast(Any, path).path)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

@@ -16,7 +16,7 @@ from rmtcli.checkpoint.base import Checkpoint, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.remote import is_remote, read_range, stand_in
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
-from rmtcli.errors import CheckpointError
+from rmtcli.errors import CheckpointError, first_line
 
 #: Entry of the file's metadata that holds rmtcli's manifest.
 MANIFEST_KEY = "rmtcli"
@@ -40,8 +40,9 @@ class SafetensorsFile(Opened):
                 with safe_open(local, framework="np") as file:
                     self.metadata = file.metadata() or {}
             except SafetensorError as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{path}: not a whole safetensors file ({reason})") from None
+                raise CheckpointError(
+                    f"{path}: not a whole safetensors file ({first_line(error)})"
+                ) from None
             with local.open("rb") as file:
                 start = 8 + _header_length(file.read(8))
                 header = json.loads(file.read(start - 8))

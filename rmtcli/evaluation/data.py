@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.errors import EvaluationError, UsageError, first_line
 
 #: Bytes up to which compressed arrays may unpack whatever their ratio, and the ratio above.
 LARGE, RATIO = 256 * 2**20, 100
@@ -118,8 +118,7 @@ def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         raise
     # zipfile and numpy raise whatever the bytes lead them to.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EvaluationError(f"{path}: not a whole .npz file ({reason})") from None
+        raise EvaluationError(f"{path}: not a whole .npz file ({first_line(error)})") from None
     return {name: _native(array, f"{path}: '{name}'") for name, array in found.items()}
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from rmtcli.chain import Link, ordered
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.edits import check_factors
-from rmtcli.errors import EvaluationError, RmtcliError, UsageError
+from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.base import Evaluation
 from rmtcli.lowrank import SplitLinear, load
 from rmtcli.names import factors_of, member, module_of
@@ -70,8 +70,7 @@ def using(device: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device '{device}' cannot be used: {reason}") from None
+        raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from None
 
 
 class Chain(nn.Module):
@@ -193,7 +192,7 @@ def import_callable(spec: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module_name), attribute)
     # A user's module may raise anything while it is imported.
     except Exception as error:
-        raise UsageError(f"'{spec}' cannot be imported: {_first_line(error)}") from None
+        raise UsageError(f"'{spec}' cannot be imported: {_in_words(error)}") from None
     if not callable(found):
         raise UsageError(f"'{spec}' is not a function or class")
     return found  # type: ignore[no-any-return]
@@ -212,7 +211,7 @@ def call(spec: str, *arguments: object) -> Any:
     except RmtcliError:
         raise
     except Exception as error:
-        raise EvaluationError(f"{spec} failed: {_first_line(error)}") from None
+        raise EvaluationError(f"{spec} failed: {_in_words(error)}") from None
 
 
 def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
@@ -234,7 +233,7 @@ def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
     except Exception as error:
         shape = tuple(inputs.shape)
         raise EvaluationError(
-            f"{where}: the network does not take inputs of shape {shape}: {_first_line(error)}"
+            f"{where}: the network does not take inputs of shape {shape}: {_in_words(error)}"
         ) from None
     tensor = isinstance(outputs, torch.Tensor)
     if not tensor or outputs.ndim != 2:
@@ -247,7 +246,7 @@ def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
     return cast(torch.Tensor, outputs)
 
 
-def _first_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """The kind of an error where its text alone says little, and the first line of that text."""
     text = (str(error).splitlines() or [""])[0]
     plain = isinstance(error, RuntimeError | ImportError)

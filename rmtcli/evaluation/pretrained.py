@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.directory import entry
 from rmtcli.checkpoint.torch_file import to_torch
-from rmtcli.errors import EvaluationError
+from rmtcli.errors import EvaluationError, first_line
 from rmtcli.evaluation.tasks import Task
 from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
 
@@ -105,8 +105,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
             )
     # Whatever a configuration leads transformers to.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        reason = f"no {task.auto}" if isinstance(error, KeyError) else reason
+        reason = f"no {task.auto}" if isinstance(error, KeyError) else first_line(error)
         raise EvaluationError(f"{directory}: transformers cannot load it: {reason}") from None
     missing = sorted(found["missing_keys"])
     if missing:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import TEXTS, Samples, read_samples
 
 #: Places of a sample's rows: token numbers, mask, segment numbers.
@@ -160,8 +160,9 @@ def _tokenizer(directory: Path) -> Any:
             raise FileNotFoundError(f"there is none of {', '.join(sorted(filter(None, files)))}")
     # transformers raises many kinds for a directory without a tokenizer.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EvaluationError(f"{directory}: its tokenizer cannot be read: {reason}") from None
+        raise EvaluationError(
+            f"{directory}: its tokenizer cannot be read: {first_line(error)}"
+        ) from None
     return tokenizer
 
 

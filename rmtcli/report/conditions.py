@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmtcli.errors import UsageError
+from rmtcli.errors import UsageError, first_line
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
 
@@ -115,8 +115,9 @@ class Condition:
             found = SimpleEval(operators=_OPERATORS, functions={}, names=nested).eval(self.text)
         # Whatever else Python can spell, and what simpleeval refuses.
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"--fail-if '{self.text}': not a condition: {reason}") from None
+            raise UsageError(
+                f"--fail-if '{self.text}': not a condition: {first_line(error)}"
+            ) from None
         return found
 
 
