@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import io
+import mmap
+import os
 import signal
 import sys
 from pathlib import Path
@@ -86,6 +88,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a console that lacks a sign still prints
             stream.reconfigure(errors="replace")
     _give_back()
+    if "numpy" not in sys.modules and not _has_room():
+        _fail(_NO_MEMORY, 1)
     # A polite kill unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -104,7 +108,7 @@ def main() -> None:
             sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 143)
         if not out_of_memory(error):
             raise
-        _fail("not enough memory: run where there is more; nothing was written", 1)
+        _fail(_NO_MEMORY, 1)
 
 
 #: glibc's options: from which size on an array has pages of its own, which are given back at once,
@@ -119,6 +123,28 @@ def _give_back() -> None:
         if mallopt is not None:
             mallopt(_MMAP_THRESHOLD, _BYTES)
             mallopt(_TRIM_THRESHOLD, 2 * _BYTES)
+
+
+def _has_room() -> bool:
+    """Whether NumPy and SciPy can be loaded where memory is limited (``ulimit -v``).
+
+    Where OpenBLAS gets none, it asks again and again and never returns, from its import on.
+    """
+    told = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    threads = int(told) if told.isdecimal() else min(os.cpu_count() or 1, _MOST_THREADS)
+    try:
+        mmap.mmap(-1, _LIBRARIES + threads * _A_THREAD).close()
+    except OSError:
+        return False
+    return True
+
+
+#: Addresses that both libraries take, with what the caller's thread takes in them, and each
+#: further thread: 32 MB in either, two stacks of 8, and 64 for what it allocates.
+_LIBRARIES, _A_THREAD = 214 * 2**20, 144 * 2**20
+#: More OpenBLAS does not start, as both are built.
+_MOST_THREADS = 64
+_NO_MEMORY = "not enough memory: run where there is more; nothing was written"
 
 
 def _fail(message: str, code: int) -> None:

@@ -430,6 +430,31 @@ def test_no_memory_gets_one_line(
     assert capfd.readouterr().err == said
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_without_memory_to_start_it_says_so_and_ends(
+    workdir: Path, rmtcli: Run, threads: int
+) -> None:
+    """Limited as ``ulimit -v`` does: OpenBLAS would go on asking for memory."""
+    resource = pytest.importorskip("resource")
+    codes, before = [], tree(workdir)
+    for megabytes in (200, 300, 400, 500, 600, 4000):
+        limit = megabytes * 10**6
+        result = rmtcli(
+            "analyze",
+            MLP,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+            timeout=60,
+        )
+        codes.append(result.returncode)
+        if result.returncode:
+            said = "rmtcli: error: not enough memory: run where there is more; nothing was written"
+            assert result.stderr == f"{said}\n"
+    assert codes == sorted(codes, reverse=True)
+    assert set(codes) == {0, 1}
+    assert tree(workdir) == before
+
+
 def test_an_error_of_ours_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "defaults", Mock(side_effect=SystemError("bad argument")))
     monkeypatch.setattr(main.signal, "signal", Mock())
