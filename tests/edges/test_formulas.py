@@ -64,11 +64,11 @@ def test_bema(refits: int) -> None:
 
 
 def test_bema_with_refits_takes_out_half_at_most() -> None:
-    values = np.concatenate([np.linspace(0.9, 1.1, 40), np.full(60, 1e3)])
-    estimator = EDGES.parse("bema:refits=3,alpha=0")
+    values = np.concatenate([np.linspace(0.9, 1.1, 40), np.geomspace(10, 1e6, 60)])
+    estimator = EDGES.parse("bema:refits=20,alpha=0")
     sigma, removed = estimator.sigma(Spectrum(values, 400, 100))  # type: ignore[attr-defined]
-    assert removed <= 50
-    assert sigma > 0
+    assert removed == 50
+    assert sigma > 1.1  # ten of the spikes are left
 
 
 def test_kritchman_nadler() -> None:
@@ -100,23 +100,43 @@ def test_mp_pca() -> None:
     assert fit.ks_distance == pytest.approx(distance(s, fit.law.sigma, 4), rel=1e-12)
 
 
-def test_dyson() -> None:
-    w = drawn(np.random.default_rng(0), SHAPE, NOISES.parse("row-scaled:spread=0.5"))
-    s, fit = fitted("dyson:beta=0.05", w)
+@pytest.mark.parametrize(("beta", "removed"), [(0.01, 8), (0.9, 10)])
+def test_dyson(beta: float, removed: int) -> None:
+    """The spikes are so weak that all are found only by who wants to miss none."""
+    rows = drawn(np.random.default_rng(0), SHAPE, NOISES.parse("row-scaled:spread=0.5"))
+    w = rows + planted(SHAPE, 10, times=1.3) - noise(SHAPE, seed=1)
+    s, fit = fitted(f"dyson:beta={beta}", w)
     found = dyson_variances(w, s)
     equal = spectrum(w / np.sqrt(found.rows)[:, None] / np.sqrt(found.columns))
-    bema = EDGES.parse("bema:refits=20,beta=0.05")
-    sigma, removed = bema.sigma(equal)  # type: ignore[attr-defined]
+    bema = EDGES.parse(f"bema:refits=20,beta={beta}")
+    sigma, taken = bema.sigma(equal)  # type: ignore[attr-defined]
+    assert taken == removed
     assert fit.law.sigma == pytest.approx(sigma, rel=1e-9)
     error = sigma * window_error(0.45, 90, 0.2)
     assert fit.sigma_error == pytest.approx(error, rel=1e-9)
     top, scale = Separable(sigma**2 * found.rows, found.columns).edge()
     assert fit.noise.top == pytest.approx(top, rel=1e-9)
-    assert fit.edge == pytest.approx(top + tracy_widom.quantile(0.95) * scale, rel=1e-9)
+    assert fit.edge == pytest.approx(top + tracy_widom.quantile(1 - beta) * scale, rel=1e-9)
     assert fit.ks_distance == pytest.approx(distance(equal, sigma, removed), rel=1e-9)
     assert not fit.one_variance
     assert fit.verdict is Verdict.FITS
-    assert EDGES.parse("dyson").fit(spectrum(w.T), w.T).edge < fit.edge  # beta is 0.1
+
+
+def test_dyson_by_default() -> None:
+    w = drawn(np.random.default_rng(0), SHAPE, NOISES.parse("row-scaled:spread=0.5"))
+    default, stricter = fitted("dyson", w)[1], fitted("dyson:beta=0.05", w)[1]
+    assert default.edge == fitted("dyson:beta=0.1", w)[1].edge < stricter.edge
+    assert fitted("dyson", w.T)[1].edge == pytest.approx(default.edge, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["select", "bema", "bema-gamma", "dyson", "kritchman-nadler", "median", "mp-pca"]
+)
+def test_how_far_a_poor_fit_may_be_is_an_option(name: str) -> None:
+    """Weak signal spreads over the bulk, which is then none of pure noise."""
+    w = planted((300, 200), 90, times=0.8)
+    assert fitted(f"{name}:max_distance=0.001", w)[1].verdict is Verdict.POOR_FIT
+    assert fitted(f"{name}:max_distance=0.5", w)[1].verdict is Verdict.FITS
 
 
 def test_select_hands_its_options_on() -> None:

@@ -64,6 +64,7 @@ def test_outside_the_bulk_there_is_nothing(gamma: float) -> None:
     law = MarchenkoPastur(gamma, 2.0)
     below, above = law.lambda_minus - 1e-6, law.lambda_plus + 1e-6
     np.testing.assert_array_equal(law.pdf([below, above, -1.0]), 0)
+    assert law.pdf(0.0) == (np.inf if gamma == 1 else 0)
     # A cdf that falls back to 0 above the edge is a known error of public code.
     np.testing.assert_array_equal(law.cdf([below, above, 1e9]), [0, 1, 1])
 
