@@ -36,6 +36,10 @@ def mutmut(*arguments: str) -> None:
     subprocess.run(["mutmut", "run", *arguments], cwd=ROOT, check=True, stdout=sys.stderr)
 
 
+#: What mutmut says of a mutant that no test has met yet.
+UNTRIED = "not checked"
+
+
 def statuses() -> dict[str, str]:
     """What became of each mutant, by its name."""
     command = ["mutmut", "results", "--all", "true"]
@@ -75,20 +79,24 @@ def line(unit: str, total: int, found: Counter[str]) -> str:
 def main() -> int:
     """Print the table; the exit code is 1 where tests notice too few."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--sample", type=int, help="mutants of each large part that are tried")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sample", type=int, help="mutants of each large part that are tried")
+    which.add_argument("--tried", action="store_true", help="try none, count those of other runs")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--processes", type=int, default=1, help="mutants tried at once")
     parser.add_argument("--write", action="store_true", help="put the table on the page")
     given = parser.parse_args()
     children = "--max-children", str(given.processes)
-    if given.sample is None:
-        mutmut(*children)
-        chosen = list(statuses())
-    else:
+    chosen = None
+    if given.sample is not None:
         mutmut(*children, "rmtcli.keep.auto.*")  # a few, so that all are made
         chosen = sample(list(statuses()), given.sample, given.seed)
         mutmut(*children, *chosen)
+    elif not given.tried:
+        mutmut(*children)
     found = statuses()
+    if chosen is None:
+        chosen = [name for name, status in found.items() if status != UNTRIED]
     rows, enough = [], True
     for unit, prefix in UNITS.items():
         counts = Counter(found[name] for name in chosen if name.startswith(prefix))
