@@ -230,6 +230,7 @@ def test_penalties_are_those_of_the_loss() -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_a_compiled_network_goes_on() -> None:
     model, (x, y) = network(*SIZES), task()
     compiled = torch.compile(model, backend="eager")
