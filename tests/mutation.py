@@ -29,15 +29,13 @@ UNITS = {
 }
 #: Share of the mutants of each that the tests have to notice.
 ENOUGH = 0.85
+#: What mutmut says of a mutant that no test has met yet.
+UNTRIED = "not checked"
 
 
 def mutmut(*arguments: str) -> None:
     """Run mutmut; what it tells goes to standard error."""
     subprocess.run(["mutmut", "run", *arguments], cwd=ROOT, check=True, stdout=sys.stderr)
-
-
-#: What mutmut says of a mutant that no test has met yet.
-UNTRIED = "not checked"
 
 
 def statuses() -> dict[str, str]:

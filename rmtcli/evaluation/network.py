@@ -248,6 +248,6 @@ def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
 
 def _in_words(error: Exception) -> str:
     """The kind of an error where its text alone says little, and the first line of that text."""
-    text = (str(error).splitlines() or [""])[0]
-    plain = isinstance(error, RuntimeError | ImportError)
-    return text if plain and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    kind, text = type(error).__name__, first_line(error)
+    plain = isinstance(error, RuntimeError | ImportError) or text == kind
+    return text if plain else f"{kind}: {text}"

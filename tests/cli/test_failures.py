@@ -20,6 +20,7 @@ from rmtcli.cli import main
 from tests.conftest import Run, model_directory, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
+NO_MEMORY = "rmtcli: error: not enough memory: run where there is more; nothing was written\n"
 
 
 class Payload:
@@ -426,8 +427,7 @@ def test_no_memory_gets_one_line(
     monkeypatch.setattr(main.signal, "signal", Mock())
     with pytest.raises(SystemExit, match="1"):
         main.main()
-    said = "rmtcli: error: not enough memory: run where there is more; nothing was written\n"
-    assert capfd.readouterr().err == said
+    assert capfd.readouterr().err == NO_MEMORY
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -448,8 +448,7 @@ def test_without_memory_to_start_it_says_so_and_ends(
         )
         codes.append(result.returncode)
         if result.returncode:
-            said = "rmtcli: error: not enough memory: run where there is more; nothing was written"
-            assert result.stderr == f"{said}\n"
+            assert result.stderr == NO_MEMORY
     assert codes == sorted(codes, reverse=True)
     assert set(codes) == {0, 1}
     assert tree(workdir) == before
