@@ -15,7 +15,7 @@ from pathlib import Path
 
 import rmtcli
 from benchmarks.networks import accuracy, at_size, dense, print_row, spread, trained, write_data
-from rmtcli.allocate import Budget
+from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 
 SIZES = [784, 1000, 1000, 1000, 500, 10]

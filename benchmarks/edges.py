@@ -25,7 +25,7 @@ from rmtcli.edges import EDGES
 from rmtcli.edges.base import Noise
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.noise import NOISES, planted
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 
 #: (spikes found, estimated sigma).
 Found = tuple[int, float]

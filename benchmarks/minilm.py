@@ -25,7 +25,7 @@ import numpy as np
 
 import rmtcli
 from benchmarks.networks import print_row
-from rmtcli.allocate import Budget
+from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 
 PACKAGES = ("numpy", "scipy", "torch")

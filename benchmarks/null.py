@@ -17,7 +17,7 @@ from rmtcli.edges.bema import Bema
 from rmtcli.edges.judge import WINDOW, ks_distance
 from rmtcli.law.fluctuations import fit_p_value
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 LEVELS = (0.5, 0.9, 0.99)
 

@@ -20,8 +20,8 @@ from distributed import LocalCluster
 from safetensors.numpy import save_file
 
 import rmtcli
-from rmtcli.execution import on_cores
-from rmtcli.spectrum import spectrum
+from rmtcli.computing.here import on_cores
+from rmtcli.spectra import spectrum
 
 #: A published network of 405 billion parameters: blocks, and the layers of each.
 BLOCKS = 126

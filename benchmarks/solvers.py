@@ -30,8 +30,8 @@ from rmtcli.edges import EDGES
 from rmtcli.edges.base import Noise
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.noise import NOISES, planted
-from rmtcli.spectrum import Spectrum, spectrum, tall
-from rmtcli.tridiagonal import reduce
+from rmtcli.spectra import Spectrum, spectrum, tall
+from rmtcli.spectra.tridiagonal import reduce
 
 Array = np.ndarray
 SPIKES, BETA = 10, 0.1

@@ -23,7 +23,7 @@ import torch
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.law.power_law import clauset
 from rmtcli.layers import Layer, find_layers
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 
 SAMPLES = ("mnist_mlp.safetensors", "mnist_deep.pt", "planted.safetensors")
 

@@ -19,13 +19,13 @@ import numpy as np
 import rmtcli
 from benchmarks.compression import SHARES, SIZES, print_reports
 from benchmarks.networks import print_row, trained, write_data
-from rmtcli.allocate import Choice, allocate
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.edges import EDGES
 from rmtcli.layers import Layer, find_layers
-from rmtcli.plan import Fitted, fit_layer
+from rmtcli.planning import Fitted, fit_layer
+from rmtcli.planning.allocate import Choice, allocate
 from rmtcli.report.base import Report
-from rmtcli.spectrum import FloatArray
 
 #: How a layer's eigenvalues, descending, become losses that layers can be compared by.
 WEIGHTS: dict[str, Callable[[FloatArray, Fitted], FloatArray]] = {

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rmtcli.version import __version__
 
 if TYPE_CHECKING:
-    from rmtcli.calibration.base import Calibration
-    from rmtcli.evaluation.base import Evaluation
+    from rmtcli.calibration import Calibration
+    from rmtcli.evaluation import Evaluation
+    from rmtcli.factored.module import load
     from rmtcli.layers import Selection
-    from rmtcli.lowrank import load
     from rmtcli.pipeline.analyze import analyze
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.reproduce import reproduce
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
-    from rmtcli.plan_file import Plan
+    from rmtcli.planning import Plan
 
 __all__ = [
     "Calibration",
@@ -52,9 +52,9 @@ __all__ = [
 #: Where each public name lives. They are imported when first used, because torch takes
 #: seconds to import and ``rmtcli --help`` needs none of it.
 _HOMES = {
-    "Calibration": "rmtcli.calibration.base",
-    "Evaluation": "rmtcli.evaluation.base",
-    "Plan": "rmtcli.plan_file",
+    "Calibration": "rmtcli.calibration",
+    "Evaluation": "rmtcli.evaluation",
+    "Plan": "rmtcli.planning",
     "Selection": "rmtcli.layers",
     "analyze": "rmtcli.pipeline.analyze",
     "curve": "rmtcli.pipeline.curve",
@@ -63,7 +63,7 @@ _HOMES = {
     "evaluate": "rmtcli.pipeline.evaluate",
     "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",
-    "load": "rmtcli.lowrank",
+    "load": "rmtcli.factored.module",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
     "simulate": "rmtcli.pipeline.simulate",

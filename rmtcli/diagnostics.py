@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
 from rmtcli.edges import EdgeFit
 from rmtcli.law import porter_thomas
 from rmtcli.law.power_law import clauset, hill
-from rmtcli.spectrum import FloatArray, Spectrum, max_abs, times
+from rmtcli.spectra import Spectrum, max_abs, times
 
 
 @dataclass(frozen=True, slots=True)

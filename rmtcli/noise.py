@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
 from rmtcli.registry import Registry
-
-FloatArray = NDArray[np.float64]
 
 
 class Noise(Protocol):

@@ -82,7 +82,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     def times(runs: Sequence[object], device: str) -> list[float]:
         return [1.0, *(0.1 * (1 + i) for i in range(len(runs) - 1))]
 
-    monkeypatch.setattr("rmtcli.running.latency.medians", times)
+    monkeypatch.setattr("rmtcli.running.clock.medians", times)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -23,9 +23,9 @@ UNITS = {
     "`law/`": "rmtcli.law.",
     "`edges/`": "rmtcli.edges.",
     "`keep/`": "rmtcli.keep.",
-    "`allocate.py`": "rmtcli.allocate.",
-    "`factorize.py`": "rmtcli.factorize.",
-    "`checkpoint/writer.py`": "rmtcli.checkpoint.writer.",
+    "`planning/allocate.py`": "rmtcli.planning.allocate.",
+    "`spectra/factors.py`": "rmtcli.spectra.factors.",
+    "`files/atomic.py`": "rmtcli.files.atomic.",
 }
 #: Share of the mutants of each that the tests have to notice.
 ENOUGH = 0.85

@@ -283,7 +283,9 @@ def _serve() -> None:
     import rmtcli.pipeline.info
     import rmtcli.report.html
     import rmtcli.report.terminal  # noqa: F401
-    from rmtcli.checkpoint import directory, exported, safetensors, torch_file, torchscript  # noqa: F401
+    from rmtcli.checkpoint import safetensors  # noqa: F401
+    from rmtcli.checkpoint.huggingface import write as directory  # noqa: F401
+    from rmtcli.checkpoint.torch import exported  # noqa: F401
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import pytest
 import rmtcli
 from rmtcli.diagnostics import compare_vectors, diagnose
 from rmtcli.edges import EDGES
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import SAMPLES, noise, planted
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.spectrum import FloatArray
+from rmtcli.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

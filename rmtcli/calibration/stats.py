@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import Moments
-from rmtcli.checkpoint import open_checkpoint, write_file
+from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError
-from rmtcli.spectrum import FloatArray
+from rmtcli.files import write_file
 
 #: Entry of the file's metadata with the record of what is in it.
 KEY = "rmtcli_statistics"

@@ -1,9 +1,10 @@
-"""Checkpoint files: the only code that knows a weight format."""
+"""Checkpoint files and directories: the only code that knows a weight format."""
 
 from rmtcli.checkpoint.base import About, Checkpoint, Edited, Edits, Manifest, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor, decode, encode
-from rmtcli.checkpoint.reader import CONTAINERS, container_of, open_checkpoint
-from rmtcli.checkpoint.writer import check_target, format_of, write_checkpoint, write_file
+from rmtcli.checkpoint.formats import CONTAINERS, container_of
+from rmtcli.checkpoint.reader import open_checkpoint
+from rmtcli.checkpoint.writer import format_of, write_checkpoint
 
 __all__ = [
     "CONTAINERS",
@@ -14,12 +15,10 @@ __all__ = [
     "Manifest",
     "RawTensor",
     "TensorInfo",
-    "check_target",
     "container_of",
     "decode",
     "encode",
     "format_of",
     "open_checkpoint",
     "write_checkpoint",
-    "write_file",
 ]

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import RawTensor, decode
-from rmtcli.checkpoint.remote import is_remote
+from rmtcli.checkpoint.names import factors_of
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError
-from rmtcli.names import factors_of
+from rmtcli.files import is_remote
 
 #: For each tensor that is replaced, the tensors in its place.
 Edits = Mapping[str, Mapping[str, Stored]]

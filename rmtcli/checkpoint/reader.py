@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint, stamp_of
-from rmtcli.checkpoint.remote import place, reaching
+from rmtcli.checkpoint.formats import _READERS, container_of
 from rmtcli.errors import CheckpointError, UsageError
-
-#: Format by file name ending.
-CONTAINERS = {
-    ".safetensors": "safetensors",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".bin": "torch",
-    ".ckpt": "torch",
-    ".pt2": "exported",
-}
-
+from rmtcli.files import place, reaching
 
 #: Characters in a tensor's name. What looks for words in it takes time that goes with their square.
 LONGEST = 10_000
 #: How a pointer begins that stands for a file in a repository cloned without its large files.
 _POINTER = b"version https://git-lfs"
-
-
-def container_of(path: Path) -> str:
-    """``safetensors``, ``torch`` or ``exported``, by the file's ending.
-
-    Raises:
-        UsageError: any other ending.
-    """
-    try:
-        return CONTAINERS[path.suffix.lower()]
-    except KeyError:
-        known = ", ".join(CONTAINERS)
-        raise UsageError(
-            f"{path}: not a checkpoint by its name: the ending must be one of {known}"
-        ) from None
 
 
 def open_checkpoint(path: str | Path, *, container: str | None = None) -> Checkpoint:
@@ -83,45 +57,8 @@ def _open(path: Path, container: str | None) -> Checkpoint:
     return checkpoint
 
 
-# Each format is imported where it is met: safetensors files need no torch.
-def _safetensors(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.safetensors import SafetensorsFile
-
-    return SafetensorsFile(path)
-
-
-def _exported(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.exported import ExportedFile
-
-    return ExportedFile(path)
-
-
-def _torch(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.archive import reading
-    from rmtcli.checkpoint.torchscript import TorchScriptFile, is_torchscript
-
-    try:
-        with reading(path) as archive:
-            script = is_torchscript(archive.namelist())
-        if script:
-            return TorchScriptFile(path)
-    except zipfile.BadZipFile:
-        pass  # an older torch file, or none: the next reader tells
-    from rmtcli.checkpoint.plain_torch import PlainTorchFile, UnusualError
-
-    try:
-        return PlainTorchFile(path)
-    except UnusualError:
-        from rmtcli.checkpoint.torch_file import TorchFile
-
-        return TorchFile(path)
-
-
-_READERS = {"safetensors": _safetensors, "exported": _exported, "torch": _torch}
-
-
 def _directory(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.huggingface import HuggingFaceDirectory, is_directory_of_weights
+    from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory, is_directory_of_weights
 
     if (path / "model_index.json").exists():
         raise UsageError(f"{path}: a pipeline of several models: name the folder of one")

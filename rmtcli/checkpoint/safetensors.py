@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from rmtcli.checkpoint.base import Checkpoint, Manifest, Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
-from rmtcli.checkpoint.remote import is_remote, read_range, stand_in
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
 from rmtcli.errors import CheckpointError, first_line
+from rmtcli.files import is_remote
+from rmtcli.files.place import read_range, stand_in
 
 #: Entry of the file's metadata that holds rmtcli's manifest.
 MANIFEST_KEY = "rmtcli"

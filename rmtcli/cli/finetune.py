@@ -83,7 +83,7 @@ def command(
     All parameters learn, on labels and, with --distill, on the dense network's outputs.
     """
     from rmtcli import Evaluation, Selection, finetune
-    from rmtcli.allocate import Budget
+    from rmtcli.planning import Budget
     from rmtcli.report.conditions import Condition, reasons, values_of
     from rmtcli.running.finetune import Training
 

@@ -17,7 +17,7 @@ else:
 
 def to_place(text: str) -> Path:
     """A path, or a URL's place; the file system behind a URL is asked for nothing yet."""
-    from rmtcli.checkpoint.remote import place  # as late as all that reads checkpoints
+    from rmtcli.files import place  # as late as all that reads checkpoints
 
     return place(text)
 

@@ -41,14 +41,14 @@ def check_file(path: Path | None, *endings: str, inputs: list[Path | None], forc
         return
     if path.suffix not in endings:
         raise UsageError(f"{path}: its name must end in {' or '.join(endings)}")
-    from rmtcli.checkpoint import check_target
+    from rmtcli.files import check_target
 
     check_target(path, inputs=[item for item in inputs if item is not None], force=force)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    from rmtcli.checkpoint import write_file
+    from rmtcli.files import write_file
 
     write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 

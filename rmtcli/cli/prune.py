@@ -20,7 +20,7 @@ from rmtcli.cli.progress import listen, progress
 from rmtcli.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
-    from rmtcli.allocate import Budget
+    from rmtcli.planning import Budget
 
 
 def command(
@@ -158,7 +158,7 @@ def command(
 
 def _budget(**amounts: str | None) -> Budget | None:
     """The one budget that was given, in its unit."""
-    from rmtcli.allocate import Budget
+    from rmtcli.planning import Budget
 
     given = [Budget(text, unit) for unit, text in amounts.items() if text is not None]
     if len(given) > 1:

@@ -10,13 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
 from rmtcli.law import tracy_widom
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.law.spiked import Signal, signal
 from rmtcli.registry import Registry
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
-FloatArray = NDArray[np.float64]
 Weight = NDArray[np.floating]
 
 #: Fewer eigenvalues than this hold no bulk whose shape could be judged.

@@ -8,19 +8,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from rmtcli.edges.base import (
-    EDGES,
-    EdgeFit,
-    FloatArray,
-    Noise,
-    Weight,
-    central_window,
-    check_shares,
-)
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window, check_shares
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge, without
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("bema")

@@ -10,21 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import gammaincinv
 
-from rmtcli.edges.base import (
-    EDGES,
-    EdgeFit,
-    FloatArray,
-    Noise,
-    Weight,
-    central_window,
-    check_shares,
-)
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window, check_shares
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge, low_rank
 from rmtcli.law import tracy_widom
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.law.separable import one_sided_edge
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 
 #: Shapes of the Gamma law that are tried; at the largest, variances differ by 3 %.
 _SHAPES = (0.3, 1000.0)

@@ -12,7 +12,7 @@ from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge, low_rank
 from rmtcli.edges.variances import dyson_variances
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.separable import Separable
-from rmtcli.spectrum import Spectrum, spectrum, tall
+from rmtcli.spectra import Spectrum, spectrum, tall
 
 #: Refits of the equalised bulk; it stops by itself when no more spikes are found.
 _REFITS = 20

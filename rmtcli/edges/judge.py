@@ -8,7 +8,7 @@ from rmtcli.edges.base import MIN_EIGENVALUES, EdgeFit, Noise, Verdict, Weight, 
 from rmtcli.edges.variances import UNEQUAL, dyson_variances, heavy_tailed
 from rmtcli.law.fluctuations import fit_p_value
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 #: Share of the eigenvalues left out at each end when an estimator has no window of its own.
 WINDOW = 0.2

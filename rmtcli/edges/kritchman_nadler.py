@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Noise, Weight, check_shares
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, check_shares
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("kritchman-nadler")

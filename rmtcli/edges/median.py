@@ -11,7 +11,7 @@ from rmtcli.edges.base import EDGES, EdgeFit, Weight, check_shares
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
 from rmtcli.law.fluctuations import quantile_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("median")

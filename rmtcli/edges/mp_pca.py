@@ -9,7 +9,7 @@ import numpy as np
 
 from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, check_shares
 from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("mp-pca")

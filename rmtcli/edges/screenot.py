@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import EDGES, EdgeFit, Weight
 from rmtcli.edges.judge import low_rank, unjudged
 from rmtcli.edges.median import median_variance
 from rmtcli.law.roots import bracketed
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("screenot")

@@ -10,7 +10,7 @@ from rmtcli.edges.dyson import Dyson
 from rmtcli.edges.judge import SIGNIFICANT, WINDOW
 from rmtcli.edges.kritchman_nadler import KritchmanNadler
 from rmtcli.edges.variances import excess_kurtosis
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 #: With fewer eigenvalues, the window of BEMA holds too few of them.
 SMALL = 64

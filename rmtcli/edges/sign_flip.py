@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, FloatArray, Weight
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import EDGES, EdgeFit, Weight
 from rmtcli.edges.judge import low_rank, unjudged
-from rmtcli.spectrum import Spectrum, spectrum, tall
+from rmtcli.spectra import Spectrum, spectrum, tall
 
 
 @EDGES.register("sign-flip")

@@ -14,7 +14,7 @@ import numpy as np
 from rmtcli.edges.base import MIN_EIGENVALUES, EdgeFit, Noise
 from rmtcli.edges.judge import without
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 def follow(fit: EdgeFit, spectrum: Spectrum, rank: int, spikes: int) -> EdgeFit:

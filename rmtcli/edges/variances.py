@@ -9,9 +9,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from rmtcli.edges.base import FloatArray, Weight
-from rmtcli.lapack import call
-from rmtcli.spectrum import Spectrum, gram, leading_vectors, max_abs, row_blocks
+from rmtcli.arrays import FloatArray
+from rmtcli.edges.base import Weight
+from rmtcli.spectra import Spectrum, leading_vectors, max_abs, row_blocks
+from rmtcli.spectra.gram import gram
+from rmtcli.spectra.lapack import call
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint.remote import is_remote
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.confidence import confidence, cosines, kullback_leibler
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.tasks import TASKS, Arrays, Rows, Task, task_of
+from rmtcli.files import is_remote
 
 #: What may stand between the layers of an inferred chain.
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.spectrum import FloatArray
+from rmtcli.arrays import FloatArray
 
 
 def log_probabilities(outputs: NDArray[np.floating]) -> FloatArray:

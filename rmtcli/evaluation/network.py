@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +12,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rmtcli.chain import Link, ordered
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.edits import check_factors
+from rmtcli.checkpoint.names import factors_of, member, module_of
+from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.lowrank import SplitLinear, load
-from rmtcli.names import factors_of, member, module_of
+from rmtcli.factored import check_factors
+from rmtcli.factored.module import SplitLinear, load
+from rmtcli.layers import Link, ordered
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -58,19 +58,6 @@ def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
 def _moved(model: nn.Module, device: str) -> nn.Module:
     with using(device):
         return model.to(device)
-
-
-@contextmanager
-def using(device: str) -> Iterator[None]:
-    """Say in one line that a device cannot be used.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    try:
-        yield
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from None
 
 
 class Chain(nn.Module):

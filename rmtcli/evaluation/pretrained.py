@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.directory import entry
-from rmtcli.checkpoint.torch_file import to_torch
+from rmtcli.checkpoint.huggingface.write import entry
+from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
 from rmtcli.evaluation.tasks import Task
 from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet

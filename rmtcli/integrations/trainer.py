@@ -13,9 +13,9 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rmtcli.checkpoint.names import module_of
 from rmtcli.errors import UsageError
 from rmtcli.integrations.rmtcli_loading import RmtcliConfig, save_with_loader
-from rmtcli.names import module_of
 from rmtcli.training.session import Session
 from rmtcli.training.step import Step
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from rmtcli.edges.base import EdgeFit, Verdict
+from rmtcli.edges import EdgeFit, Verdict
 from rmtcli.registry import Registry
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 class Untouched(Enum):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmtcli.edges.base import EdgeFit
+from rmtcli.edges import EdgeFit
 from rmtcli.keep.base import KEEP_RULES, check_share
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @KEEP_RULES.register("energy")

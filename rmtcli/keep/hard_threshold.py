@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmtcli.edges.base import EdgeFit
+from rmtcli.edges import EdgeFit
 from rmtcli.edges.median import median_variance
 from rmtcli.keep.base import KEEP_RULES
 from rmtcli.law.hard_threshold import optimal_threshold
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @KEEP_RULES.register("hard-threshold")

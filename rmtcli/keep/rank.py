@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmtcli.edges.base import EdgeFit
+from rmtcli.edges import EdgeFit
 from rmtcli.keep.base import KEEP_RULES, check_count
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 
 
 @KEEP_RULES.register("rank")

@@ -6,12 +6,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from rmtcli.arrays import FloatArray
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-
-FloatArray = NDArray[np.float64]
 
 #: Points at which a statistic is expanded in Chebyshev polynomials.
 _NODES = 2048

@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rmtcli.arrays import FloatArray
 from rmtcli.law.roots import bracketed
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, poch
 
-FloatArray = NDArray[np.float64]
+from rmtcli.arrays import FloatArray
 
 #: With fewer entries, the moments say too little about the tails of the statistic.
 FEWEST = 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from rmtcli.arrays import FloatArray
 
 #: Entries of a block of tails that are compared at once: 8 MB.
 _BLOCK = 2**20

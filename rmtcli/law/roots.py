@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray = NDArray[np.float64]
+from rmtcli.arrays import FloatArray
 
 #: Halving alone ends in fewer steps, the exponents of float64 included.
 _STEPS = 2200

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli import assemble
-from rmtcli.assemble import Track
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.cluster import connected
-from rmtcli.decide import by_rule
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.computing import connected
+from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
-from rmtcli.pipeline.latency import check_batches, timed
-from rmtcli.plan import Layout
+from rmtcli.pipeline import stages as assemble
+from rmtcli.pipeline.stages import Track
+from rmtcli.pipeline.timing import check_batches, timed
+from rmtcli.planning import Layout, by_rule
 from rmtcli.report.base import Report
 from rmtcli.report.notes import TAILS
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rmtcli.calibration.base import Calibrated, Calibration
-from rmtcli.calibration.moments import Moments
-from rmtcli.calibration.stats import Origin, read_stats, write_stats
-from rmtcli.checkpoint import Checkpoint, check_target
+from rmtcli.calibration import Calibrated, Calibration, Moments, Origin, read_stats, write_stats
+from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.hashes import file_sha256
+from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.evaluation.base import Evaluation
-from rmtcli.hashes import file_sha256
+from rmtcli.evaluation import Evaluation
+from rmtcli.files import check_target
 from rmtcli.layers import Layer
-from rmtcli.names import member
-from rmtcli.plan import Data
+from rmtcli.planning import Data
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.allocate import Budget
-from rmtcli.assemble import Track
-from rmtcli.calibration.base import Calibration
+from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
-from rmtcli.decide import Allocation, Goal, allocation_of, under_budget
 from rmtcli.errors import UsageError
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import calibration_source, paired, prepare
-from rmtcli.plan import Layout
+from rmtcli.pipeline.stages import Track
+from rmtcli.planning import Allocation, Budget, Goal, Layout, allocation_of, under_budget
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli import edits
-from rmtcli.assemble import describe
-from rmtcli.checkpoint import Edited, check_target, format_of, open_checkpoint, write_checkpoint
-from rmtcli.checkpoint.remote import place
-from rmtcli.reconstruction import ReadBack
+from rmtcli.checkpoint import Edited, format_of, open_checkpoint, write_checkpoint
+from rmtcli.factored import ReadBack, edits
+from rmtcli.files import check_target, place
+from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli.assemble import Track, describe
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Edited, open_checkpoint
 from rmtcli.edges import EDGES, EdgeEstimator
-from rmtcli.edits import join
 from rmtcli.errors import LayerError
+from rmtcli.factored import join
 from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.pipeline.stages import Track, describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference
-from rmtcli.spectrum import FloatArray, Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 
 
 def diff(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli.assemble import describe
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import UsageError
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation import Evaluation
+from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 
 

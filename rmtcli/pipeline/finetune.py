@@ -7,30 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmtcli.allocate import Budget
-from rmtcli.assemble import Track, describe
-from rmtcli.calibration.base import Calibration
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import (
     Checkpoint,
     Edited,
-    check_target,
+    encode,
     format_of,
     open_checkpoint,
     write_checkpoint,
 )
-from rmtcli.checkpoint.dtypes import FLOATS, encode
+from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.spill import Stored
-from rmtcli.decide import Goal
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
-from rmtcli.evaluation.base import Evaluation
-from rmtcli.evaluation.data import Samples, has_training_part, read_samples
+from rmtcli.evaluation import Evaluation, Samples
+from rmtcli.evaluation.data import has_training_part, read_samples
+from rmtcli.factored import ReadBack
+from rmtcli.files import check_target
 from rmtcli.layers import Selection
 from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
-from rmtcli.plan import Layout
-from rmtcli.reconstruction import ReadBack
+from rmtcli.pipeline.stages import Track, describe
+from rmtcli.planning import Budget, Goal, Layout
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
-from rmtcli.spectrum import FloatArray
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,7 +176,7 @@ def _learned(
 ) -> dict[str, Mapping[str, Stored]]:
     """The pruned network's tensors after training, by the source's tensors that they replace."""
     from rmtcli.evaluation.network import build
-    from rmtcli.lowrank import prefix_of
+    from rmtcli.factored.module import prefix_of
     from rmtcli.running.finetune import train
 
     model = build(evaluation, pruned)
@@ -201,7 +200,7 @@ def _learned(
 
 
 def _values(model: nn.Module) -> dict[str, FloatArray]:
-    from rmtcli.lowrank import float64_of
+    from rmtcli.factored.module import float64_of
 
     return {
         name: float64_of(value)

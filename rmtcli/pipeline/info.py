@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from rmtcli.assemble import describe
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.checkpoint.dtypes import WORDS
-from rmtcli.checkpoint.huggingface import HuggingFaceDirectory
+from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
+from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import Info
 
 

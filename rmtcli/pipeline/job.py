@@ -8,35 +8,40 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli import assemble
-from rmtcli.assemble import Track
-from rmtcli.calibration.base import Calibration
+from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
-from rmtcli.cluster import Cluster
-from rmtcli.decide import (
+from rmtcli.computing import Cluster
+from rmtcli.errors import LayerError, UsageError
+from rmtcli.evaluation import Comparison, Evaluation
+from rmtcli.evaluation.data import has_training_part
+from rmtcli.factored import Splitter
+from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.pipeline import stages as assemble
+from rmtcli.pipeline.calibrated import calibrated
+from rmtcli.pipeline.stages import Track
+from rmtcli.planning import (
     Allocation,
     Choice,
+    Data,
+    Fitted,
     Goal,
+    Layout,
+    PairedDrop,
+    Plan,
+    Times,
     allocation_of,
+    approximated,
     by_plan,
     by_rule,
+    check_plan,
+    paired_drop,
+    sibling_groups,
     timed_allocation,
     under_budget,
 )
-from rmtcli.edits import Splitter
-from rmtcli.errors import LayerError, UsageError
-from rmtcli.evaluation.base import Comparison, Evaluation
-from rmtcli.evaluation.data import has_training_part
-from rmtcli.factorize import Factors
-from rmtcli.guard import PairedDrop, paired_drop
-from rmtcli.latency import Times
-from rmtcli.layers import Layer, Selection, Skipped
-from rmtcli.pipeline.calibrated import calibrated
-from rmtcli.plan import Data, Fitted, Layout
-from rmtcli.plan_file import Plan, check_plan
 from rmtcli.report.base import Report
 from rmtcli.report.notes import NO_SIBLINGS
-from rmtcli.siblings import approximated, siblings
+from rmtcli.spectra import Factors
 
 #: Reasons for which nothing is to be written, given what would be.
 Refuse = Callable[[Report], Sequence[str]]
@@ -179,7 +184,7 @@ def prepare(
     notes: tuple[str, ...] = ()
     if shares and data is not None:
         fitted = [item for item in fits if isinstance(item, Fitted)]
-        groups = siblings(fitted, data, checkpoint.infos.keys())
+        groups = sibling_groups(fitted, data, checkpoint.infos.keys())
         notes = () if groups else (NO_SIBLINGS,)
         if goal.plan is not None:
             groups = _planned(checkpoint, goal.plan, groups)
@@ -239,7 +244,7 @@ def decided(job: Job, goal: Goal) -> Result:
 
 def _timed(job: Job, goal: Goal) -> Allocation:
     """The layers that share a budget of time, with the times of their factors measured here."""
-    from rmtcli.running.latency import Clock
+    from rmtcli.running.clock import Clock
 
     assert goal.batch is not None
     clock = Clock(goal.batch, job.evaluation.device)

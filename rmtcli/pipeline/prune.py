@@ -7,35 +7,31 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from rmtcli.allocate import Budget
-from rmtcli.assemble import Track, describe
-from rmtcli.calibration.base import Calibration
-from rmtcli.checkpoint import (
-    CONTAINERS,
-    Checkpoint,
-    check_target,
-    format_of,
-    open_checkpoint,
-    write_checkpoint,
-)
-from rmtcli.checkpoint.remote import place
-from rmtcli.cluster import connected
-from rmtcli.decide import (
-    Goal,
-    allocation_of,
-    by_size,
-    nothing_within,
-)
+from rmtcli.calibration import Calibration
+from rmtcli.checkpoint import CONTAINERS, Checkpoint, format_of, open_checkpoint, write_checkpoint
+from rmtcli.computing import connected
 from rmtcli.errors import UsageError
-from rmtcli.evaluation.base import Comparison, Evaluation
-from rmtcli.guard import Guard, Range
+from rmtcli.evaluation import Comparison, Evaluation
+from rmtcli.factored import ReadBack, stored_errors
+from rmtcli.files import check_target, place
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
-from rmtcli.pipeline.latency import check_batches, timed
-from rmtcli.plan import Layout
-from rmtcli.plan_file import Plan, calibration_of, plan_of
-from rmtcli.reconstruction import ReadBack, stored_errors
+from rmtcli.pipeline.stages import Track, describe
+from rmtcli.pipeline.timing import check_batches, timed
+from rmtcli.planning import (
+    Budget,
+    Goal,
+    Guard,
+    Layout,
+    Plan,
+    Range,
+    allocation_of,
+    by_size,
+    calibration_of,
+    nothing_within,
+    plan_of,
+)
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, with_section
 from rmtcli.report.notes import on_cost, on_extras, on_loading

@@ -7,10 +7,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rmtcli.checkpoint import write_file
 from rmtcli.errors import UsageError
 from rmtcli.experiments.base import Experiment, Outcome
 from rmtcli.experiments.catalogue import EXPERIMENTS
+from rmtcli.files import write_file
 from rmtcli.report.reproduction import Reproduction
 
 

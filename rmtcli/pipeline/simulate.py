@@ -8,13 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli.assemble import describe
-from rmtcli.checkpoint import Checkpoint, check_target, container_of, open_checkpoint
+from rmtcli.checkpoint import (
+    Checkpoint,
+    RawTensor,
+    TensorInfo,
+    container_of,
+    encode,
+    open_checkpoint,
+)
 from rmtcli.checkpoint import write_checkpoint as write
-from rmtcli.checkpoint.base import TensorInfo
-from rmtcli.checkpoint.dtypes import WORDS, RawTensor, encode
+from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.errors import UsageError
+from rmtcli.files import check_target
 from rmtcli.noise import NOISES, Noise, planted
+from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 
 #: The output head and how many classes it has.

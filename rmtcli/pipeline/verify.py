@@ -8,17 +8,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from rmtcli.arrays import FloatArray
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
-from rmtcli.integrations.directory import (
+from rmtcli.report.verification import Distance, Verification
+from rmtcli.verification.directory import (
     FactoredDirectory,
     is_factored,
     open_factored,
     read_config,
     write_products,
 )
-from rmtcli.integrations.fresh import Opened, Step, open_fresh
-from rmtcli.report.verification import Distance, Verification
-from rmtcli.spectrum import FloatArray
+from rmtcli.verification.parent import Opened, Step, open_fresh
 
 #: Largest difference from the product of the factors, as a share of the largest output: float32
 #: rounds at 6e-8, and the orders of summation differ in every layer.

@@ -7,19 +7,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rmtcli.allocate import Budget
-from rmtcli.calibration.base import Calibrated
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import WORDS
-from rmtcli.evaluation.base import Comparison
-from rmtcli.guard import Guard
-from rmtcli.latency import Latency
+from rmtcli.evaluation import Comparison
+from rmtcli.factored import ReadBack
 from rmtcli.layers import Layer, Skipped
-from rmtcli.plan import LayerPlan, Layout
-from rmtcli.plan_file import Plan
-from rmtcli.reconstruction import ReadBack
+from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Layout, Plan
 from rmtcli.report.curve import Point
 from rmtcli.report.measured import measured
-from rmtcli.spectrum import FloatArray
 from rmtcli.version import __version__
 
 #: Version of the JSON layout; it rises when a field changes its meaning or goes away.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.remote import place
+from rmtcli.files import place
 from rmtcli.report.base import Report
 from rmtcli.report.markdown import to_markdown
 

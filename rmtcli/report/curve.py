@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rmtcli.evaluation.base import Comparison
+from rmtcli.evaluation import Comparison
 from rmtcli.report.measured import measured
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rmtcli.arrays import FloatArray
 from rmtcli.report.esd import Esd
-from rmtcli.spectrum import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.plan import LayerPlan
-from rmtcli.spectrum import FloatArray
+from rmtcli.arrays import FloatArray
+from rmtcli.planning import LayerPlan
 
 #: Bars at most; wide layers have thousands of eigenvalues.
 MAX_BARS = 60

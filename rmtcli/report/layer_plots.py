@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rmtcli.checkpoint import check_target, write_file
 from rmtcli.errors import UsageError
+from rmtcli.files import check_target, write_file
 from rmtcli.report.base import Report
 from rmtcli.report.draw_esd import esd_figure
 from rmtcli.report.esd import Esd, esd_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rmtcli.evaluation.base import Comparison
-from rmtcli.spectrum import FloatArray
+from rmtcli.arrays import FloatArray
+from rmtcli.evaluation import Comparison
 
 #: Shares of the samples at which the distribution of margins is reported.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rmtcli.edges import EDGES
-from rmtcli.evaluation.tasks import TASKS
+from rmtcli.evaluation import TASKS
 from rmtcli.keep import KEEP_RULES
 from rmtcli.noise import NOISES
 from rmtcli.registry import Option, Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint, format_of
-from rmtcli.evaluation.base import Comparison
+from rmtcli.evaluation import Comparison
 
 #: Points of accuracy whose loss a report points out.
 LARGE_DROP = 0.5
@@ -58,7 +58,7 @@ def on_extras(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
 
 
 def _on_directory(checkpoint: Checkpoint) -> tuple[str, ...]:
-    from rmtcli.checkpoint.directory import left_out, source_of
+    from rmtcli.checkpoint.huggingface.write import left_out, source_of
 
     files = left_out(source_of(checkpoint))
     if not files:
@@ -68,7 +68,7 @@ def _on_directory(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
     """What a reader must know about loading a directory whose layers are split."""
-    from rmtcli.checkpoint.directory import config_class, source_of
+    from rmtcli.checkpoint.huggingface.write import config_class, source_of
 
     config = source_of(checkpoint).config
     if "AutoConfig" in (config.get("auto_map") or {}):

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmtcli.checkpoint import write_file
-from rmtcli.evaluation.tasks import Rows
+from rmtcli.evaluation import Rows
+from rmtcli.files import write_file
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
 from rmtcli.training.step import Change

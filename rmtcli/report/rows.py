@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rmtcli.calibration.base import Calibrated
+from rmtcli.calibration import Calibrated
 from rmtcli.edges import Verdict
 from rmtcli.errors import one_line
-from rmtcli.plan import LayerPlan, Layout
+from rmtcli.planning import LayerPlan, Layout
 from rmtcli.report.base import Report, singular_value
 from rmtcli.report.curve import Point
 from rmtcli.report.scores import data, dense, scores

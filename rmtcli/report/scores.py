@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmtcli.evaluation.base import Comparison
+from rmtcli.evaluation import Comparison
 from rmtcli.report.base import Report, Source
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmtcli.plan import LayerPlan
+from rmtcli.arrays import FloatArray
+from rmtcli.planning import LayerPlan
 from rmtcli.report.esd import axis
-from rmtcli.spectrum import FloatArray
 
 #: Bars of a line, the edge's sign not counted.
 CELLS = 12

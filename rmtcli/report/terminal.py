@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rmtcli.plan import LayerPlan
+from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
 from rmtcli.report.reproduction import HEADINGS, Reproduction

@@ -13,21 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration.base import Calibration
+from rmtcli.calibration import Calibration, Moments
 from rmtcli.calibration.collect import collect
-from rmtcli.calibration.moments import Moments, merge
+from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.names import module_of
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation import Evaluation, Rows, Task
 from rmtcli.evaluation.confidence import cosines, kullback_leibler
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
 from rmtcli.evaluation.pretrained import Pretrained
-from rmtcli.evaluation.tasks import Rows, Task
 from rmtcli.evaluation.text import MASK
+from rmtcli.factored.module import prefix_of
 from rmtcli.layers import Layer
-from rmtcli.lowrank import prefix_of
-from rmtcli.names import module_of
 
 _LOGGER = logging.getLogger(__name__)
 

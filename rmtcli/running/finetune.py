@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.errors import TrainingError, UsageError
-from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation import Samples
 from rmtcli.evaluation.network import run
 from rmtcli.running.heal import divergence
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation.base import Evaluation, Scores
-from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation import Evaluation, Rows, Samples, Scores
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.score import measure
-from rmtcli.evaluation.tasks import Rows
-from rmtcli.guard import Found, Range, smallest
+from rmtcli.planning import Found, Range, smallest
 
 _LOGGER = logging.getLogger(__name__)
 

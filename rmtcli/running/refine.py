@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmtcli.calibration.base import Calibration
+from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation import Evaluation, Rows
 from rmtcli.evaluation.network import build
-from rmtcli.evaluation.tasks import Rows
-from rmtcli.factorize import Factors
-from rmtcli.lowrank import SplitLinear, float64_of
-from rmtcli.plan import Data, LayerPlan
+from rmtcli.factored.module import SplitLinear, float64_of
+from rmtcli.planning import Data, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
+from rmtcli.spectra import Factors
 
 NOT_SEQUENTIAL = (
     "--sequential was left out: on inputs held back, the factors fitted at once are nearer to the "

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Moments, redirect
 from rmtcli.calibration.collect import rows_of
-from rmtcli.calibration.moments import Moments
-from rmtcli.factorize import Factors
-from rmtcli.metric import redirect
-from rmtcli.spectrum import FloatArray
+from rmtcli.spectra import Factors
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rmtcli.errors import UsageError
-from rmtcli.factorize import Factors
+from rmtcli.spectra import Factors
 from rmtcli.training.carry import Heir, carry
 from rmtcli.training.layers import TrainedLayer
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint import write_file
 from rmtcli.errors import UsageError
+from rmtcli.files import write_file
 from rmtcli.training.step import Change, Step
 
 Row = Mapping[str, Any]

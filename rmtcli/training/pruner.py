@@ -15,11 +15,11 @@ from rmtcli.edges import EDGES, EdgeFit
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.layers import Selection
-from rmtcli.spectrum import Spectrum
+from rmtcli.spectra import Spectrum
 from rmtcli.training.absorb import absorb, followers, narrow_empty
+from rmtcli.training.last_fit import Memory
 from rmtcli.training.layers import Decomposition, TrainedLayer, classes_of, layers_in
 from rmtcli.training.log import rows
-from rmtcli.training.memory import Memory
 from rmtcli.training.schedules import SCHEDULES
 from rmtcli.training.step import Change, Step
 

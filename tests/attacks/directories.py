@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rmtcli.integrations.directory import LOADING
+from rmtcli.verification.directory import LOADING
 from tests.attacks import CANARY, attack
 from tests.conftest import model_directory
 

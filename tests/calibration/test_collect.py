@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rmtcli.calibration import Moments
 from rmtcli.calibration.collect import collect
-from rmtcli.calibration.moments import Moments, merge
+from rmtcli.calibration.moments import merge
 
 
 def run(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import rmtcli
-from rmtcli.allocate import Budget
-from rmtcli.calibration.moments import Moments
-from rmtcli.calibration.stats import KEY, Origin, read_stats, write_stats
+from rmtcli.calibration import Moments, Origin, read_stats, write_stats
+from rmtcli.calibration.stats import KEY
 from rmtcli.errors import CheckpointError, RmtcliError
+from rmtcli.planning import Budget
 from tests.conftest import SAMPLES, Run, tree
 
 DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rmtcli.checkpoint import RawTensor, decode, encode
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.torch_file import _TORCH, to_torch
+from rmtcli.checkpoint.torch.file import _TORCH, to_torch
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rmtcli.checkpoint import check_target, open_checkpoint, write_checkpoint, write_file
-from rmtcli.checkpoint.writer import format_of, named
+from rmtcli.checkpoint import format_of, open_checkpoint, write_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.files import check_target, write_file
+from rmtcli.files.atomic import named
 from tests.conftest import SAMPLES, model_directory, tree
 
 

@@ -70,7 +70,7 @@ def test_densify_gives_the_same_logits(workdir: Path, rmtcli: Run) -> None:
     assert rmtcli("prune", "sample_models/mnist_deep.pt").returncode == 0
     assert rmtcli("densify", small, "-o", dense).returncode == 0
     from rmtcli.checkpoint import open_checkpoint
-    from rmtcli.evaluation.base import Evaluation
+    from rmtcli.evaluation import Evaluation
     from rmtcli.evaluation.network import build
 
     with np.load(DATA) as data:

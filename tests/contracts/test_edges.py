@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmtcli.edges import EDGES, EdgeEstimator
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import noise, planted
 
 SHAPES = [(300, 150), (128, 128), (100, 800)]

@@ -7,7 +7,7 @@ import pytest
 
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES, KeepRule, Untouched
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import noise, planted
 
 #: A value for an option that has no default.

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from rmtcli.edges import EDGES, EdgeEstimator, EdgeFit, Verdict
 from rmtcli.edges.base import MIN_EIGENVALUES, central_window
 from rmtcli.edges.bema import Bema
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import noise, planted, turned
 
 

@@ -11,7 +11,7 @@ from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.noise import NOISES
 from rmtcli.noise import planted as drawn
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 from tests.conftest import noise, planted
 
 

@@ -20,7 +20,7 @@ from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.law.separable import Separable, one_sided_edge
 from rmtcli.noise import NOISES
 from rmtcli.noise import planted as drawn
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 from tests.conftest import noise, planted
 
 SHAPE = (200, 90)

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from rmtcli.edges.base import MIN_EIGENVALUES, EdgeFit, Noise, Verdict, central_window, check_shares
+from rmtcli.edges import EdgeFit, Verdict
+from rmtcli.edges.base import MIN_EIGENVALUES, Noise, central_window, check_shares
 from rmtcli.edges.judge import all_equal, judge, ks_distance, low_rank, unjudged, without
 from rmtcli.law import tracy_widom
 from rmtcli.law.fluctuations import fit_p_value
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 from tests.conftest import noise, planted
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rmtcli.edges import EDGES
 from rmtcli.edges.truncated import follow
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 from tests.conftest import planted
 
 SHAPE = (300, 200)

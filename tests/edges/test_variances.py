@@ -12,7 +12,7 @@ from rmtcli.edges.variances import (
     excess_kurtosis,
     heavy_tailed,
 )
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import noise, planted
 
 
@@ -111,7 +111,7 @@ def test_tails_are_heavy_from_those_of_student_on(density: float, heavy: bool) -
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     w = unequal((120, 51), 0.5, 0.5)
     whole = excess_kurtosis(w), dyson_variances(w, spectrum(w))
-    monkeypatch.setattr("rmtcli.spectrum._BLOCK_BYTES", 51 * 8 * 7)
+    monkeypatch.setattr("rmtcli.spectra.gram._BLOCK_BYTES", 51 * 8 * 7)
     assert excess_kurtosis(w) == pytest.approx(whole[0], rel=1e-12)
     found = dyson_variances(w, spectrum(w))
     assert found.rows == pytest.approx(whole[1].rows, rel=1e-9)

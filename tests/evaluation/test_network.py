@@ -11,7 +11,8 @@ from torch import nn
 import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation.base import ACTIVATIONS, Evaluation
+from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation.base import ACTIVATIONS
 from rmtcli.evaluation.network import _MODULES, build
 from rmtcli.layers import find_layers
 

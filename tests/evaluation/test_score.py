@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.base import Comparison
-from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation import Comparison, Samples
 from rmtcli.evaluation.score import Scores, measure
 from rmtcli.evaluation.tasks import Arrays
 

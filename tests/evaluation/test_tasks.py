@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from rmtcli import Calibration, Evaluation, curve, evaluate, prune
-from rmtcli.allocate import Budget
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation.network import build
@@ -23,6 +22,7 @@ from rmtcli.evaluation.tasks import (
 )
 from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.layers import Layer, find_layers
+from rmtcli.planning import Budget
 from rmtcli.report.rows import summary, table
 from rmtcli.running.calibrate import calibrate, modules_of
 from tests.integrations.factored import CASES, WORDS, tokenizer

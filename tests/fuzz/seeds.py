@@ -17,18 +17,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmtcli
-from rmtcli.calibration.moments import Moments
-from rmtcli.calibration.stats import Origin, read_stats, write_stats
+from rmtcli.calibration import Moments, Origin, read_stats, write_stats
 from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
-from rmtcli.edits import join
 from rmtcli.evaluation.data import read_samples
-from rmtcli.integrations.directory import LOADING, open_factored
+from rmtcli.factored import join
 from rmtcli.layers import Layer, Selection, find_layers
-from rmtcli.plan import Layout
-from rmtcli.plan_file import Plan, check_plan
+from rmtcli.planning import Layout, Plan, check_plan
 from rmtcli.training.log import read_log
+from rmtcli.verification.directory import LOADING, open_factored
 from tests.conftest import model_directory
 
 #: Everything is a layer: the seeds' are tiny.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402, F401
-from rmtcli.integrations.examples import run  # noqa: E402
+from rmtcli.verification.inputs import run  # noqa: E402
 from tests.integrations.factored import factor  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

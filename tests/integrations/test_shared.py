@@ -16,11 +16,11 @@ pytest.importorskip("transformers")
 
 import rmtcli
 import rmtcli.integrations.transformers
-from rmtcli.allocate import Budget
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.checkpoint.directory import write_directory
+from rmtcli.checkpoint.huggingface.write import write_directory
 from rmtcli.errors import CheckpointError
-from rmtcli.integrations.directory import open_factored
+from rmtcli.planning import Budget
+from rmtcli.verification.directory import open_factored
 from tests.conftest import Run
 from tests.evaluation.test_tasks import TASKED, data_for, directory
 from tests.integrations.factored import CASES, load, logits

@@ -13,7 +13,7 @@ from rmtcli.edges.base import Noise
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import Spectrum, spectrum
+from rmtcli.spectra import Spectrum, spectrum
 from tests.conftest import noise, planted
 
 LAW = MarchenkoPastur(0.5, 1.0)

@@ -8,7 +8,7 @@ from rmtcli.edges.judge import ks_distance
 from rmtcli.edges.median import median_variance
 from rmtcli.law.fluctuations import _cosines, fit_p_value, quantile_error, window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 
 DRAWS = 300
 

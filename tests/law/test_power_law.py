@@ -9,7 +9,7 @@ import pytest
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.law.power_law import clauset, hill
 from rmtcli.layers import Layer, find_layers
-from rmtcli.spectrum import spectrum
+from rmtcli.spectra import spectrum
 from tests.conftest import SAMPLES, noise, planted
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rmtcli.edges import EDGES
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.plan import LayerPlan, Layout, fit_layer, plan_layer
+from rmtcli.planning import LayerPlan, Layout, fit_layer, plan_layer
 from rmtcli.report.sparkline import CELLS, sparkline
 from tests.conftest import noise, planted
 

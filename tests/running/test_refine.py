@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import rmtcli
-from rmtcli.allocate import Budget
-from rmtcli.calibration.moments import Moments
+from rmtcli.calibration import Moments, decompose, redirect
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import UsageError
-from rmtcli.metric import decompose, redirect
+from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 from rmtcli.running.refine import NOT_HEALED, NOT_SEQUENTIAL
 from rmtcli.running.sequential import Step, refit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rmtcli.plan import LayerPlan
+from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
 from rmtcli.report.extras import check_extra

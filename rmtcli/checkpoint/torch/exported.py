@@ -1,0 +1,62 @@
+"""``torch.export`` archives: the weights of an exported program, without its graph."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from rmtcli.checkpoint.torch.archive import Archive, Place, entry
+from rmtcli.errors import CheckpointError
+
+#: torch's numbers for types, in the archive's own schema.
+_TYPES = {
+    1: "U8",
+    2: "I8",
+    3: "I16",
+    4: "I32",
+    5: "I64",
+    6: "F16",
+    7: "F32",
+    8: "F64",
+    12: "BOOL",
+    13: "BF16",
+    28: "U16",
+    29: "F8_E4M3",
+    30: "F8_E5M2",
+    34: "U32",
+    35: "U64",
+}
+_FOLDER = "data/weights/"
+_SUFFIX = "_weights_config.json"
+
+
+class ExportedFile(Archive):
+    """A program that ``torch.export.save`` wrote."""
+
+    form = "torch.export archive"
+
+    def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
+        """The weights that the archive's own table names; none of them is a pickle."""
+        start = f"{self.root}/{_FOLDER}"
+        tables = [n for n in archive.namelist() if n.startswith(start) and n.endswith(_SUFFIX)]
+        if len(tables) != 1:
+            raise CheckpointError(
+                f"{self.path}: holds no table of weights of one model: export it anew with "
+                "torch 2.9 or newer, or save model.state_dict() instead"
+            )
+        try:
+            weights = json.loads(entry(archive, tables[0]))["config"]
+            return {name: _place(start, item) for name, item in weights.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise CheckpointError(f"{self.path}: its table of weights is damaged") from None
+
+
+def _place(folder: str, item: Mapping[str, Any]) -> Place:
+    if item["use_pickle"]:
+        raise ValueError("a pickle")
+    meta = item["tensor_meta"]
+    shape, stride = (tuple(int(n["as_int"]) for n in meta[key]) for key in ("sizes", "strides"))
+    offset = int(meta["storage_offset"]["as_int"])
+    return Place(f"{folder}{item['path_name']}", _TYPES[meta["dtype"]], shape, stride, offset)

@@ -1,0 +1,133 @@
+"""TorchScript archives: the weights of a compiled module, without its code.
+
+``torch.jit.load`` compiles the code in an archive. Here its pickle alone is read, by an unpickler
+that knows no callable but the inert ones below: objects become named attributes, tensors become
+places in the archive.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rmtcli.checkpoint.torch.archive import Archive, Place, entry
+from rmtcli.errors import CheckpointError
+
+#: Safetensors' names of the types of torch's storages.
+STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+_LISTS = ("build_intlist", "build_boollist", "build_doublelist", "build_tensorlist")
+
+
+class TorchScriptFile(Archive):
+    """A module that ``torch.jit.save`` wrote."""
+
+    form = "TorchScript archive"
+
+    def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
+        """Every tensor among the module's attributes, by its path of names."""
+        pickled = entry(archive, f"{self.root}/data.pkl")
+        reader = _ModuleReader(pickled, f"{self.root}/data/", _KNOWN)
+        try:
+            module = reader.load()
+            return dict(_tensors(module, ()))
+        except RefusedError as error:
+            raise CheckpointError(
+                f"{self.path}: refused: its pickle calls for {error}, which is no weight "
+                "(nothing was run): save model.state_dict() instead"
+            ) from None
+        # What an unpickler raises on bytes that are no pickle depends on where it stumbles.
+        except Exception:
+            raise CheckpointError(f"{self.path}: not a whole {self.form}") from None
+
+
+def is_torchscript(names: list[str]) -> bool:
+    """Whether an archive's entries are those of TorchScript."""
+    parts = {name.partition("/")[2] for name in names}
+    return {"data.pkl", "constants.pkl"} <= parts and any(p.startswith("code/") for p in parts)
+
+
+class RefusedError(Exception):
+    """The pickle calls for something that has no stand-in; its name."""
+
+
+class _Object:
+    """Stands for an object of any compiled class: attributes, and nothing else."""
+
+    def __init__(self) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.state = state
+
+
+class PlaceReader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
+    """Unpickles places for tensors, and calls nothing but inert stand-ins.
+
+    Args:
+        data: the pickle.
+        folder: where in the archive the storages are.
+        known: what stands for a global, by module and name.
+    """
+
+    def __init__(
+        self, data: bytes, folder: str, known: Mapping[tuple[str, str], Callable[..., Any]]
+    ) -> None:
+        super().__init__(io.BytesIO(data))
+        self.folder, self.known = folder, known
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Inert stand-ins; anything else is refused."""
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) not in self.known:
+            raise RefusedError(f"{module}.{name}")
+        return self.known[module, name]
+
+    def persistent_load(self, pid: Any) -> tuple[str, str]:
+        """A storage: its entry and its type."""
+        _, dtype, key, _, _ = pid
+        return f"{self.folder}{key}", str(dtype)
+
+
+class _ModuleReader(PlaceReader):
+    def find_class(self, module: str, name: str) -> Any:
+        """Compiled classes too."""
+        return _Object if module.startswith("__torch__") else super().find_class(module, name)
+
+
+def _place(
+    storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Place:
+    entry, dtype = storage
+    return Place(entry, dtype, tuple(map(int, shape)), tuple(map(int, stride)), int(offset))
+
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _place,
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
+    **{("torch.jit._pickle", name): list for name in _LISTS},
+}
+
+
+def _tensors(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, Place]]:
+    if isinstance(value, Place):
+        yield ".".join(path), value
+    elif isinstance(value, _Object):
+        for name, inner in value.state.items():
+            yield from _tensors(inner, (*path, str(name)))

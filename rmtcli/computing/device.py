@@ -1,0 +1,96 @@
+"""Decompositions on an accelerator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from rmtcli.arrays import FloatArray
+from rmtcli.errors import UsageError, first_line
+from rmtcli.spectra import Spectrum, row_blocks
+from rmtcli.spectra.gram import of_gram, unit_of
+
+#: Devices on which layers stay with the processor: it is one itself, or has no float64.
+_LEFT = ("cpu", "mps")
+
+
+@contextmanager
+def using(device: str) -> Iterator[None]:
+    """Say in one line that a device cannot be used.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from None
+
+
+def has_solver(device: str) -> bool:
+    """Whether layers are decomposed on a device.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    with using(device):
+        kind = torch.device(device).type
+        if kind not in _LEFT:
+            torch.empty(1, dtype=torch.float64, device=device)
+    return kind not in _LEFT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eigenvectors:
+    """All eigenvectors of a Gram matrix.
+
+    Attributes:
+        basis: shape (p, p), one a column, of the smallest value first.
+    """
+
+    basis: FloatArray
+
+    def vectors(self, count: int) -> FloatArray:
+        """Shape (p, count): those of the largest eigenvalues, largest first."""
+        p = len(self.basis)
+        if not 0 <= count <= p:
+            raise ValueError(f"a matrix of {p} has no {count} eigenvectors")
+        return self.basis[:, p - count :][:, ::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """The float64 Gram matrix and its eigenvalues by torch, on one device.
+
+    Attributes:
+        device: torch's name of it, such as ``cuda:1``.
+    """
+
+    device: str
+
+    def spectrum(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
+        """That of :func:`rmtcli.spectra.spectrum`, which says what the arguments are.
+
+        Raises:
+            LinAlgError: the solver did not converge.
+        """
+        unit, p = unit_of(weight), min(weight.shape)
+        gram = torch.zeros(p, p, dtype=torch.float64, device=self.device)
+        for _, block in row_blocks(weight, unit):
+            part = torch.from_numpy(block).to(self.device)
+            gram.addmm_(part.T, part)
+        try:
+            if not vectors:
+                values = torch.linalg.eigvalsh(gram)
+                return of_gram(values.cpu().numpy(), unit, weight.shape)
+            values, basis = torch.linalg.eigh(gram)
+        except LinAlgError as error:
+            raise np.linalg.LinAlgError(str(error)) from None
+        form = Eigenvectors(basis.cpu().numpy())
+        return of_gram(values.cpu().numpy(), unit, weight.shape, form)

@@ -1,0 +1,64 @@
+"""Checks of an output path, made before any work is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rmtcli.errors import UsageError
+from rmtcli.files.place import is_remote, reaching
+
+
+def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:
+    """Refuse a place that cannot be written, before any work is done.
+
+    Args:
+        target: the place.
+        inputs: files and directories that are read.
+        force: whether something that is there may be replaced.
+        directory: whether a directory is to be written.
+
+    Raises:
+        UsageError: it is an input or in one (whatever ``force`` says), exists already, or has no
+            folder.
+    """
+    with reaching(target):
+        if target.is_dir() and not directory:
+            raise UsageError(f"{target}: is a directory: name a file")
+        if not is_remote(target):
+            _check_folder(target, inputs)
+        for path in (path for path in inputs if is_remote(path) == is_remote(target)):
+            if _same(target, path):
+                raise UsageError(f"{target}: is an input, and inputs are never overwritten")
+            if _within(target, path):
+                raise UsageError(f"{target}: lies in an input, and inputs are never changed")
+            if directory and _within(path, target):
+                raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
+        if target.exists() and not force:
+            raise UsageError(f"{target}: exists already: give --force to replace it")
+        if target.exists() and directory and not (target / "config.json").is_file():
+            raise UsageError(f"{target}: holds no model that could be replaced: name another place")
+
+
+def _check_folder(target: Path, inputs: list[Path]) -> None:
+    """Refuse a place in no folder, or one that two files would have; a store has no folders."""
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: its folder does not exist: create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"{target}: its folder may not be written to")
+    here = {path.resolve() for path in inputs if not is_remote(path)}
+    if not target.exists() and target.resolve() in here:
+        raise UsageError(f"{target}: is named for two things: give each a file of its own")
+
+
+def _same(target: Path, path: Path) -> bool:
+    """Whether two paths, both local or both URLs, lead to one thing."""
+    if is_remote(target):
+        return str(target) == str(path)
+    return target.exists() and path.exists() and target.samefile(path)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    if is_remote(path):
+        return f"{path}/".startswith(f"{folder}/")
+    return path.resolve().is_relative_to(folder.resolve())

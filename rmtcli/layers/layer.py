@@ -1,0 +1,138 @@
+"""A layer, and a tensor that is none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.names import module_of
+from rmtcli.layers.view import WHOLE, View
+
+
+def fingerprint(checkpoint: Checkpoint, layer: Layer) -> str:
+    """Hash of a layer's bytes as stored; the same in every format that holds them."""
+    rows, name = layer.view.rows, layer.tensor
+    raw = checkpoint.raw(name) if rows is None else checkpoint.rows(name, *rows)
+    return hashlib.sha256(raw.data.data).hexdigest()
+
+
+class SkipReason(Enum):
+    """Why a tensor is not treated as a layer; the value is the sentence a user reads."""
+
+    EXCLUDED = "left out by --include or --exclude"
+    EMBEDDING = "an embedding: its rows are looked up, not multiplied"
+    NOT_WEIGHT = "two-dimensional, but its name does not end in 'weight'"
+    NOT_MATRIX = (
+        "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
+    )
+    ONE_CHANNEL = "a convolution whose kernels have one channel each: depthwise, or thin already"
+    RECURRENT = "a recurrent layer's: ask for its gates with --recurrent"
+    NO_GATES = "a recurrent layer's, but its rows are not those of an LSTM or a GRU"
+    QUANTIZED = "quantised by another method: prune the network that it was made from"
+    NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
+    EMPTY = "has no entries"
+    ROUTER = "a router: a small change of it sends tokens to other experts"
+    TIED = "tied: the same weights as another entry"
+    FACTOR = "already a factor that rmtcli wrote: run densify first to prune it again"
+    BIAS = "its bias has not one value an output: is the weight stored as in × out?"
+    RANGE = "its values are too large or too small to be squared in float64"
+    NOT_FINITE = "holds values that are NaN or infinite"
+    ZERO = "all its weights are zero"
+    NO_CONVERGENCE = "its singular values could not be computed: no solver converged"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which matrices are to be treated as layers.
+
+    Attributes:
+        include: glob patterns over tensor names; when given, only matches are layers. A pattern
+            that is a layer's whole name also takes it even if it is an output head.
+        exclude: glob patterns over tensor names to leave out.
+        min_side: a layer with fewer outputs is an output head.
+        convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
+        recurrent: whether the gates of LSTMs and GRUs are.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    min_side: int = 32
+    convolutions: bool = False
+    recurrent: bool = False
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether the patterns leave a tensor out."""
+        return any(fnmatchcase(name, pattern) for pattern in self.exclude) or (
+            bool(self.include) and not any(fnmatchcase(name, p) for p in self.include)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A tensor that is left alone, and why."""
+
+    name: str
+    reason: SkipReason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """The weight of a fully connected layer, or what is treated like one.
+
+    Attributes:
+        name: the tensor's name, such as ``fc1.weight``; where a tensor holds several layers, with
+            the view's label, such as ``lstm.weight_ih_l0:forget``.
+        shape: (out, in).
+        dtype: stored type, by safetensors' names.
+        load: reads the weight, exactly, as a float array of that shape.
+        aliases: other names under which the checkpoint holds the same weight.
+        copies: how many times the file stores it; 1 where aliases share one storage.
+        head: whether it is an output head, which rules leave alone.
+        view: how the tensor holds the matrix.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    load: Callable[[], NDArray[np.floating]]
+    aliases: tuple[str, ...] = ()
+    copies: int = 1
+    head: bool = False
+    view: View = WHOLE
+
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor that holds it."""
+        return self.name.removesuffix(f":{self.view.label}") if self.view.label else self.name
+
+    @property
+    def module(self) -> str:
+        """The module's name: ``fc1`` for ``fc1.weight``, empty for a bare ``weight``."""
+        return module_of(self.tensor)
+
+    @property
+    def size(self) -> int:
+        """Number of weights, out · in."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a linear module of its own, as convolutions and gates are not."""
+        return self.view.splits and not self.view.kernel
+
+    @property
+    def break_even_rank(self) -> int:
+        """The largest rank whose factors are smaller than the weight."""
+        return break_even(*self.shape)
+
+
+def break_even(out: int, inputs: int) -> int:
+    """The largest rank r whose factors are smaller than a weight: r(out + in) < out · in."""
+    return (out * inputs - 1) // (out + inputs)

@@ -1,0 +1,87 @@
+"""What pruning does to the time that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.errors import UsageError
+from rmtcli.evaluation import Evaluation
+from rmtcli.planning import Latency, LayerPlan, Layout
+from rmtcli.report.base import Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+
+def check_batches(batches: Sequence[int]) -> None:
+    """Refuse batches that cannot be run.
+
+    Raises:
+        UsageError: one of no samples.
+    """
+    if any(batch < 1 for batch in batches):
+        raise UsageError("--batch must be at least 1")
+
+
+def timed(
+    report: Report,
+    batches: Sequence[int],
+    evaluation: Evaluation,
+    networks: tuple[Checkpoint, Checkpoint] | None,
+) -> Report:
+    """The report with measured times.
+
+    Args:
+        report: every layer's fate.
+        batches: for each, all linear layers are run alone on so many rows.
+        evaluation: the device; and how to build networks, and samples to run them on.
+        networks: dense and pruned, to be run as a whole where there are samples; or None.
+
+    Raises:
+        UsageError: the device cannot be used.
+    """
+    if not batches:
+        return report
+    from rmtcli.running.clock import Clock, network_seconds
+
+    device, run = evaluation.device, _networks(evaluation, networks)
+    found = []
+    for batch in sorted(set(batches)):
+        clock = Clock(batch, device)
+        layers = {
+            plan.layer.name: clock.pair(plan.layer.shape, _rank(plan, report), plan.layer.dtype)
+            for plan in report.layers
+            if plan.layer.linear
+        }
+        whole = None
+        if run is not None:
+            models, inputs = run
+            before, after = network_seconds(models, inputs, batch, device)
+            whole = before, after
+        found.append(Latency(batch, device, clock.threads, layers, whole))
+    return replace(report, latency=tuple(found))
+
+
+def _rank(plan: LayerPlan, report: Report) -> int | None:
+    """Rank of a layer that runs as two factors."""
+    split = plan.untouched is None and report.layout is Layout.FACTORED
+    return plan.rank if split else None
+
+
+def _networks(
+    evaluation: Evaluation, networks: tuple[Checkpoint, Checkpoint] | None
+) -> tuple[list[nn.Module], NDArray[np.generic]] | None:
+    """Networks that can be run, and what to run them on."""
+    if networks is None or evaluation.data is None:
+        return None
+    from rmtcli.evaluation.network import build
+
+    path = networks[0].path
+    inputs = evaluation.task_of(path).read(Path(evaluation.data), path).inputs
+    return [build(evaluation, network) for network in networks], inputs

@@ -1,0 +1,53 @@
+"""What a whole model may cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rmtcli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the whole model may cost.
+
+    Attributes:
+        text: a share such as ``10%``, or a number such as ``200000``.
+        unit: ``parameters``; ``bytes`` of all tensors; ``macs``, multiply-adds of the fully
+            connected layers for one sample; or ``ms``, milliseconds of their forward passes.
+    """
+
+    text: str
+    unit: str = "parameters"
+
+    @property
+    def words(self) -> str:
+        """The budget as a user reads it."""
+        if self.unit == "ms":
+            amount = self.text if "%" in self.text else f"{self.text} ms"
+            return f"{amount} of the linear layers' time"
+        return f"{self.text} of {self.unit}"
+
+    def amount(self, total: int) -> int:
+        """The budget as a cost, where the dense model's is ``total``; of time, in nanoseconds.
+
+        Raises:
+            UsageError: neither a share nor a number, or not above 0 and at most ``total``.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", self.text.strip())
+        if not match:
+            raise UsageError(
+                f"a budget is a share such as 10% or a number of {self.unit}, not '{self.text}'"
+            )
+        scale = 1e6 if self.unit == "ms" else 1
+        share = float(match[1]) / 100 * total if match[2] else float(match[1]) * scale
+        if not 0 < round(share) <= total:
+            raise UsageError(
+                f"a budget of {self.text} is not between 0 and the model's {self.spell(total)}"
+            )
+        return round(share)
+
+    def spell(self, cost: int) -> str:
+        """A cost in words."""
+        return f"{cost / 1e6:.4g} ms" if self.unit == "ms" else f"{cost:,} {self.unit}"

@@ -1,0 +1,72 @@
+"""How ranks are decided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rmtcli.errors import UsageError
+from rmtcli.planning.budget import Budget
+from rmtcli.planning.plan_file import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """How ranks are decided: by a keep rule, under a budget, within a limit, or by a plan.
+
+    Attributes:
+        keep: the keep rule, where nothing else is set.
+        budget: what the whole model may cost.
+        max_drop: what may be lost.
+        rank_multiple: with a budget or limit, ranks are multiples of it.
+        plan: a plan to carry out.
+        share_inputs: with a budget or limit, layers that read one input share a right factor.
+        batch: rows at which a budget of time is measured.
+
+    Raises:
+        UsageError: two of them at once, or a value out of range.
+    """
+
+    keep: str
+    budget: Budget | None
+    max_drop: float | None
+    rank_multiple: int = 1
+    plan: Plan | None = None
+    share_inputs: bool = False
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.max_drop is not None:
+            raise UsageError("a budget and --max-drop exclude each other: give one")
+        ranks = self.joint or self.keep != "auto" or self.rank_multiple > 1
+        if self.plan is not None and (ranks or self.share_inputs):
+            raise UsageError("a plan sets the ranks: leave out --keep, budgets and --max-drop")
+        if self.joint and self.keep != "auto":
+            raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise UsageError(f"--max-drop must be at least 0, not {self.max_drop}")
+        if self.budget is not None and self.budget.unit == "ms" and self.batch is None:
+            raise UsageError(
+                "--budget-latency is measured: give --batch, the samples to run at once"
+            )
+        if self.rank_multiple < 1:
+            raise UsageError(f"--rank-multiple must be at least 1, not {self.rank_multiple}")
+        if self.share_inputs and not self.joint:
+            raise UsageError("--share-inputs divides a budget: give --budget or --max-drop")
+        if self.share_inputs and self.budget is not None and self.budget.unit in ("macs", "ms"):
+            raise UsageError(
+                "--share-inputs saves no multiply-adds and no time, as each layer runs the shared "
+                "factor: give --budget or --budget-bytes"
+            )
+
+    @property
+    def words(self) -> str:
+        """What decides the ranks, as a user would ask for it."""
+        if self.budget is not None:
+            return f"budget {self.budget.words}"
+        return f"keep {self.keep}" if self.max_drop is None else f"max-drop {self.max_drop:g}"
+
+    @property
+    def joint(self) -> bool:
+        """Whether the ranks of all layers are decided at once."""
+        return self.budget is not None or self.max_drop is not None

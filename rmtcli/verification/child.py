@@ -1,0 +1,107 @@
+"""A program of its own that opens directories in a fresh process, as a user's would.
+
+``python -m rmtcli.verification.child FOLDER`` reads ``steps.json`` in the folder, a list of
+directories and of the way to open each, and writes ``answers.json`` and each output beside it.
+It knows nothing of rmtcli's but :mod:`rmtcli.integrations.transformers`, and that only when asked.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from rmtcli.verification.inputs import run
+
+
+def auto_class(config: dict[str, Any]) -> Any:
+    """The Auto class that opens the architecture which a config.json names.
+
+    Raises:
+        ValueError: transformers knows none.
+    """
+    wanted = (config.get("architectures") or [None])[0]
+    if wanted is None:
+        return transformers.AutoModel
+    kind = config.get("model_type")
+    names = sorted(name for name in dir(transformers) if name.startswith("AutoModel"))
+    for name in names:
+        auto = getattr(transformers, name)
+        known = getattr(getattr(auto, "_model_mapping", None), "_model_mapping", {}).get(kind)
+        if wanted in (known if isinstance(known, list | tuple) else (known,)):
+            return auto
+    raise ValueError(f"no Auto class of transformers {transformers.__version__} opens {wanted}")
+
+
+def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, Any]:
+    """Open one directory, run the model, and say what happened.
+
+    Args:
+        directory: with config.json and weights.
+        route: ``plain``, ``trust_remote_code`` or ``import``.
+        dtype: precision in which the model runs.
+        output: file for what the model gives, ``.npy``.
+    """
+    if route == "import":
+        import rmtcli.integrations.transformers  # noqa: F401
+
+    auto = auto_class(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    model, info = auto.from_pretrained(
+        directory,
+        trust_remote_code=route == "trust_remote_code",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are named, not only counted
+        local_files_only=True,
+        dtype=getattr(torch, dtype),
+    )
+    result = run(model.eval())
+    if result is not None:
+        np.save(output, result[1].numpy())
+    # Names, or (in version 5) names with both shapes.
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    return {
+        "class": type(model).__name__,
+        "auto": auto.__name__,
+        "transformers": transformers.__version__,
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "mismatched": sorted(mismatched),
+        "registered": getattr(model, "hf_quantizer", None) is not None,
+        "output": None if result is None else result[0],
+        "transposed": _transposed(model),
+    }
+
+
+def _transposed(model: nn.Module) -> list[str]:
+    """Last parts of the names under which the dense model has a weight as in × out."""
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ == "FactoredLinear":
+            known = getattr(module, "transposed", isinstance(module, Conv1D))
+            names[bool(known)].add(name.rpartition(".")[2])
+    return sorted(names[True] - names[False])
+
+
+def main(folder: Path) -> None:
+    """Take the steps in turn; one that fails does not keep the next from being taken."""
+    answers = []
+    for number, step in enumerate(json.loads((folder / "steps.json").read_text(encoding="utf-8"))):
+        try:
+            directory, output = Path(step["directory"]), folder / f"{number}.npy"
+            answer = opened(directory, step["route"], step["dtype"], output)
+        except Exception as error:  # of any kind: transformers promises none
+            text = str(error).strip().splitlines() or [""]
+            answer = {"error": f"{type(error).__name__}: {text[0]}"}
+        answers.append(answer)
+    (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

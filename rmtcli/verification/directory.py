@@ -1,0 +1,198 @@
+"""A directory with factored layers: what it says of itself, and the dense one it equals."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rmtcli.checkpoint import (
+    Checkpoint,
+    Edited,
+    RawTensor,
+    encode,
+    open_checkpoint,
+    write_checkpoint,
+)
+from rmtcli.checkpoint.names import factors_of, member
+from rmtcli.errors import CheckpointError, UsageError
+
+LOADING = Path(__file__).with_name("rmtcli_loading.py")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactoredDirectory:
+    """A directory as rmtcli writes it.
+
+    Attributes:
+        path: the directory.
+        config: its config.json.
+        ranks: rank of each factored layer, by its name in the dense checkpoint.
+        shared: for each layer without a right factor of its own: the one whose it uses.
+        files: its weights.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    ranks: Mapping[str, int]
+    shared: Mapping[str, str]
+    files: tuple[Checkpoint, ...]
+
+    def holder(self, name: str) -> Checkpoint | None:
+        """The file that has a tensor."""
+        return next((file for file in self.files if name in file.infos), None)
+
+    def factors(self, module: str) -> tuple[str, str]:
+        """Names of a layer's right and left factor."""
+        return factors_of(self.shared.get(module, module))[0], factors_of(module)[1]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A directory's config.json.
+
+    Raises:
+        UsageError: no such directory.
+        CheckpointError: there is none, or it is no JSON object.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: has no config.json: not a model's directory") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path / 'config.json'}: holds no object")
+    return config
+
+
+def is_factored(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that rmtcli factored the model."""
+    entry = config.get("quantization_config")
+    return isinstance(entry, dict) and entry.get("quant_method") == "rmtcli"
+
+
+def open_factored(path: Path) -> FactoredDirectory:
+    """Read a directory and check that it holds what it says; nothing in it is executed.
+
+    Raises:
+        UsageError: no such directory.
+        CheckpointError: it is not one that rmtcli wrote, or was changed since.
+    """
+    config = read_config(path)
+    if not is_factored(config):
+        raise CheckpointError(f"{path}: config.json names no layers that rmtcli factored")
+    ranks = config["quantization_config"].get("ranks")
+    if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
+        raise CheckpointError(f"{path}: config.json gives no ranks of the factored layers")
+    shared = config["quantization_config"].get("shared", {})
+    if not isinstance(shared, dict) or not all(
+        type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
+    ):
+        raise CheckpointError(f"{path}: config.json shares factors of layers that have no rank")
+    _check_code(path, config)
+    directory = FactoredDirectory(path, config, ranks, shared, _weights(path))
+    for module, rank in ranks.items():
+        _check_factors(directory, module, rank)
+    return directory
+
+
+def write_products(directory: FactoredDirectory, target: Path, transposed: Collection[str]) -> None:
+    """Write the dense directory that a factored one equals: products in float32, all else as it is.
+
+    Args:
+        directory: the factored one.
+        target: folder to make.
+        transposed: last parts of the names of layers that are stored as in × out.
+    """
+    target.mkdir()
+    own = ("quantization_config", "auto_map")
+    config = {name: value for name, value in directory.config.items() if name not in own}
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    places: dict[str, str] = {}
+    for file in directory.files:
+        edits: dict[str, Mapping[str, RawTensor]] = {}
+        for module in directory.ranks:
+            right, left, bias = factors_of(module)
+            if left in file.infos:
+                edits[left] = {member(module, "weight"): _product(directory, module, transposed)}
+            if right in file.infos:
+                edits[right] = {}
+            if bias in file.infos:
+                edits[bias] = {member(module, "bias"): file.raw(bias)}
+        dense = Edited(file, edits, None)
+        write_checkpoint(dense, target / file.path.name, verify=False)  # read at once, and gone
+        places |= dict.fromkeys(dense.infos, file.path.name)
+    if len(directory.files) > 1:
+        index = {"metadata": {}, "weight_map": places}
+        (target / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+def _product(directory: FactoredDirectory, module: str, transposed: Collection[str]) -> RawTensor:
+    right, left = directory.factors(module)
+    a, b = (directory.holder(name) for name in (left, right))
+    assert a is not None
+    assert b is not None
+    product = a.array(left).astype("f8") @ b.array(right).astype("f8")
+    return encode(product.T if module.rpartition(".")[2] in transposed else product, "F32")
+
+
+def _check_code(path: Path, config: Mapping[str, Any]) -> None:
+    """Only the file that this rmtcli writes is ever executed, to the letter."""
+    mapping = config.get("auto_map") or {}
+    entry = mapping.get("AutoConfig", "") if isinstance(mapping, dict) else ""
+    if not re.fullmatch(r"rmtcli_loading\.\w+", str(entry)):
+        raise CheckpointError(
+            f"{path}: config.json does not name rmtcli_loading.py under auto_map: opened with "
+            "trust_remote_code=True, the factored layers would be random"
+        )
+    if len(mapping) > 1:
+        other = next(name for name in mapping if name != "AutoConfig")
+        raise CheckpointError(
+            f"{path}: config.json names code of its own ({mapping[other]}), which rmtcli verify "
+            "does not execute"
+        )
+    file = path / LOADING.name
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing: copy it from {LOADING}")
+    if file.read_bytes() != LOADING.read_bytes():
+        raise CheckpointError(
+            f"{file}: is not this rmtcli's, and not executed: another version wrote it, or it was "
+            f"changed: copy it from {LOADING}"
+        )
+
+
+def _weights(path: Path) -> tuple[Checkpoint, ...]:
+    """The weight files of a directory, in order."""
+    if (path / _WEIGHTS).exists():
+        return (open_checkpoint(path / _WEIGHTS),)
+    try:
+        places = json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: has neither {_WEIGHTS} nor {_INDEX}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path / _INDEX}: not an index of weight files") from None
+    for name in names:
+        if Path(name).name != name or name in ("", "..") or not (path / name).is_file():
+            raise CheckpointError(f"{path}: the shard '{name}' of {_INDEX} is missing")
+    return tuple(open_checkpoint(path / name) for name in names)
+
+
+def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None:
+    right, left = directory.factors(module)
+    files = [directory.holder(name) for name in (right, left)]
+    shapes = [
+        file.infos[name].shape if file is not None else ()
+        for file, name in zip(files, (right, left), strict=True)
+    ]
+    if [len(shape) for shape in shapes] != [2, 2] or not shapes[0][0] == shapes[1][1] == rank:
+        raise CheckpointError(
+            f"{directory.path}: config.json says that '{module}' has rank {rank}, and the weights "
+            "hold no such factors: the directory was changed after rmtcli wrote it"
+        )

@@ -1,0 +1,135 @@
+"""Asking a fresh process to open directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmtcli.arrays import FloatArray
+from rmtcli.errors import CheckpointError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A directory to open, and how.
+
+    Attributes:
+        path: the directory.
+        route: ``plain``, ``trust_remote_code`` or ``import``.
+        dtype: precision in which the model runs.
+    """
+
+    path: Path
+    route: str = "plain"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """What came of opening a directory.
+
+    Attributes:
+        error: why it could not be opened; the rest is empty then.
+        kind: class of the model.
+        auto: the Auto class that opened it.
+        transformers: version of transformers.
+        missing: weights that the file lacks, which transformers drew at random.
+        unexpected: tensors of the file that the model has no place for.
+        mismatched: weights whose shape in the file is another.
+        registered: whether the quantization method was known.
+        output: name of the model's output; None where it could not be run.
+        transposed: last parts of the names of layers that keep their weight as in × out.
+        value: the output.
+    """
+
+    error: str | None = None
+    kind: str = ""
+    auto: str = ""
+    transformers: str = ""
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    registered: bool = False
+    output: str | None = None
+    transposed: frozenset[str] = frozenset()
+    value: FloatArray | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the weights, as the end of a sentence; None where nothing is."""
+        if self.error is not None:
+            return f"it cannot be read: {self.error}"
+        for names, fault in (
+            (self.missing, "is missing, and drawn at random"),
+            (self.unexpected, "is in the file, and the model has no place for it"),
+            (self.mismatched, "has another shape in the file than in the model"),
+        ):
+            if names:
+                more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+                return f"'{names[0]}'{more} {fault}"
+        return None
+
+
+def open_fresh(steps: Iterable[Step], folder: Path) -> list[Opened]:
+    """Open directories one after the other in one new process, without network.
+
+    Args:
+        steps: what to open.
+        folder: an empty folder for what the two processes tell each other.
+
+    Raises:
+        UsageError: transformers is not installed.
+        CheckpointError: the process ended without an answer.
+    """
+    if find_spec("transformers") is None:
+        raise UsageError(
+            "verify opens models with transformers: pip install 'rmtcli[transformers]'"
+        )
+    folder.mkdir()
+    values = [
+        {"directory": str(step.path.resolve()), "route": step.route, "dtype": step.dtype}
+        for step in steps
+    ]
+    (folder / "steps.json").write_text(json.dumps(values), encoding="utf-8")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-m", "rmtcli.verification.child", str(folder)],
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        raise CheckpointError(
+            f"{values[0]['directory']}: the process that opens it ended with "
+            f"{done.returncode}: {last}"
+        )
+    answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    return [_opened(answer, folder / f"{n}.npy") for n, answer in enumerate(answers)]
+
+
+def _opened(answer: dict[str, Any], value: Path) -> Opened:
+    if "error" in answer:
+        return Opened(error=answer["error"])
+    return Opened(
+        kind=answer["class"],
+        auto=answer["auto"],
+        transformers=answer["transformers"],
+        missing=tuple(answer["missing"]),
+        unexpected=tuple(answer["unexpected"]),
+        mismatched=tuple(answer["mismatched"]),
+        registered=answer["registered"],
+        output=answer["output"],
+        transposed=frozenset(answer["transposed"]),
+        value=np.load(value).astype("f8") if value.exists() else None,
+    )

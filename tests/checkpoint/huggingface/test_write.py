@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import rmtcli
+from rmtcli.checkpoint import Manifest, open_checkpoint
+from rmtcli.checkpoint.huggingface import write as directory
+from rmtcli.checkpoint.huggingface.write import write_directory
+from rmtcli.errors import CheckpointError, UsageError
+from tests.conftest import model_directory, planted, tree
+
+CARD = "---\nlicense: mit\n---\n# A model\n"
+
+
+def state(layers: int = 2) -> dict[str, torch.Tensor]:
+    signal = torch.from_numpy(planted((96, 64), 3, times=4)).float()
+    tensors = {f"h.{i}.fc.weight": signal + i for i in range(layers)}
+    tensors |= {f"h.{i}.fc.bias": torch.randn(96) for i in range(layers)}
+    return tensors | {"word_embeddings.weight": torch.randn(50, 64)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = model_directory(tmp_path / "m", state(), {"model_type": "bert", "x": "é"}, shards=2)
+    (folder / "README.md").write_text(CARD)
+    (folder / "tf_model.h5").write_bytes(b"x")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"x")
+    (folder / "onnx" / "notes.txt").write_text("n")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"dense")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("x")
+    (folder / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "2_Dense"}]))
+    return folder
+
+
+def config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+def test_a_complete_directory_comes_out(model: Path) -> None:
+    before = tree(model)
+    report = rmtcli.prune(model, keep="rank:k=3")
+    out = model.with_name("m.pruned")
+    assert report.output is not None
+    assert report.output.path == str(out)
+    assert tree(model) == before
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} - {
+        "rmtcli_loading.py"
+    } == {
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "model.safetensors",
+        "onnx/notes.txt",
+        "2_Dense/model.safetensors",
+        "modules.json",
+    }
+    assert "left out, because they hold the dense network: onnx/model.onnx, tf_model.h5" in (
+        report.notes
+    )
+    ranks = {"h.0.fc": 3, "h.1.fc": 3}
+    assert config(out) == {
+        "model_type": "bert",
+        "x": "é",
+        "auto_map": {"AutoConfig": "rmtcli_loading.BertConfig"},
+        "quantization_config": {"quant_method": "rmtcli", "version": 1, "ranks": ranks},
+    }
+    written = load_file(out / "model.safetensors")
+    assert written["h.1.fc.0.weight"].shape == (3, 64)
+    assert torch.equal(written["word_embeddings.weight"], load_all(model)["word_embeddings.weight"])
+    with safe_open(out / "model.safetensors", "pt") as file:
+        notes = file.metadata()
+    assert notes["format"] == "pt"
+    manifest = Manifest.from_json(notes["rmtcli"])
+    assert manifest is not None
+    assert manifest.source_sha256 == report.source.sha256
+    assert manifest.factored == ranks
+    assert manifest.ranks == {"h.0.fc.weight": 3, "h.1.fc.weight": 3}
+    assert manifest.made_by == "keep rank:k=3"
+
+
+def load_all(folder: Path) -> dict[str, torch.Tensor]:
+    files = folder.glob("model*.safetensors")
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+def test_the_card_keeps_its_words_and_has_one_section(model: Path) -> None:
+    rmtcli.prune(model, model.with_name("a"), keep="rank:k=3")
+    card = (model.with_name("a") / "README.md").read_text()
+    assert card.startswith(CARD)
+    assert str(model.parent) not in card
+    rmtcli.densify(model.with_name("a"), model.with_name("c"))
+    assert (model.with_name("c") / "README.md").read_text() == CARD
+    (model / "README.md").write_text(card)
+    rmtcli.prune(model, model.with_name("d"), keep="rank:k=2")
+    assert (model.with_name("d") / "README.md").read_text().count("## Compressed") == 1
+
+
+def test_densify_gives_a_plain_directory_back(model: Path) -> None:
+    rmtcli.prune(model, model.with_name("a"), keep="rank:k=3")
+    rmtcli.densify(model.with_name("a"), model.with_name("b"))
+    assert config(model.with_name("b")) == config(model)
+    assert not (model.with_name("b") / "rmtcli_loading.py").exists()
+    dense, product = load_all(model), load_all(model.with_name("b"))
+    assert dense.keys() == product.keys()
+    assert torch.linalg.matrix_rank(product["h.0.fc.weight"].double(), rtol=1e-5) == 3
+
+
+def test_the_dense_layout_leaves_the_configuration(model: Path) -> None:
+    rmtcli.prune(model, layout="dense", keep="rank:k=3")
+    assert config(model.with_name("m.pruned")) == config(model)
+    found = open_checkpoint(model.with_name("m.pruned")).manifest
+    assert found is not None
+    assert found.factored == {}
+    assert found.ranks == {"h.0.fc.weight": 3, "h.1.fc.weight": 3}
+
+
+def test_shards_are_divided_by_size_and_read_again(model: Path) -> None:
+    source = open_checkpoint(model)
+    size = source.nbytes("h.0.fc.weight")
+    write_directory(source, model.with_name("out"), shard_bytes=size + 1000)
+    out = model.with_name("out")
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == source.bytes
+    assert len(set(index["weight_map"].values())) == 3
+    for file in out.glob("model-*.safetensors"):
+        assert sum(t.nbytes for t in load_file(file).values()) <= size + 1000
+    again = open_checkpoint(out)
+    for name in source.infos:
+        assert again.raw(name).data.tobytes() == source.raw(name).data.tobytes()
+
+
+def test_gpt2_factors_are_linear_and_come_back_turned(tmp_path: Path) -> None:
+    small = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=99, n_positions=40)
+    GPT2LMHeadModel(small).save_pretrained(tmp_path / "m")
+    rmtcli.prune(tmp_path / "m", tmp_path / "a", keep="rank:k=20")
+    factors, dense = load_file(tmp_path / "a/model.safetensors"), load_all(tmp_path / "m")
+    name = "transformer.h.0.mlp.c_fc"
+    assert factors[f"{name}.0.weight"].shape == (20, 64)
+    assert factors[f"{name}.1.weight"].shape == (256, 20)
+    u, s, vh = torch.linalg.svd(dense[f"{name}.weight"].double())
+    best = (u[:, :20] * s[:20]) @ vh[:20]
+    rmtcli.densify(tmp_path / "a", tmp_path / "b")
+    product = load_all(tmp_path / "b")[f"{name}.weight"].double()
+    # Factors and product are rounded to float32, 6e-8 of their size each.
+    torch.testing.assert_close(product, best, rtol=0, atol=1e-6 * float(best.abs().max()))
+    rmtcli.prune(tmp_path / "m", tmp_path / "c", keep="rank:k=20", layout="dense")
+    in_place = load_all(tmp_path / "c")[f"{name}.weight"].double()
+    torch.testing.assert_close(in_place, best, rtol=0, atol=1e-6 * float(best.abs().max()))
+
+
+def test_other_code_keeps_its_place_in_the_configuration(tmp_path: Path) -> None:
+    own = {"model_type": "new", "auto_map": {"AutoConfig": "own.NewConfig", "AutoModel": "own.New"}}
+    model_directory(tmp_path / "m", state(), own)
+    report = rmtcli.prune(tmp_path / "m", keep="rank:k=3")
+    assert config(tmp_path / "m.pruned")["auto_map"] == own["auto_map"]
+    assert any("the model brings code of its own" in note for note in report.notes)
+
+
+def test_the_hash_is_that_of_weights_and_configuration(model: Path) -> None:
+    first = rmtcli.analyze(model).source
+    (model / "tokenizer.json").write_text("changed")
+    assert rmtcli.analyze(model).source == first
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    assert rmtcli.analyze(model).source.sha256 != first.sha256
+    assert first.bytes == sum(file.stat().st_size for file in model.glob("model-*"))
+
+
+def test_a_file_can_be_made_of_a_directory(model: Path) -> None:
+    rmtcli.prune(model, model.with_name("a.safetensors"), keep="rank:k=3")
+    assert "h.0.fc.1.weight" in load_file(model.with_name("a.safetensors"))
+
+
+def test_places_that_a_directory_must_not_take(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    before = tree(tmp_path)
+    for target, force, message in [
+        (model, True, "is an input"),
+        (model / "inside", True, "lies in an input"),
+        (model / "model.safetensors", True, "lies in an input"),
+        (tmp_path, True, "holds an input"),
+        (tmp_path / "full", False, "exists already: give --force"),
+        (tmp_path / "full", True, "holds no model that could be replaced"),
+        (tmp_path / "no" / "where", False, "its folder does not exist"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            rmtcli.prune(model, target, keep="rank:k=3", force=force)
+    assert tree(tmp_path) == before
+
+
+def test_an_old_directory_is_replaced_whole_or_stays(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtcli.prune(model, tmp_path / "out", keep="rank:k=3")
+    (tmp_path / "out" / "old.txt").touch()
+    before = tree(tmp_path)
+    real = directory.write_safetensors
+
+    def full(*arguments: Any) -> None:
+        real(*arguments)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(directory, "write_safetensors", full)
+    with pytest.raises(OSError, match="No space"):
+        rmtcli.prune(model, tmp_path / "out", keep="rank:k=2", force=True)
+    assert tree(tmp_path) == before
+    monkeypatch.undo()
+    rmtcli.prune(model, tmp_path / "out", keep="rank:k=2", force=True)
+    assert not (tmp_path / "out" / "old.txt").exists()
+    assert config(tmp_path / "out")["quantization_config"]["ranks"]["h.0.fc"] == 2
+    assert hidden(tmp_path.iterdir()) == []
+
+
+def hidden(paths: Iterable[Path]) -> list[str]:
+    return [path.name for path in paths if path.name.startswith(".rmtcli")]
+
+
+def test_a_file_makes_no_directory(tmp_path: Path, samples: Path) -> None:
+    source = open_checkpoint(samples / "planted.safetensors")
+    with pytest.raises(CheckpointError, match="is no directory, so none can be made from it"):
+        write_directory(source, tmp_path / "out")

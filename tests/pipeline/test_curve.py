@@ -1,0 +1,103 @@
+"""Accuracy against size."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import rmtcli
+from rmtcli.errors import UsageError
+from rmtcli.pipeline.curve import SIZES
+from rmtcli.planning import Budget
+from tests.conftest import SAMPLES, Run, tree
+
+DEEP, MNIST = SAMPLES / "mnist_deep.pt", rmtcli.Evaluation(SAMPLES / "mnist.npz")
+
+
+def test_each_point_is_what_prune_gives() -> None:
+    report = rmtcli.curve(DEEP, sizes=["5%", "20%"], evaluation=MNIST)
+    assert [round(p.parameters / report.source.parameters, 2) for p in report.curve] == [0.2, 0.05]
+    for point, size in zip(report.curve, ("20%", "5%"), strict=True):
+        pruned = rmtcli.prune(DEEP, budget=Budget(size), evaluation=MNIST, dry_run=True)
+        assert pruned.parameters[1] == point.parameters
+        assert {p.layer.name: p.rank for p in pruned.pruned} == point.ranks
+        assert pruned.comparison is not None
+        assert pruned.comparison.drop == point.comparison.drop
+        assert point.error is not None
+        assert 0 < point.error < 1
+
+
+def test_the_standard_sizes_reach_down_to_what_can_be_met(tmp_path: Path) -> None:
+    report = rmtcli.curve(SAMPLES / "mnist_mlp.safetensors", evaluation=MNIST)
+    sizes = [p.parameters for p in report.curve]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == len(SIZES)
+    drops = [p.comparison.drop for p in report.curve]
+    assert drops[0] < 0.1  # type: ignore[operator]
+    assert drops[-1] > drops[0] + 1  # type: ignore[operator]
+
+
+def test_the_command_prints_writes_and_draws(tmp_path: Path, rmtcli: Run) -> None:
+    arguments = ("curve", DEEP, "--data", MNIST.data, "--size", "10%", "--size", "50%")
+    files = ("--report", "r.md", "--plot", "c.svg")
+    result = rmtcli(*arguments, *files, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert set(tree(tmp_path)) == {"r.md", "c.svg"}
+    assert re.search(r"10\.0 %|9\.9 %", result.stdout)
+    assert "# rmtcli curve: " in (tmp_path / "r.md").read_text()
+    first = (tmp_path / "c.svg").read_bytes()
+    assert b"<svg" in first
+    refused = rmtcli(*arguments, *files, cwd=tmp_path)
+    assert refused.returncode == 2
+    rmtcli(*arguments, *files, "--force", cwd=tmp_path)
+    assert (tmp_path / "c.svg").read_bytes() == first
+    as_json = rmtcli(*arguments, "--json", cwd=tmp_path)
+    points = json.loads(as_json.stdout)["curve"]
+    assert [round(p["ratio"], 1) for p in points] == [0.5, 0.1]
+    assert all(p["accuracy"]["drop_error"] > 0 for p in points)
+
+
+def score(model: object) -> float:
+    return 7.0
+
+
+def test_a_score_of_the_users_own_has_a_curve_too(tmp_path: Path) -> None:
+    from rmtcli.report.plot import draw_curve
+
+    evaluation = rmtcli.Evaluation(score="tests.pipeline.test_curve:score")
+    report = rmtcli.curve(DEEP, sizes=["30%"], evaluation=evaluation)
+    assert report.curve[0].comparison.after.score == 7
+    assert report.curve[0].error is None
+    for ending in (".svg", ".png", ".pdf"):
+        draw_curve(report, tmp_path / f"c{ending}")
+        assert (tmp_path / f"c{ending}").stat().st_size > 1000
+
+
+def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmtcli.report import extras, plot
+
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'rmtcli\[report\]'"):
+        plot.check_plots()
+
+
+def test_sizes_that_cannot_be_met_are_told() -> None:
+    with pytest.raises(UsageError, match=r"a budget of 0\.1% cannot be met"):
+        rmtcli.curve(DEEP, sizes=["0.1%"], evaluation=MNIST)
+    with pytest.raises(UsageError, match="nothing to evaluate on"):
+        rmtcli.curve(DEEP, evaluation=rmtcli.Evaluation())
+
+
+def test_a_refinement_that_was_taken_back_is_noted(tmp_path: Path) -> None:
+    import numpy as np
+
+    # Two samples, of which one is held back: healing learns the other by heart.
+    with np.load(SAMPLES / "mnist.npz") as data:
+        np.savez(tmp_path / "two.npz", inputs=data["train_inputs"][:2])
+    calibration = rmtcli.Calibration(tmp_path / "two.npz", heal=1)
+    report = rmtcli.curve(DEEP, sizes=["20%"], evaluation=MNIST, calibration=calibration)
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("20%: --heal was left out")

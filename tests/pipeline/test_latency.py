@@ -1,0 +1,169 @@
+"""Times: a line through what was measured, measurements themselves, and budgets of time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rmtcli
+from rmtcli.errors import UsageError
+from rmtcli.layers import Selection
+from rmtcli.planning import Budget, Latency, Times
+from rmtcli.planning.allocate import Choice, allocate
+from rmtcli.report.rows import summary
+from rmtcli.report.totals import totals
+from rmtcli.running.clock import Clock, medians
+from tests.conftest import SAMPLES, Run
+
+DEEP = SAMPLES / "mnist_deep.pt"
+
+
+@given(
+    fixed=st.floats(0, 1e-3),
+    step=st.floats(1e-9, 1e-5),
+    ranks=st.lists(st.integers(1, 2000), min_size=2, max_size=6, unique=True),
+)
+def test_a_line_is_found_again(fixed: float, step: float, ranks: list[int]) -> None:
+    found = Times.fit(1.0, ranks, [fixed + step * rank for rank in ranks])
+    for rank in ranks:
+        assert found.fixed + found.step * rank == pytest.approx(fixed + step * rank, rel=1e-6)
+
+
+@given(seconds=st.lists(st.floats(1e-6, 1), min_size=2, max_size=6))
+def test_no_layer_becomes_faster_by_a_larger_rank(seconds: list[float]) -> None:
+    found = Times.fit(1.0, range(1, len(seconds) + 1), seconds)
+    assert found.fixed >= 0
+    assert found.step >= 0
+    assert found.fixed + found.step > 0
+
+
+def test_measured_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only the functions move: their own times come out, whatever the machine does."""
+    now, calls = 0.0, ""
+
+    def work(name: str, seconds: float) -> None:
+        nonlocal now, calls
+        now += seconds
+        calls += name
+
+    monkeypatch.setattr("rmtcli.running.clock.time.perf_counter", lambda: now)
+    short, long = medians([lambda: work("a", 0.004), lambda: work("b", 0.02)], "cpu")
+    assert short == pytest.approx(0.004)
+    assert long == pytest.approx(0.02)
+    assert "aba" in calls
+
+
+def test_a_kind_of_layer_is_measured_once() -> None:
+    clock = Clock(3, "cpu")
+    first = clock.pair((40, 60), 5, "F32")
+    assert clock.pair((40, 60), 5, "F32") is first
+    dense = clock.pair((40, 60), None, "BF16")
+    assert dense[0] == dense[1] > 0
+    assert clock.times((2, 3), "F64").dense > 0  # one rank is all there is
+
+
+def test_what_is_slower_is_named() -> None:
+    found = Latency(1, "cpu", 2, {"a": (1.0, 2.0), "b": (2.0, 1.0), "c": (1.0, 1.0)})
+    assert found.slower == ("a",)
+    assert found.total == (4.0, 4.0)
+    assert found.ratio == 1.0
+    whole = Latency(1, "cpu", 2, {}, (2.0, 1.0))
+    assert (whole.ratio, whole.total) == (0.5, (0, 0))
+    assert Latency(1, "cpu", 2, {}).ratio is None
+
+
+def test_an_allocation_counts_what_factors_take_whatever_their_rank() -> None:
+    losses = np.array([8.0, 4.0, 2.0, 1.0])
+    cheap, slow = Choice(losses, 10, 100), Choice(losses, 10, 100, fixed=75, most=3)
+    assert cheap.least == 10
+    assert slow.least == 85
+    assert list(slow.ranks) == [1, 2]
+    assert allocate([cheap, slow], 95) == [1, 1]
+    assert allocate([cheap, slow], 120) == [2, None]  # loses 3; 30 + 85 would lose 1 + 7
+    assert allocate([Choice(losses, 10, 100, fixed=100)], 100) == [None]
+    with pytest.raises(ValueError, match="smallest ranks cost 85"):
+        allocate([slow], 84)
+
+
+def test_a_budget_of_time_is_a_share_or_milliseconds() -> None:
+    assert Budget("50%", "ms").amount(2_000_000) == 1_000_000
+    assert Budget("0.5", "ms").amount(2_000_000) == 500_000
+    with pytest.raises(UsageError, match=r"between 0 and the model's 2 ms"):
+        Budget("3", "ms").amount(2_000_000)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_report_tells_times_of_layers_and_of_the_network() -> None:
+    report = rmtcli.prune(
+        DEEP,
+        budget=Budget("60%", "ms"),
+        batches=(64, 1),
+        evaluation=rmtcli.Evaluation(SAMPLES / "mnist.npz"),
+        dry_run=True,
+    )
+    assert [found.batch for found in report.latency] == [1, 64]
+    at_budget = report.latency[1]
+    assert at_budget.network is not None
+    before, after = at_budget.total
+    assert before == 5.0
+    assert after == pytest.approx(1.0 + 4 * 0.1)
+    assert at_budget.total == tuple(map(sum, zip(*at_budget.layers.values(), strict=True)))
+    assert set(at_budget.layers) == {plan.layer.name for plan in report.layers}
+    assert at_budget.layers["fc5.weight"][0] == at_budget.layers["fc5.weight"][1]
+    assert sum(label == "latency" for label, _ in summary(report)) == 2
+    assert sum(label.startswith("time of the network") for label, *_ in totals(report)) == 2
+
+
+def test_analyze_times_what_auto_would_do() -> None:
+    (found,) = rmtcli.analyze(SAMPLES / "planted.safetensors", batches=[8]).latency
+    assert len(found.layers) == 5
+    assert found.network is None
+
+
+def test_convolutions_are_not_timed(tmp_path: Path) -> None:
+    torch.save(
+        {"c.weight": torch.randn(64, 32, 3, 3), "f.weight": torch.randn(80, 90)}, tmp_path / "c.pt"
+    )
+    wide = Selection(convolutions=True)
+    (found,) = rmtcli.analyze(tmp_path / "c.pt", selection=wide, batches=[2]).latency
+    assert set(found.layers) == {"f.weight"}
+    budget = Budget("50%", "ms")
+    with pytest.raises(UsageError, match="is a convolution"):
+        rmtcli.prune(tmp_path / "c.pt", budget=budget, batches=[2], selection=wide)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budget-latency", "50%"), "give --batch"),
+        (("--budget-latency", "50%", "--budget", "50%"), "exclude one another"),
+        (("--batch", "1", "--device", "nowhere"), "device 'nowhere' cannot be used"),
+        (("--budget-latency", "0.001%", "--batch", "1"), "cannot be met"),
+    ],
+)
+def test_what_cannot_be_timed_is_said(
+    workdir: Path, rmtcli: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    data = ("--data", "sample_models/mnist.npz")
+    done = rmtcli("prune", "sample_models/mnist_deep.pt", *arguments, *data)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("sample_models/mnist_deep.pruned.pt").exists()
+
+
+def test_a_condition_on_time(workdir: Path, rmtcli: Run) -> None:
+    arguments = ("prune", "sample_models/mnist_deep.pt", "--batch", "64", "--json", "--dry-run")
+    done = rmtcli(*arguments, "--fail-if", "latency.ratio > 0.0001")
+    assert done.returncode == 1
+    assert "latency.ratio is" in done.stderr
+    found = json.loads(done.stdout)["latency"][0]
+    assert found["layers"]["ratio"] == found["layers"]["after"] / found["layers"]["before"]
+    unmeasured = rmtcli(*arguments[:2], "--fail-if", "latency.ratio > 1", "--dry-run")
+    assert unmeasured.returncode == 2

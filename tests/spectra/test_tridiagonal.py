@@ -1,0 +1,152 @@
+"""The tridiagonal form beside numpy's decomposition, and BLAS without Python's lock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import rmtcli
+from rmtcli.layers import SkipReason
+from rmtcli.spectra import tridiagonal
+from rmtcli.spectra.lapack import call
+from rmtcli.spectra.tridiagonal import Tridiagonal, reduce
+from tests.conftest import noise, turned
+
+
+def form(matrix: np.ndarray) -> Tridiagonal:
+    return reduce(np.array(matrix, order="F"))
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.data())
+def test_values_and_leading_vectors_are_those_of_the_matrix(
+    p: int, seed: int, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, p))
+    w = noise((p + 3, p), seed=seed)
+    gram = w.T @ w
+    found = form(gram)
+    values, vectors = found.values(), found.vectors(count)
+    size = float(np.trace(gram))
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(gram), atol=1e-14 * size)
+    assert vectors.shape == (p, count)
+    # Backward errors are p·eps of the norm.
+    np.testing.assert_allclose(
+        gram @ vectors, vectors * values[::-1][:count], atol=1e-14 * size, rtol=0
+    )
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.ones(40),
+        np.zeros(40),
+        np.repeat([0.0, 1.0, 1e6], [20, 10, 10]),
+        np.concatenate([np.zeros(30), np.geomspace(1e-12, 1, 10)]),
+        np.geomspace(1e-300, 1e-290, 40),
+    ],
+)
+def test_equal_zero_and_tiny_values(values: np.ndarray) -> None:
+    q = np.linalg.qr(noise((40, 40)))[0]
+    matrix = q * values @ q.T
+    found = form((matrix + matrix.T) / 2)
+    vectors = found.vectors(40)
+    largest = float(values.max())
+    np.testing.assert_allclose(found.values(), values, atol=1e-13 * largest)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(40), atol=1e-12)
+    np.testing.assert_allclose(
+        matrix @ vectors, vectors * values[::-1], atol=1e-13 * largest, rtol=0
+    )
+
+
+def test_the_upper_half_is_never_read() -> None:
+    matrix = noise((30, 30))
+    lower = np.tril(matrix @ matrix.T)
+    hidden = lower + np.triu(np.full((30, 30), np.nan), 1)
+    np.testing.assert_array_equal(form(lower).values(), form(hidden).values())
+    np.testing.assert_array_equal(form(lower).vectors(4), form(hidden).vectors(4))
+
+
+def test_where_lapack_gives_up_there_is_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = turned(np.arange(1.0, 31.0))
+    gram = matrix.T @ matrix
+    usual = form(gram).vectors(5)
+
+    def failing(routine: str, *arguments: object) -> None:
+        if routine == "dstemr":
+            raise np.linalg.LinAlgError("dstemr failed with 2")
+        call(routine, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tridiagonal, "call", failing)
+    other = form(gram).vectors(5)
+    np.testing.assert_allclose(np.abs(np.sum(usual * other, axis=0)), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [-1, 4])
+def test_there_are_as_many_vectors_as_rows(count: int) -> None:
+    with pytest.raises(ValueError, match="a matrix of 3 has no"):
+        form(np.eye(3)).vectors(count)
+
+
+def test_failures_of_lapack_are_errors() -> None:
+    with pytest.raises(np.linalg.LinAlgError, match="dpotrf failed with 2"):
+        call("dpotrf", "L", 2, np.array([[1.0, 2.0], [2.0, 1.0]], order="F"), 2)
+    with pytest.raises(AttributeError, match="SciPy has no dnothing"):
+        call("dnothing")
+
+
+def test_other_threads_run_in_the_meantime() -> None:
+    """SciPy's wrappers would let them wait: the counter would stand still."""
+    matrix = np.asfortranarray(noise((900, 900)))
+    gram = matrix @ matrix.T
+    counted, stop = [0], threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            counted[0] += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    before = counted[0]
+    form(gram)
+    after = counted[0]
+    stop.set()
+    thread.join()
+    assert after - before > 10
+
+
+def failing(*routines: str) -> Callable[..., None]:
+    def run(routine: str, *arguments: object) -> None:
+        if routine in routines:
+            raise np.linalg.LinAlgError(f"{routine} failed with 1")
+        call(routine, *arguments)  # type: ignore[arg-type]
+
+    return run
+
+
+def test_values_where_the_first_solver_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = form(noise((50, 50)) @ noise((50, 50)).T)
+    expected = found.values()
+    monkeypatch.setattr(tridiagonal, "call", failing("dsterf"))
+    np.testing.assert_allclose(found.values(), expected, atol=1e-13 * expected[-1])
+
+
+def test_a_layer_that_no_solver_can_do_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tridiagonal, "call", failing("dsytrd"))
+    path = tmp_path / "a.safetensors"
+    save_file({"a.weight": noise((64, 64)).astype(np.float32)}, path)
+    report = rmtcli.prune(path, tmp_path / "b.safetensors")
+    (skipped,) = report.skipped
+    assert skipped.reason is SkipReason.NO_CONVERGENCE
+    assert report.output is None
