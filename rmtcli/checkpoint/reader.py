@@ -7,7 +7,7 @@ from pathlib import Path
 from rmtcli.checkpoint.base import Checkpoint, stamp_of
 from rmtcli.checkpoint.formats import _READERS, container_of
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.files import place, reaching
+from rmtcli.files import as_path, reaching
 
 #: Characters in a tensor's name. What looks for words in it takes time that goes with their square.
 LONGEST = 10_000
@@ -28,7 +28,7 @@ def open_checkpoint(path: str | Path, *, container: str | None = None) -> Checkp
         UsageError: no such file, a directory of another kind, or an unknown ending.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
-    path = place(path)
+    path = as_path(path)
     with reaching(path):
         return _open(path, container)
 

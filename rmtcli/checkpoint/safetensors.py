@@ -17,7 +17,7 @@ from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.ties import HEAD, equal_tensors
 from rmtcli.errors import CheckpointError, first_line
 from rmtcli.files import is_remote
-from rmtcli.files.place import read_range, stand_in
+from rmtcli.files.path import read_range, stand_in
 
 #: Entry of the file's metadata that holds rmtcli's manifest.
 MANIFEST_KEY = "rmtcli"

@@ -17,9 +17,9 @@ else:
 
 def to_place(text: str) -> Path:
     """A path, or a URL's place; the file system behind a URL is asked for nothing yet."""
-    from rmtcli.files import place  # as late as all that reads checkpoints
+    from rmtcli.files import as_path  # as late as all that reads checkpoints
 
-    return place(text)
+    return as_path(text)
 
 
 Checkpoint = Annotated[

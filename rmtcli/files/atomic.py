@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from rmtcli.files.place import is_remote, taken
+from rmtcli.files.path import is_remote, taken
 from rmtcli.files.upload import upload_file
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rmtcli.errors import UsageError
-from rmtcli.files.place import is_remote, reaching
+from rmtcli.files.path import is_remote, reaching
 
 
 def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:

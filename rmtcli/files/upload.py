@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rmtcli.errors import CheckpointError
-from rmtcli.files.place import _fs, _inner, reaching, taken
+from rmtcli.files.path import _fs, _inner, reaching, taken
 
 
 def upload_file(

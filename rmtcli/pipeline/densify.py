@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmtcli.checkpoint import Edited, format_of, open_checkpoint, write_checkpoint
 from rmtcli.factored import ReadBack, edits
-from rmtcli.files import check_target, place
+from rmtcli.files import as_path, check_target
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
@@ -29,10 +29,10 @@ def densify(
         CheckpointError: the file cannot be read, or what was written is not what was meant.
         LayerError: it holds no factors, or not those that its manifest names.
     """
-    target = place(output)
+    target = as_path(output)
     checkpoint = open_checkpoint(path)
     directory = format_of(checkpoint, target) == "directory"
-    check_target(target, inputs=[place(path)], force=force, directory=directory)
+    check_target(target, inputs=[as_path(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
     dense = Edited(checkpoint, edits.join(checkpoint), None)
     write_checkpoint(dense, target, card=card, force=force, verify=verify)

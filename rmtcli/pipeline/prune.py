@@ -13,7 +13,7 @@ from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.factored import ReadBack, stored_errors
-from rmtcli.files import check_target, place
+from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
@@ -111,7 +111,7 @@ def prune(
     """
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
-    target = default_output(place(path)) if output is None else place(output)
+    target = default_output(as_path(path)) if output is None else as_path(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
@@ -119,7 +119,7 @@ def prune(
     container = format_of(checkpoint, target)
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
-    inputs = [place(file) for file in files if file is not None and not isinstance(file, Plan)]
+    inputs = [as_path(file) for file in files if file is not None and not isinstance(file, Plan)]
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=container == "directory")

@@ -17,7 +17,7 @@ from rmtcli.computing import Cache, Cluster, in_order
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.factored import Splitter
-from rmtcli.files import place
+from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.planning import (
@@ -290,7 +290,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
             splitter.add(plan)
     manifest = Manifest(
         __version__,
-        place(report.source.path).absolute().name,
+        as_path(report.source.path).absolute().name,
         report.source.sha256,
         report.keep,
         report.edge,

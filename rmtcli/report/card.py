@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.files import place
+from rmtcli.files import as_path
 from rmtcli.report.base import Report
 from rmtcli.report.markdown import to_markdown
 
@@ -32,7 +32,7 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
         report: what was done. Folders of the machine that did it are left out.
         factored: whether layers were split, so that loading takes more than before.
     """
-    source = replace(report.source, path=place(report.source.path).absolute().name)
+    source = replace(report.source, path=as_path(report.source.path).absolute().name)
     text = to_markdown(replace(report, source=source, output=None))
     title, _, rest = text.partition("\n")
     body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"

@@ -21,7 +21,8 @@ from tests.conftest import planted
 #: the process that started this one.
 PROGRAM = """
 import re, sys
-import numpy, scipy.linalg, torch, rmtcli, rmtcli.pipeline.prune, rmtcli.checkpoint.huggingface.write
+import numpy, scipy.linalg, torch, rmtcli, rmtcli.pipeline.prune
+import rmtcli.checkpoint.huggingface.write
 from rmtcli.planning import Budget
 def peak():
     with open("/proc/self/status") as file:

@@ -20,7 +20,7 @@ from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import is_remote
 from rmtcli.files.atomic import named, to_disk
-from rmtcli.files.place import inside, taken
+from rmtcli.files.path import inside, taken
 from rmtcli.files.upload import upload_directory
 
 #: Bytes of tensors in one file, as transformers divides them.

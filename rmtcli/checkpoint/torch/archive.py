@@ -18,7 +18,7 @@ import numpy as np
 from rmtcli.checkpoint.base import Opened, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.errors import CheckpointError
-from rmtcli.files.place import source
+from rmtcli.files.path import source
 
 #: Bytes of one value of each type.
 WIDTHS = {

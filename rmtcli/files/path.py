@@ -21,7 +21,7 @@ _LONGEST = 100_000_000
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(:|//)")
 
 
-def place(path: str | Path) -> Path:
+def as_path(path: str | Path) -> Path:
     """A path of this machine, or where the text is a URL (``s3://bucket/model``), one of fsspec's.
 
     Raises:

@@ -16,7 +16,7 @@ import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.cli.main import main
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.files import is_remote, place
+from rmtcli.files import as_path, is_remote
 from tests.conftest import SAMPLES, model_directory, tree
 
 fsspec = pytest.importorskip("fsspec")
@@ -45,11 +45,11 @@ def received(url: str, folder: Path) -> Path:
 
 
 def test_what_is_a_url(tmp_path: Path) -> None:
-    assert place("a/b.pt") == Path("a/b.pt")
-    assert place(tmp_path) is tmp_path
-    assert place((tmp_path / "a.pt").as_uri()) == tmp_path / "a.pt"
-    assert is_remote(place("memory://a"))
-    assert not is_remote(place("C:model.pt"))
+    assert as_path("a/b.pt") == Path("a/b.pt")
+    assert as_path(tmp_path) is tmp_path
+    assert as_path((tmp_path / "a.pt").as_uri()) == tmp_path / "a.pt"
+    assert is_remote(as_path("memory://a"))
+    assert not is_remote(as_path("C:model.pt"))
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "mnist_deep.pt"])
