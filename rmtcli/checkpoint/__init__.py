@@ -4,7 +4,7 @@ from rmtcli.checkpoint.base import About, Checkpoint, Edited, Edits, Manifest, T
 from rmtcli.checkpoint.dtypes import RawTensor, decode, encode
 from rmtcli.checkpoint.formats import CONTAINERS, container_of
 from rmtcli.checkpoint.reader import open_checkpoint
-from rmtcli.checkpoint.writer import format_of, write_checkpoint
+from rmtcli.checkpoint.writer import format_of, staged, write_checkpoint
 
 __all__ = [
     "CONTAINERS",
@@ -20,5 +20,6 @@ __all__ = [
     "encode",
     "format_of",
     "open_checkpoint",
+    "staged",
     "write_checkpoint",
 ]

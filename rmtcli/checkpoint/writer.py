@@ -1,10 +1,10 @@
-"""Putting files down: whole or not at all, and never over something that matters."""
+"""Writing a checkpoint: in the format of its name, read back before it gets it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
@@ -12,7 +12,7 @@ from rmtcli.checkpoint.formats import CONTAINERS, container_of
 from rmtcli.checkpoint.readback import check_written, differs
 from rmtcli.checkpoint.reader import open_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.files import write_file
+from rmtcli.files.atomic import staged_directory, staged_file
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,6 +33,51 @@ def format_of(checkpoint: Checkpoint, target: Path) -> str:
     return container
 
 
+@contextmanager
+def staged(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    card: str | None = None,
+    force: bool = True,
+    verify: bool = True,
+) -> Iterator[Checkpoint | None]:
+    """Write a checkpoint under a temporary name, and give it ``target``'s on leaving the block.
+
+    On entry everything is written, read back and compared with ``checkpoint``. On leaving, the
+    files that the checkpoint was read from are checked for changes. After an error, in the block or
+    anywhere else, ``target`` is unchanged and nothing is left beside it.
+
+    Args:
+        checkpoint: the tensors to write.
+        target: the path or URL. Its ending and the source decide the format.
+        card: text of a directory's model card; None keeps the source's.
+        force: whether an output that exists by then may be replaced.
+        verify: whether the output is read back and compared.
+
+    Yields:
+        The output, opened under its temporary name; None where ``verify`` is False.
+
+    Raises:
+        UsageError: ``force`` is False and another run has written the output in the meantime, or
+            the format cannot be written.
+        CheckpointError: an input was changed in the meantime, or the output differs from
+            ``checkpoint``.
+    """
+    container = format_of(checkpoint, target)
+    _LOGGER.info("writing %s", target)
+    with _temporary(checkpoint, target, container, card, force) as path:
+        if verify:
+            _LOGGER.info("reading %s back", target)
+            with _naming(target, path):
+                written = open_checkpoint(path, container=container)
+                check_written(written, checkpoint, target)
+                yield written
+        else:
+            yield None
+        checkpoint.check_unchanged()
+
+
 def write_checkpoint(
     checkpoint: Checkpoint,
     target: Path,
@@ -40,59 +85,57 @@ def write_checkpoint(
     card: str | None = None,
     force: bool = True,
     verify: bool = True,
-    check: Callable[[Checkpoint], None] = lambda written: None,
 ) -> None:
-    """Write ``checkpoint`` in the format that the target's name and the source call for.
-
-    It gets its name when it is complete, read back and found to be what was meant.
+    """Write a checkpoint that appears under its name complete and verified, or not at all.
 
     Args:
-        checkpoint: what to write.
-        target: where to.
-        card: text of a directory's model card; None for the old one.
-        force: whether something that is there may be replaced.
-        verify: whether all of it is read back and compared.
-        check: looks at what was written, opened anew, and may refuse it; with ``verify`` only.
+        checkpoint: the tensors to write.
+        target: the path or URL. Its ending and the source decide the format.
+        card: text of a directory's model card; None keeps the source's.
+        force: whether an output that exists by then may be replaced.
+        verify: whether the output is read back and compared before it gets its name.
 
     Raises:
-        UsageError: something has come to be there, and must not be replaced.
-        CheckpointError: what it is made of was changed in the meantime, or what was written is not
-            what was meant.
+        UsageError: ``force`` is False and another run has written the output in the meantime, or
+            the format cannot be written.
+        CheckpointError: an input was changed in the meantime, or the output differs from
+            ``checkpoint``.
     """
-    container = format_of(checkpoint, target)
-    _LOGGER.info("writing %s", target)
+    with staged(checkpoint, target, card=card, force=force, verify=verify):
+        pass
 
-    def checked(place: Path) -> None:
-        if verify:
-            _LOGGER.info("reading %s back", target)
-            with _named(place, target):
-                written = open_checkpoint(place, container=container)
-                check_written(written, checkpoint, target)
-                check(written)
-        checkpoint.check_unchanged()
 
+def _temporary(
+    checkpoint: Checkpoint, target: Path, container: str, card: str | None, force: bool
+) -> AbstractContextManager[Path]:
+    """The output under its temporary name."""
     if container == "directory":
+        from rmtcli.checkpoint.huggingface.read import CONFIG
         from rmtcli.checkpoint.huggingface.write import write_directory
 
-        write_directory(checkpoint, target, card=card, force=force, check=checked)
-        return
+        return staged_directory(
+            target,
+            lambda folder: write_directory(checkpoint, folder, card=card),
+            last=CONFIG,
+            force=force,
+        )
     if container == "safetensors":
         from rmtcli.checkpoint.safetensors import write_safetensors as write
     else:
         from rmtcli.checkpoint.torch.file import write_torch as write
 
-    write_file(target, lambda file: write(checkpoint, file), force=force, check=checked)
+    return staged_file(target, lambda file: write(checkpoint, file), force=force)
 
 
 @contextmanager
-def _named(place: Path, target: Path) -> Iterator[None]:
-    """Let errors about a temporary file speak of the output."""
+def _naming(target: Path, temporary: Path) -> Iterator[None]:
+    """Let errors about the temporary file name the output instead."""
     try:
         yield
     except CheckpointError as error:
         what = str(error)
-        if not what.startswith(str(place)):
+        if not what.startswith(str(temporary)):
             raise
         raise differs(
-            target, f"it is damaged ({what.removeprefix(str(place)).lstrip('/: ')})"
+            target, f"it is damaged ({what.removeprefix(str(temporary)).lstrip('/: ')})"
         ) from None

@@ -5,62 +5,136 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from rmtcli.files.path import is_remote, taken
-from rmtcli.files.upload import upload_file
+from rmtcli.files.path import already_written, is_remote
+from rmtcli.files.upload import directory_upload, file_upload
 
 
-def write_file(
-    target: Path,
-    write: Callable[[BinaryIO], object],
-    *,
-    force: bool = True,
-    check: Callable[[Path], None] = lambda place: None,
-) -> None:
-    """Let ``write`` fill a temporary sibling, bring it to the disk, then rename it to ``target``.
-
-    Whatever goes wrong, ``target`` is what it was and nothing is left beside it.
+def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool = True) -> None:
+    """Write a file that appears under its name complete or not at all.
 
     Args:
-        target: the file.
-        write: is given a file to fill.
-        force: whether a file that is there by then may be replaced.
-        check: is given the filled file's place, and may refuse it before it gets its name.
+        target: the path or URL.
+        write: fills a file that is opened for it.
+        force: whether a file that exists by then may be replaced.
 
     Raises:
-        UsageError: it must not be, and there is one: another run was faster.
+        UsageError: ``force`` is False and another run has written the file in the meantime.
+    """
+    with staged_file(target, write, force=force):
+        pass
+
+
+@contextmanager
+def staged_file(
+    target: Path, write: Callable[[BinaryIO], object], *, force: bool = True
+) -> Iterator[Path]:
+    """Write a file under a temporary name beside ``target``, and rename it on leaving the block.
+
+    Whatever fails, in ``write`` or in the block, ``target`` is unchanged and nothing is left
+    beside it.
+
+    Args:
+        target: the path or URL. For a URL the temporary file is on this machine.
+        write: fills a file that is opened for it.
+        force: whether a file that exists by then may be replaced.
+
+    Yields:
+        The path of the temporary file: complete, closed and flushed to the disk.
+
+    Raises:
+        UsageError: ``force`` is False and another run has written the file in the meantime.
     """
     if is_remote(target):
-        upload_file(target, write, force=force, check=check)
+        with file_upload(target, write, force=force) as uploaded:
+            yield uploaded
         return
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             write(file)
             file.flush()
-            to_disk(file.fileno())
-        check(temporary)
+            flush_to_disk(file.fileno())
+        yield temporary
         if force:
             temporary.replace(target)
         else:
-            _place(temporary, target)
+            _rename_without_replacing(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise named(error, target) from None
+        raise with_path(error, target) from None
 
 
-def to_disk(handle: int) -> None:
-    """Bring an open file to the disk, and out of memory: what is read back comes from there."""
+@contextmanager
+def staged_directory(
+    target: Path, fill: Callable[[Path], object], *, last: str, force: bool = True
+) -> Iterator[Path]:
+    """Fill a directory with a temporary name beside ``target``, and rename it on leaving the block.
+
+    A directory that exists already stays until the new one is complete, and comes back if the
+    renaming fails. Whatever fails, in ``fill`` or in the block, nothing is left beside ``target``.
+
+    Args:
+        target: the path or URL. For a URL the temporary directory is on this machine.
+        fill: fills an empty directory.
+        last: name of the file without which the directory is not read; at a URL, where no
+            directory can be renamed, it is removed first and sent last.
+        force: whether a directory that exists by then may be replaced.
+
+    Yields:
+        The path of the temporary directory: complete, and flushed to the disk.
+
+    Raises:
+        UsageError: ``force`` is False and another run has written the directory in the meantime.
+    """
+
+    def fill_and_flush(folder: Path) -> None:
+        fill(folder)
+        for path in [*folder.rglob("*"), folder]:
+            _flush_path(path)
+
+    if is_remote(target):
+        with directory_upload(target, fill_and_flush, last=last, force=force) as uploaded:
+            yield uploaded
+        return
+    mark = secrets.token_hex(8)
+    temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
+    try:
+        temporary.mkdir()
+        fill_and_flush(temporary)
+        yield temporary
+        if target.exists() and not force:
+            raise already_written(target)
+        _exchange(temporary, target, old)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise with_path(error, target) from None
+    if old.is_symlink():
+        old.unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush_to_disk(handle: int) -> None:
+    """Flush an open file to the disk and drop it from the page cache.
+
+    Whoever reads the file back then reads what the disk holds.
+    """
     os.fsync(handle)
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def named(error: BaseException, path: Path) -> BaseException:
-    """An error with the output's name: a full disk gives none, or that of what is copied to it."""
+def with_path(error: BaseException, path: Path) -> BaseException:
+    """An error of the system that names the output.
+
+    The error of a full disk names no file, or the file that was being copied; any other error is
+    returned as it is.
+    """
     if not isinstance(error, OSError) or error.errno is None:
         return error
     if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -68,15 +142,38 @@ def named(error: BaseException, path: Path) -> BaseException:
     return error
 
 
-def _place(temporary: Path, target: Path) -> None:
-    """Give a file its name, unless another has it; unlike a rename, a link replaces nothing."""
+def _rename_without_replacing(temporary: Path, target: Path) -> None:
+    """Rename a file unless the name is taken; unlike a rename, a hard link replaces nothing."""
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise taken(target) from None
-    except OSError:  # a file system without second names
+        raise already_written(target) from None
+    except OSError:  # a file system without hard links
         if target.exists():
-            raise taken(target) from None
+            raise already_written(target) from None
         temporary.replace(target)
     else:
         temporary.unlink()
+
+
+def _exchange(temporary: Path, target: Path, old: Path) -> None:
+    """Rename the new directory to ``target``, after moving the existing one out of the way."""
+    with suppress(FileNotFoundError):
+        target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException as error:
+        if not target.exists() and (old.exists() or old.is_symlink()):
+            old.rename(target)
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise already_written(target) from None
+        raise
+
+
+def _flush_path(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        flush_to_disk(handle)
+    finally:
+        os.close(handle)

@@ -81,7 +81,9 @@ def source(path: Path) -> Path | BinaryIO:
 def read_range(path: Path, offset: int, size: int) -> bytes:
     """Some bytes of a file from afar; no others are asked for."""
     with reaching(path):
-        return cast(bytes, _fs(path).cat_file(_inner(path), start=offset, end=offset + size))
+        return cast(
+            bytes, file_system(path).cat_file(path_in_store(path), start=offset, end=offset + size)
+        )
 
 
 @contextmanager
@@ -105,18 +107,19 @@ def stand_in(path: Path, length: Callable[[bytes], int]) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def taken(target: Path) -> UsageError:
-    """What is said where a place was free when the work began, and is not at its end."""
+def already_written(target: Path) -> UsageError:
+    """The error where an output was absent when the work began and exists at its end."""
     return UsageError(
         f"{target}: another run has written it in the meantime, and it was left as it is: "
         "give --force to replace it"
     )
 
 
-def _fs(path: Path) -> Any:
+def file_system(path: Path) -> Any:
+    """The fsspec file system of a URL."""
     return cast(Any, path).fs
 
 
-def _inner(path: Path) -> str:
-    """The path as its own file system spells it."""
+def path_in_store(path: Path) -> str:
+    """The path of a URL as its own file system spells it."""
     return str(cast(Any, path).path)

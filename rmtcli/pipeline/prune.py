@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rmtcli.calibration import Calibration
-from rmtcli.checkpoint import CONTAINERS, Checkpoint, format_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint import CONTAINERS, Checkpoint, format_of, open_checkpoint, staged
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Comparison, Evaluation
@@ -155,13 +155,16 @@ def prune(
         report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
         card = with_section(read_card(checkpoint), report, factored=_splits(report))
     errors: dict[str, float] = {}
-
-    def compare(written: Checkpoint) -> None:
-        assert report.layout is not None
-        optimal = report.calibrated is None
-        errors.update(stored_errors(report.pruned, written, report.layout, target, optimal=optimal))
-
-    write_checkpoint(result.pruned, target, card=card, force=force, verify=verify, check=compare)
+    with staged(result.pruned, target, card=card, force=force, verify=verify) as written:
+        if written is not None:
+            assert report.layout is not None
+            errors = stored_errors(
+                report.pruned,
+                written,
+                report.layout,
+                target,
+                optimal=report.calibrated is None,
+            )
     readback = ReadBack(len(result.pruned.infos), errors) if verify else None
     return replace(report, output=describe(open_checkpoint(target)), readback=readback)
 

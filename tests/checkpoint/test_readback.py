@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import rmtcli
-from rmtcli.checkpoint import Edited, Manifest, RawTensor, encode, open_checkpoint
+from rmtcli.checkpoint import Edited, Manifest, encode, open_checkpoint, staged
 from rmtcli.checkpoint.readback import check_written
 from rmtcli.cli.main import main
 from rmtcli.errors import CheckpointError
@@ -122,15 +122,15 @@ def test_the_record_is_compared(tmp_path: Path) -> None:
 
 
 def test_what_is_read_back_is_the_file(inputs: Path, tmp_path: Path) -> None:
-    seen: list[RawTensor] = []
     source = open_checkpoint(inputs / "a.safetensors")
     new = encode(np.full((2, 2), 7.0), "F32")
-    from rmtcli.checkpoint import write_checkpoint
-
     edited = Edited(source, {"1.weight": {"new": new}}, None)
     out = tmp_path / "out.pt"
-    write_checkpoint(edited, out, check=lambda written: seen.append(written.raw("new")))
-    assert not np.shares_memory(seen[0].data, new.data)
-    assert np.array_equal(seen[0].data, new.data)
-    write_checkpoint(edited, out, verify=False, check=lambda written: seen.append(new))
-    assert len(seen) == 1
+    with staged(edited, out) as written:
+        assert written is not None
+        assert not out.exists()
+        stored = written.raw("new").data
+    assert not np.shares_memory(stored, new.data)
+    assert np.array_equal(stored, new.data)
+    with staged(edited, out, verify=False) as written:
+        assert written is None

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rmtcli.checkpoint import format_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint import format_of, open_checkpoint, staged, write_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import check_target, write_file
-from rmtcli.files.atomic import named
+from rmtcli.files.atomic import staged_file, with_path
 from tests.conftest import SAMPLES, model_directory, tree
 
 
@@ -181,33 +181,56 @@ def test_what_changed_while_it_was_read_is_not_written(tmp_path: Path) -> None:
     assert list(tree(tmp_path)) == ["a.safetensors"]
 
 
-def test_what_is_checked_is_on_the_disk_and_has_no_name_yet(
+def test_a_staged_file_is_on_the_disk_and_has_a_temporary_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, done = tmp_path / "out", []
+    target, sizes = tmp_path / "out", []
 
     def fsync(file: int) -> None:
-        done.append(os.fstat(file).st_size)
-
-    def check(place: Path) -> None:
-        (beside,) = tree(tmp_path).items()
-        assert place == tmp_path / beside[0]
-        assert beside[0].startswith(".rmtcli-")
-        assert beside[0].endswith(".tmp")
-        assert beside[1] == b"new"
-        done.append("checked")
+        sizes.append(os.fstat(file).st_size)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_file(target, lambda file: file.write(b"new"), check=check)
-    assert done == [3, "checked"]
+    with staged_file(target, lambda file: file.write(b"new")) as temporary:
+        assert sizes == [3]
+        assert tree(tmp_path) == {temporary.name: b"new"}
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".rmtcli-")
+        assert temporary.suffix == ".tmp"
+    assert sizes == [3]
     assert tree(tmp_path) == {"out": b"new"}
 
-    def refuse(place: Path) -> None:
+    with (
+        pytest.raises(CheckpointError, match=r"^changed$"),
+        staged_file(target, lambda file: file.write(b"newer")),
+    ):
         raise CheckpointError("changed")
-
-    with pytest.raises(CheckpointError, match=r"^changed$"):
-        write_file(target, lambda file: file.write(b"newer"), check=refuse)
     assert tree(tmp_path) == {"out": b"new"}
+
+
+@pytest.mark.parametrize("error", [CheckpointError("refused"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "out"])
+def test_an_error_in_the_block_leaves_nothing(
+    error: BaseException, name: str, tmp_path: Path
+) -> None:
+    """The output that is there already stays."""
+    model = open_checkpoint(model_directory(tmp_path / "m", {"a": torch.ones(2)}))
+
+    def stop() -> None:
+        before = tree(tmp_path)
+        with staged(model, tmp_path / name) as written:
+            assert written is not None
+            assert list(written.infos) == ["a"]
+            assert not tree(tmp_path).keys() <= before.keys()
+            raise error
+
+    for replacing in (False, True):
+        if replacing:
+            write_checkpoint(model, tmp_path / name)
+        before = tree(tmp_path)
+        with pytest.raises(type(error)) as caught:
+            stop()
+        assert caught.value is error
+        assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
@@ -231,13 +254,13 @@ def test_without_force_nothing_is_replaced(
 def test_errors_of_the_system_name_the_output() -> None:
     output = Path("out.pt")
     for error in (OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full", "copied.pt")):
-        found = named(error, output)
+        found = with_path(error, output)
         assert isinstance(found, OSError)
         assert (found.errno, found.strerror) == (error.errno, error.strerror)
         assert found.filename == "out.pt"
     others = OSError(errno.EACCES, "no rights", "in.pt"), OSError("no number"), ValueError("else")
     for error in others:
-        assert named(error, output) is error
+        assert with_path(error, output) is error
 
 
 def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_shards_may_part_siblings(
 ) -> None:
     folder, report = made["llama"]
     small = open_checkpoint(folder / "small")
+    (tmp_path / "shards").mkdir()
     write_directory(small, tmp_path / "shards", shard_bytes=8_000)
     files = open_factored(tmp_path / "shards").files
     assert len(files) > 3

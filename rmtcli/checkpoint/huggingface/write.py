@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,7 @@ from rmtcli.checkpoint.huggingface.read import CONFIG, INDEX, METHOD, WEIGHTS, H
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import is_remote
-from rmtcli.files.atomic import named, to_disk
-from rmtcli.files.path import inside, taken
-from rmtcli.files.upload import upload_directory
+from rmtcli.files.path import inside
 
 #: Bytes of tensors in one file, as transformers divides them.
 SHARD_BYTES = 5 * 10**9
@@ -66,66 +61,41 @@ class Part(Checkpoint):
 
 def write_directory(
     checkpoint: Checkpoint,
-    target: Path,
+    folder: Path,
     *,
     card: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    force: bool = True,
-    check: Callable[[Path], None] = lambda place: None,
 ) -> None:
-    """Write a directory that transformers can load; it appears whole or not at all.
-
-    A directory that is there already keeps its place until the new one is complete.
+    """Fill an empty folder with a model that transformers can load.
 
     Args:
         checkpoint: the network, perhaps edited; its source is a directory.
-        target: where to.
-        card: text of the model card; None for the old one.
-        shard_bytes: size beyond which weights are divided.
-        force: whether a directory that is there by then may be replaced.
-        check: is given the new directory while it has a temporary name, and may refuse it.
+        folder: where the files are written.
+        card: text of the model card; None keeps the source's.
+        shard_bytes: size of the weights beyond which they are divided among shards.
 
     Raises:
-        CheckpointError: the source is no directory, or links to files elsewhere.
-        UsageError: a directory has come to be there, and must not be replaced.
+        CheckpointError: the source is not a directory, or links to files outside of it.
     """
     source = source_of(checkpoint)
-
-    def fill(folder: Path) -> None:
-        _fill(checkpoint, source, folder, card, shard_bytes)
-
-    if is_remote(target):
-        upload_directory(target, fill, last=CONFIG, force=force, check=check)
-        return
-    mark = secrets.token_hex(8)
-    temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
-    try:
-        temporary.mkdir()
-        fill(temporary)
-        check(temporary)
-        if target.exists() and not force:
-            raise taken(target)
-        _exchange(temporary, target, old)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise named(error, target) from None
-    if old.is_symlink():
-        old.unlink()
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(temporary: Path, target: Path, old: Path) -> None:
-    """Put the new directory in its place, and the one that is there out of the way."""
-    with suppress(FileNotFoundError):
-        target.rename(old)
-    try:
-        temporary.rename(target)
-    except BaseException as error:
-        if not target.exists() and (old.exists() or old.is_symlink()):
-            old.rename(target)
-        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise taken(target) from None
-        raise
+    home = folder / inside(source.home, source.path)
+    manifest = checkpoint.manifest
+    for file in _kept(source):
+        if file.name == LOADER:
+            continue
+        _check_inside(source, source.path / file)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
+            shutil.copyfileobj(old, new)
+    home.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
+    # Half a character, which JSON can spell and no encoding has, stays spelt.
+    (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
+    if manifest and manifest.factored and _LOADER_SOURCE.exists():
+        shutil.copyfile(_LOADER_SOURCE, home / LOADER)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
+    _write_weights(checkpoint, home, shard_bytes)
 
 
 def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:
@@ -147,35 +117,6 @@ def left_out(source: HuggingFaceDirectory) -> list[str]:
     replaced |= {inside(source.home / source.main, source.path)}
     gone = set(_files(source.path)) - kept - replaced
     return sorted(map(str, gone))
-
-
-def _fill(
-    checkpoint: Checkpoint,
-    source: HuggingFaceDirectory,
-    folder: Path,
-    card: str | None,
-    shard_bytes: int,
-) -> None:
-    home = folder / inside(source.home, source.path)
-    manifest = checkpoint.manifest
-    for file in _kept(source):
-        if file.name == LOADER:
-            continue
-        _check_inside(source, source.path / file)
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
-            shutil.copyfileobj(old, new)
-    home.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
-    # Half a character, which JSON can spell and no encoding has, stays spelt.
-    (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
-    if manifest and manifest.factored and _LOADER_SOURCE.exists():
-        shutil.copyfile(_LOADER_SOURCE, home / LOADER)
-    if card is not None:
-        (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
-    _write_weights(checkpoint, home, shard_bytes)
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
 
 
 def configured(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
@@ -272,12 +213,3 @@ def _files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - set(_OTHERS))
         yield from (Path(root, name).relative_to(folder) for name in sorted(names))
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        to_disk(handle)
-    finally:
-        os.close(handle)

@@ -130,8 +130,9 @@ def test_the_dense_layout_leaves_the_configuration(model: Path) -> None:
 def test_shards_are_divided_by_size_and_read_again(model: Path) -> None:
     source = open_checkpoint(model)
     size = source.nbytes("h.0.fc.weight")
-    write_directory(source, model.with_name("out"), shard_bytes=size + 1000)
     out = model.with_name("out")
+    out.mkdir()
+    write_directory(source, out, shard_bytes=size + 1000)
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == source.bytes
     assert len(set(index["weight_map"].values())) == 3
