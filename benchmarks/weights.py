@@ -24,7 +24,7 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.edges import EDGES
 from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Fitted, fit_layer
-from rmtcli.planning.allocate import Choice, allocate
+from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.report.base import Report
 
 #: How a layer's eigenvalues, descending, become losses that layers can be compared by.
@@ -49,7 +49,7 @@ def pruned(path: Path, data: Path, share: int, fits: list[Fitted], title: str) -
     report = rmtcli.prune(path, dry_run=True)
     assert report.plan is not None
     choices = [
-        Choice(
+        RankOptions(
             WEIGHTS[title](item.spectrum.eigenvalues[::-1], item),
             sum(item.layer.shape),
             item.layer.size,

@@ -14,8 +14,8 @@ from rmtcli.version import __version__
 if TYPE_CHECKING:
     from rmtcli.calibration import Calibration
     from rmtcli.evaluation import Evaluation
-    from rmtcli.factored.module import load
     from rmtcli.layers import Selection
+    from rmtcli.layouts.module import load
     from rmtcli.pipeline.analyze import analyze
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
@@ -63,7 +63,7 @@ _HOMES = {
     "evaluate": "rmtcli.pipeline.evaluate",
     "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",
-    "load": "rmtcli.factored.module",
+    "load": "rmtcli.layouts.module",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
     "simulate": "rmtcli.pipeline.simulate",

@@ -128,14 +128,14 @@ class About:
     """What is known of a network beside its tensors, from the configuration in its directory.
 
     Attributes:
-        turned: last words in the names of modules whose weights are stored as in × out.
+        transposed: last words in the names of modules whose weights are stored as in × out.
         vocabularies: a matrix with so many rows is an embedding or an output head.
         quantized: the method by which another tool has quantised the weights, or empty.
         linear_only: whether the program that loads the directory knows factors of linear layers
             only.
     """
 
-    turned: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
     vocabularies: frozenset[int] = frozenset()
     quantized: str = ""
     linear_only: bool = False

@@ -17,9 +17,9 @@ from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.base import Evaluation
-from rmtcli.factored import check_factors
-from rmtcli.factored.module import SplitLinear, load
 from rmtcli.layers import Link, ordered
+from rmtcli.layouts import check_factors
+from rmtcli.layouts.module import SplitLinear, load
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -166,7 +166,7 @@ def _views(checkpoint: Checkpoint, name: str) -> list[View]:
         return [View((i, i + 1), stacked=True, label=str(i), splits=False) for i in numbers]
     if len(info.shape) > 2:
         return [View(kernel=info.shape[2:], splits=not about.linear_only)]
-    return [View(turned=module_of(name).rpartition(".")[2] in about.turned)]
+    return [View(transposed=module_of(name).rpartition(".")[2] in about.transposed)]
 
 
 def _gates(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class View:
     Attributes:
         rows: first and last (excluded) entry along the tensor's first axis; None for all.
         stacked: whether these rows are one matrix of a stack.
-        turned: whether the matrix is stored as in × out.
+        transposed: whether the matrix is stored as in × out.
         kernel: shape of a convolution's kernel, which is flattened into the inputs; else empty.
         label: what sets the matrix apart from others in the same tensor.
         splits: whether two tensors can take its place, which is so where a module of its own
@@ -30,7 +30,7 @@ class View:
 
     rows: tuple[int, int] | None = None
     stacked: bool = False
-    turned: bool = False
+    transposed: bool = False
     kernel: tuple[int, ...] = ()
     label: str = ""
     splits: bool = True
@@ -40,17 +40,17 @@ class View:
         part = stored if self.rows is None else (self.rows[1] - self.rows[0], *stored[1:])
         part = part[1:] if self.stacked else part
         out, inputs = part[0], int(np.prod(part[1:]))
-        return (inputs, out) if self.turned else (out, inputs)
+        return (inputs, out) if self.transposed else (out, inputs)
 
     def load(self, checkpoint: Checkpoint, name: str) -> NDArray[np.floating]:
         """The matrix, shape (out, in), exactly; nothing but its part of the tensor is read."""
         stored = checkpoint.array(name, self.rows)
         out, inputs = self.shape(checkpoint.infos[name].shape)
-        return stored.reshape(inputs, out).T if self.turned else stored.reshape(out, inputs)
+        return stored.reshape(inputs, out).T if self.transposed else stored.reshape(out, inputs)
 
     def stored(self, matrix: FloatArray, shape: tuple[int, ...]) -> FloatArray:
         """The matrix as it stands in a tensor of this shape, or in its part of one."""
-        matrix = matrix.T if self.turned else matrix
+        matrix = matrix.T if self.transposed else matrix
         if self.rows is None:
             return matrix.reshape(shape)
         return matrix.reshape(self.rows[1] - self.rows[0], *shape[1:])

@@ -14,7 +14,7 @@ from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.files import check_target
 from rmtcli.layers import Layer
-from rmtcli.planning import Data
+from rmtcli.planning import LayerCalibration
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
@@ -44,7 +44,7 @@ def calibrated(
     layers: Sequence[Layer],
     evaluation: Evaluation,
     settings: Calibration,
-) -> tuple[dict[str, Data], Calibrated]:
+) -> tuple[dict[str, LayerCalibration], Calibrated]:
     """What each layer sees, by name; a layer that no input reached is missing.
 
     Args:
@@ -66,7 +66,7 @@ def calibrated(
             biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
             found = moments[layer.name]
             gradients = settings.gradients and found.gradient is not None
-            data[layer.name] = Data(found, biased, gradients)
+            data[layer.name] = LayerCalibration(found, biased, gradients)
     arrays = {
         id(array): array.nbytes
         for m in moments.values()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rmtcli.checkpoint import Edited, format_of, open_checkpoint, write_checkpoint
-from rmtcli.factored import ReadBack, edits
 from rmtcli.files import as_path, check_target
+from rmtcli.layouts import ReadBack, edits
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section

@@ -10,8 +10,8 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Edited, open_checkpoint
 from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError
-from rmtcli.factored import join
 from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.layouts import join
 from rmtcli.pipeline.stages import Track, describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference
 from rmtcli.spectra import Spectrum, spectrum

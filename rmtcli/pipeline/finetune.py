@@ -22,9 +22,9 @@ from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
 from rmtcli.evaluation import Evaluation, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
-from rmtcli.factored import ReadBack
 from rmtcli.files import check_target
 from rmtcli.layers import Selection
+from rmtcli.layouts import ReadBack
 from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
 from rmtcli.pipeline.stages import Track, describe
 from rmtcli.planning import Budget, Goal, Layout
@@ -176,7 +176,7 @@ def _learned(
 ) -> dict[str, Mapping[str, Stored]]:
     """The pruned network's tensors after training, by the source's tensors that they replace."""
     from rmtcli.evaluation.network import build
-    from rmtcli.factored.module import prefix_of
+    from rmtcli.layouts.module import prefix_of
     from rmtcli.running.finetune import train
 
     model = build(evaluation, pruned)
@@ -200,7 +200,7 @@ def _learned(
 
 
 def _values(model: nn.Module) -> dict[str, FloatArray]:
-    from rmtcli.factored.module import float64_of
+    from rmtcli.layouts.module import float64_of
 
     return {
         name: float64_of(value)

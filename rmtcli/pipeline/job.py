@@ -14,20 +14,20 @@ from rmtcli.computing import Cluster
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
-from rmtcli.factored import Splitter
 from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.layouts import Splitter
 from rmtcli.pipeline import stages as assemble
 from rmtcli.pipeline.calibrated import calibrated
 from rmtcli.pipeline.stages import Track
 from rmtcli.planning import (
     Allocation,
-    Choice,
-    Data,
     Fitted,
     Goal,
+    LayerCalibration,
     Layout,
     PairedDrop,
     Plan,
+    RankChooser,
     Times,
     allocation_of,
     approximated,
@@ -80,7 +80,7 @@ class Job:
     checkpoint: Checkpoint
     report: Report
     fits: Iterable[Fitted | Skipped]
-    data: Mapping[str, Data] | None
+    data: Mapping[str, LayerCalibration] | None
     evaluation: Evaluation
     calibration: Calibration
     notes: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Job:
         """The layers that have a spectrum."""
         return [item for item in self.fits if isinstance(item, Fitted)]
 
-    def result(self, choice: Choice) -> Result:
+    def result(self, choice: RankChooser) -> Result:
         """What becomes of the checkpoint with these ranks.
 
         Raises:

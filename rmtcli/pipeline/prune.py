@@ -12,9 +12,9 @@ from rmtcli.checkpoint import CONTAINERS, Checkpoint, format_of, open_checkpoint
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Comparison, Evaluation
-from rmtcli.factored import ReadBack, stored_errors
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
+from rmtcli.layouts import ReadBack, stored_errors
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
 from rmtcli.pipeline.stages import Track, describe

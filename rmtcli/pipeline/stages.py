@@ -16,17 +16,17 @@ from rmtcli.checkpoint.names import module_of
 from rmtcli.computing import Cache, Cluster, in_order
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
-from rmtcli.factored import Splitter
 from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
+from rmtcli.layouts import Splitter
 from rmtcli.planning import (
-    Choice,
-    Data,
     Decomposer,
     Fitted,
+    LayerCalibration,
     LayerPlan,
     Layout,
+    RankChooser,
     fit_layer,
     plan_layer,
 )
@@ -144,7 +144,7 @@ def _computed(
 def fits(
     found: Sequence[Layer | Skipped],
     edge: str,
-    data: Mapping[str, Data] | None,
+    data: Mapping[str, LayerCalibration] | None,
     *,
     track: Track,
     approximate: bool,
@@ -222,7 +222,7 @@ def decided(
     report: Report,
     checkpoint: Checkpoint,
     fits: Iterable[Fitted | Skipped],
-    choice: Choice,
+    choice: RankChooser,
     splitter: Splitter | None = None,
     cluster: Cluster | None = None,
 ) -> Report:

@@ -5,10 +5,24 @@ Pure decisions: nothing here runs a network or writes a checkpoint.
 
 from rmtcli.planning.allocation import Allocation, allocation_of, timed_allocation
 from rmtcli.planning.budget import Budget
-from rmtcli.planning.choose import Choice, by_plan, by_rule, by_size, nothing_within, under_budget
-from rmtcli.planning.fit import Approximation, Data, Decomposer, Fitted, Plain, fit_layer
+from rmtcli.planning.choose import (
+    RankChooser,
+    by_plan,
+    by_rule,
+    by_size,
+    nothing_within,
+    under_budget,
+)
+from rmtcli.planning.fit import (
+    Approximation,
+    Decomposer,
+    Fitted,
+    LayerCalibration,
+    Plain,
+    fit_layer,
+)
 from rmtcli.planning.goal import Goal
-from rmtcli.planning.guard import Found, Guard, PairedDrop, Range, paired_drop, smallest
+from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
 from rmtcli.planning.plan import LayerPlan, Layout, factor_names, plan_layer
 from rmtcli.planning.plan_file import Plan, calibration_of, check_plan, plan_of
 from rmtcli.planning.siblings import approximated, sibling_groups
@@ -18,20 +32,20 @@ __all__ = [
     "Allocation",
     "Approximation",
     "Budget",
-    "Choice",
-    "Data",
     "Decomposer",
     "Fitted",
-    "Found",
     "Goal",
     "Guard",
     "Latency",
+    "LayerCalibration",
     "LayerPlan",
     "Layout",
     "PairedDrop",
     "Plain",
     "Plan",
     "Range",
+    "RankChooser",
+    "SearchResult",
     "Times",
     "allocation_of",
     "approximated",

@@ -13,7 +13,7 @@ from rmtcli.arrays import FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class RankOptions:
     """What one layer may become: factors of any rank up to break-even, or what it is.
 
     Attributes:
@@ -53,7 +53,7 @@ class Choice:
         return self.fixed + rank * self.step
 
 
-def allocate(choices: Sequence[Choice], budget: int) -> list[int | None]:
+def allocate(choices: Sequence[RankOptions], budget: int) -> list[int | None]:
     """Ranks of least total loss whose costs sum to at most ``budget``; None leaves a layer dense.
 
     A multiplier puts one price on cost; at each price every layer chooses for itself (Everett,
@@ -85,7 +85,7 @@ def allocate(choices: Sequence[Choice], budget: int) -> list[int | None]:
 Table = tuple[FloatArray, FloatArray]
 
 
-def _table(choice: Choice) -> Table:
+def _table(choice: RankOptions) -> Table:
     """Cost and loss of every rank, ascending in cost, with the dense layer as the last."""
     ranks = choice.ranks
     kept = np.concatenate([[0.0], np.cumsum(choice.losses)])

@@ -14,7 +14,7 @@ from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.planning import allocate
-from rmtcli.planning.fit import Data, Fitted
+from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.times import Times
 
 
@@ -46,7 +46,7 @@ class Allocation:
         return list(found.values())
 
     @property
-    def choices(self) -> list[allocate.Choice]:
+    def choices(self) -> list[allocate.RankOptions]:
         """What each group may become, and what that costs."""
         found = []
         for first, *others in self.groups:
@@ -59,7 +59,7 @@ class Allocation:
             out = sum(self.layers[i].layer.shape[0] for i in (first, *others))
             inputs, losses = item.layer.shape[1], item.approximation.losses
             step, dense = cost * (out + inputs), cost * out * inputs
-            found.append(allocate.Choice(losses, step, dense, multiple=self.multiple))
+            found.append(allocate.RankOptions(losses, step, dense, multiple=self.multiple))
         return found
 
     @property
@@ -95,11 +95,11 @@ class Allocation:
         }
 
 
-def _timed(item: Fitted, times: Times, multiple: int) -> allocate.Choice:
+def _timed(item: Fitted, times: Times, multiple: int) -> allocate.RankOptions:
     """What a layer may become where time counts; no larger than it was, all the same."""
     assert item.approximation is not None
     dense, fixed, step = (nanoseconds(t) for t in (times.dense, times.fixed, times.step))
-    return allocate.Choice(
+    return allocate.RankOptions(
         item.approximation.losses,
         max(step, 1),
         dense,
@@ -117,7 +117,7 @@ def nanoseconds(seconds: float) -> int:
 def allocation_of(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
-    data: Mapping[str, Data] | None,
+    data: Mapping[str, LayerCalibration] | None,
     *,
     unit: str = "parameters",
     multiple: int = 1,
@@ -147,7 +147,7 @@ def allocation_of(
 def timed_allocation(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
-    data: Mapping[str, Data] | None,
+    data: Mapping[str, LayerCalibration] | None,
     times: Callable[[Layer], Times],
     *,
     multiple: int = 1,
@@ -168,12 +168,12 @@ def timed_allocation(
     return Allocation(free, [], total, multiple, [times(item.layer) for item in free])
 
 
-def _outside(item: Fitted, data: Mapping[str, Data] | None) -> Untouched | None:
+def _outside(item: Fitted, data: Mapping[str, LayerCalibration] | None) -> Untouched | None:
     """Why a layer has no part in a budget: what cannot be split saves nothing."""
     return _left_out(item, data) or (None if item.layer.view.splits else Untouched.NO_FACTORS)
 
 
-def _left_out(item: Fitted, data: Mapping[str, Data] | None) -> Untouched | None:
+def _left_out(item: Fitted, data: Mapping[str, LayerCalibration] | None) -> Untouched | None:
     """Why no rank is chosen for a layer at all."""
     if item.layer.head:
         return Untouched.HEAD

@@ -9,20 +9,20 @@ from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.planning.allocation import Allocation, _left_out, _outside
 from rmtcli.planning.budget import Budget
-from rmtcli.planning.fit import Data, Fitted
+from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan_file import Plan
 
 #: What becomes of a layer: a rank, or why it stays as it is.
-Choice = Callable[[Fitted], int | Untouched]
+RankChooser = Callable[[Fitted], int | Untouched]
 
 
-def by_rule(keep: str, data: Mapping[str, Data] | None = None) -> Choice:
+def by_rule(keep: str, data: Mapping[str, LayerCalibration] | None = None) -> RankChooser:
     """Ranks by a keep rule, layer by layer; ``data`` is None where nothing was calibrated."""
     rule = KEEP_RULES.parse(keep)
     return lambda item: _left_out(item, data) or rule.rank(item.spectrum, item.fit)
 
 
-def by_plan(plan: Plan, data: Mapping[str, Data] | None) -> Choice:
+def by_plan(plan: Plan, data: Mapping[str, LayerCalibration] | None) -> RankChooser:
     """The ranks of a plan, output heads included; a layer that it does not name is left alone."""
 
     def choose(item: Fitted) -> int | Untouched:
@@ -34,20 +34,25 @@ def by_plan(plan: Plan, data: Mapping[str, Data] | None) -> Choice:
     return choose
 
 
-def by_size(allocation: Allocation, size: int, data: Mapping[str, Data] | None) -> Choice:
+def by_size(
+    allocation: Allocation, size: int, data: Mapping[str, LayerCalibration] | None
+) -> RankChooser:
     """The best ranks for a model of a given size."""
     ranks = allocation.ranks(size)
     return lambda item: _outside(item, data) or ranks[item.layer.name]
 
 
-def nothing_within(data: Mapping[str, Data] | None) -> Choice:
+def nothing_within(data: Mapping[str, LayerCalibration] | None) -> RankChooser:
     """Every layer stays as it is, because no smaller network is within the limit."""
     return lambda item: _left_out(item, data) or Untouched.GUARD
 
 
 def under_budget(
-    checkpoint: Checkpoint, allocation: Allocation, budget: Budget, data: Mapping[str, Data] | None
-) -> Choice:
+    checkpoint: Checkpoint,
+    allocation: Allocation,
+    budget: Budget,
+    data: Mapping[str, LayerCalibration] | None,
+) -> RankChooser:
     """The best ranks under a budget, in the unit that the allocation is in.
 
     Raises:

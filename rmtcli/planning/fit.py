@@ -105,7 +105,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class LayerCalibration:
     """What calibration found out about one layer, and how it is to be used."""
 
     moments: Moments
@@ -118,7 +118,7 @@ def fit_layer(
     edge: EdgeEstimator,
     *,
     approximate: bool = False,
-    data: Data | None = None,
+    data: LayerCalibration | None = None,
     vectors: bool = False,
     decomposer: Decomposer = spectrum,
 ) -> Fitted | Skipped:

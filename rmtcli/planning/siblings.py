@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from rmtcli.calibration import decompose_together
 from rmtcli.layers import Skipped
-from rmtcli.planning.fit import Data, Fitted
+from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan import factor_names
 
 
 def sibling_groups(
-    fitted: Sequence[Fitted], data: Mapping[str, Data], taken: Collection[str]
+    fitted: Sequence[Fitted], data: Mapping[str, LayerCalibration], taken: Collection[str]
 ) -> dict[str, str]:
     """For each layer that has siblings, the name of the first of them, perhaps its own.
 
@@ -36,7 +36,9 @@ def sibling_groups(
 
 
 def approximated(
-    fits: Sequence[Fitted | Skipped], data: Mapping[str, Data], groups: Mapping[str, str]
+    fits: Sequence[Fitted | Skipped],
+    data: Mapping[str, LayerCalibration],
+    groups: Mapping[str, str],
 ) -> list[Fitted | Skipped]:
     """All layers with their approximations, those of siblings with one right factor.
 

@@ -11,8 +11,8 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.evaluation import Comparison
-from rmtcli.factored import ReadBack
 from rmtcli.layers import Layer, Skipped
+from rmtcli.layouts import ReadBack
 from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Layout, Plan
 from rmtcli.report.curve import Point
 from rmtcli.report.measured import measured

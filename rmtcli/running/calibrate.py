@@ -25,8 +25,8 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
-from rmtcli.factored.module import prefix_of
 from rmtcli.layers import Layer
+from rmtcli.layouts.module import prefix_of
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Evaluation, Rows, Samples, Scores
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.score import measure
-from rmtcli.planning import Found, Range, smallest
+from rmtcli.planning import Range, SearchResult, smallest
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def search(
     sizes: Range,
     evaluation: Evaluation,
     max_drop: float,
-) -> tuple[Found, Samples | None]:
+) -> tuple[SearchResult, Samples | None]:
     """The smallest size whose network loses no more than ``max_drop``.
 
     Args:
@@ -69,7 +69,7 @@ def search(
         sizes, lambda n: within(n, searched, before[0]), lambda n: within(n, confirmed, before[1])
     )
     counts = (0 if part is None else len(part.inputs) for part in (searched, confirmed))
-    return Found(size, *counts), rest
+    return SearchResult(size, *counts), rest
 
 
 def _drop(before: Scores, after: Scores) -> float:

@@ -14,8 +14,8 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Evaluation, Rows
 from rmtcli.evaluation.network import build
-from rmtcli.factored.module import SplitLinear, float64_of
-from rmtcli.planning import Data, LayerPlan
+from rmtcli.layouts.module import SplitLinear, float64_of
+from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
 from rmtcli.running.heal import BATCH, heal
 from rmtcli.running.sequential import Step, refit
@@ -52,7 +52,7 @@ def refine(
     checkpoint: Checkpoint,
     factored: Checkpoint,
     plans: Sequence[LayerPlan],
-    data: Mapping[str, Data],
+    data: Mapping[str, LayerCalibration],
     evaluation: Evaluation,
     settings: Calibration,
 ) -> Refined:
@@ -178,7 +178,7 @@ def _routed(modules: Sequence[str]) -> bool:
     return any("experts" in module.split(".") for module in modules)
 
 
-def _step(plan: LayerPlan, modules: Sequence[str], data: Data) -> Step:
+def _step(plan: LayerPlan, modules: Sequence[str], data: LayerCalibration) -> Step:
     gradient = data.moments.gradient if data.gradients else None
     return Step(modules, plan.layer.load(), plan.rank, data.bias, gradient)
 

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import TrainingError
-from rmtcli.factored.module import SplitLinear, float64_of
 from rmtcli.layers import Selection
+from rmtcli.layouts.module import SplitLinear, float64_of
 from rmtcli.spectra import Factors, Spectrum, factorize, spectrum
 from rmtcli.training.carry import Heir, carry
 
@@ -41,7 +41,7 @@ class TrainedLayer:
     Attributes:
         name: the weight's name in the dense network, such as ``fc1.weight``.
         places: every parent module, and the layer's name in it.
-        module: ``nn.Linear`` or :class:`~rmtcli.factored.module.SplitLinear`.
+        module: ``nn.Linear`` or :class:`~rmtcli.layouts.module.SplitLinear`.
         scale: what the gradients of the factors are multiplied by; 1 of a dense layer.
     """
 

@@ -22,8 +22,8 @@ from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
 from rmtcli.evaluation.data import read_samples
-from rmtcli.factored import join
 from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.layouts import join
 from rmtcli.planning import Layout, Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored

@@ -33,11 +33,11 @@ def low_rank(tensor: torch.Tensor, rank: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (6, 5, 2), (6, 5, 3, 3)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_matrix_comes_out_and_goes_back(tmp_path: Path, shape: tuple, turned: bool) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_matrix_comes_out_and_goes_back(tmp_path: Path, shape: tuple, transposed: bool) -> None:
     stored = torch.randn(shape)
     save_file({"a": stored}, tmp_path / "a.safetensors")
-    view = View(turned=turned)
+    view = View(transposed=transposed)
     matrix = view.load(open_checkpoint(tmp_path / "a.safetensors"), "a")
     assert matrix.shape == view.shape(shape)
     np.testing.assert_array_equal(view.stored(matrix.astype("f8"), shape), stored.numpy())

@@ -15,7 +15,7 @@ import rmtcli
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
 from rmtcli.planning import Budget, Latency, Times
-from rmtcli.planning.allocate import Choice, allocate
+from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.report.rows import summary
 from rmtcli.report.totals import totals
 from rmtcli.running.clock import Clock, medians
@@ -80,13 +80,13 @@ def test_what_is_slower_is_named() -> None:
 
 def test_an_allocation_counts_what_factors_take_whatever_their_rank() -> None:
     losses = np.array([8.0, 4.0, 2.0, 1.0])
-    cheap, slow = Choice(losses, 10, 100), Choice(losses, 10, 100, fixed=75, most=3)
+    cheap, slow = RankOptions(losses, 10, 100), RankOptions(losses, 10, 100, fixed=75, most=3)
     assert cheap.least == 10
     assert slow.least == 85
     assert list(slow.ranks) == [1, 2]
     assert allocate([cheap, slow], 95) == [1, 1]
     assert allocate([cheap, slow], 120) == [2, None]  # loses 3; 30 + 85 would lose 1 + 7
-    assert allocate([Choice(losses, 10, 100, fixed=100)], 100) == [None]
+    assert allocate([RankOptions(losses, 10, 100, fixed=100)], 100) == [None]
     with pytest.raises(ValueError, match="smallest ranks cost 85"):
         allocate([slow], 84)
 

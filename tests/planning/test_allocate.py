@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from rmtcli.errors import UsageError
 from rmtcli.planning import Budget
-from rmtcli.planning.allocate import Choice, allocate
+from rmtcli.planning.allocate import RankOptions, allocate
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[Choice], int]:
+def problems(draw: st.DrawFn) -> tuple[list[RankOptions], int]:
     choices = []
     for _ in range(draw(st.integers(1, 3))):
         out, inputs = draw(st.integers(2, 9)), draw(st.integers(2, 9))
@@ -25,12 +25,12 @@ def problems(draw: st.DrawFn) -> tuple[list[Choice], int]:
         multiple, floor = draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))
         fixed, most = draw(st.sampled_from([0, 0, 3])), draw(st.sampled_from([None, None, 2]))
         step, whole = out + inputs, out * inputs
-        choices.append(Choice(losses, step, whole, floor, multiple, fixed, most))
+        choices.append(RankOptions(losses, step, whole, floor, multiple, fixed, most))
     dense = sum(choice.dense for choice in choices)
     return choices, draw(st.integers(0, dense))
 
 
-def options(choice: Choice) -> list[tuple[int | None, int, float]]:
+def options(choice: RankOptions) -> list[tuple[int | None, int, float]]:
     """(rank, cost, loss) of everything that a layer may become, written out."""
     found: list[tuple[int | None, int, float]] = [(None, choice.dense, 0.0)]
     for rank in range(1, len(choice.losses) + 1):
@@ -43,7 +43,7 @@ def options(choice: Choice) -> list[tuple[int | None, int, float]]:
 
 
 @given(problems())
-def test_is_within_one_step_of_brute_force(problem: tuple[list[Choice], int]) -> None:
+def test_is_within_one_step_of_brute_force(problem: tuple[list[RankOptions], int]) -> None:
     choices, budget = problem
     everything = list(itertools.product(*map(options, choices)))
     allowed = [c for c in everything if sum(cost for _, cost, _ in c) <= budget]
@@ -64,13 +64,16 @@ def test_is_within_one_step_of_brute_force(problem: tuple[list[Choice], int]) ->
 
 
 def test_a_budget_for_everything_leaves_everything_dense() -> None:
-    choices = [Choice(np.array([3.0, 2.0, 1.0]), 7, 12), Choice(np.array([9.0, 1.0]), 6, 8)]
+    choices = [
+        RankOptions(np.array([3.0, 2.0, 1.0]), 7, 12),
+        RankOptions(np.array([9.0, 1.0]), 6, 8),
+    ]
     assert allocate(choices, 20) == [None, None]
 
 
 def test_directions_are_taken_by_loss_per_cost() -> None:
-    cheap = Choice(np.array([5.0, 4.0, 0.1, 0.1, 0.1]), 10, 1000)
-    dear = Choice(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
+    cheap = RankOptions(np.array([5.0, 4.0, 0.1, 0.1, 0.1]), 10, 1000)
+    dear = RankOptions(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
     # Gains per cost: 0.5, 0.4 of the cheap layer, 0.5, 0.3 of the dear one.
     assert allocate([cheap, dear], 110) == [1, 1]
     assert allocate([cheap, dear], 120) == [2, 1]
@@ -81,7 +84,7 @@ def test_directions_are_taken_by_loss_per_cost() -> None:
 def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float) -> None:
     rng = np.random.default_rng(1)
     losses = [scale * np.sort(rng.exponential(size=9))[::-1] for _ in range(4)]
-    choices = [Choice(loss, 7, 1000) for loss in losses]
+    choices = [RankOptions(loss, 7, 1000) for loss in losses]
     rest = np.sort(np.concatenate([loss[1:] for loss in losses]))[::-1]
     for count in range(len(rest) + 1):
         least = rest[count - 1] if count else np.inf
@@ -92,15 +95,15 @@ def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float)
 
 def test_what_is_left_goes_where_it_gains_most_not_where_most_is_lost() -> None:
     """The best step for its cost, 20 for 10, is too dear for the 5 that are left."""
-    much = Choice(np.array([9.0, *[1.0] * 50]), 5, 10_000)
-    little = Choice(np.array([9.0, 3.0]), 5, 10_000)
-    dear = Choice(np.array([90.0, 20.0]), 10, 10_000)
+    much = RankOptions(np.array([9.0, *[1.0] * 50]), 5, 10_000)
+    little = RankOptions(np.array([9.0, 3.0]), 5, 10_000)
+    dear = RankOptions(np.array([90.0, 20.0]), 10, 10_000)
     assert allocate([much, little, dear], 25) == [1, 2, 1]
 
 
 @pytest.mark.parametrize("step", [1, 7])
 def test_what_gains_alike_is_paid_for_as_long_as_the_budget_lasts(step: int) -> None:
-    choices = [Choice(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
+    choices = [RankOptions(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
     for units in range(3, 10):
         ranks = allocate(choices, units * step)
         assert sum(rank or 0 for rank in ranks) == units
@@ -115,7 +118,7 @@ def test_the_price_alone_comes_near_the_budget(
     monkeypatch.setattr("rmtcli.planning.allocate._spend", lambda *_: None)
     rng = np.random.default_rng(0)
     losses = [scale * np.sort(rng.exponential(size=50))[::-1] * 0.01**i for i in range(3)]
-    choices = [Choice(loss, 7, 1000) for loss in losses]
+    choices = [RankOptions(loss, 7, 1000) for loss in losses]
     for budget in (21, 100, 500, 1000):
         ranks = allocate(choices, budget)
         assert budget - 7 < sum(7 * rank for rank in ranks if rank) <= budget
@@ -124,7 +127,7 @@ def test_the_price_alone_comes_near_the_budget(
 
 @given(problems(), st.floats(1e-6, 1e6))
 def test_the_scale_of_the_losses_does_not_matter(
-    problem: tuple[list[Choice], int], scale: float
+    problem: tuple[list[RankOptions], int], scale: float
 ) -> None:
     choices, budget = problem
     scaled = [replace(c, losses=c.losses * scale) for c in choices]
@@ -195,9 +198,9 @@ def test_a_budget_in_words(budget: Budget, words: str) -> None:
 
 def test_losses_without_layers_or_differences_are_no_obstacle() -> None:
     assert allocate([], 0) == []
-    flat = Choice(np.zeros(3), 4, 13)
+    flat = RankOptions(np.zeros(3), 4, 13)
     assert allocate([flat], 12) == [1]  # nothing is gained by more
     with pytest.raises(
         ValueError, match=r"^the smallest ranks cost 1,004 and the budget is 1,000$"
     ):
-        allocate([Choice(np.ones(3), 4, 2000, fixed=1000)], 1000)
+        allocate([RankOptions(np.ones(3), 4, 2000, fixed=1000)], 1000)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from rmtcli.errors import TrainingError, UsageError
-from rmtcli.factored.module import SplitLinear
 from rmtcli.layers import Selection
+from rmtcli.layouts.module import SplitLinear
 from rmtcli.training import RMTPruner
 from tests.training.networks import epoch, network, task
 

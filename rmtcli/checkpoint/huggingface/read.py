@@ -121,12 +121,12 @@ def about(config: Mapping[str, Any]) -> About:
     found = list(_configs(config))
     types = {part["model_type"] for part in found if isinstance(part.get("model_type"), str)}
     sizes = {part["vocab_size"] for part in found if type(part.get("vocab_size")) is int}
-    turned = _CONV1D_NAMES if types & _CONV1D_TYPES else frozenset()
+    transposed = _CONV1D_NAMES if types & _CONV1D_TYPES else frozenset()
     quantized = config.get("quantization_config") or None
     method = "" if quantized is None else "unknown"
     if isinstance(quantized, dict):
         method = str(quantized.get("quant_method", method))
-    return About(turned, frozenset(sizes), "" if method == METHOD else method, linear_only=True)
+    return About(transposed, frozenset(sizes), "" if method == METHOD else method, linear_only=True)
 
 
 def read_object(path: Path) -> dict[str, Any]:

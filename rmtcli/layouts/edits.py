@@ -110,8 +110,8 @@ def join(checkpoint: Checkpoint) -> Edits:
         twin = ties.get(left, left)
         if twin not in made:
             product = _product(checkpoint, module)
-            turned = module.rpartition(".")[2] in checkpoint.about.turned
-            product, dtype = product.T if turned else product, checkpoint.infos[left].dtype
+            transposed = module.rpartition(".")[2] in checkpoint.about.transposed
+            product, dtype = product.T if transposed else product, checkpoint.infos[left].dtype
             made[twin] = spill.keep(_encoded(checkpoint, module, product, dtype))
         # In place of the left factor, because the right one may be a sibling's, and a tied name.
         edits |= {right: {}, left: {member(module, "weight"): made[twin]}}

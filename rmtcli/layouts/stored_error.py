@@ -14,7 +14,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import ROUNDING
 from rmtcli.checkpoint.readback import differs
-from rmtcli.factored.edits import factor_matrices
+from rmtcli.layouts.edits import factor_matrices
 from rmtcli.planning import LayerPlan, Layout
 from rmtcli.spectra import max_abs, row_blocks, tall
 

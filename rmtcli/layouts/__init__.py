@@ -1,11 +1,11 @@
 """Pruned layers as checkpoints and modules hold them: two factors in place of one weight.
 
-:mod:`~rmtcli.factored.module` needs torch and is imported where a network is run; the rest
+:mod:`~rmtcli.layouts.module` needs torch and is imported where a network is run; the rest
 edits tensors and does not.
 """
 
-from rmtcli.factored.edits import Splitter, check_factors, factor_matrices, join
-from rmtcli.factored.stored_error import ReadBack, stored_errors
+from rmtcli.layouts.edits import Splitter, check_factors, factor_matrices, join
+from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
 __all__ = [
     "ReadBack",
