@@ -69,6 +69,11 @@ class Registry(Generic[T]):
             for f in fields(choice)
         )
 
+    def reference(self, name: str) -> str | None:
+        """The publication that a choice comes from: its class variable ``reference``, if any."""
+        cited = getattr(self.choices[name], "reference", None)
+        return cited if isinstance(cited, str) else None
+
     def parse(self, text: str) -> T:
         """The choice that ``text`` describes.
 

@@ -1,6 +1,11 @@
+"""Named choices: their spelling, options, references and entry points."""
+
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -8,7 +13,10 @@ from rmtcli.edges import EDGES
 from rmtcli.edges.bema import Bema
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES
+from rmtcli.noise import NOISES
 from rmtcli.registry import Registry
+from rmtcli.training import SCHEDULES
+from tests.conftest import ROOT
 
 
 def test_options_are_the_fields_of_the_dataclass() -> None:
@@ -73,3 +81,38 @@ def test_entry_points_add_choices_but_do_not_replace(monkeypatch: pytest.MonkeyP
     registry.register("own")(Own)
     assert registry.parse("mine:width=5") == Mine(5)
     assert registry.parse("own") == Own()
+
+
+def test_a_choice_whose_docstring_names_a_year_carries_the_reference() -> None:
+    cited = 0
+    registries: tuple[Registry[Any], ...] = (EDGES, KEEP_RULES, NOISES, SCHEDULES)
+    for registry in registries:
+        for name, choice in registry.choices.items():
+            first_line = (sys.modules[choice.__module__].__doc__ or "").splitlines()[0]
+            reference = registry.reference(name)
+            years = set(re.findall(r"\b(?:19|20)\d\d\b", first_line))
+            assert years <= set(re.findall(r"\d{4}", reference or "")), name
+            cited += reference is not None
+    assert cited >= 13
+
+
+def test_the_theory_page_cites_edge_estimators_as_the_registry_does() -> None:
+    page = (ROOT / "docs/theory.md").read_text()
+    for name in EDGES.choices:
+        assert f"| `{name}` | {EDGES.reference(name) or 'this page'} | " in page
+
+
+def test_a_choice_without_a_reference_has_none() -> None:
+    @dataclass(frozen=True)
+    class Plain:
+        pass
+
+    @dataclass(frozen=True)
+    class OptionOfThatName:
+        reference: int = 3
+
+    registry: Registry[object] = Registry("thing", "rmtcli.things")
+    registry.register("plain")(Plain)
+    registry.register("option")(OptionOfThatName)
+    assert registry.reference("plain") is None
+    assert registry.reference("option") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Bema:
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
     refits: int = 0
+    reference: ClassVar[str] = "Ke, Ma and Lin (2023), JASA, algorithm 1"
 
     def __post_init__(self) -> None:
         check_shares(self.alpha, self.beta, self.max_distance)

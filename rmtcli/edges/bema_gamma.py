@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -53,6 +53,7 @@ class BemaGamma:
     alpha: float = WINDOW
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
+    reference: ClassVar[str] = "Ke, Ma and Lin (2023), JASA, algorithm 2"
 
     def __post_init__(self) -> None:
         check_shares(self.alpha, self.beta, self.max_distance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Dyson:
 
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
+    reference: ClassVar[str] = "Landa and Kluger (2025), algorithm 1; Couillet and Hachem (2014)"
 
     def __post_init__(self) -> None:
         check_shares(WINDOW, self.beta, self.max_distance)

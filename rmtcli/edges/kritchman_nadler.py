@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class KritchmanNadler:
 
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
+    reference: ClassVar[str] = "Kritchman and Nadler (2008, equations 12 and 13; 2009)"
 
     def __post_init__(self) -> None:
         check_shares(WINDOW, self.beta, self.max_distance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Median:
 
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
+    reference: ClassVar[str] = "Gavish and Donoho (2014), section III E"
 
     def __post_init__(self) -> None:
         check_shares(WINDOW, self.beta, self.max_distance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class MpPca:
     """
 
     max_distance: float = MAX_DISTANCE
+    reference: ClassVar[str] = "Veraart, Novikov et al. (2016), NeuroImage, equations 11 and 12"
 
     def __post_init__(self) -> None:
         check_shares(WINDOW, 0.1, self.max_distance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class ScreeNot:
     """
 
     bound: float = 0.1
+    reference: ClassVar[str] = "Donoho, Gavish and Romanov (2023), section 3"
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < 0.5:

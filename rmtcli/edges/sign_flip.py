@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class SignFlip:
 
     beta: float = 0.1
     trials: int = 20
+    reference: ClassVar[str] = "Hong, Sheng and Dobriban (2020)"
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rmtcli.edges import EdgeFit
 from rmtcli.keep.base import KEEP_RULES, check_count, check_share
@@ -24,6 +25,7 @@ class Edge:
 
     below: float = 0.0
     at_least: int = 1
+    reference: ClassVar[str] = "Shmalo, Jenkins and Krupchytskyi (2023), arXiv 2303.08986"
 
     def __post_init__(self) -> None:
         check_share("below", self.below)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rmtcli.edges import EdgeFit
 from rmtcli.edges.median import median_variance
@@ -15,6 +16,8 @@ from rmtcli.spectra import Spectrum
 @dataclass(frozen=True, slots=True)
 class HardThreshold:
     """Keep s > ω(γ) · median(s), whatever estimator fitted the edge."""
+
+    reference: ClassVar[str] = "Gavish and Donoho (2014), equation 11"
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
         """Eigenvalues above λ*(γ)² σ², with σ² from the median; ω(γ) = λ*(γ)/√median of the law."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rmtcli.edges import EdgeFit
 from rmtcli.keep.base import KEEP_RULES, check_share
@@ -19,6 +20,7 @@ class Relative:
     """
 
     threshold: float
+    reference: ClassVar[str] = "Paul and Nelson (2021)"
 
     def __post_init__(self) -> None:
         check_share("threshold", self.threshold)

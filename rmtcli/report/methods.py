@@ -23,12 +23,16 @@ REGISTRIES: dict[str, Registry[Any]] = {
 
 
 def describe_methods() -> dict[str, Any]:
-    """Every choice with its first docstring line, and its options with type and default."""
+    """Every choice: name, first line of the docstring, publication, and options.
+
+    ``reference`` is None where a choice does not come from a publication, or cites none.
+    """
     return {
         flag: [
             {
                 "name": name,
                 "summary": (choice.__doc__ or "").strip().splitlines()[0],
+                "reference": registry.reference(name),
                 "options": [
                     {"name": o.name, "type": o.type.__name__, "default": o.default}
                     for o in registry.options(name)
@@ -41,12 +45,14 @@ def describe_methods() -> dict[str, Any]:
 
 
 def show_methods(console: Console) -> None:
-    """Print them as a list that can be typed back."""
+    """Print every choice as it is typed, with its summary and the publication it comes from."""
     for flag, registry in REGISTRIES.items():
         console.print(f"[bold]{flag}[/bold]  ({escape(registry.kind)})")
         for name, choice in registry.choices.items():
             console.print(f"  {_spelling(name, registry.options(name))}", markup=False)
             console.print(f"      {(choice.__doc__ or '').strip().splitlines()[0]}", markup=False)
+            if (reference := registry.reference(name)) is not None:
+                console.print(f"      Source: {reference}", markup=False)
         console.print()
 
 

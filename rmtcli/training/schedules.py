@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from rmtcli.keep.base import check_count, check_share
 from rmtcli.registry import Registry
@@ -27,13 +27,16 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", "rmtcli.schedules")
 @SCHEDULES.register("constant")
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The same share at all times (Shmalo, Jenkins and Krupchytskyi, 2023: 0.45).
+    """Keep the same share at all times.
+
+    Shmalo, Jenkins and Krupchytskyi (2023) keep 0.45.
 
     Attributes:
         of: the share.
     """
 
     of: float
+    reference: ClassVar[str] = "Shmalo, Jenkins and Krupchytskyi (2023), arXiv 2303.08986"
 
     def __post_init__(self) -> None:
         check_share("of", self.of)
@@ -46,13 +49,16 @@ class Constant:
 @SCHEDULES.register("linear")
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """From all to none, evenly (Berlyand et al., 2023: max(0, 1 − epoch/300)).
+    """Let the share fall evenly from 1 to 0.
+
+    Berlyand et al. (2023) use max(0, 1 − epoch/300).
 
     Attributes:
         until: the time from which on nothing is kept but by the rule.
     """
 
     until: int
+    reference: ClassVar[str] = "Berlyand et al. (2023), arXiv 2310.03165"
 
     def __post_init__(self) -> None:
         check_count("until", self.until)

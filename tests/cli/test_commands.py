@@ -154,6 +154,8 @@ def test_methods_lists_every_choice_with_its_options(rmtcli: Run) -> None:
         for item in listed[flag]:
             assert f"\n  {item['name']}" in text
             assert item["summary"] in text
+            assert item["reference"] == registry.reference(item["name"])
+            assert item["reference"] is None or f"Source: {item['reference']}\n" in text
             names = [option["name"] for option in item["options"]]
             assert names == [o.name for o in registry.options(item["name"])]
             assert all(f"{name}=" in text for name in names)
