@@ -23,17 +23,18 @@ FIELDS = {
     "params.ratio": "parameters after pruning, as a share of those before",
     "layers.count": "layers",
     "layers.pruned": "layers that are pruned",
-    "layers.unfit": "layers whose fit cannot be relied on; output heads are not counted",
+    "layers.unfit": "layers whose fit is not reliable; output heads are not counted",
     "accuracy.before": "accuracy of the dense network, in percent",
-    "accuracy.after": "accuracy of the network in question, in percent",
-    "accuracy.drop": "accuracy lost, in points",
-    "accuracy.agreement": "share of samples that both networks give the same class, in percent",
+    "accuracy.after": "accuracy of the pruned or evaluated network, in percent",
+    "accuracy.drop": "loss of accuracy, in points",
+    "accuracy.agreement": "share of samples to which both networks assign the same class, "
+    "in percent",
     "accuracy.kl_divergence": "divergence from the dense network, in nats",
     "accuracy.cosine": "mean cosine with the dense network's embeddings",
-    "accuracy.perplexity": "perplexity of the network in question",
-    "accuracy.score": "the user's own score of the network in question",
-    "latency.ratio": "time after pruning as a share of that before, at the worst --batch; of the "
-    "network where it was run, else of its linear layers",
+    "accuracy.perplexity": "perplexity of the pruned or evaluated network",
+    "accuracy.score": "your own score of the pruned or evaluated network",
+    "latency.ratio": "time after pruning as a share of the time before, at the worst --batch; "
+    "of the network if it was run, else of its linear layers",
 }
 _OPERATORS: dict[type, Any] = {
     ast.Gt: operator.gt,

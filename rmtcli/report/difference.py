@@ -12,13 +12,13 @@ from rmtcli.version import __version__
 
 #: What conditions may name, and what it is.
 FIELDS = {
-    "layers.count": "layers that both checkpoints hold",
-    "layers.changed": "those whose weights differ",
-    "layers.missing": "layers that only one of them holds, or with another shape",
+    "layers.count": "layers in both checkpoints",
+    "layers.changed": "layers whose weights differ",
+    "layers.missing": "layers in only one checkpoint, or with different shapes",
     "change.max": "largest ‖A − B‖/‖A‖ of a layer (Frobenius norms)",
-    "change.mean": "mean of the same over the layers",
+    "change.mean": "mean of ‖A − B‖/‖A‖ over the layers",
     "spikes.max": "largest change of a layer's number of spikes, up or down",
-    "edge.max": "largest change of a layer's edge, as a share of the larger one",
+    "edge.max": "largest change of a layer's edge, as a share of the larger edge",
     "rank.max": "largest change of a layer's rank, up or down",
 }
 
