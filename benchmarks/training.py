@@ -1,11 +1,11 @@
-"""What the pruner adds to the time of an epoch: table of docs/benchmarks.md.
+"""Overhead of the pruner per epoch of training: a table of docs/benchmarks.md.
 
     python -m benchmarks.training IDX_FOLDER [--epochs 6] [--sizes 784 1000 10]
 
-Epochs with and without the pruner alternate, each pair on networks of the same weights. Three
-cases: the pruner fits and truncates but splits nothing, so that the width is equal; it splits once
-and fits in every epoch; it has split, and the ranks have fallen. Ratios of one epoch's time with
-to without, median and range over the epochs. Prints Markdown.
+Epochs with and without the pruner alternate, each pair starting from equal weights. There are three
+cases: the pruner fits and truncates but splits nothing, so that the widths are equal; it splits
+once and fits in every epoch; it has split, and the ranks have fallen. Prints Markdown: the ratio of
+an epoch's time with the pruner to its time without, median and range over the epochs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Images) -> float:
-    """Seconds of one epoch."""
+    """Train for one epoch and return its seconds."""
     start = time.perf_counter()
     for rows in torch.split(torch.randperm(len(images.train)), BATCH):
         optimizer.zero_grad()
@@ -43,14 +43,14 @@ def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Images) ->
 
 
 def main() -> None:
-    """Train in pairs, print."""
+    """Train in pairs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--sizes", type=int, nargs="+", default=[784, 1000, 10])
     arguments = parser.parse_args()
     images = Images.read(arguments.folder)
-    print_row("pruner", "epoch with / without", "range", "of it the pruner", "ranks at last")
+    print_row("pruner", "epoch with / without", "range", "of it the pruner", "final ranks")
     print_row(*["---"] * 5)
     for title, options in CASES.items():
         networks = [mlp(arguments.sizes, 0), mlp(arguments.sizes, 0)]

@@ -1,8 +1,8 @@
-"""What a direction is worth without data: a table of docs/benchmarks.md.
+"""Ways to weight directions without data: a table of docs/benchmarks.md.
 
     python -m benchmarks.weights IDX_FOLDER [--seeds 5]
 
-The networks are those of benchmarks.compression. A budget is divided among plain truncations, with
+The networks are those of benchmarks.compression. A budget is divided among truncated layers, with
 the eigenvalues λ of each layer weighted in several ways. Prints Markdown.
 """
 
@@ -27,7 +27,7 @@ from rmtcli.planning import Fitted, fit_layer
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.report.base import Report
 
-#: How a layer's eigenvalues, descending, become losses that layers can be compared by.
+#: Functions from a layer's eigenvalues, descending, to losses that are comparable between layers.
 WEIGHTS: dict[str, Callable[[FloatArray, Fitted], FloatArray]] = {
     "λ / λ₁, as `--budget` does": lambda v, _: v / v[0],
     "λ · n, the squared singular values": lambda v, item: v * item.spectrum.n,
@@ -45,7 +45,7 @@ def _above(values: FloatArray, item: Fitted) -> FloatArray:
 
 
 def pruned(path: Path, data: Path, share: int, fits: list[Fitted], title: str) -> Report:
-    """The network under a budget, with the eigenvalues weighted in one way."""
+    """Prune a network under a budget, with the eigenvalues weighted in one way."""
     report = rmtcli.prune(path, dry_run=True)
     assert report.plan is not None
     choices = [
@@ -58,14 +58,14 @@ def pruned(path: Path, data: Path, share: int, fits: list[Fitted], title: str) -
     ]
     fixed = report.source.parameters - sum(item.layer.size for item in fits)
     ranks = allocate(choices, round(share / 100 * report.source.parameters) - fixed)
-    found = {item.layer.name: rank for item, rank in zip(fits, ranks, strict=True)}
-    layers = (replace(layer, rank=found.get(layer.name)) for layer in report.plan.layers)
+    rank_of = {item.layer.name: rank for item, rank in zip(fits, ranks, strict=True)}
+    layers = (replace(layer, rank=rank_of.get(layer.name)) for layer in report.plan.layers)
     plan = replace(report.plan, layers=tuple(layers))
     return rmtcli.prune(path, plan=plan, evaluation=rmtcli.Evaluation(data), dry_run=True)
 
 
 def fitted(path: Path) -> list[Fitted]:
-    """The layers that may be pruned."""
+    """Fits of the layers that may be pruned."""
     estimator = EDGES.parse("bema")
     layers = [x for x in find_layers(open_checkpoint(path)) if isinstance(x, Layer)]
     fits = [fit_layer(layer, estimator) for layer in layers if not layer.head]
@@ -73,7 +73,7 @@ def fitted(path: Path) -> list[Fitted]:
 
 
 def main() -> None:
-    """Train, prune, print."""
+    """Train the networks, prune them and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
@@ -89,8 +89,8 @@ def main() -> None:
         for share in SHARES:
             for title in WEIGHTS:
                 pairs = zip(models, fits, strict=True)
-                found = [pruned(p, folder / "test.npz", share, f, title) for p, f in pairs]
-                print_reports(title, found)
+                reports = [pruned(p, folder / "test.npz", share, f, title) for p, f in pairs]
+                print_reports(title, reports)
 
 
 if __name__ == "__main__":

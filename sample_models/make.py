@@ -3,9 +3,9 @@
     python sample_models/make.py IDX_FOLDER [--out sample_models]
 
 IDX_FOLDER holds the four MNIST files as published (``train-images-idx3-ubyte.gz`` and so on).
-Seeds are fixed. Floating-point sums differ between processors and numbers of threads, so a run
-elsewhere gives networks of equal quality, not equal bytes: README.md lists the hashes of the
-files that are committed.
+Seeds are fixed. Floating-point sums differ between processors and numbers of threads, so a run on
+another machine gives networks of equal quality, not equal bytes: README.md lists the hashes of the
+committed files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rmtcli.experiments.networks import mlp
 CALIBRATION_IMAGES = 4096
 BATCH = 128
 
-#: name -> (out, in, rank, sigma): every layer of the planted model, noise plus ``rank`` spikes.
+#: name -> (out, in, rank, sigma) of each layer of the planted model: noise plus ``rank`` spikes.
 PLANTED = {
     "blocks.0": (200, 800, 4, 0.02),
     "blocks.1": (600, 300, 6, 0.05),
@@ -38,7 +38,7 @@ PLANTED = {
 def train(
     model: nn.Module, images: np.ndarray, labels: np.ndarray, *, lr: float, epochs: int
 ) -> torch.optim.Optimizer:
-    """Plain SGD with momentum 0.9 on inputs in [0, 1]; the batches follow torch's seed."""
+    """Train by SGD with momentum 0.9 on inputs in [0, 1]; torch's seed determines the batches."""
     inputs, targets = torch.from_numpy(images).float() / 255, torch.from_numpy(labels).long()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     for _ in range(epochs):
@@ -59,9 +59,9 @@ def accuracy(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
 def planted_layer(
     rng: np.random.Generator, out: int, inputs: int, rank: int, sigma: float
 ) -> np.ndarray:
-    """Gaussian noise of deviation ``sigma`` plus ``rank`` random directions.
+    """Gaussian noise of standard deviation ``sigma`` plus ``rank`` random directions.
 
-    Their strengths lie evenly between 2 and 6 times the detection limit
+    Their strengths are spaced evenly between 2 and 6 times the detection limit
     theta = sigma (n p)^(1/4) (Benaych-Georges and Nadakuditi, 2012).
     """
     left = np.linalg.qr(rng.standard_normal((out, rank)))[0]
@@ -72,7 +72,7 @@ def planted_layer(
 
 
 def write_planted(path: Path, seed: int) -> None:
-    """A checkpoint whose noise and ranks are known; the truth stands in its metadata."""
+    """Write a checkpoint of known noise and ranks, which its metadata records."""
     rng = np.random.default_rng(seed)
     tensors, truth = {}, {}
     for name, (out, inputs, rank, sigma) in PLANTED.items():
@@ -108,7 +108,7 @@ def main() -> None:
 
     deep = mlp([784, 512, 512, 512, 256, 10], seed=0)
     optimizer = train(deep, images, labels, lr=0.01, epochs=8)
-    # The momentum buffers would double the file: only the optimizer's settings are kept.
+    # The momentum buffers would double the file, so only the optimizer's settings are kept.
     settings = {**optimizer.state_dict(), "state": {}}
     torch.save(
         {"epoch": 8, "model_state_dict": deep.state_dict(), "optimizer_state_dict": settings},
