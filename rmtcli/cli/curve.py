@@ -7,13 +7,23 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import check_file, check_report, emit
-from rmtcli.cli.progress import listen, progress
+from rmtcli.cli.options import (
+    Cache,
+    CalibrationOptions,
+    Checkpoint,
+    Edge,
+    EvaluationOptions,
+    GoalOptions,
+    Only,
+    OutputOptions,
+    SelectionOptions,
+)
+from rmtcli.cli.progress import progress
 
 
 def command(
-    file: options.Checkpoint,
+    *,
+    file: Checkpoint,
     size: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -22,25 +32,11 @@ def command(
             show_default=False,
         ),
     ] = None,
-    edge: options.Edge = "select",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    min_side: options.MinSide = 32,
-    conv: options.Conv = False,
-    rank_multiple: options.RankMultiple = 1,
-    share_inputs: options.ShareInputs = False,
-    data: options.Data = None,
-    model: options.Model = None,
-    activation: options.Activation = "relu",
-    score: options.Score = None,
-    task: options.Task = None,
-    device: options.Device = "cpu",
-    calib: options.Calib = None,
-    calib_batch: options.CalibBatch = 256,
-    metric: options.Metric = "two-sided",
-    stats: options.Stats = None,
-    sequential: options.Sequential = False,
-    heal: options.Heal = 0,
+    edge: Edge = "select",
+    selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side", "convolutions")],
+    goal: Annotated[GoalOptions, Only("rank_multiple", "share_inputs")],
+    evaluation: EvaluationOptions,
+    calibration: CalibrationOptions,
     plot: Annotated[
         Optional[Path],
         typer.Option(
@@ -49,41 +45,33 @@ def command(
             show_default=False,
         ),
     ] = None,
-    cache: options.Cache = None,
-    json: options.Json = False,
-    report: options.ReportFile = None,
-    force: options.Force = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    cache: Cache = None,
+    outputs: Annotated[OutputOptions, Only("json", "report", "force", "quiet", "verbose")],
 ) -> None:
     """Measure accuracy against size; write no checkpoint.
 
     Each size is what 'prune --budget' would give; each layer is decomposed once for all of them.
     """
-    from rmtcli import Calibration, Evaluation, Selection, curve
+    from rmtcli import curve
     from rmtcli.report.plot import ENDINGS, check_plots, draw_curve
 
-    listen(quiet=quiet, verbose=verbose)
-    inputs = [file, data, calib, stats]
-    check_report(report, inputs=[*inputs, plot], force=force)
-    check_file(plot, *ENDINGS, inputs=[*inputs, report], force=force)
+    reporter = outputs.open(
+        file, evaluation.data, calibration.data, calibration.stats, files=[(plot, ENDINGS)]
+    )
     if plot is not None:
         check_plots()
-    result = curve(
+    report = curve(
         file,
         sizes=size or (),
         edge=edge,
-        rank_multiple=rank_multiple,
-        share_inputs=share_inputs,
-        selection=Selection(include or (), exclude or (), min_side, conv),
-        evaluation=Evaluation(data, model, activation, score, device, task),
-        calibration=Calibration(calib, metric, calib_batch, stats, sequential, heal),
+        rank_multiple=goal.rank_multiple,
+        share_inputs=goal.share_inputs,
+        selection=selection.build(),
+        evaluation=evaluation.build(),
+        calibration=calibration.build(),
         cache=cache,
         track=progress,
     )
     if plot is not None:
-        draw_curve(result, plot)
-    emit(result, as_json=json, report_file=report)
-
-
-command.__name__ = "curve"
+        draw_curve(report, plot)
+    reporter.show(report)

@@ -6,35 +6,27 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import emit
-from rmtcli.cli.progress import listen
+from rmtcli.cli.options import Checkpoint, Only, OutputOptions, PathOrURL, to_path
 
 
 def command(
-    file: options.Checkpoint,
+    *,
+    file: Checkpoint,
     output: Annotated[
-        options.Place,
+        PathOrURL,
         typer.Option(
             "--output",
             "-o",
-            parser=options.to_place,
+            parser=to_path,
             metavar="FILE|DIR",
             help="File to write; for a directory, a directory.",
             show_default=False,
         ),
     ],
-    json: options.Json = False,
-    force: options.Force = False,
-    no_verify: options.NoVerify = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    outputs: Annotated[OutputOptions, Only("json", "force", "no_verify", "quiet", "verbose")],
 ) -> None:
     """Multiply factors back into dense weights."""
     from rmtcli import densify
 
-    listen(quiet=quiet, verbose=verbose)
-    emit(densify(file, output, force=force, verify=not no_verify), as_json=json, report_file=None)
-
-
-command.__name__ = "densify"
+    reporter = outputs.open(file, output)
+    reporter.show(densify(file, output, force=outputs.force, verify=not outputs.no_verify))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import check_report, emit
-from rmtcli.cli.progress import listen, progress
+from rmtcli.cli.options import (
+    Checkpoint,
+    Edge,
+    EvaluationOptions,
+    GoalOptions,
+    Only,
+    OutputOptions,
+    SelectionOptions,
+    TrainingOptions,
+)
+from rmtcli.cli.progress import progress
 
 
 def command(
-    file: options.Checkpoint,
+    *,
+    file: Checkpoint,
     data: Annotated[
         Path,
         typer.Option(
@@ -41,23 +51,10 @@ def command(
             show_default=False,
         ),
     ] = None,
-    edge: options.Edge = "select",
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    min_side: options.MinSide = 32,
-    budget: options.Budget = None,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the samples.")] = 5,
-    lr: Annotated[
-        float, typer.Option(metavar="X", help="First learning rate of AdamW; it falls to 0.")
-    ] = 3e-4,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to a step.")] = 128,
-    distill: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Share of the loss that is the distance from the dense network's outputs.",
-        ),
-    ] = 0.0,
+    edge: Edge = "select",
+    selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side")],
+    goal: Annotated[GoalOptions, Only("budget")],
+    training: TrainingOptions,
     teacher: Annotated[
         Optional[Path],
         typer.Option(
@@ -66,46 +63,32 @@ def command(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Order of the samples.")] = 0,
-    model: options.Model = None,
-    activation: options.Activation = "relu",
-    device: options.Device = "cpu",
-    json: options.Json = False,
-    report: options.ReportFile = None,
-    fail_if: options.FailIf = None,
-    force: options.Force = False,
-    no_verify: options.NoVerify = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    evaluation: Annotated[EvaluationOptions, Only("model", "activation", "device")],
+    outputs: Annotated[
+        OutputOptions,
+        Only("json", "report", "fail_if", "force", "no_verify", "quiet", "verbose"),
+    ],
 ) -> None:
     """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
 
     All parameters learn, on labels and, with --distill, on the dense network's outputs.
     """
-    from rmtcli import Evaluation, Selection, finetune
-    from rmtcli.planning import Budget
-    from rmtcli.report.conditions import Condition, reasons, values_of
-    from rmtcli.running.finetune import Training
+    from rmtcli import finetune
 
-    listen(quiet=quiet, verbose=verbose)
-    conditions = [Condition.parse(text) for text in fail_if or ()]
-    check_report(report, inputs=[file, output, data, teacher], force=force)
-    found = finetune(
+    reporter = outputs.open(file, output, data, teacher)
+    report = finetune(
         file,
         output,
-        evaluation=Evaluation(data, model, activation, device=device),
+        evaluation=replace(evaluation, data=data).build(),
         keep=keep,
-        budget=None if budget is None else Budget(budget),
+        budget=goal.build_budget(),
         edge=edge,
-        selection=Selection(include or (), exclude or (), min_side),
+        selection=selection.build(),
         teacher=teacher,
-        training=Training(epochs, lr, batch, distill, seed),
-        refuse=lambda found: reasons(conditions, values_of(found)),
-        force=force,
-        verify=not no_verify,
+        training=training.build(),
+        refuse=reporter.refuse,
+        force=outputs.force,
+        verify=not outputs.no_verify,
         track=progress,
     )
-    emit(found, as_json=json, report_file=report, conditions=conditions)
-
-
-command.__name__ = "finetune"
+    reporter.show(report)

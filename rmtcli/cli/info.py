@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from rmtcli.cli.options import Checkpoint, Json
+from typing import Annotated
+
+from rmtcli.cli.options import Checkpoint, Only, OutputOptions
 
 
-def command(file: Checkpoint, json: Json = False) -> None:
+def command(*, file: Checkpoint, outputs: Annotated[OutputOptions, Only("json")]) -> None:
     """Print what is in a checkpoint, and where it comes from.
 
     Format, tensors, sizes and hash; and if rmtcli wrote it, the source's name and hash, and what
@@ -14,7 +16,7 @@ def command(file: Checkpoint, json: Json = False) -> None:
     from rmtcli import info
 
     found = info(file)
-    if json:
+    if outputs.json:
         print(found.to_json())
         return
     from rmtcli.report.rows import shown
@@ -22,6 +24,3 @@ def command(file: Checkpoint, json: Json = False) -> None:
     width = max(len(label) for label, _ in found.lines)
     for label, text in found.lines:
         print(f"{label:<{width}}  {shown(text)}")
-
-
-command.__name__ = "info"

@@ -30,6 +30,7 @@ from rmtcli.cli import (
     verify,
 )
 from rmtcli.cli.defaults import defaults
+from rmtcli.cli.groups import expand_groups
 from rmtcli.cli.progress import finish
 from rmtcli.errors import RmtcliError, one_line, out_of_memory
 from rmtcli.version import __version__
@@ -58,7 +59,8 @@ _COMMANDS = (
     schema,
 )
 for module in _COMMANDS:
-    app.command(module.command.__name__.replace("_", "-"))(module.command)
+    name = module.__name__.rpartition(".")[2].replace("_", "-")
+    app.command(name)(expand_groups(module.command))
 
 
 def _version(wanted: bool) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from rmtcli.cli.options import Json
+from typing import Annotated
+
+from rmtcli.cli.options import Only, OutputOptions
 
 
-def command(json: Json = False) -> None:
+def command(*, outputs: Annotated[OutputOptions, Only("json")]) -> None:
     """List edge estimators, keep rules, kinds of noise and tasks."""
     from rmtcli.report.methods import describe_methods, show_methods
     from rmtcli.report.terminal import stdout
 
-    if json:
+    if outputs.json:
         from json import dumps
 
         print(dumps(describe_methods(), indent=2, ensure_ascii=False))
     else:
         show_methods(stdout())
-
-
-command.__name__ = "methods"

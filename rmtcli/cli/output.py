@@ -158,16 +158,16 @@ def _fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
         raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
 
 
-Found = TypeVar("Found", "Verification", "Reproduction", "Difference")
+Result = TypeVar("Result", "Verification", "Reproduction", "Difference")
 
 
-def emit_found(found: Found, show: Callable[[Found], None], *, as_json: bool) -> None:
-    """Print what a command found out that is no report."""
+def emit_result(result: Result, show: Callable[[Result], None], *, as_json: bool) -> None:
+    """Print the result of a command that makes no report."""
     finish()
     if as_json:
-        print_json(found)
+        print_json(result)
     elif not is_quiet():
-        show(found)
+        show(result)
 
 
 def print_json(report: Report | Verification | Reproduction | Difference) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import check_file
+from rmtcli.cli.options import Only, OutputOptions
 
 
 def command(
+    *,
     log: Annotated[
         Path,
         typer.Argument(metavar="LOG", help="Log of a pruner: .csv or .json.", show_default=False),
@@ -26,7 +26,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    force: options.Force = False,
+    outputs: Annotated[OutputOptions, Only("force")],
 ) -> None:
     """Draw ranks, parameters and losses of a training run against time.
 
@@ -36,10 +36,7 @@ def command(
     from rmtcli.training import read_log
 
     output = output or log.with_suffix(".svg")
-    check_file(output, *ENDINGS, inputs=[log], force=force)
+    outputs.open(log, files=[(output, ENDINGS)])
     check_plots()
     draw_training(read_log(log), output)
     print(output)
-
-
-command.__name__ = "plot_training"

@@ -8,11 +8,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import emit_found
+from rmtcli.cli.options import Only, OutputOptions
 
 
 def command(
+    *,
     name: Annotated[
         str,
         typer.Argument(
@@ -51,7 +51,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    json: options.Json = False,
+    outputs: Annotated[OutputOptions, Only("json")],
 ) -> None:
     """Run a published experiment again, with its baselines, over several seeds.
 
@@ -63,8 +63,8 @@ def command(
     def watch(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    found = reproduce(name, data, seeds=seeds, rows=rows, epochs=epochs, output=output, watch=watch)
-    emit_found(found, lambda it: show_reproduction(it, stdout()), as_json=json)
-
-
-command.__name__ = "reproduce"
+    reporter = outputs.open(data)
+    reproduction = reproduce(
+        name, data, seeds=seeds, rows=rows, epochs=epochs, output=output, watch=watch
+    )
+    reporter.show_result(reproduction, lambda result: show_reproduction(result, stdout()))

@@ -11,6 +11,3 @@ def command() -> None:
     from importlib.resources import files
 
     print(files("rmtcli.report").joinpath("schema.json").read_text("utf-8").rstrip("\n"))
-
-
-command.__name__ = "schema"

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import emit
+from rmtcli.cli.options import Only, OutputOptions
 
 
 def command(
+    *,
     output: Annotated[
         Path,
         typer.Argument(
@@ -40,8 +40,7 @@ def command(
         str, typer.Option(metavar="TYPE", help="float64, float32, float16 or bfloat16.")
     ] = "float32",
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same file.")] = 0,
-    json: options.Json = False,
-    force: options.Force = False,
+    outputs: Annotated[OutputOptions, Only("json", "force")],
 ) -> None:
     """Write a checkpoint whose noise and ranks are known.
 
@@ -53,7 +52,8 @@ def command(
     sides = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", shape)
     if sides is None:
         raise UsageError(f"--shape {shape}: write it as OUTxIN, such as 1000x784")
-    done = simulate(
+    reporter = outputs.open(output)
+    report = simulate(
         output,
         (int(sides[1]), int(sides[2])),
         layers=layers,
@@ -63,9 +63,6 @@ def command(
         times=times,
         dtype=dtype,
         seed=seed,
-        force=force,
+        force=outputs.force,
     )
-    emit(done, as_json=json, report_file=None)
-
-
-command.__name__ = "simulate"
+    reporter.show(report)

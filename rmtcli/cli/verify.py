@@ -7,12 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli import options
-from rmtcli.cli.output import emit_found
-from rmtcli.cli.progress import listen
+from rmtcli.cli.options import Only, OutputOptions
 
 
 def command(
+    *,
     directory: Annotated[
         Path,
         typer.Argument(metavar="DIR", help="Directory with factored layers.", show_default=False),
@@ -23,9 +22,7 @@ def command(
             metavar="DIR", help="The dense model's directory, to compare with.", show_default=False
         ),
     ] = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    outputs: Annotated[OutputOptions, Only("json", "quiet", "verbose")],
 ) -> None:
     """Open a directory with transformers as its users will.
 
@@ -35,9 +32,6 @@ def command(
     from rmtcli import verify
     from rmtcli.report.terminal import show_lines, stdout
 
-    listen(quiet=quiet, verbose=verbose)
-    found = verify(directory, against=against)
-    emit_found(found, lambda it: show_lines(it.summary(), stdout()), as_json=json)
-
-
-command.__name__ = "verify"
+    reporter = outputs.open(directory, against)
+    verification = verify(directory, against=against)
+    reporter.show_result(verification, lambda result: show_lines(result.summary(), stdout()))

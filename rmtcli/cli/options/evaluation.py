@@ -1,0 +1,76 @@
+"""Options: how a network is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from rmtcli.cli.groups import given
+
+if TYPE_CHECKING:
+    from rmtcli import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """Options of :class:`rmtcli.Evaluation`."""
+
+    data: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="FILE",
+            help="Held-out samples, .npz or .safetensors: 'inputs' and, for accuracy, 'targets'; "
+            "for a network that reads text, .txt (one a line) or .jsonl ('text', 'label').",
+            show_default=False,
+        ),
+    ] = None
+    model: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Makes the dense network. Without it, a chain of linear layers is inferred.",
+            show_default=False,
+        ),
+    ] = None
+    activation: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Between the layers of an inferred chain: relu, gelu, silu, tanh, sigmoid, "
+            "identity.",
+        ),
+    ] = "relu"
+    score: Annotated[
+        Optional[str],
+        typer.Option(
+            "--eval",
+            metavar="PACKAGE.MODULE:FUNCTION",
+            help="Your own score: takes the network, returns a number.",
+            show_default=False,
+        ),
+    ] = None
+    task: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE,…]",
+            help="What a Hugging Face directory is used for; 'rmtcli methods' lists them. "
+            "[default: what its files tell]",
+            show_default=False,
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Where networks run and layers are decomposed: cpu, cuda, mps (networks only).",
+        ),
+    ] = "cpu"
+
+    def build(self) -> Evaluation:
+        """Make the library's value."""
+        from rmtcli import Evaluation
+
+        return Evaluation(**given(self))

@@ -1,0 +1,91 @@
+"""Options: how the ranks of all layers are decided at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from rmtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rmtcli.planning import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class GoalOptions:
+    """Options that decide the ranks of all layers at once."""
+
+    budget: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="N|N%",
+            help="Best ranks for a model of this many parameters, instead of --keep.",
+            show_default=False,
+        ),
+    ] = None
+    budget_bytes: Annotated[
+        Optional[str],
+        typer.Option(metavar="N|N%", help="The same, in bytes of the tensors.", show_default=False),
+    ] = None
+    budget_macs: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="N|N%",
+            help="The same, in multiply-adds of the fully connected layers.",
+            show_default=False,
+        ),
+    ] = None
+    budget_latency: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="MS|N%",
+            help="The same, in milliseconds of the linear layers' forward passes, measured here at "
+            "the --batch.",
+            show_default=False,
+        ),
+    ] = None
+    max_drop: Annotated[
+        Optional[float],
+        typer.Option(
+            metavar="POINTS",
+            help="Smallest model that loses no more accuracy (or own score), instead of --keep.",
+            show_default=False,
+        ),
+    ] = None
+    rank_multiple: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Ranks under a budget or limit are multiples of this."
+        ),
+    ] = 1
+    share_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--share-inputs",
+            help="Under a budget or limit, layers that read the same input share their first "
+            "factor.",
+        ),
+    ] = False
+
+    def build_budget(self) -> Budget | None:
+        """Make the one budget that was given, in its unit.
+
+        Raises:
+            UsageError: there is more than one.
+        """
+        from rmtcli.planning import Budget
+
+        amounts = {
+            "parameters": self.budget,
+            "bytes": self.budget_bytes,
+            "macs": self.budget_macs,
+            "ms": self.budget_latency,
+        }
+        budgets = [Budget(text, unit) for unit, text in amounts.items() if text is not None]
+        if len(budgets) > 1:
+            raise UsageError(
+                "--budget, --budget-bytes, --budget-macs and --budget-latency exclude one another"
+            )
+        return budgets[0] if budgets else None

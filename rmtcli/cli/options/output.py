@@ -1,0 +1,95 @@
+"""Options: how a command shows its results, and which files it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from rmtcli.cli.reporter import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """Options of what a command prints and writes; a command begins with :meth:`open`.
+
+    An option that a command does not offer keeps its default, which asks for nothing.
+    """
+
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")
+    ] = False
+    plot: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--plot",
+            metavar="DIR",
+            help="Draw each layer's spectrum: .svg, .pdf, .png, and the numbers as .csv (needs "
+            "rmtcli[report]).",
+            show_default=False,
+        ),
+    ] = None
+    report: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the report as well: .html (needs rmtcli[report]), .md, .json, or .xml for "
+            "JUnit (needs rmtcli[ci]).",
+            show_default=False,
+        ),
+    ] = None
+    fail_if: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="CONDITION",
+            help="Exit with 1, and write no checkpoint, if this holds, such as 'accuracy.drop > "
+            "0.5' (repeatable); docs/ci.md lists the fields.",
+            show_default=False,
+        ),
+    ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files that exist; never an input.")
+    ] = False
+    no_verify: Annotated[
+        bool,
+        typer.Option(
+            "--no-verify",
+            help="Do not read the output back and compare it before it gets its name.",
+        ),
+    ] = False
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print nothing but errors, and JSON where --json asks for it."
+        ),
+    ] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say on stderr what is done, step by step.")
+    ] = False
+
+    def open(
+        self,
+        *inputs: Path | None,
+        files: Sequence[tuple[Path | None, Sequence[str]]] = (),
+        fields: Mapping[str, str] | None = None,
+    ) -> Reporter:
+        """Begin a command: set how much it prints, and refuse files that it could not write.
+
+        Args:
+            inputs: paths that the command reads, and the checkpoint that it writes; None where an
+                option was not given. No other file may be one of them.
+            files: further files that the command writes, each with the endings allowed for it.
+            fields: what ``--fail-if`` may name, with meanings; the fields of a report by default.
+
+        Raises:
+            UsageError: an option that contradicts another, a condition that cannot be evaluated, or
+                a file that cannot be written.
+        """
+        from rmtcli.cli.reporter import Reporter
+
+        return Reporter.open(self, inputs, files, fields)
