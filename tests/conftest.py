@@ -27,7 +27,7 @@ def noise(shape: tuple[int, int], sigma: float = 1.0, seed: int = 0) -> np.ndarr
     return sigma * np.random.default_rng(seed).standard_normal(shape)
 
 
-def turned(singular: np.ndarray) -> np.ndarray:
+def with_singular_values(singular: np.ndarray) -> np.ndarray:
     """A matrix with these singular values and random vectors."""
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((len(singular),) * 2))[0] for _ in range(2))

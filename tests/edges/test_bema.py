@@ -9,7 +9,7 @@ from rmtcli.edges import EDGES, EdgeEstimator, EdgeFit, Verdict
 from rmtcli.edges.base import MIN_EIGENVALUES, central_window
 from rmtcli.edges.bema import Bema
 from rmtcli.spectra import spectrum
-from tests.conftest import noise, planted, turned
+from tests.conftest import noise, planted, with_singular_values
 
 
 def fitted(estimator: EdgeEstimator, w: np.ndarray) -> EdgeFit:
@@ -81,9 +81,11 @@ def test_signal_in_the_window_is_told() -> None:
 
 def test_a_bulk_of_another_shape_is_told() -> None:
     # Singular values on a geometric scale: no noise law has that bulk.
-    w = turned(np.geomspace(1, 1e-4, 100))
+    w = with_singular_values(np.geomspace(1, 1e-4, 100))
     assert fitted(Bema(), w).verdict in (Verdict.POOR_FIT, Verdict.WIDE_SIGNAL)
-    assert fitted(Bema(), turned(np.linspace(1, 1.5, 100))).verdict is Verdict.POOR_FIT
+    assert (
+        fitted(Bema(), with_singular_values(np.linspace(1, 1.5, 100))).verdict is Verdict.POOR_FIT
+    )
 
 
 def test_few_singular_values_are_told() -> None:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import rmtcli as package
 from rmtcli.errors import LayerError
-from rmtcli.report.difference import FIELDS
+from rmtcli.report.difference import FIELDS, Figures
 from tests.conftest import ROOT, SAMPLES, Run
 
 MLP = SAMPLES / "mnist_mlp.safetensors"
@@ -92,7 +92,24 @@ def test_nothing_in_common(tmp_path: Path) -> None:
 def test_a_layer_of_zeros(tmp_path: Path) -> None:
     zero = changed(tmp_path / "zero.safetensors", **{"fc1.weight": np.zeros((1000, 784), "f4")})
     for a, b in ((MLP, zero), (zero, MLP)):
-        json.loads(package.diff(a, b).to_json())
+        difference = package.diff(a, b)
+        json.loads(difference.to_json())
+        layer, other = difference.layers
+        figures = {side.norm: side for side in (layer.before, layer.after)}
+        assert figures[0] == Figures(0, 0, 0, rank=0, sigma=0, edge=0, spikes=0)
+        assert figures[max(figures)].spikes == 56
+        assert layer.change == 1
+        assert other.change == 0
+        assert difference.values == {
+            "layers.count": 2,
+            "layers.changed": 1,
+            "layers.missing": 0,
+            "change.max": 1,
+            "change.mean": 0.5,
+            "spikes.max": 56,
+            "edge.max": 1,
+            "rank.max": 784,
+        }
 
 
 def test_the_command(workdir: Path, rmtcli: Run) -> None:

@@ -11,7 +11,7 @@ import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.planning.plan import Untouched
-from tests.conftest import noise, planted, tree, turned
+from tests.conftest import noise, planted, tree, with_singular_values
 
 #: With 0.1 as by default, one noise matrix in ten has a spike by chance.
 SURE = "select:beta=0.001"
@@ -23,7 +23,7 @@ def state() -> dict[str, torch.Tensor]:
         "a_signal.weight": planted((120, 200), 4, times=4),
         "a_signal.bias": noise((120, 1))[:, 0],
         "b_noise.weight": noise((150, 150), seed=1),
-        "c_odd.weight": turned(np.linspace(1, 1.5, 100)),
+        "c_odd.weight": with_singular_values(np.linspace(1, 1.5, 100)),
         "d_small.weight": planted((40, 15), 2, times=6),
         "e_zero.weight": np.zeros((50, 50)),
         "f_head.weight": noise((10, 100)),

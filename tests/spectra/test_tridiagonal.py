@@ -18,7 +18,7 @@ from rmtcli.layers import SkipReason
 from rmtcli.spectra import tridiagonal
 from rmtcli.spectra.lapack import call
 from rmtcli.spectra.tridiagonal import Tridiagonal, reduce
-from tests.conftest import noise, turned
+from tests.conftest import noise, with_singular_values
 
 
 def form(matrix: np.ndarray) -> Tridiagonal:
@@ -76,7 +76,7 @@ def test_the_upper_half_is_never_read() -> None:
 
 
 def test_where_lapack_gives_up_there_is_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = turned(np.arange(1.0, 31.0))
+    matrix = with_singular_values(np.arange(1.0, 31.0))
     gram = matrix.T @ matrix
     usual = form(gram).vectors(5)
 
