@@ -1,17 +1,29 @@
-"""Pruned layers as checkpoints and modules hold them: two factors in place of one weight.
+"""How compressed layers are stored, in a checkpoint and in a torch module: one file per layout.
 
-:mod:`~rmtcli.layouts.module` needs torch and is imported where a network is run; the rest
-edits tensors and does not.
+A layout is an object with both directions side by side: it makes the tensors that take the place of
+a weight, and the weight from these tensors. :mod:`~rmtcli.layouts.module` needs torch and is
+imported where a network is run; everything else works on tensors in files.
 """
 
-from rmtcli.layouts.edits import Splitter, check_factors, factor_matrices, join
+# The default comes first: help and messages list layouts in the order of these imports.
+from rmtcli.layouts import factored, dense  # isort: skip
+from rmtcli.layouts.base import LAYOUTS, Layout
+from rmtcli.layouts.dense import Dense
+from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of
+from rmtcli.layouts.factored import Factored
 from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
 __all__ = [
+    "LAYOUTS",
+    "Dense",
+    "Factored",
+    "Layout",
     "ReadBack",
-    "Splitter",
+    "Replacements",
     "check_factors",
-    "factor_matrices",
+    "dense",
+    "factored",
     "join",
+    "layout_of",
     "stored_errors",
 ]

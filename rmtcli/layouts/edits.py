@@ -1,4 +1,4 @@
-"""Which tensors take the place of which, when layers are split and when they are put together."""
+"""The tensors that replace others, when layers are compressed and when that is undone."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from collections.abc import Mapping
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
-from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.names import factors_of, member, module_of
+from rmtcli.checkpoint.names import member, module_of
 from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer
-from rmtcli.planning import LayerPlan, Layout
+from rmtcli.layouts.base import LAYOUTS, Layout
+from rmtcli.layouts.factored import Factored
 from rmtcli.spectra import Factors
 
 
-class Splitter:
-    """What takes the place of pruned layers, made layer by layer.
+class Replacements:
+    """The tensors in the place of compressed layers, made layer by layer.
 
-    A weight becomes ``….0.weight`` and ``….1.weight``, its bias ``….1.bias``: the names in
-    ``nn.Sequential(Linear(in, r, bias=False), Linear(r, out))``. In the dense layout the weight
-    keeps its name and shape. Siblings' right factor is one tensor under several names. What is made
-    waits in a file, so that memory holds one layer.
+    A bias follows its weight. Siblings' right factor is one tensor under several names. New tensors
+    wait in a temporary file, so that memory holds one layer.
 
     Args:
-        checkpoint: what the layers come from.
-        layout: how pruned layers are to be stored.
+        checkpoint: the network that the layers come from.
+        layout: how compressed layers are stored.
 
     Attributes:
-        edits: for each tensor to go, what stands in its place.
+        edits: for each tensor that is replaced, the tensors in its place.
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
@@ -37,62 +35,59 @@ class Splitter:
         self._spill = Spill()
         biases = [name for name in checkpoint.infos if name.rpartition(".")[2] == "bias"]
         ties = checkpoint.ties(biases)
-        self._twins = {a: b for a, b in ties.items() if a in checkpoint.shared}
-        self._moved: dict[str, Stored] = {}  # biases that share a storage go on sharing it
-        self._parts: dict[str, Spilled] = {}  # tensors of which parts are replaced
-        self._rights: dict[str, Stored] = {}  # right factors by the name of their first layer
+        self._first = {a: b for a, b in ties.items() if a in checkpoint.shared}
+        self._biases: dict[str, Stored] = {}  # biases that share a storage continue to share it
+        self._wholes: dict[str, Spilled] = {}  # tensors of which parts are replaced
+        self._shared: dict[tuple[str, int], Stored] = {}  # siblings' common tensors, by group
 
-    def add(self, plan: LayerPlan) -> None:
-        """Take up one pruned layer, with its factors.
+    def add(self, layer: Layer, factors: Factors, group: str | None = None) -> None:
+        """Store one compressed layer.
+
+        Args:
+            layer: the layer.
+            factors: its low-rank approximation.
+            group: name of the first of the layers that share its right factor; None if none do.
 
         Raises:
-            LayerError: a value does not fit the layer's type.
+            LayerError: a value is beyond the range of the layer's type.
         """
-        assert plan.factors is not None
-        layer, factors = plan.layer, plan.factors
-        if self.layout is Layout.DENSE:
-            new = self._dense(layer, factors)
-        else:
-            left, right = layer.view.factors(factors.left, factors.right)
-            group = plan.group or layer.name
-            if group not in self._rights:
-                self._rights[group] = self._encoded(layer, right)
-            pair = [self._rights[group], self._encoded(layer, left)]
-        for name in (layer.tensor, *layer.aliases):
-            module = module_of(name)
-            bias = member(module, "bias")
-            first, last, new_bias = factors_of(module)
-            if self.layout is Layout.DENSE:
-                self.edits[name], new_bias = {name: new}, bias
-            else:
-                self.edits[name] = dict(zip((first, last), pair, strict=True))
-            if bias in self.checkpoint.infos and layer.view.rows is None:
-                self.edits[bias] = {new_bias: self._bias(bias, factors.shift)}
+        infos = self.checkpoint.infos
+        values = self.layout.compress(layer, factors, infos[layer.tensor].shape)
+        parts = [self._part(layer, i, part, group) for i, part in enumerate(values.values())]
+        for weight in (layer.tensor, *layer.aliases):
+            self.edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
+            bias = member(module_of(weight), "bias")
+            if bias in infos and layer.view.rows is None:
+                new = self.layout.bias_name(weight)
+                self.edits[bias] = {new: self._bias(bias, factors.shift)}
 
-    def _dense(self, layer: Layer, factors: Factors) -> Spilled:
-        """The whole tensor, with the approximation in the layer's part of it."""
-        view, name = layer.view, layer.tensor
-        values = view.stored(factors.product, self.checkpoint.infos[name].shape)
-        made = _encoded(self.checkpoint, layer.name, values, layer.dtype)
-        if view.rows is None:
+    def _part(self, layer: Layer, index: int, values: FloatArray, group: str | None) -> Stored:
+        """One of a layer's new tensors; siblings get the one that the first of them has."""
+        if group is None or index >= self.layout.shared_parts:
+            return self._new(layer, values)
+        if (group, index) not in self._shared:
+            self._shared[group, index] = self._new(layer, values)
+        return self._shared[group, index]
+
+    def _new(self, layer: Layer, values: FloatArray) -> Stored:
+        """A new tensor, or the whole tensor in which the layer's part is replaced."""
+        made, rows = _encoded(self.checkpoint, layer.name, values, layer.dtype), layer.view.rows
+        if rows is None:
             return self._spill.keep(made)
-        if name not in self._parts:
-            self._parts[name] = self._spill.keep(self.checkpoint.raw(name))
-        self._parts[name].put(view.rows[0], made)
-        return self._parts[name]
-
-    def _encoded(self, layer: Layer, factor: FloatArray) -> Stored:
-        return self._spill.keep(_encoded(self.checkpoint, layer.name, factor, layer.dtype))
+        if layer.tensor not in self._wholes:
+            self._wholes[layer.tensor] = self._spill.keep(self.checkpoint.raw(layer.tensor))
+        self._wholes[layer.tensor].put(rows[0], made)
+        return self._wholes[layer.tensor]
 
     def _bias(self, name: str, shift: FloatArray | None) -> Stored:
-        twin = self._twins.get(name, name)
-        if twin not in self._moved:
-            self._moved[twin] = self._spill.keep(_shifted(self.checkpoint, name, shift))
-        return self._moved[twin]
+        first = self._first.get(name, name)
+        if first not in self._biases:
+            self._biases[first] = self._spill.keep(_shifted(self.checkpoint, name, shift))
+        return self._biases[first]
 
 
 def join(checkpoint: Checkpoint) -> Edits:
-    """The reverse of :class:`Splitter`, for every module that the checkpoint's manifest names.
+    """Undo :class:`Replacements` for every split module that the checkpoint's manifest names.
 
     Raises:
         LayerError: there is no manifest, it names no factors, or the file does not hold them.
@@ -103,58 +98,43 @@ def join(checkpoint: Checkpoint) -> Edits:
     edits: dict[str, Mapping[str, Stored]] = {}
     spill = Spill()
     ties = {a: b for a, b in checkpoint.ties(checkpoint.infos).items() if a in checkpoint.shared}
-    made: dict[str, Stored] = {}  # products and biases that several names share
+    made: dict[str, Stored] = {}  # weights and biases that several names share
     for module in checkpoint.manifest.factored:
-        right, left, bias = factors_of(module)
-        check_factors(checkpoint, module)
-        twin = ties.get(left, left)
-        if twin not in made:
-            product = _product(checkpoint, module)
-            transposed = module.rpartition(".")[2] in checkpoint.about.transposed
-            product, dtype = product.T if transposed else product, checkpoint.infos[left].dtype
-            made[twin] = spill.keep(_encoded(checkpoint, module, product, dtype))
-        # In place of the left factor, because the right one may be a sibling's, and a tied name.
-        edits |= {right: {}, left: {member(module, "weight"): made[twin]}}
+        layout, weight = layout_of(checkpoint, module), member(module, "weight")
+        layout.check(checkpoint, module)
+        *others, last = layout.names(weight)
+        first = ties.get(last, last)
+        if first not in made:
+            values, dtype = layout.decompress(checkpoint, module), checkpoint.infos[last].dtype
+            made[first] = spill.keep(_encoded(checkpoint, module, values, dtype))
+        # In place of the last tensor: siblings may share the others, which then are tied names.
+        edits |= {name: {} for name in others} | {last: {weight: made[first]}}
+        bias = layout.bias_name(weight)
         if bias in checkpoint.infos:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
             edits[bias] = {member(module, "bias"): raw}
     return edits
 
 
+def layout_of(checkpoint: Checkpoint, module: str) -> Layout:
+    """The layout in which a checkpoint holds a split module, recognised by its tensors' names.
+
+    If several match, the one with most tensors; if none does, the factored layout, whose check then
+    says that the tensors are missing.
+    """
+    weight = member(module, "weight")
+    layouts = [LAYOUTS.parse(name) for name in LAYOUTS.choices]
+    matches = [x for x in layouts if x.splits and checkpoint.infos.keys() >= set(x.names(weight))]
+    return max(matches, key=lambda layout: len(layout.names(weight)), default=Factored())
+
+
 def check_factors(checkpoint: Checkpoint, module: str) -> None:
-    """Make sure that a checkpoint holds the two factors that its manifest names.
+    """Make sure that a checkpoint holds the factors of a module that its manifest names.
 
     Raises:
-        LayerError: it does not, or they do not fit together.
+        LayerError: they are missing, or do not fit together.
     """
-    right, left, _ = factors_of(module)
-    a, b = checkpoint.infos.get(right), checkpoint.infos.get(left)
-    if (
-        a is None
-        or b is None
-        or not 2 <= len(a.shape) == len(b.shape)
-        or a.shape[0] != b.shape[1]
-        or set(b.shape[2:]) > {1}
-        or not {a.dtype, b.dtype} <= FLOATS.keys()
-    ):
-        raise LayerError(
-            f"{checkpoint.path}: the factors of '{module}' are missing or do not fit together: "
-            "the file was changed after rmtcli wrote it"
-        )
-
-
-def factor_matrices(checkpoint: Checkpoint, module: str) -> tuple[FloatArray, FloatArray]:
-    """A split module's left factor, out × r, and right one, r × in, convolutions flattened."""
-    right, left, _ = factors_of(module)
-    a, b = (checkpoint.array(name).astype("f8") for name in (left, right))
-    return a.reshape(a.shape[:2]), b.reshape(len(b), -1)
-
-
-def _product(checkpoint: Checkpoint, module: str) -> FloatArray:
-    """The weight that two factors make: a matrix, or a convolution's kernels."""
-    left, right = factor_matrices(checkpoint, module)
-    kernel = checkpoint.infos[factors_of(module)[0]].shape[1:]
-    return (left @ right).reshape(len(left), *kernel)
+    layout_of(checkpoint, module).check(checkpoint, module)
 
 
 def _encoded(checkpoint: Checkpoint, name: str, values: FloatArray, dtype: str) -> RawTensor:
@@ -167,7 +147,7 @@ def _encoded(checkpoint: Checkpoint, name: str, values: FloatArray, dtype: str) 
 
 
 def _shifted(checkpoint: Checkpoint, bias: str, shift: FloatArray | None) -> RawTensor:
-    """A bias as it is, or with what the dropped part of the weight gives on average."""
+    """A bias, plus the mean output of the dropped part of the weight where that is known."""
     if shift is None:
         return checkpoint.raw(bias)
     values = checkpoint.array(bias).astype("f8") + shift

@@ -10,10 +10,11 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import connected
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
+from rmtcli.layouts import Factored
 from rmtcli.pipeline import stages as assemble
 from rmtcli.pipeline.stages import Track
 from rmtcli.pipeline.timing import check_batches, timed
-from rmtcli.planning import Layout, by_rule
+from rmtcli.planning import by_rule
 from rmtcli.report.base import Report
 from rmtcli.report.notes import TAILS
 
@@ -53,7 +54,7 @@ def analyze(
     """
     check_batches(batches)
     checkpoint = open_checkpoint(path)
-    report = assemble.started("analyze", checkpoint, edge, "auto", Layout.FACTORED)
+    report = assemble.started("analyze", checkpoint, edge, "auto", Factored())
     found = assemble.layers_of(checkpoint, selection)
     report = replace(report, notes=(TAILS,))
     with connected(executor) as cluster:

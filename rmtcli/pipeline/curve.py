@@ -12,10 +12,11 @@ from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
+from rmtcli.layouts import Factored
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import calibration_source, paired, prepare
 from rmtcli.pipeline.stages import Track
-from rmtcli.planning import Allocation, Budget, Goal, Layout, allocation_of, under_budget
+from rmtcli.planning import Allocation, Budget, Goal, allocation_of, under_budget
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 
@@ -78,7 +79,7 @@ def curve(
         checkpoint,
         goal,
         edge=edge,
-        layout=Layout.FACTORED,
+        layout=Factored(),
         selection=selection,
         evaluation=evaluation,
         calibration=calibration,

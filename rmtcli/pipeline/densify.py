@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmtcli.checkpoint import Edited, format_of, open_checkpoint, write_checkpoint
 from rmtcli.files import as_path, check_target
-from rmtcli.layouts import ReadBack, edits
+from rmtcli.layouts import ReadBack, join
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
@@ -34,7 +34,7 @@ def densify(
     directory = format_of(checkpoint, target) == "directory"
     check_target(target, inputs=[as_path(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
-    dense = Edited(checkpoint, edits.join(checkpoint), None)
+    dense = Edited(checkpoint, join(checkpoint), None)
     write_checkpoint(dense, target, card=card, force=force, verify=verify)
     return Report(
         "densify",

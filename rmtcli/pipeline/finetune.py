@@ -24,10 +24,10 @@ from rmtcli.evaluation import Evaluation, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
 from rmtcli.files import check_target
 from rmtcli.layers import Selection
-from rmtcli.layouts import ReadBack
+from rmtcli.layouts import Factored, ReadBack
 from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
 from rmtcli.pipeline.stages import Track, describe
-from rmtcli.planning import Budget, Goal, Layout
+from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
 
@@ -154,7 +154,7 @@ def _pruned(
         checkpoint,
         goal,
         edge=edge,
-        layout=Layout.FACTORED,
+        layout=Factored(),
         selection=selection,
         evaluation=evaluation,
         calibration=calibration_source(Calibration(), evaluation, joint=goal.joint),

@@ -15,7 +15,7 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.layers import Layer, Selection, Skipped
-from rmtcli.layouts import Splitter
+from rmtcli.layouts import LAYOUTS, Factored, Layout, Replacements
 from rmtcli.pipeline import stages as assemble
 from rmtcli.pipeline.calibrated import calibrated
 from rmtcli.pipeline.stages import Track
@@ -24,7 +24,6 @@ from rmtcli.planning import (
     Fitted,
     Goal,
     LayerCalibration,
-    Layout,
     PairedDrop,
     Plan,
     RankChooser,
@@ -99,7 +98,7 @@ class Job:
         """
         assert self.report.layout is not None
         refines = self.calibration.refines and self.data is not None
-        splitter = None if refines else Splitter(self.checkpoint, self.report.layout)
+        splitter = None if refines else Replacements(self.checkpoint, self.report.layout)
         report = assemble.decided(
             self.report, self.checkpoint, self.fits, choice, splitter, self.cluster
         )
@@ -108,7 +107,7 @@ class Job:
             return Result(report, assemble.edited(report, self.checkpoint, splitter), None)
         from rmtcli.running.refine import refine  # needs torch
 
-        split = assemble.edited(replace(report, layout=Layout.FACTORED), self.checkpoint)
+        split = assemble.edited(replace(report, layout=Factored()), self.checkpoint)
         found = refine(
             self.checkpoint, split, report.pruned, self.data, self.evaluation, self.calibration
         )
@@ -184,7 +183,7 @@ def prepare(
     notes: tuple[str, ...] = ()
     if shares and data is not None:
         fitted = [item for item in fits if isinstance(item, Fitted)]
-        groups = sibling_groups(fitted, data, checkpoint.infos.keys())
+        groups = sibling_groups(fitted, data, checkpoint.infos.keys(), layout)
         notes = () if groups else (NO_SIBLINGS,)
         if goal.plan is not None:
             groups = _planned(checkpoint, goal.plan, groups)
@@ -207,8 +206,11 @@ def _check_sharing(calibration: Calibration, layout: Layout) -> None:
             "--share-inputs and --sequential exclude each other: a sequential fit gives each layer "
             "factors of its own; --heal does not"
         )
-    if layout is Layout.DENSE:
-        raise UsageError("--share-inputs and --layout dense exclude each other: nothing is shared")
+    if not layout.shared_parts:
+        raise UsageError(
+            f"--share-inputs and --layout {LAYOUTS.spell(layout)} exclude each other: nothing is "
+            "shared"
+        )
 
 
 def _planned(checkpoint: Checkpoint, plan: Plan, known: Mapping[str, str]) -> dict[str, str]:

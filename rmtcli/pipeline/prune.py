@@ -14,7 +14,7 @@ from rmtcli.errors import UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
-from rmtcli.layouts import ReadBack, stored_errors
+from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
 from rmtcli.pipeline.calibrated import check_calibration
 from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
 from rmtcli.pipeline.stages import Track, describe
@@ -23,7 +23,6 @@ from rmtcli.planning import (
     Budget,
     Goal,
     Guard,
-    Layout,
     Plan,
     Range,
     allocation_of,
@@ -129,7 +128,7 @@ def prune(
             checkpoint,
             goal,
             edge=edge,
-            layout=_layout(layout),
+            layout=LAYOUTS.parse(layout),
             selection=selection,
             evaluation=evaluation,
             calibration=calibration,
@@ -159,7 +158,7 @@ def prune(
         if written is not None:
             assert report.layout is not None
             errors = stored_errors(
-                report.pruned,
+                [(plan.layer, plan.relative_error) for plan in report.pruned],
                 written,
                 report.layout,
                 target,
@@ -197,7 +196,7 @@ def default_output(path: Path) -> Path:
 
 
 def _splits(report: Report) -> bool:
-    return report.layout is Layout.FACTORED
+    return report.layout is not None and report.layout.splits
 
 
 def _on_loading(report: Report, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -239,11 +238,3 @@ def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Compariso
     drop = None if comparison.after.score is not None else paired(comparison)
     sure = None if drop is None else drop.confidence(max_drop)
     return result, comparison, Guard(max_drop, found.searched, found.confirmed, sure)
-
-
-def _layout(name: str) -> Layout:
-    try:
-        return Layout(name)
-    except ValueError:
-        known = ", ".join(layout.value for layout in Layout)
-        raise UsageError(f"unknown layout '{name}': choose one of {known}") from None

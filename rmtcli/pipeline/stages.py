@@ -19,13 +19,12 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
-from rmtcli.layouts import Splitter
+from rmtcli.layouts import Layout, Replacements
 from rmtcli.planning import (
     Decomposer,
     Fitted,
     LayerCalibration,
     LayerPlan,
-    Layout,
     RankChooser,
     fit_layer,
     plan_layer,
@@ -223,7 +222,7 @@ def decided(
     checkpoint: Checkpoint,
     fits: Iterable[Fitted | Skipped],
     choice: RankChooser,
-    splitter: Splitter | None = None,
+    splitter: Replacements | None = None,
     cluster: Cluster | None = None,
 ) -> Report:
     """The report with every layer's fate; a ``splitter`` takes over the factors."""
@@ -238,7 +237,7 @@ def decided(
         if isinstance(plan, Skipped):
             skipped.append(plan)
         elif splitter is not None and plan.factors is not None:
-            splitter.add(plan)
+            splitter.add(plan.layer, plan.factors, plan.group)
             plans.append(replace(plan, factors=None))
         else:
             plans.append(plan)
@@ -265,7 +264,7 @@ def _each(
     return _computed(plan, fits, large, memory, ROOM_BYTES, cluster)
 
 
-def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = None) -> Edited:
+def edited(report: Report, checkpoint: Checkpoint, splitter: Replacements | None = None) -> Edited:
     """The pruned checkpoint, with rmtcli's record in it.
 
     Args:
@@ -278,16 +277,17 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Splitter | None = N
     assert report.edge is not None
     factored = dict(checkpoint.manifest.factored) if checkpoint.manifest else {}
     shared = dict(checkpoint.manifest.shared) if checkpoint.manifest else {}
-    if report.layout is Layout.FACTORED:
+    if report.layout.splits:
         for plan in report.pruned:
             names = (plan.layer.tensor, *plan.layer.aliases)
             factored |= {module_of(name): plan.rank for name in names}
-            if plan.group is not None and plan.borrows:
-                shared[plan.layer.module] = module_of(plan.group)
+            if plan.shares_with is not None:
+                shared[plan.layer.module] = module_of(plan.shares_with)
     if splitter is None:
-        splitter = Splitter(checkpoint, report.layout)
+        splitter = Replacements(checkpoint, report.layout)
         for plan in report.pruned:
-            splitter.add(plan)
+            assert plan.factors is not None
+            splitter.add(plan.layer, plan.factors, plan.group)
     manifest = Manifest(
         __version__,
         as_path(report.source.path).absolute().name,

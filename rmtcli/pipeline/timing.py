@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
-from rmtcli.planning import Latency, LayerPlan, Layout
+from rmtcli.planning import Latency, LayerPlan
 from rmtcli.report.base import Report
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def timed(
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
         layers = {
-            plan.layer.name: clock.pair(plan.layer.shape, _rank(plan, report), plan.layer.dtype)
+            plan.layer.name: clock.pair(plan.layer.shape, _rank(plan), plan.layer.dtype)
             for plan in report.layers
             if plan.layer.linear
         }
@@ -68,10 +68,9 @@ def timed(
     return replace(report, latency=tuple(found))
 
 
-def _rank(plan: LayerPlan, report: Report) -> int | None:
+def _rank(plan: LayerPlan) -> int | None:
     """Rank of a layer that runs as two factors."""
-    split = plan.untouched is None and report.layout is Layout.FACTORED
-    return plan.rank if split else None
+    return plan.rank if plan.untouched is None and plan.layout.splits else None
 
 
 def _networks(

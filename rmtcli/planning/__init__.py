@@ -23,7 +23,7 @@ from rmtcli.planning.fit import (
 )
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
-from rmtcli.planning.plan import LayerPlan, Layout, factor_names, plan_layer
+from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_file import Plan, calibration_of, check_plan, plan_of
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.times import Latency, Times
@@ -39,7 +39,6 @@ __all__ = [
     "Latency",
     "LayerCalibration",
     "LayerPlan",
-    "Layout",
     "PairedDrop",
     "Plain",
     "Plan",
@@ -54,7 +53,6 @@ __all__ = [
     "by_size",
     "calibration_of",
     "check_plan",
-    "factor_names",
     "fit_layer",
     "nothing_within",
     "paired_drop",

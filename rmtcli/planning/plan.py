@@ -1,50 +1,44 @@
-"""What is to be done with each layer."""
+"""The decision on one layer: its rank and layout, or the reason why it stays as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint.names import factors_of, module_of
 from rmtcli.diagnostics import Diagnostics, VectorTest, diagnose
 from rmtcli.edges import EdgeFit
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
+from rmtcli.layouts import Layout
 from rmtcli.planning.fit import Fitted, Plain
 from rmtcli.spectra import Factors, Spectrum
 
 
-class Layout(Enum):
-    """How a pruned layer is stored."""
-
-    FACTORED = "factored"
-    DENSE = "dense"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerPlan:
-    """One layer's fit and its fate.
+    """One layer's fit, and what is done with the layer.
 
     Attributes:
         layer: the layer.
+        layout: how it is stored if it is pruned.
         fit: its noise law, edge and verdict.
         spectrum: its eigenvalues, without vectors.
-        spikes: eigenvalues above the edge.
-        rank: singular values to keep; p where the layer stays as it is.
-        untouched: why it stays as it is, or None where it is pruned.
+        spikes: number of eigenvalues above the edge.
+        rank: number of singular values to keep; p if the layer stays as it is.
+        untouched: why it stays as it is, or None if it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
-        predicted_loss: expected loss of the calibrated factors, before any refinement, on the
-            calibration data, relative to dropping the layer; of siblings, of all together; None
+        predicted_loss: expected loss of the calibrated factors on the calibration data, before any
+            refinement, relative to dropping the layer (of siblings, to dropping all of them); None
             without calibration.
-        factors: the two factors, where they were asked for and the layer is pruned.
-        vectors: how the vectors of the spikes compare with noise, where they are known.
+        factors: the two factors, if they were asked for and the layer is pruned.
+        vectors: comparison of the spikes' vectors with noise, if they are known.
         group: name of the first of the pruned layers that share its right factor, perhaps its own;
-            None where it has one to itself.
+            None if it has a right factor to itself.
     """
 
     layer: Layer
+    layout: Layout
     fit: EdgeFit
     spectrum: Spectrum
     spikes: int
@@ -68,41 +62,40 @@ class LayerPlan:
 
     @property
     def diagnostics(self) -> Diagnostics:
-        """Figures of the spectrum that people know from elsewhere; computed when asked for."""
+        """Figures of the spectrum that people know from other tools; computed at each access."""
         return diagnose(self.spectrum, self.fit)
 
-    def size(self, layout: Layout | None) -> int:
-        """Weights that the layer has in this layout: those of its factors where it is split."""
-        split = self.untouched is None and layout is Layout.FACTORED
-        return self.factored_size if split else self.layer.size
-
-    def macs(self, layout: Layout | None) -> int:
-        """Multiply-adds at one position: a shared right factor is stored once and run by each."""
-        split = self.untouched is None and layout is Layout.FACTORED
-        return self.rank * sum(self.layer.shape) if split else self.layer.size
+    @property
+    def size(self) -> int:
+        """Number of values stored for the weight; of a shared right factor, with the first only."""
+        if self.untouched is not None:
+            return self.layer.size
+        return self.layout.size(self.layer, self.rank, shares=self.shares_with is not None)
 
     @property
-    def factored_size(self) -> int:
-        """Weights of two factors of the planned rank; a sibling's right factor is the first's."""
-        out, inputs = self.layer.shape
-        return self.rank * (out if self.borrows else out + inputs)
+    def macs(self) -> int:
+        """Multiply-adds at one position; each of several siblings runs the shared right factor."""
+        if self.untouched is not None:
+            return self.layer.size
+        return self.layout.macs(self.layer, self.rank)
 
     @property
-    def borrows(self) -> bool:
-        """Whether its right factor is that of an earlier sibling."""
-        return self.group not in (None, self.layer.name)
+    def shares_with(self) -> str | None:
+        """Name of the earlier sibling whose right factor it uses; None if it stores its own."""
+        return None if self.group == self.layer.name else self.group
 
 
 def plan_layer(
     fitted: Fitted, chosen: int | Untouched, *, layout: Layout, taken: Collection[str] = ()
 ) -> LayerPlan:
-    """A layer's fate, given what was chosen for it.
+    """The plan for a layer, given the rank that was chosen for it.
 
     Args:
         fitted: the layer.
-        chosen: a rank, or why it stays as it is.
-        layout: whether a rank has to save parameters; siblings' ranks do so together.
-        taken: tensor names that factors must not take.
+        chosen: a rank, or why the layer stays as it is.
+        layout: how it is stored if it is pruned. A rank that the layout cannot store with a gain
+            leaves the layer as it is; siblings' ranks were checked together before.
+        taken: tensor names that new tensors must not take.
     """
     layer, s = fitted.layer, fitted.spectrum
     if not isinstance(chosen, Untouched) and fitted.group is None:
@@ -110,12 +103,8 @@ def plan_layer(
             chosen = Untouched.NO_RANK
         elif chosen == s.p:
             chosen = Untouched.FULL_RANK
-        elif layout is Layout.FACTORED and not layer.view.splits:
-            chosen = Untouched.NO_FACTORS
-        elif layout is Layout.FACTORED and chosen > layer.break_even_rank:
-            chosen = Untouched.NOT_SMALLER
-        elif layout is Layout.FACTORED and not factor_names(layer).isdisjoint(taken):
-            chosen = Untouched.NAME_TAKEN
+        else:
+            chosen = layout.refusal(layer, chosen, taken) or chosen
     untouched = chosen if isinstance(chosen, Untouched) else None
     rank = s.p if isinstance(chosen, Untouched) else chosen
     factors, loss = None, None
@@ -126,6 +115,7 @@ def plan_layer(
             loss = float(losses[rank:].sum() / losses.sum()) if losses.any() else 0.0
     return LayerPlan(
         layer,
+        layout,
         fitted.fit,
         replace(s, form=None),
         fitted.spikes,
@@ -137,8 +127,3 @@ def plan_layer(
         fitted.vectors,
         fitted.group if untouched is None else None,
     )
-
-
-def factor_names(layer: Layer) -> set[str]:
-    """The names that a layer's factors and moved bias would have."""
-    return {end for name in (layer.tensor, *layer.aliases) for end in factors_of(module_of(name))}

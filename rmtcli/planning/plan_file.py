@@ -13,8 +13,9 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.keep import Untouched
-from rmtcli.layers import Layer, Skipped, break_even, fingerprint
-from rmtcli.planning.plan import LayerPlan, Layout
+from rmtcli.layers import Layer, Skipped, fingerprint
+from rmtcli.layouts import Layout
+from rmtcli.planning.plan import LayerPlan
 
 #: Version of the file's layout.
 VERSION = 1
@@ -218,9 +219,9 @@ def check_plan(
             raise LayerError("{}: {} in the plan, {} in the file".format(where, *shapes))
         if fingerprint(checkpoint, layer) != planned.sha256:
             raise LayerError(f"{where} holds other weights: plan anew")
-        if rank is not None and layout is Layout.FACTORED and not layer.view.splits:
+        if rank is not None and not layout.supports(layer):
             raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
-        most = layer.break_even_rank if layout is Layout.FACTORED else min(layer.shape) - 1
+        most = layout.largest_rank(*layer.shape)
         if planned.name in groups:
             first = groups[planned.name]
             members = [p for p in plan.layers if groups.get(p.name) == first]
@@ -229,7 +230,7 @@ def check_plan(
                     f"{where} shares its right factor: all of the group '{planned.group}' need "
                     "one rank and as many inputs"
                 )
-            most = break_even(sum(p.shape[0] for p in members), layer.shape[1])
+            most = layout.largest_rank(sum(p.shape[0] for p in members), layer.shape[1])
         if rank is not None and not 1 <= rank <= most:
             raise LayerError(f"{where} cannot have rank {rank}: it must be from 1 to {most}")
 

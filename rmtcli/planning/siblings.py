@@ -7,12 +7,15 @@ from dataclasses import replace
 
 from rmtcli.calibration import decompose_together
 from rmtcli.layers import Skipped
+from rmtcli.layouts import Layout
 from rmtcli.planning.fit import Fitted, LayerCalibration
-from rmtcli.planning.plan import factor_names
 
 
 def sibling_groups(
-    fitted: Sequence[Fitted], data: Mapping[str, LayerCalibration], taken: Collection[str]
+    fitted: Sequence[Fitted],
+    data: Mapping[str, LayerCalibration],
+    taken: Collection[str],
+    layout: Layout,
 ) -> dict[str, str]:
     """For each layer that has siblings, the name of the first of them, perhaps its own.
 
@@ -24,12 +27,13 @@ def sibling_groups(
         fitted: layers in order.
         data: what calibration found out about them.
         taken: tensor names that factors must not take.
+        layout: how they are to be stored.
     """
     groups: dict[Hashable, list[str]] = {}
     for item in fitted:
         layer, seen = item.layer, data.get(item.layer.name)
-        free = not layer.aliases and layer.view.splits
-        if seen is not None and free and factor_names(layer).isdisjoint(taken):
+        free = not layer.aliases and layout.supports(layer)
+        if seen is not None and free and layout.new_names(layer).isdisjoint(taken):
             key = (id(seen.moments.second), seen.bias, seen.gradients, layer.dtype)
             groups.setdefault(key, []).append(layer.name)
     return {name: names[0] for names in groups.values() for name in names if len(names) > 1}

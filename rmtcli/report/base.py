@@ -12,8 +12,8 @@ from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import WORDS
 from rmtcli.evaluation import Comparison
 from rmtcli.layers import Layer, Skipped
-from rmtcli.layouts import ReadBack
-from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Layout, Plan
+from rmtcli.layouts import LAYOUTS, Layout, ReadBack
+from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Plan
 from rmtcli.report.curve import Point
 from rmtcli.report.measured import measured
 from rmtcli.version import __version__
@@ -97,9 +97,7 @@ class Report:
     def pruned_parameters(self) -> tuple[int, int]:
         """Weights of the pruned layers as stored, before and after."""
         before = sum(plan.layer.copies * plan.layer.size for plan in self.pruned)
-        if self.layout is Layout.DENSE:
-            return before, before
-        return before, sum(plan.layer.copies * plan.factored_size for plan in self.pruned)
+        return before, sum(plan.layer.copies * plan.size for plan in self.pruned)
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -127,7 +125,7 @@ class Report:
             "options": {
                 "edge": self.edge,
                 "keep": self.keep,
-                "layout": self.layout.value if self.layout else None,
+                "layout": LAYOUTS.spell(self.layout) if self.layout else None,
                 "budget": asdict(self.budget) if self.budget else None,
             },
             "calibration": _calibrated(self.calibrated),
@@ -193,10 +191,10 @@ def _seconds(before: float, after: float) -> dict[str, float]:
 
 
 def _layer(plan: LayerPlan, report: Report) -> dict[str, Any]:
-    layer, fit, layout = plan.layer, plan.fit, report.layout
+    layer, fit = plan.layer, plan.fit
     n, p = max(layer.shape), min(layer.shape)
     pruned = plan.untouched is None
-    after = plan.size(layout)
+    after = plan.size
     return {
         "name": layer.name,
         "aliases": list(layer.aliases),
@@ -222,9 +220,9 @@ def _layer(plan: LayerPlan, report: Report) -> dict[str, Any]:
         "diagnostics": asdict(plan.diagnostics),
         "break_even_rank": layer.break_even_rank,
         "rank": plan.rank,
-        "shares_right_factor_with": plan.group if plan.borrows else None,
+        "shares_right_factor_with": plan.shares_with,
         "pruned": pruned,
-        "macs_per_position": _change(layer.size, plan.macs(layout)),
+        "macs_per_position": _change(layer.size, plan.macs),
         "reason": None if plan.untouched is None else plan.untouched.name.lower(),
         "reason_text": None if plan.untouched is None else plan.untouched.value,
         "relative_error": plan.relative_error,

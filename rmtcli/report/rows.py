@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rmtcli.calibration import Calibrated
 from rmtcli.edges import Verdict
 from rmtcli.errors import one_line
-from rmtcli.planning import LayerPlan, Layout
+from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report, singular_value
 from rmtcli.report.curve import Point
 from rmtcli.report.scores import data, dense, scores
@@ -44,7 +44,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
         columns += ["break-even", "stable rank", "tail α", "verdict"]
         return columns, [_fit_row(plan) for plan in report.layers]
     columns = ["layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters", "action"]
-    return columns, [_prune_row(plan, report.layout) for plan in report.layers]
+    return columns, [_prune_row(plan) for plan in report.layers]
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
@@ -97,10 +97,10 @@ def options(report: Report) -> list[tuple[str, str]]:
 
 def _convolutions(report: Report) -> list[tuple[str, str]]:
     """What split convolutions compute: as many multiply-adds at each place as they have weights."""
-    kernels = [plan for plan in report.pruned if plan.layer.view.kernel]
-    if not kernels or report.layout is not Layout.FACTORED:
+    kernels = [p for p in report.pruned if p.layer.view.kernel and p.layout.splits]
+    if not kernels:
         return []
-    before, after = sum(p.layer.size for p in kernels), sum(p.factored_size for p in kernels)
+    before, after = sum(p.layer.size for p in kernels), sum(p.size for p in kernels)
     return [("convolutions", _change(before, after, "multiply-adds at an output position"))]
 
 
@@ -143,13 +143,13 @@ def _memory(size: int) -> str:
     return f"{size / 2**20:,.0f} MB" if size >= 2**20 else f"{size / 2**10:,.0f} kB"
 
 
-def action(plan: LayerPlan, layout: Layout | None) -> str:
+def action(plan: LayerPlan) -> str:
     """What happens to a layer, and why."""
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
-    if plan.group is not None and plan.borrows:
-        return f"split in two, shares the first with {shown(plan.group)}"
-    return "split in two" if layout is Layout.FACTORED else "truncated in place"
+    if plan.shares_with is not None:
+        return f"split in two, shares the first with {shown(plan.shares_with)}"
+    return plan.layout.action
 
 
 def _fit_row(plan: LayerPlan) -> list[str]:
@@ -171,9 +171,9 @@ def _fit_row(plan: LayerPlan) -> list[str]:
     ]
 
 
-def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
+def _prune_row(plan: LayerPlan) -> list[str]:
     layer, fit = plan.layer, plan.fit
-    after = plan.size(layout)
+    after = plan.size
     return [
         shown(layer.name),
         _shape(layer.shape),
@@ -182,7 +182,7 @@ def _prune_row(plan: LayerPlan, layout: Layout | None) -> list[str]:
         str(plan.spikes),
         f"{plan.rank} of {min(layer.shape)}",
         f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
-        action(plan, layout),
+        action(plan),
     ]
 
 

@@ -37,7 +37,7 @@ def _counted(report: Report) -> list[tuple[str, int, int]]:
         lines.append(("bytes on disk", report.source.bytes, report.output.bytes))
     if report.layers:
         before = sum(plan.layer.size for plan in report.layers)
-        after = sum(plan.macs(report.layout) for plan in report.layers)
+        after = sum(plan.macs for plan in report.layers)
         lines.append(("multiply-adds of the fully connected layers, a position", before, after))
     return lines
 

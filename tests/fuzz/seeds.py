@@ -23,8 +23,8 @@ from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
 from rmtcli.evaluation.data import read_samples
 from rmtcli.layers import Layer, Selection, find_layers
-from rmtcli.layouts import join
-from rmtcli.planning import Layout, Plan, check_plan
+from rmtcli.layouts import Factored, join
+from rmtcli.planning import Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
 from tests.conftest import model_directory
@@ -148,7 +148,7 @@ def write_seeds(folder: Path) -> list[Seed]:
 
     def carry_out() -> None:
         layers = list(find_layers(dense, ALL))
-        check_plan(Plan.read(folder / "plan.json"), dense, layers, Layout.FACTORED)
+        check_plan(Plan.read(folder / "plan.json"), dense, layers, Factored())
 
     add("plan", folder / "plan.json", carry_out)
 

@@ -55,12 +55,12 @@ def test_the_factor_is_stored_once_and_read_under_both_names(
     assert file.manifest.shared == {"k": "q"}
     assert file.raw("k.0.weight").data.tobytes() == file.raw("q.0.weight").data.tobytes()
     # What the report counts is what the file holds.
-    weights = sum(plan.factored_size for plan in report.pruned)
+    weights = sum(plan.size for plan in report.pruned)
     left = sum(plan.layer.size for plan in report.layers if plan.untouched is not None)
     flat = sum(info.size for info in file.infos.values() if len(info.shape) == 1)
     assert file.parameters == report.parameters[1] == weights + left + flat
     assert file.bytes == 4 * file.parameters
-    assert plans["k"].factored_size == plans["k"].rank * 48
+    assert plans["k"].size == plans["k"].rank * 48
     if ending == "pt":
         state = torch.load(path, weights_only=True)
         assert state["k.0.weight"].data_ptr() == state["q.0.weight"].data_ptr()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rmtcli.edges import EDGES
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.planning import LayerPlan, Layout, fit_layer, plan_layer
+from rmtcli.layouts import Factored
+from rmtcli.planning import LayerPlan, fit_layer, plan_layer
 from rmtcli.report.sparkline import CELLS, sparkline
 from tests.conftest import noise, planted
 
@@ -16,7 +17,7 @@ from tests.conftest import noise, planted
 def plan_of(weight: np.ndarray) -> LayerPlan:
     shape = (weight.shape[0], weight.shape[1])
     fitted = fit_layer(Layer("w", shape, "F64", lambda: weight), EDGES.parse("select"))
-    return plan_layer(fitted, Untouched.HEAD, layout=Layout.FACTORED)  # type: ignore[arg-type]
+    return plan_layer(fitted, Untouched.HEAD, layout=Factored())  # type: ignore[arg-type]
 
 
 def test_spikes_stand_on_the_right_of_the_edge_and_nothing_else_does() -> None:

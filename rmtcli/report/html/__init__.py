@@ -132,7 +132,7 @@ def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
         sigma += f" ± {fit.sigma_error:.2g}"
     lines = [("edge", edge), ("σ", sigma), ("spikes", f"{plan.spikes} of {p}")]
     lines.append(("verdict", fit.verdict.value))
-    done = action(plan, report.layout)
+    done = action(plan)
     if plan.untouched is None:
         done = f"rank {plan.rank} of {p}, {done}"
     lines.append(("prune --keep auto" if report.action == "analyze" else "action", done))

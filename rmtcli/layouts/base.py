@@ -1,0 +1,151 @@
+"""The interface that every layout implements, and the registry of layouts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import ClassVar, Protocol
+
+from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.names import member, module_of
+from rmtcli.errors import LayerError
+from rmtcli.keep import Untouched
+from rmtcli.layers import Layer
+from rmtcli.registry import Registry
+from rmtcli.spectra import Factors
+
+
+class Reconstruction(Protocol):
+    """The approximated weight of one layer, computed from the tensors in a file."""
+
+    def rows(self, rows: slice, unit: float) -> FloatArray:
+        """The given rows of the tall matrix (the weight or its transpose), divided by ``unit``."""
+        ...
+
+    def rounding(self, half: float, least: float, unit: float) -> float:
+        """An upper bound of the change that rounding the stored tensors makes to the weight.
+
+        Args:
+            half: largest relative rounding error of the stored type.
+            least: its largest absolute rounding error among subnormal numbers.
+            unit: largest absolute entry of the dense weight.
+
+        Returns:
+            The bound in the Frobenius norm, divided by ``unit``.
+        """
+        ...
+
+
+class Layout(ABC):
+    """How a compressed layer is stored, in both directions.
+
+    Implementations are frozen dataclasses in :data:`LAYOUTS`; their fields are their options.
+
+    Attributes:
+        splits: whether several modules take the place of the layer's module. The manifest names
+            the modules for which this was done, and whatever loads the file has to replace them.
+        shared_parts: how many of a layer's tensors, the first ones in :meth:`names`, are the same
+            tensor for layers that read the same input; 0 if they cannot share any.
+        action: what a report says was done with a layer.
+    """
+
+    splits: ClassVar[bool]
+    shared_parts: ClassVar[int] = 0
+    action: ClassVar[str]
+
+    @abstractmethod
+    def supports(self, layer: Layer) -> bool:
+        """Whether the layer's module can hold the tensors of this layout."""
+
+    @abstractmethod
+    def largest_rank(self, outputs: int, inputs: int) -> int:
+        """The largest rank at which a compressed layer of this shape is worth storing."""
+
+    @abstractmethod
+    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
+        """Number of values stored for the layer at a rank, without its bias.
+
+        Args:
+            layer: the layer.
+            rank: its rank.
+            shares: whether the shared parts are stored, and counted, with an earlier layer.
+        """
+
+    @abstractmethod
+    def macs(self, layer: Layer, rank: int) -> int:
+        """Multiply-adds of the layer at a rank, for one input row or output position."""
+
+    @abstractmethod
+    def names(self, weight: str) -> tuple[str, ...]:
+        """Names of the tensors that take the place of the tensor ``weight``."""
+
+    @abstractmethod
+    def bias_name(self, weight: str) -> str:
+        """Name of the layer's bias after its tensor ``weight`` was replaced."""
+
+    @abstractmethod
+    def compress(
+        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
+    ) -> dict[str, FloatArray]:
+        """The tensors that take the place of a layer's weight, keyed and ordered by :meth:`names`.
+
+        Args:
+            layer: the layer.
+            factors: its low-rank approximation.
+            shape: shape of the tensor that holds the layer. If the layer is a part of it, the
+                result replaces that part.
+        """
+
+    @abstractmethod
+    def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
+        """The dense weight of a module that this layout has split, as the module stores it.
+
+        Undoes :meth:`compress`, up to rounding: the weight is the approximated one.
+        """
+
+    @abstractmethod
+    def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> Reconstruction:
+        """The approximated weight of a layer, from a checkpoint written in this layout."""
+
+    def check(self, checkpoint: Checkpoint, module: str) -> None:
+        """Make sure that a checkpoint holds the tensors of a module that this layout has split.
+
+        Raises:
+            LayerError: a tensor is missing, or the tensors do not fit together.
+        """
+        if not checkpoint.infos.keys() >= set(self.names(member(module, "weight"))):
+            raise no_longer_whole(checkpoint, module)
+
+    def new_names(self, layer: Layer) -> set[str]:
+        """The names of a layer's tensors, aliases and bias included, that are new in the file."""
+        names = set()
+        for weight in (layer.tensor, *layer.aliases):
+            old = {weight, member(module_of(weight), "bias")}
+            names |= {*self.names(weight), self.bias_name(weight)} - old
+        return names
+
+    def refusal(self, layer: Layer, rank: int, taken: Collection[str]) -> Untouched | None:
+        """Why a layer cannot be stored in this layout at a rank, or None if it can.
+
+        Args:
+            layer: the layer.
+            rank: above 0 and below full rank.
+            taken: names of tensors in the checkpoint.
+        """
+        if not self.supports(layer):
+            return Untouched.NO_FACTORS
+        if rank > self.largest_rank(*layer.shape):
+            return Untouched.NOT_SMALLER
+        return None if self.new_names(layer).isdisjoint(taken) else Untouched.NAME_TAKEN
+
+
+LAYOUTS: Registry[Layout] = Registry("layout", "rmtcli.layouts")
+
+
+def no_longer_whole(checkpoint: Checkpoint, module: str) -> LayerError:
+    """The error for a split module whose tensors are missing or do not fit together."""
+    return LayerError(
+        f"{checkpoint.path}: the factors of '{module}' are missing or do not fit together: "
+        "the file was changed after rmtcli wrote it"
+    )

@@ -1,0 +1,83 @@
+"""The approximated weight in place of the weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.names import member, module_of
+from rmtcli.layers import Layer
+from rmtcli.layouts.base import LAYOUTS, Layout
+from rmtcli.spectra import Factors, tall
+
+
+@LAYOUTS.register("dense")
+@dataclass(frozen=True, slots=True)
+class Dense(Layout):
+    """The product of the factors, under the name and in the shape of the weight."""
+
+    splits: ClassVar[bool] = False
+    action: ClassVar[str] = "truncated in place"
+
+    def supports(self, layer: Layer) -> bool:
+        """Always: the layer's module stays as it is."""
+        return True
+
+    def largest_rank(self, outputs: int, inputs: int) -> int:
+        """Any rank below full rank, because the size is the same at every rank."""
+        return min(outputs, inputs) - 1
+
+    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
+        """Values in the weight, at any rank."""
+        return layer.size
+
+    def macs(self, layer: Layer, rank: int) -> int:
+        """Out · in, at any rank."""
+        return layer.size
+
+    def names(self, weight: str) -> tuple[str, ...]:
+        """The weight keeps its name."""
+        return (weight,)
+
+    def bias_name(self, weight: str) -> str:
+        """The bias keeps its name."""
+        return member(module_of(weight), "bias")
+
+    def compress(
+        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
+    ) -> dict[str, FloatArray]:
+        """The product of the factors, as the layer's tensor or its part of it holds the weight."""
+        return {layer.tensor: layer.view.stored(factors.product, shape)}
+
+    def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
+        """The weight as it is stored: nothing has to be undone."""
+        return checkpoint.array(member(module, "weight")).astype(np.float64)
+
+    def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> StoredWeight:
+        """The layer's matrix in the file."""
+        matrix = tall(layer.view.load(checkpoint, layer.tensor))
+        return StoredWeight(matrix.astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWeight:
+    """An approximated weight that a file holds as it is.
+
+    Attributes:
+        matrix: the weight, or its transpose where that is the tall one.
+    """
+
+    matrix: FloatArray
+
+    def rows(self, rows: slice, unit: float) -> FloatArray:
+        """Rows of the matrix."""
+        return self.matrix[rows] / unit
+
+    def rounding(self, half: float, least: float, unit: float) -> float:
+        """Bound of the change when every entry, at most ``unit``, is rounded."""
+        return math.hypot(half, least / unit) * math.sqrt(self.matrix.size)

@@ -1,0 +1,127 @@
+"""Two small layers in place of one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.names import factors_of, module_of
+from rmtcli.layers import Layer, break_even
+from rmtcli.layouts.base import LAYOUTS, Layout, no_longer_whole
+from rmtcli.spectra import Factors
+
+
+@LAYOUTS.register("factored")
+@dataclass(frozen=True, slots=True)
+class Factored(Layout):
+    """Two factors, each the weight of a module of its own.
+
+    A weight becomes ``….0.weight`` (rank × in) and ``….1.weight`` (out × rank), and its bias
+    ``….1.bias``: the names in ``nn.Sequential(Linear(in, rank, bias=False), Linear(rank, out))``.
+    """
+
+    splits: ClassVar[bool] = True
+    shared_parts: ClassVar[int] = 1
+    action: ClassVar[str] = "split in two"
+
+    def supports(self, layer: Layer) -> bool:
+        """Whether a module of its own multiplies by the weight."""
+        return layer.view.splits
+
+    def largest_rank(self, outputs: int, inputs: int) -> int:
+        """The break-even rank: the largest at which the factors are smaller than the weight."""
+        return break_even(outputs, inputs)
+
+    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
+        """Values in both factors, or in the left one if the right one is stored elsewhere."""
+        outputs, inputs = layer.shape
+        return rank * (outputs if shares else outputs + inputs)
+
+    def macs(self, layer: Layer, rank: int) -> int:
+        """r(out + in): every layer runs its right factor, whether it shares it or not."""
+        return rank * sum(layer.shape)
+
+    def names(self, weight: str) -> tuple[str, ...]:
+        """Names of the right and the left factor."""
+        right, left, _ = factors_of(module_of(weight))
+        return right, left
+
+    def bias_name(self, weight: str) -> str:
+        """The second module holds the bias."""
+        return factors_of(module_of(weight))[2]
+
+    def compress(
+        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
+    ) -> dict[str, FloatArray]:
+        """The two factors as the modules in the layer's place hold them."""
+        left, right = layer.view.factors(factors.left, factors.right)
+        return dict(zip(self.names(layer.tensor), (right, left), strict=True))
+
+    def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
+        """The product of the factors: a matrix, or a convolution's kernels."""
+        left, right = factor_matrices(checkpoint, module)
+        kernel = checkpoint.infos[factors_of(module)[0]].shape[1:]
+        product = (left @ right).reshape(len(left), *kernel)
+        transposed = module.rpartition(".")[2] in checkpoint.about.transposed
+        return product.T if transposed else product
+
+    def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> Product:
+        """The product of the factors, never held whole."""
+        left, right = factor_matrices(checkpoint, layer.module)
+        return Product(left, right)
+
+    def check(self, checkpoint: Checkpoint, module: str) -> None:
+        """Make sure that a checkpoint holds both factors of a module, with one rank."""
+        right, left, _ = factors_of(module)
+        a, b = checkpoint.infos.get(right), checkpoint.infos.get(left)
+        if (
+            a is None
+            or b is None
+            or not 2 <= len(a.shape) == len(b.shape)
+            or a.shape[0] != b.shape[1]
+            or set(b.shape[2:]) > {1}
+            or not {a.dtype, b.dtype} <= FLOATS.keys()
+        ):
+            raise no_longer_whole(checkpoint, module)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """The weight left · right of two stored factors.
+
+    Attributes:
+        left: shape (out, r).
+        right: shape (r, in).
+    """
+
+    left: FloatArray
+    right: FloatArray
+
+    def rows(self, rows: slice, unit: float) -> FloatArray:
+        """Rows of the product, or of its transpose where that is the tall one."""
+        left, right = self.left, self.right
+        long, short = (left, right) if len(left) >= right.shape[1] else (right.T, left.T)
+        return np.asarray((long[rows] / unit) @ short)
+
+    def rounding(self, half: float, least: float, unit: float) -> float:
+        """Bound of the product's change when both factors are rounded.
+
+        The sum over the ranks of the norm of a column times that of a row, one or both changed.
+        """
+        a, b = np.linalg.norm(self.left, axis=0), np.linalg.norm(self.right, axis=1)
+        da = half * a + least * math.sqrt(len(self.left))
+        db = half * b + least * math.sqrt(self.right.shape[1])
+        return float(np.sum(da * b + a * db + da * db)) / unit
+
+
+def factor_matrices(checkpoint: Checkpoint, module: str) -> tuple[FloatArray, FloatArray]:
+    """A split module's left factor, out × r, and right one, r × in, convolutions flattened."""
+    right, left, _ = factors_of(module)
+    a, b = (checkpoint.array(name).astype("f8") for name in (left, right))
+    return a.reshape(a.shape[:2]), b.reshape(len(b), -1)
