@@ -17,8 +17,7 @@ from rmtcli.layers import Layer, Skipped, fingerprint
 from rmtcli.layouts import Layout
 from rmtcli.planning.plan import LayerPlan
 
-#: Version of the file's layout.
-VERSION = 1
+VERSION = 1  #: of the file's layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +209,13 @@ def check_plan(
     layers = {item.name: item for item in found if isinstance(item, Layer)}
     skipped = {item.name: item.reason.value for item in found if isinstance(item, Skipped)}
     for planned in plan.layers:
-        where = f"{checkpoint.path}: the plan's layer '{planned.name}'"
+        where, rank = f"{checkpoint.path}: the plan's layer '{planned.name}'", planned.rank
         if planned.name not in layers:
             raise LayerError(f"{where} {skipped.get(planned.name, 'is not there')}")
-        layer, rank = layers[planned.name], planned.rank
+        layer = layers[planned.name]
         if layer.shape != planned.shape:
-            shapes = ("×".join(map(str, shape)) for shape in (planned.shape, layer.shape))
-            raise LayerError("{}: {} in the plan, {} in the file".format(where, *shapes))
+            old, new = ("×".join(map(str, shape)) for shape in (planned.shape, layer.shape))
+            raise LayerError(f"{where}: {old} in the plan, {new} in the file")
         if fingerprint(checkpoint, layer) != planned.sha256:
             raise LayerError(f"{where} holds other weights: plan anew")
         if rank is not None and not layout.supports(layer):
@@ -253,8 +252,8 @@ def plan_of(
         )
         for item in layers
     )
-    calibration = None if calibrated is None else _calibration(calibrated.settings)
-    return Plan(checkpoint.path.name, made_by, calibration, tuple(planned))
+    settings = None if calibrated is None else _calibration(calibrated.settings)
+    return Plan(checkpoint.path.name, made_by, settings, tuple(planned))
 
 
 def _calibration(settings: Calibration) -> PlannedCalibration:
