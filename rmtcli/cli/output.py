@@ -18,21 +18,14 @@ if TYPE_CHECKING:
     from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
 
-#: Endings that ``--report`` understands.
-_REPORTS = (".md", ".json", ".html", ".xml")
-
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
     """Refuse a report file that could not be written, before any work is done."""
-    check_file(path, *_REPORTS, inputs=inputs, force=force)
-    if path is not None and path.suffix == ".html":
-        from rmtcli.report.html import check_html
+    if path is not None:
+        from rmtcli.report.renderers import RENDERERS
 
-        check_html()
-    if path is not None and path.suffix == ".xml":
-        from rmtcli.report.junit import check_junit
-
-        check_junit()
+        check_file(path, *RENDERERS, inputs=inputs, force=force)
+        RENDERERS[path.suffix].check()
 
 
 def check_file(path: Path | None, *endings: str, inputs: list[Path | None], force: bool) -> None:
@@ -66,31 +59,22 @@ def emit(
         ConditionError: a condition holds; the report is there all the same.
         UsageError: a condition names what was not measured.
     """
-    from rmtcli.report.conditions import values_of
+    from rmtcli.report.conditions import failures, outcomes, values_of
 
     finish()
-    values = values_of(report) if conditions else {}
-    found = [condition.holds(values) for condition in conditions]
+    checked = outcomes(conditions, values_of(report)) if conditions else ()
     if report_file is not None:
-        from rmtcli.report.html import to_html
-        from rmtcli.report.junit import to_junit
-        from rmtcli.report.markdown import to_markdown
+        from rmtcli.report.renderers import RENDERERS, Context
 
-        texts = [(c.text, reason) for c, reason in zip(conditions, found, strict=True)]
-        render = {
-            ".md": lambda: to_markdown(report, _command()),
-            ".json": lambda: report.to_json(_command()),
-            ".html": lambda: to_html(report, _command()),
-            ".xml": lambda: to_junit(report, texts),
-        }
-        write_text(report_file, render[report_file.suffix]().rstrip("\n") + "\n")
+        text = RENDERERS[report_file.suffix].render(report, Context(_command(), checked))
+        write_text(report_file, text.rstrip("\n") + "\n")
     if as_json:
         print_json(report)
     elif not is_quiet():
         from rmtcli.report.terminal import show, stdout
 
         show(report, stdout())
-    conclude(report, [reason for reason in found if reason is not None])
+    conclude(report, failures(checked))
 
 
 def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) -> None:
@@ -117,11 +101,12 @@ def conclude(report: Report, failed: Sequence[str]) -> None:
         ConditionError: there is one.
     """
     from rmtcli.report.github import tell_github
-    from rmtcli.report.markdown import to_markdown
+    from rmtcli.report.renderers import Context
+    from rmtcli.report.renderers.markdown import to_markdown
 
     tell_github(
         f"rmtcli {report.action}",
-        lambda: to_markdown(report),
+        lambda: to_markdown(report, Context()),
         notes=report.notes,
         failed=failed,
         stream=sys.stderr,
@@ -136,7 +121,7 @@ def conclude_difference(found: Difference, failed: Sequence[str]) -> None:
         ConditionError: there is a reason to fail.
     """
     from rmtcli.report.github import tell_github
-    from rmtcli.report.markdown import difference_to_markdown
+    from rmtcli.report.renderers.markdown import difference_to_markdown
 
     tell_github(
         "rmtcli diff",

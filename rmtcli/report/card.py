@@ -7,7 +7,8 @@ from dataclasses import replace
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.files import as_path
 from rmtcli.report.base import Report
-from rmtcli.report.markdown import to_markdown
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.markdown import to_markdown
 
 _START, _END = "<!-- rmtcli: start -->", "<!-- rmtcli: end -->"
 
@@ -33,7 +34,7 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
         factored: whether layers were split, so that loading takes more than before.
     """
     source = replace(report.source, path=as_path(report.source.path).absolute().name)
-    text = to_markdown(replace(report, source=source, output=None))
+    text = to_markdown(replace(report, source=source, output=None), Context())
     title, _, rest = text.partition("\n")
     body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"
     section = f"{_START}\n{body}\n### {title.lstrip('# ')}\n{rest}{_END}\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,19 @@ class Condition:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A condition and whether it fails the run.
+
+    Attributes:
+        condition: its text, as the user wrote it.
+        failure: the reason for which the run fails, in words; None where it does not.
+    """
+
+    condition: str
+    failure: str | None
+
+
 def values_of(report: Report) -> dict[str, float | None]:
     """The fields of a report that conditions may name; None where one was not measured."""
     before, after = report.parameters
@@ -147,9 +160,33 @@ def values_of(report: Report) -> dict[str, float | None]:
     return found
 
 
+def outcomes(
+    conditions: Sequence[Condition], values: Mapping[str, float | None]
+) -> tuple[Outcome, ...]:
+    """Check every condition.
+
+    Args:
+        conditions: the conditions, in the user's order.
+        values: field -> its value; None where it was not measured.
+
+    Raises:
+        UsageError: a condition names a field that was not measured.
+    """
+    return tuple(Outcome(condition.text, condition.holds(values)) for condition in conditions)
+
+
 def reasons(conditions: Sequence[Condition], values: Mapping[str, float | None]) -> list[str]:
-    """Why a run fails; empty where it does not."""
-    return [reason for c in conditions if (reason := c.holds(values)) is not None]
+    """The reasons for which a run fails; empty where it does not fail.
+
+    Raises:
+        UsageError: a condition names a field that was not measured.
+    """
+    return failures(outcomes(conditions, values))
+
+
+def failures(outcomes: Iterable[Outcome]) -> list[str]:
+    """The reasons for which a run fails, of all outcomes that do."""
+    return [outcome.failure for outcome in outcomes if outcome.failure is not None]
 
 
 def _names(node: ast.AST) -> Iterator[str]:

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 import rmtcli
-from rmtcli.report.markdown import difference_to_markdown, to_markdown
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.markdown import difference_to_markdown, to_markdown
 from rmtcli.report.terminal import show, show_difference
 from tests.report.hostile import NAMES, hostile_report
 
@@ -18,7 +19,7 @@ from tests.report.hostile import NAMES, hostile_report
 @pytest.mark.parametrize("kind", NAMES)
 def test_markdown_keeps_its_rows_and_holds_no_markup_of_a_name(kind: str, tmp_path: Path) -> None:
     report = hostile_report(NAMES[kind], tmp_path)
-    text = to_markdown(report, f"rmtcli analyze {NAMES[kind]}")
+    text = to_markdown(report, Context(f"rmtcli analyze {NAMES[kind]}"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(report.layers)
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1
@@ -38,7 +39,7 @@ def test_a_terminal_gets_no_control_characters_of_a_name(kind: str, tmp_path: Pa
 
 def test_code_with_backticks_stays_code(tmp_path: Path) -> None:
     report = hostile_report("a.weight", tmp_path)
-    assert "``` rmtcli a``b ```" in to_markdown(report, "rmtcli a``b")
+    assert "``` rmtcli a``b ```" in to_markdown(report, Context("rmtcli a``b"))
 
 
 @pytest.mark.parametrize("kind", NAMES)

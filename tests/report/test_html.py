@@ -12,7 +12,8 @@ import pytest
 
 import rmtcli
 from rmtcli.report.base import Report
-from rmtcli.report.html import to_html
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.html import to_html
 from rmtcli.report.rows import shown, summary, table
 from tests.conftest import SAMPLES, Run
 from tests.report.hostile import NAMES, hostile_report
@@ -60,7 +61,7 @@ def report() -> Report:
 
 @pytest.fixture(scope="module")
 def html(report: Report) -> str:
-    return to_html(report, "rmtcli prune a.pt")
+    return to_html(report, Context("rmtcli prune a.pt"))
 
 
 def test_a_page_says_what_the_summary_and_the_table_say(report: Report, html: str) -> None:
@@ -79,7 +80,7 @@ def test_a_page_says_what_the_summary_and_the_table_say(report: Report, html: st
 
 def test_a_written_file_has_bytes(report: Report) -> None:
     written = replace(report.source, path="b.pt", bytes=1_000)
-    text = Page(to_html(replace(report, output=written))).text
+    text = Page(to_html(replace(report, output=written), Context())).text
     assert re.search(rf"bytes on disk\s*{report.source.bytes:,}1,000", text)
 
 
@@ -135,14 +136,14 @@ def test_a_layer_takes_less_than_30_kilobytes(report: Report, html: str) -> None
 
 
 def test_the_same_report_gives_the_same_bytes(report: Report, html: str) -> None:
-    assert to_html(report, "rmtcli prune a.pt") == html
+    assert to_html(report, Context("rmtcli prune a.pt")) == html
 
 
 def test_layers_beyond_the_cap_are_in_the_table_only(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmtcli.report.html.MAX_FIGURES", 2)
-    page = Page(to_html(report))
+    monkeypatch.setattr("rmtcli.report.renderers.html.MAX_FIGURES", 2)
+    page = Page(to_html(report, Context()))
     assert page.count("svg") == 2
     assert f"Figures of the first 2 layers; {len(report.layers) - 2} more" in page.text
     assert all(plan.layer.name in page.text for plan in report.layers)
@@ -151,7 +152,7 @@ def test_layers_beyond_the_cap_are_in_the_table_only(
 @pytest.mark.parametrize("kind", NAMES)
 def test_hostile_names_harm_nothing(kind: str, tmp_path: Path) -> None:
     report = hostile_report(NAMES[kind], tmp_path)
-    html = to_html(report, f"rmtcli analyze {NAMES[kind]}")
+    html = to_html(report, Context(f"rmtcli analyze {NAMES[kind]}"))
     page = Page(html)
     assert page.count("script") == 1
     assert page.count("img") == 0

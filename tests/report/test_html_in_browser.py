@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import rmtcli
-from rmtcli.report.html import to_html
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.html import to_html
 from tests.conftest import SAMPLES
 from tests.report.hostile import NAMES, hostile_report
 
@@ -48,7 +49,7 @@ def opened(browser: Any, file: Path, width: int, **options: Any) -> tuple[Any, l
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "a.html"
-    path.write_text(to_html(rmtcli.prune(SAMPLES / "mnist_deep.pt", dry_run=True)))
+    path.write_text(to_html(rmtcli.prune(SAMPLES / "mnist_deep.pt", dry_run=True), Context()))
     return path
 
 
@@ -86,7 +87,7 @@ def test_without_scripts_the_tables_are_there(browser: Any, file: Path) -> None:
 @pytest.mark.parametrize("kind", NAMES)
 def test_hostile_names_run_nothing_and_fit(browser: Any, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.html"
-    path.write_text(to_html(hostile_report(NAMES[kind], tmp_path)))
+    path.write_text(to_html(hostile_report(NAMES[kind], tmp_path), Context()))
     page, trouble = opened(browser, path, 390)
     assert trouble == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -8,7 +8,8 @@ import pytest
 
 import rmtcli
 from rmtcli.report.base import Report
-from rmtcli.report.junit import to_junit
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.junit import to_junit
 from rmtcli.report.rows import summary
 from tests.conftest import SAMPLES
 from tests.report.hostile import NAMES, hostile_report
@@ -37,7 +38,7 @@ def test_a_data_frame_has_a_row_a_layer(report: Report) -> None:
 def test_hostile_names_do_no_harm(tmp_path: Path, name: str) -> None:
     junitparser = pytest.importorskip("junitparser")
     found = hostile_report(name, tmp_path)
-    shown, text = found._repr_html_(), to_junit(found, [])
+    shown, text = found._repr_html_(), to_junit(found, Context())
     for sign in ("\x1b", "\u202e", "<script>", "<img"):
         assert sign not in shown
     for sign in ("\x1b", "<script>", "<img"):

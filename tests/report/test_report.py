@@ -9,7 +9,8 @@ from rich.console import Console
 
 import rmtcli
 from rmtcli.report.base import Report
-from rmtcli.report.markdown import to_markdown
+from rmtcli.report.renderers import Context
+from rmtcli.report.renderers.markdown import to_markdown
 from rmtcli.report.terminal import show
 from tests.conftest import SAMPLES
 
@@ -52,7 +53,7 @@ def test_reports_of_the_sample_models_are_the_golden_ones(name: str) -> None:
 
 
 def test_markdown_has_a_row_a_layer_and_no_broken_cells(report: Report) -> None:
-    lines = to_markdown(report).splitlines()
+    lines = to_markdown(report, Context()).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2 + len(report.layers)
     assert len({row.count("|") for row in rows}) == 1

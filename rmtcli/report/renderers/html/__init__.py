@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
-from rmtcli.report.extras import check_extra
+from rmtcli.report.renderers.base import Context, Renderer
 from rmtcli.report.rows import NUMERIC, action, options, shown, summary, table
 from rmtcli.report.totals import totals
 from rmtcli.version import __version__
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 MAX_FIGURES = 200
 
 
-def check_html() -> None:
-    """Make sure, before any work, that pages can be made.
-
-    Raises:
-        UsageError: Jinja2 or matplotlib is not installed.
-    """
-    check_extra("HTML reports need", "jinja2", "matplotlib")
-
-
 @dataclass(frozen=True, slots=True)
 class Panel:
     """What the page shows of one layer: its name, its figure, and facts as label and text."""
@@ -42,17 +33,12 @@ class Panel:
     facts: list[tuple[str, str]]
 
 
-def to_html(report: Report, command: str | None = None) -> str:
-    """One page that works offline, with figures as inline SVG; the same report, the same bytes.
-
-    Args:
-        report: the report.
-        command: the command line that made it, or None from Python.
-    """
+def to_html(report: Report, context: Context) -> str:
+    """One page that works offline, with figures as inline SVG; equal reports give equal bytes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    loader = PackageLoader("rmtcli.report", "html")
+    loader = PackageLoader("rmtcli.report.renderers", "html")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -64,7 +50,7 @@ def to_html(report: Report, command: str | None = None) -> str:
     template = environment.get_template("page.html.j2")
     return template.render(
         **_content(report),
-        command=command,
+        command=context.command,
         version=__version__,
         style=Markup(_asset("style.css")),
         script=script,
@@ -90,12 +76,12 @@ def _content(report: Report) -> Mapping[str, Any]:
 
 
 def _asset(name: str) -> str:
-    return files("rmtcli.report").joinpath("html", name).read_text(encoding="utf-8")
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _curve(report: Report) -> Markup:
-    from rmtcli.report.html.svg import inline_svg
     from rmtcli.report.plot import curve_figure
+    from rmtcli.report.renderers.html.svg import inline_svg
 
     figure = curve_figure(report, titled=False)
     text = f"{len(report.curve)} networks; their numbers stand in the table below."
@@ -107,7 +93,7 @@ def _curve(report: Report) -> Markup:
 
 def _panel(plan: LayerPlan, report: Report, number: int) -> Panel:
     from rmtcli.report.draw_esd import PALETTE, esd_figure
-    from rmtcli.report.html.svg import inline_svg
+    from rmtcli.report.renderers.html.svg import inline_svg
 
     facts = _facts(plan, report)
     text = "; ".join(f"{label}: {value}" for label, value in facts)
@@ -139,3 +125,6 @@ def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
     if plan.predicted_loss is not None:
         lines.append(("calibrated", "directions are the data's; the bars show the rank only"))
     return lines
+
+
+HTML = Renderer("HTML", ".html", to_html, needs=("jinja2", "matplotlib"))

@@ -7,28 +7,26 @@ from collections.abc import Sequence
 
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
+from rmtcli.report.renderers.base import Context, Renderer
 from rmtcli.report.rows import NUMERIC, options, shown, summary, table
 
 #: Signs that begin markup; an underscore within a word does not.
 _MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
 
 
-def to_markdown(report: Report, command: str | None = None) -> str:
-    """A heading, the summary as a list, and the layers as a table.
-
-    Args:
-        report: the report.
-        command: the command line that made it, or None from Python.
-    """
+def to_markdown(report: Report, context: Context) -> str:
+    """A heading, the summary as a list, and the layers as a table."""
     cells = table(report) if report.layers or report.curve else None
     facts = [*summary(report), ("sha256 of the input", report.source.sha256)]
-    return _page(f"{report.action}: {report.source.path}", command, facts, options(report), cells)
+    title = f"{report.action}: {report.source.path}"
+    return _page(title, context.command, facts, options(report), cells)
 
 
-def difference_to_markdown(found: Difference, command: str | None = None) -> str:
-    """The same for two checkpoints beside each other."""
-    title = f"diff: {found.before.path} and {found.after.path}"
-    return _page(title, command, found.summary(), [("edge", found.edge)], found.rows())
+def difference_to_markdown(difference: Difference) -> str:
+    """A comparison of two checkpoints: a heading, the summary as a list, the layers as a table."""
+    title = f"diff: {difference.before.path} and {difference.after.path}"
+    edge = [("edge", difference.edge)]
+    return _page(title, None, difference.summary(), edge, difference.rows())
 
 
 def _page(
@@ -61,3 +59,6 @@ def _code(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+MARKDOWN = Renderer("Markdown", ".md", to_markdown)
