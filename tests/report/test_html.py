@@ -142,7 +142,7 @@ def test_the_same_report_gives_the_same_bytes(report: Report, html: str) -> None
 def test_layers_beyond_the_cap_are_in_the_table_only(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmtcli.report.renderers.html.MAX_FIGURES", 2)
+    monkeypatch.setattr("rmtcli.report.renderers.html.page.MAX_FIGURES", 2)
     page = Page(to_html(report, Context()))
     assert page.count("svg") == 2
     assert f"Figures of the first 2 layers; {len(report.layers) - 2} more" in page.text
