@@ -1,7 +1,7 @@
-"""Which Pythons and versions the project works with; what it stands on, audited and listed.
+"""Tests on every supported Python and range of versions; audit and list of the dependencies.
 
-Options after ``--`` go to pytest, or name the file of the bill of materials. The Pythons are those
-of the classifiers in pyproject.toml, the lowest versions those of its ranges.
+Options after ``--`` go to pytest, or name the file of the bill of materials. The Pythons come from
+the classifiers in pyproject.toml, the lowest versions from its ranges.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
-#: What a user can ask for. The tools of ``dev`` are nobody's dependencies.
+#: Extras for users; ``dev`` has tools that no user needs.
 EXTRAS = {k: v for k, v in PYPROJECT["project"]["optional-dependencies"].items() if k != "dev"}
 REQUIREMENTS = [*PYPROJECT["project"]["dependencies"], *chain.from_iterable(EXTRAS.values())]
 
-#: One torch for all sessions: other wheels of it, with the CUDA libraries that they ask for, are
-#: gigabytes. ``ANY_TORCH=1 nox …`` takes the lowest or the newest one, as of every other package.
+#: All sessions use one torch, because other wheels and the CUDA libraries that they require take
+#: gigabytes. ``ANY_TORCH=1 nox …`` takes the lowest or newest torch, as for every other package.
 CONSTRAINTS = Path("constraints.txt")
 CONSTRAIN = () if os.environ.get("ANY_TORCH") else ("-c", str(CONSTRAINTS))
 
-#: Known vulnerabilities that do not fail the audit: their id, and why they do not concern rmtcli.
+#: Known vulnerabilities that do not fail the audit: id -> why it does not affect rmtcli.
 ACCEPTED: dict[str, str] = {}
-#: Asked in this order; the second only where the first knows nothing.
+#: Services in the order of queries; the second is used only if the first has no answer.
 SERVICES = ("pypi", "osv")
-#: Where pip-audit's last line begins so, the network is at fault and not pip-audit.
+#: Beginnings of pip-audit's last line that indicate an error of the network, not of pip-audit.
 NETWORK_ERRORS = re.compile(r"(requests|urllib3|pip_audit\._service)\.|.*Tip: your network may be")
 
 
 def lowest(requirements: Iterable[str], but: Collection[str] = ()) -> list[str]:
-    """A constraint to the lowest version for each requirement: ``name>=1.2`` gives ``name==1.2``.
+    """Pin each requirement to its lowest version: ``name>=1.2`` gives ``name==1.2``.
 
     Raises:
         ValueError: a requirement has no lowest version.
@@ -53,7 +53,9 @@ def lowest(requirements: Iterable[str], but: Collection[str] = ()) -> list[str]:
     for requirement in map(Requirement, requirements):
         bounds = [each.version for each in requirement.specifier if each.operator == ">="]
         if len(bounds) != 1:
-            raise ValueError(f"{requirement}: must say '>=' once, for its lowest version is tested")
+            raise ValueError(
+                f"{requirement}: must have one '>=', because its lowest version is tested"
+            )
         if requirement.name not in but:
             pins[requirement.name] = f"{requirement.name}=={bounds[0]}"
     return sorted(pins.values())
@@ -61,43 +63,43 @@ def lowest(requirements: Iterable[str], but: Collection[str] = ()) -> list[str]:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests with the newest versions that agree with one another."""
+    """Run the tests with the newest mutually compatible versions."""
     session.install(*CONSTRAIN, "-e", ".[dev]")
     session.run("pytest", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def minimum(session: nox.Session) -> None:
-    """Run the tests with the lowest version of every dependency, of all extras too."""
+    """Run the tests with the lowest version of every dependency, including those of extras."""
     fixed = [Requirement(line).name for line in CONSTRAINTS.read_text().split() if CONSTRAIN]
     pins = Path(session.create_tmp()) / "minimum.txt"
     pins.write_text("\n".join(lowest(REQUIREMENTS, but=fixed)))
     session.install(*CONSTRAIN, "-c", str(pins), "-e", ".[dev]")
-    # An old release calls what a newer one beneath it deprecates: neither is the project's code.
+    # Old releases use features that newer dependencies deprecate: neither is the project's code.
     session.run("pytest", "-W", "ignore::DeprecationWarning", *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])
 def newest(session: nox.Session) -> None:
-    """Run the tests with the newest versions, and say which newer ones something holds back."""
+    """Run the tests with the newest versions, and name packages that others hold back."""
     session.install(*CONSTRAIN, "--upgrade", "--upgrade-strategy", "eager", "-e", ".[dev]")
     ours = {canonicalize_name(Requirement(each).name) for each in REQUIREMENTS}
     for package in listed(session, str(Path(session.bin, "python")), "--outdated"):
         if canonicalize_name(package["name"]) in ours:
-            session.warn("held back: {name} {version}, of {latest_version}".format_map(package))
+            session.warn("held back: {name} {version}, newest {latest_version}".format_map(package))
     session.run("pytest", *session.posargs)
 
 
 def listed(session: nox.Session, python: str, *options: str) -> list[dict[str, str]]:
-    """What ``pip list`` says of an interpreter's packages."""
+    """An interpreter's packages according to ``pip list``."""
     command = ["python", "-m", "pip", "--python", python, "list", "--format=json", *options]
     return json.loads(session.run(*command, silent=True, stderr=subprocess.DEVNULL))
 
 
 def installed(session: nox.Session, extras: Collection[str] = ()) -> str:
-    """The interpreter of an environment with the project as users get it, and nothing else.
+    """Create an environment with the project as users get it; return its interpreter.
 
-    It is not the session's own: what an audit or a bill needs for itself has no place in it.
+    It is separate from the session's environment, which has the tools of audit and bill.
     """
     folder = Path(session.create_tmp())
     session.run("python", "-m", "venv", "--clear", "--without-pip", str(folder / "installed"))
@@ -112,7 +114,7 @@ def installed(session: nox.Session, extras: Collection[str] = ()) -> str:
 
 
 class Audit(NamedTuple):
-    """What a service says: names of packages, and a line for each vulnerability."""
+    """A service's answer: names of packages, and one line per vulnerability."""
 
     known: list[str]
     unknown: list[str]
@@ -120,27 +122,28 @@ class Audit(NamedTuple):
 
 
 def read_audit(report: str) -> Audit:
-    """Read pip-audit's JSON, and tell the packages that the service knows from the others.
+    """Read pip-audit's JSON, and separate known from unknown packages.
 
-    pip-audit itself calls it a success where a service knows none of them: a mirror of an index
-    that has no vulnerabilities to tell of answers as if there were no such package.
+    pip-audit itself succeeds even if a service knows none of the packages: an index mirror without
+    data on vulnerabilities answers as if the packages did not exist.
     """
-    known, unknown, found = [], [], []
+    known, unknown, vulnerabilities = [], [], []
     for package in json.loads(report)["dependencies"]:
         (unknown if "skip_reason" in package else known).append(package["name"])
         for each in package.get("vulns", ()):
-            mended = ", ".join(each["fix_versions"]) or "no version"
-            found.append(f"{package['name']} {package['version']}: {each['id']}, mended: {mended}")
-    return Audit(known, unknown, found)
+            fixed = ", ".join(each["fix_versions"]) or "no version"
+            line = f"{package['name']} {package['version']}: {each['id']}, fixed in {fixed}"
+            vulnerabilities.append(line)
+    return Audit(known, unknown, vulnerabilities)
 
 
 def unreached(output: str) -> bool:
-    """Whether pip-audit, which printed this and wrote no report, had no answer from the service."""
+    """Whether pip-audit's output shows that the service could not be reached."""
     return bool(NETWORK_ERRORS.match(output.strip().rpartition("\n")[2]))
 
 
 def ask(session: nox.Session, service: str, pins: Path) -> Audit | str:
-    """What a service knows of pinned packages; or, in a few words, why it tells nothing."""
+    """Query a service about pinned packages; return its answer, or why there is none."""
     report = pins.with_suffix(".json")
     report.unlink(missing_ok=True)
     output = session.run(
@@ -159,7 +162,7 @@ def ask(session: nox.Session, service: str, pins: Path) -> Audit | str:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Fail where a dependency, of any extra too, has a known vulnerability."""
+    """Fail if a dependency, including those of extras, has a known vulnerability."""
     packages = listed(session, installed(session, EXTRAS))
     pins = Path(session.create_tmp()) / "pins.txt"
     pins.write_text(
@@ -185,30 +188,30 @@ def audit(session: nox.Session) -> None:
         session.warn(f"not audited: {name}, which {service} does not know")
     if answer.vulnerabilities:
         session.error("\n".join(["known vulnerabilities:", *answer.vulnerabilities]))
-    session.log(f"{service} knows {len(answer.known)} packages, and nothing against them")
+    session.log(f"{service} knows {len(answer.known)} packages and no vulnerabilities of them")
 
 
 def bill_faults(text: str, requirements: Iterable[str]) -> list[str]:
-    """What is wrong with a bill of materials: what it lacks, and what a machine left in it."""
+    """Faults of a bill of materials: missing components, and traces of the local machine."""
     bill: Mapping[str, Any] = json.loads(text)
     root = bill["metadata"]["component"]
     names = {canonicalize_name(component["name"]) for component in bill["components"]}
     missing = {canonicalize_name(Requirement(each).name) for each in requirements} - names
     faults = [f"lacks {name}" for name in sorted(missing)]
     if not root.get("version"):
-        faults.append(f"tells no version of {root['name']}")
-    # Of what lies on a disk, pip keeps the place; of what comes from an index, it does not.
-    return faults + [f"names {place}" for place in ("file:", str(Path.cwd())) if place in text]
+        faults.append(f"has no version of {root['name']}")
+    # pip records the local path of a package that was installed from disk.
+    return faults + [f"contains {path}" for path in ("file:", str(Path.cwd())) if path in text]
 
 
 @nox.session
 def sbom(session: nox.Session) -> None:
-    """Write the CycloneDX bill of what it needs to run, to dist/ or the file after ``--``."""
+    """Write the CycloneDX bill of runtime dependencies to dist/ or to the file after ``--``."""
     project = PYPROJECT["project"]
     python = installed(session)
     folder = Path(session.create_tmp())
     (wheel,) = folder.glob("*.whl")
-    # The version is dynamic, and cyclonedx-py reads what is written.
+    # The version is dynamic, and cyclonedx-py reads only static metadata.
     root = {key: project[key] for key in ("name", "description", "license")}
     root["version"] = wheel.name.split("-")[1]
     table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in root.items())

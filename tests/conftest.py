@@ -1,4 +1,4 @@
-"""What many tests need: matrices with known truth, and small checkpoints."""
+"""Helpers of many tests: matrices with known structure, and small checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ settings.load_profile("rmtcli")
 
 
 def noise(shape: tuple[int, int], sigma: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Independent Gaussian entries."""
+    """A matrix of independent Gaussian entries."""
     return sigma * np.random.default_rng(seed).standard_normal(shape)
 
 
@@ -66,7 +66,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def rmtcli() -> Run:
-    """Run the program as a user does, in a process of its own, with its output in a pipe."""
+    """Run the program as a user does, in a separate process, with its output in a pipe."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-B", "-m", "rmtcli", *map(str, arguments)]
@@ -77,7 +77,7 @@ def rmtcli() -> Run:
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times that do not depend on the machine: a layer takes 1 s, its factors a tenth and more."""
+    """Make timings independent of the machine: a layer takes 1 s, its factors 0.1 s or more."""
 
     def times(runs: Sequence[object], device: str) -> list[float]:
         return [1.0, *(0.1 * (1 + i) for i in range(len(runs) - 1))]
@@ -86,7 +86,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its bytes: what a failed command must not change."""
+    """The bytes of every file below a folder, which a failed command must not change."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -98,12 +98,12 @@ def model_directory(
     shards: int = 1,
     container: str = "safetensors",
 ) -> Path:
-    """A directory as transformers writes it, with these weights in so many files."""
+    """Write a directory as transformers does, with the weights in ``shards`` files."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config or {"model_type": "bert"}))
     (folder / "tokenizer.json").write_text("{}")
     stem = "model" if container == "safetensors" else "pytorch_model"
-    names, places = list(state), {}
+    names, weight_map = list(state), {}
     for i in range(shards):
         part = {name: state[name] for name in names[i::shards]}
         numbered = f"{stem}-{i + 1:05}-of-{shards:05}.{container}"
@@ -112,8 +112,8 @@ def model_directory(
             save_file(part, folder / file, metadata={"format": "pt"})
         else:
             torch.save(part, folder / file)
-        places |= dict.fromkeys(part, file)
+        weight_map |= dict.fromkeys(part, file)
     if shards > 1:
-        index = json.dumps({"metadata": {}, "weight_map": places})
+        index = json.dumps({"metadata": {}, "weight_map": weight_map})
         (folder / f"{stem}.{container}.index.json").write_text(index)
     return folder

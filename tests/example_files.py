@@ -1,4 +1,4 @@
-"""The files that the documents' examples name: small networks, and data that they do well on."""
+"""Files for the examples in the documentation: small networks, and data that they classify well."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES, INPUTS, WIDTH = 10, 100, 160
 #: Rank of the layers of the directories' models.
 RANK = 3
 ARRAYS = ("d.npz", "test.npz", "train.npz", "arrays.npz", "held-out.npz")
-#: Directories of models -> the architecture that stands in for them.
+#: Model directories in the examples -> the architecture of the small model that replaces them.
 DIRECTORIES = {
     "MODEL_DIR": "bert",
     "all-MiniLM-L6-v2": "bert",
@@ -30,7 +30,7 @@ TEXTS = ("sentences.txt", "others.txt", "text.txt", "held-out.txt")
 
 
 class Network(nn.Module):
-    """Five layers, named as those of the samples."""
+    """Five linear layers, named like those of the sample models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Network(nn.Module):
 
 
 def arrays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ten clouds far apart, and which of them each sample is of."""
+    """Samples from ten well-separated clusters, and the cluster of each."""
     centres = np.random.default_rng(0).standard_normal((CLASSES, INPUTS))
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, count)
@@ -53,7 +53,7 @@ def arrays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_network(folder: Path) -> None:
-    """A network that was trained for a moment, under its names, and its data."""
+    """Write a briefly trained network under the names in the examples, and its data."""
     torch.manual_seed(0)
     network = Network()
     x, y = arrays(1024, 1)
@@ -79,7 +79,7 @@ def write_network(folder: Path) -> None:
 
 
 def write_samples(folder: Path) -> None:
-    """The sample models, and few of their images."""
+    """Write links to the sample models, and a tenth of their images."""
     (folder / SAMPLES.name).mkdir()
     for name in ("mnist_mlp.safetensors", "mnist_deep.pt"):
         (folder / SAMPLES.name / name).symlink_to(SAMPLES / name)
@@ -88,13 +88,13 @@ def write_samples(folder: Path) -> None:
 
 
 def write_directories(folder: Path) -> None:
-    """Models whose layers have low rank, so that they stand being pruned, and text."""
+    """Write models whose layers have low rank, so that pruning does little harm, and text."""
     words = tokenizer(256)
     for name, case in DIRECTORIES.items():
         config: Any = CASES[case].config
-        for places in ("max_position_embeddings", "n_positions"):
-            if hasattr(config, places):
-                config = type(config).from_dict(config.to_dict() | {places: 256})
+        for length in ("max_position_embeddings", "n_positions"):
+            if hasattr(config, length):
+                config = type(config).from_dict(config.to_dict() | {length: 256})
         model = type(CASES[case].model())(config)
         model.save_pretrained(folder / name)
         words.save_pretrained(folder / name)
@@ -105,10 +105,10 @@ def write_directories(folder: Path) -> None:
                 weights[key] = 0.1 * left @ right.T + 1e-3 * torch.randn(value.shape)
         save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
     embedding = folder / "all-MiniLM-L6-v2"
-    places = {"": "Transformer", "1_Pooling": "Pooling"}
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(places.items())
+        for i, (path, kind) in enumerate(kinds.items())
     ]
     (embedding / "modules.json").write_text(json.dumps(modules))
     (embedding / "1_Pooling").mkdir()
@@ -124,5 +124,5 @@ def write_directories(folder: Path) -> None:
 
 
 def write_small(folder: Path, source: str, target: str) -> None:
-    """What pruning has made of one of them."""
+    """Write a pruned copy of one of them."""
     rmtcli.prune(folder / source, folder / target, keep="rank:k=6")

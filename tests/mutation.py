@@ -1,7 +1,7 @@
-"""The table of docs/mutation.md: ``python -m tests.mutation --write``.
+"""Mutation testing; ``python -m tests.mutation --write`` updates the table of docs/mutation.md.
 
-It lets mutmut change the code in small ways, one at a time, and counts the changes that some test
-notices.
+mutmut changes the code in small ways, one at a time; the table counts the changes that make a test
+fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.page import put_table
 
 PAGE = ROOT / "docs/mutation.md"
-#: What is told apart in the table -> how the names of its mutants begin.
+#: Rows of the table -> the prefix of their mutants' names.
 UNITS = {
     "`law/`": "rmtcli.law.",
     "`edges/`": "rmtcli.edges.",
@@ -27,78 +27,80 @@ UNITS = {
     "`spectra/factors.py`": "rmtcli.spectra.factors.",
     "`files/atomic.py`": "rmtcli.files.atomic.",
 }
-#: Share of the mutants of each that the tests have to notice.
+#: Share of the mutants in each row that the tests have to notice.
 ENOUGH = 0.85
-#: What mutmut says of a mutant that no test has met yet.
+#: mutmut's status of a mutant that has not been tried.
 UNTRIED = "not checked"
 
 
 def mutmut(*arguments: str) -> None:
-    """Run mutmut; what it tells goes to standard error."""
+    """Run mutmut; its output goes to standard error."""
     subprocess.run(["mutmut", "run", *arguments], cwd=ROOT, check=True, stdout=sys.stderr)
 
 
 def statuses() -> dict[str, str]:
-    """What became of each mutant, by its name."""
+    """The status of each mutant, by name."""
     command = ["mutmut", "results", "--all", "true"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return dict(re.findall(r"^\s+(\S+): (.+)$", done.stdout, re.M))
 
 
 def sample(names: list[str], count: int, seed: int) -> list[str]:
-    """So many of each unit, or all where there are not twice as many."""
-    rng, found = random.Random(seed), []
+    """Draw ``count`` mutants of each unit, or all of a unit that has fewer than twice as many."""
+    rng, drawn = random.Random(seed), []
     for prefix in UNITS.values():
         unit = sorted(name for name in names if name.startswith(prefix))
-        found += unit if len(unit) < 2 * count else rng.sample(unit, count)
-    return found
+        drawn += unit if len(unit) < 2 * count else rng.sample(unit, count)
+    return drawn
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share that was counted (Wilson, 1927)."""
+    """The 95 % interval of a proportion (Wilson, 1927)."""
     z = 1.96
     centre, width = share + z**2 / (2 * count), z * sqrt(share * (1 - share) + z**2 / (4 * count))
     scale = 1 + z**2 / count
     return (centre - width / sqrt(count)) / scale, (centre + width / sqrt(count)) / scale
 
 
-def line(unit: str, total: int, found: Counter[str]) -> str:
-    """A row of the table."""
-    tried, noticed = found.total(), found["killed"] + found["timeout"]
+def line(unit: str, total: int, statuses: Counter[str]) -> str:
+    """One row of the table."""
+    tried, noticed = statuses.total(), statuses["killed"] + statuses["timeout"]
     share = noticed / tried
     spread = ""
     if tried < total:
         low, high = interval(share, tried)
         spread = f" ({low:.0%} to {high:.0%})"
-    counts = (total, tried, found["killed"], found["timeout"], tried - noticed)
+    counts = (total, tried, statuses["killed"], statuses["timeout"], tried - noticed)
     return f"| {unit} | {' | '.join(f'{n:,}' for n in counts)} | {share:.1%}{spread} |"
 
 
 def main() -> int:
-    """Print the table; the exit code is 1 where tests notice too few."""
+    """Print the table; the exit code is 1 if the tests notice too few mutants of a unit."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--sample", type=int, help="mutants of each large part that are tried")
-    which.add_argument("--tried", action="store_true", help="try none, count those of other runs")
-    parser.add_argument("--seed", type=int, default=0, help="which ones")
+    which.add_argument(
+        "--tried", action="store_true", help="try none; count the results of earlier runs"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--processes", type=int, default=1, help="mutants tried at once")
-    parser.add_argument("--write", action="store_true", help="put the table on the page")
+    parser.add_argument("--write", action="store_true", help="update the table on the page")
     given = parser.parse_args()
     children = "--max-children", str(given.processes)
     chosen = None
     if given.sample is not None:
-        mutmut(*children, "rmtcli.keep.auto.*")  # a few, so that all are made
+        mutmut(*children, "rmtcli.keep.auto.*")  # a few, so that mutmut generates all of them
         chosen = sample(list(statuses()), given.sample, given.seed)
         mutmut(*children, *chosen)
     elif not given.tried:
         mutmut(*children)
-    found = statuses()
+    status_of = statuses()
     if chosen is None:
-        chosen = [name for name, status in found.items() if status != UNTRIED]
+        chosen = [name for name, status in status_of.items() if status != UNTRIED]
     rows, enough = [], True
     for unit, prefix in UNITS.items():
-        counts = Counter(found[name] for name in chosen if name.startswith(prefix))
-        rows.append(line(unit, sum(name.startswith(prefix) for name in found), counts))
+        counts = Counter(status_of[name] for name in chosen if name.startswith(prefix))
+        rows.append(line(unit, sum(name.startswith(prefix) for name in status_of), counts))
         enough &= counts["killed"] + counts["timeout"] >= ENOUGH * counts.total()
     head = "| | mutants | tried | killed | timed out | survived | noticed |\n"
     table = "\n".join([head + "|---|---:|---:|---:|---:|---:|---:|", *rows])

@@ -1,4 +1,4 @@
-"""Tables on pages of the documentation that a command writes."""
+"""Tables in the documentation that a command updates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ _BLOCK = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.S)
 
 
 def put_table(page: Path, table: str) -> None:
-    """Put a table in the place that a page keeps for it."""
+    """Replace the table between the two comments that mark it on a page."""
     text = page.read_text(encoding="utf-8")
     page.write_text(_BLOCK.sub(rf"\1{table}\n\2", text), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""The table of docs/reliability.md: ``python -m tests.reliability --write``.
+"""Attacks, faults and damaged files; ``--write`` updates the table of docs/reliability.md.
 
-It meets every attack, goes through every point at which commands write, and reads damaged files.
+``python -m tests.reliability`` runs every attack, injects faults at every point at which commands
+write, and reads damaged files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.page import put_table
 from tests.sandbox import Sandbox
 
 PAGE = ROOT / "docs/reliability.md"
-#: Damaged files that the table on the page is made with.
+#: Number of damaged files for the table on the page.
 COUNT = 200_000
 
 
@@ -29,11 +30,11 @@ class Row:
     """One line of the table.
 
     Attributes:
-        what: what was done.
-        runs: how often.
-        losses: inputs changed, outputs broken, files left where they should not be.
-        escapes: something of a file run, or something written outside of the output.
-        errors: ends that are not documented, memory beyond the limit.
+        what: the kind of test.
+        runs: number of runs.
+        losses: inputs changed, outputs damaged, files left behind.
+        escapes: code of a file executed, or files written outside the output.
+        errors: undocumented outcomes, or memory beyond the limit.
     """
 
     what: str
@@ -50,7 +51,7 @@ class Row:
 
 
 def attacks() -> Row:
-    """Every hostile file."""
+    """Run a command on every hostile file."""
     row = Row("hostile files met", len(ATTACKS))
     with Sandbox() as sandbox:
         for name in ATTACKS:
@@ -64,7 +65,7 @@ def attacks() -> Row:
 
 
 def faults() -> tuple[Row, Row]:
-    """Every fault at every point of every command; and those among them that were kills."""
+    """Inject every fault at every point of every command; kills are counted separately."""
     killed, others = Record(), Record()
     for record, kinds in (
         (killed, ("killed",)),
@@ -82,7 +83,7 @@ def faults() -> tuple[Row, Row]:
 
 
 def fuzzed(count: int) -> Row:
-    """Damaged files."""
+    """Read damaged files."""
     tally = run(count, seed=2)
     row = Row("damaged files read", tally.files)
     for text in tally.findings:
@@ -91,20 +92,20 @@ def fuzzed(count: int) -> Row:
 
 
 def main() -> int:
-    """Print the table; the exit code is 1 where it is not all zeros."""
+    """Print the table; the exit code is 1 unless all counts of faults are zero."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
-    parser.add_argument("--count", type=int, default=COUNT, help="damaged files to read")
-    parser.add_argument("--write", action="store_true", help="put the table on the page")
+    parser.add_argument("--count", type=int, default=COUNT, help="number of damaged files")
+    parser.add_argument("--write", action="store_true", help="update the table on the page")
     given = parser.parse_args()
     rows = [attacks(), *faults(), fuzzed(given.count)]
     head = "| | runs | losses | escapes | undocumented errors |\n|---|---:|---:|---:|---:|"
     table = "\n".join([head, *(row.line for row in rows)])
     sys.stdout.write(table + "\n")
-    found = [text for row in rows for text in (*row.losses, *row.escapes, *row.errors)]
-    sys.stderr.write("".join(f"{text}\n" for text in found))
+    failures = [text for row in rows for text in (*row.losses, *row.escapes, *row.errors)]
+    sys.stderr.write("".join(f"{text}\n" for text in failures))
     if given.write:
         put_table(PAGE, table)
-    return 1 if found else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""State dicts as they are, and as nobody should have saved them."""
+"""Hypothesis strategies for ordinary and unusual state dicts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from tests.conftest import planted
 
-#: Types that are analysed, and others that are carried along.
+#: Types that are analysed, and types that are only copied.
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 OTHERS = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     *(torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2),
 )
-#: Sides of matrices: none, one, small, and larger than most blocks.
+#: Sides of matrices: zero, one, small, and larger than most blocks.
 SIDES = st.sampled_from((0, 1, 2, 3, 8, 33, 64, 100, 257))
-#: What a matrix is filled with.
+#: Contents of a matrix.
 KINDS = (
     *("noise", "planted", "constant", "zero", "one entry", "rank one", "identity"),
     *("denormal", "huge", "tiny", "NaN", "infinite", "two scales"),
@@ -55,13 +55,13 @@ def filled(kind: str, shape: tuple[int, int], seed: int) -> np.ndarray:
 
 @st.composite
 def matrices(draw: st.DrawFn) -> torch.Tensor:
-    """A floating matrix: contiguous, turned, a slice, every other row, or one row many times."""
+    """A floating matrix: contiguous, transposed, a slice, every other row, or one row repeated."""
     shape = draw(SIDES), draw(SIDES)
     values = filled(draw(st.sampled_from(KINDS)), shape, draw(st.integers(0, 9)))
     with np.errstate(over="ignore"):
         w = torch.tensor(values).to(draw(st.sampled_from(FLOATS)))
-    how = draw(st.sampled_from(("whole", "turned", "slice", "steps", "rows")))
-    if how == "turned":
+    how = draw(st.sampled_from(("whole", "transposed", "slice", "steps", "rows")))
+    if how == "transposed":
         return w.T
     if how == "slice":
         return torch.cat([w, w], 1)[:, : shape[1]]
@@ -74,7 +74,7 @@ def matrices(draw: st.DrawFn) -> torch.Tensor:
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """Any tensor: of every type, of up to five dimensions, on no device, sparse."""
+    """Any tensor: every type, up to five dimensions, on the meta device, sparse."""
     kind = draw(st.sampled_from(("matrix",) * 5 + ("other", "deep", "vector", "meta", "sparse")))
     if kind == "matrix":
         return draw(matrices())
@@ -91,15 +91,15 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 @st.composite
 def state_dicts(draw: st.DrawFn) -> dict[str, torch.Tensor]:
-    """Named tensors, some of them the same one, or views of it."""
+    """Named tensors, some of which are aliases or views of another."""
     names = draw(st.lists(st.sampled_from(_NAMES), min_size=1, max_size=6, unique=True))
     state: dict[str, torch.Tensor] = {}
     for name in names:
         earlier = list(state.values())
         if earlier and draw(st.integers(0, 4)) == 0:
-            twin = draw(st.sampled_from(earlier))
-            sliced = twin.layout == torch.strided and twin.ndim and draw(st.booleans())
-            state[name] = twin[1:] if sliced else twin
+            other = draw(st.sampled_from(earlier))
+            sliced = other.layout == torch.strided and other.ndim and draw(st.booleans())
+            state[name] = other[1:] if sliced else other
         else:
             state[name] = draw(tensors())
     return state

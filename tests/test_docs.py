@@ -1,4 +1,4 @@
-"""Docs say what the program does. ``python -m tests.test_docs`` writes the printed parts anew."""
+"""Docs agree with the program; ``python -m tests.test_docs`` updates the parts that it prints."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.conftest import ROOT, SAMPLES
 
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-#: Marker in README.md -> the command whose output stands in the block after it.
+#: Markers in README.md -> the command whose output is in the block after it.
 BLOCKS = {"help": "rmtcli --help", "methods": "rmtcli methods"}
-#: Pages where a block after this marker shows what the last command above it prints.
+#: A block after this marker shows the output of the last command above it.
 OUTPUT = "output"
 SHOWING = [page for page in (ROOT / "README.md", *DOCS) if f"<!-- {OUTPUT} -->" in page.read_text()]
 
@@ -45,9 +45,9 @@ def block(marker: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {marker} -->\n```\n)(.*?)(```)", re.S)
 
 
-def command_above(text: str, place: int) -> str:
-    """The last command of the last shell block before a place in a page."""
-    last = re.findall(r"^```sh\n(.*?)^```", text[:place], re.S | re.M)[-1].strip()
+def command_above(text: str, position: int) -> str:
+    """The last command of the last shell block before a position in a page."""
+    last = re.findall(r"^```sh\n(.*?)^```", text[:position], re.S | re.M)[-1].strip()
     return str(last.splitlines()[-1].split(" && ")[-1])
 
 
@@ -73,7 +73,7 @@ def test_readme_shows_what_the_program_prints(marker: str, workdir: Path) -> Non
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """What a command on the sample models prints, run once."""
+    """The output of a command on the sample models, which is run once."""
 
     @functools.cache
     def run(command: str) -> str:
@@ -86,20 +86,20 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 @pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.name)
 def test_pages_show_real_output(page: Path, output: Callable[[str], str]) -> None:
-    """Words to the letter; figures but for another processor's rounding."""
+    """Text has to be equal; figures may differ by another processor's rounding."""
     text = page.read_text()
     for match in block(OUTPUT).finditer(text):
-        shown, found = match[2].strip(), output(command_above(text, match.start()))
+        shown, now = match[2].strip(), output(command_above(text, match.start()))
         figure = r"\d[\d,]*\.?\d*"
-        assert re.sub(figure, "#", shown) == re.sub(figure, "#", found)
-        pairs = zip(re.findall(figure, shown), re.findall(figure, found), strict=True)
+        assert re.sub(figure, "#", shown) == re.sub(figure, "#", now)
+        pairs = zip(re.findall(figure, shown), re.findall(figure, now), strict=True)
         for a, b in ((float(x.replace(",", "")), float(y.replace(",", ""))) for x, y in pairs):
             assert a == pytest.approx(b, rel=1e-3, abs=0.06)
 
 
 def test_the_command_reference_is_the_programs() -> None:
     def plain(text: str) -> str:
-        """Without what only newer Typers write: types, and braces around an argument's name."""
+        """Remove what only newer versions of Typer write: types, and braces around arguments."""
         return re.sub(r" <\w+>|[{}]", "", text)
 
     assert plain((ROOT / "docs/cli.md").read_text()) == plain(reference())
@@ -108,13 +108,13 @@ def test_the_command_reference_is_the_programs() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     commands = re.findall(r"^pip install .*&& pytest$", README, re.M)
     assert len(commands) == 1
-    # .ci/run takes the line out of README.md by this very expression, and runs it.
+    # .ci/run extracts the line from README.md with this expression, and runs it.
     script = (ROOT / ".ci/run").read_text()
     extract = re.search(r"sed -n '(.*)' README.md", script)[1]  # type: ignore[index]
-    found = subprocess.run(
+    extracted = subprocess.run(
         ["sed", "-n", extract, str(ROOT / "README.md")], capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == commands[0]
+    assert extracted.stdout.strip() == commands[0]
     assert 'eval "$test_command"' in script
     assert "-c constraints.txt" in commands[0]
 
@@ -135,7 +135,7 @@ def test_every_name_is_documented() -> None:
         assert name in docs or name == "__version__"
 
 
-def test_sample_models_are_those_that_their_readme_names() -> None:
+def test_sample_models_have_the_hashes_in_their_readme() -> None:
     text = (SAMPLES / "README.md").read_text()
     hashes = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", text, re.M))
     assert len(hashes) == 4
@@ -160,9 +160,9 @@ def test_every_page_is_in_the_sites_navigation() -> None:
 
 
 def test_the_site_builds(tmp_path: Path) -> None:
-    """Strictly: a link or an anchor that leads nowhere fails. Nothing is fetched from elsewhere."""
+    """Strictly: a broken link or anchor fails. Pages load nothing from other hosts."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # no news of MkDocs' future
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # silence an announcement
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for page in tmp_path.rglob("*.html"):
@@ -174,7 +174,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 def rewrite() -> None:
-    """Write the printed parts of the docs anew."""
+    """Update the parts of the docs that the program prints."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""How the words of errors become one line."""
+"""Messages of errors become one line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rmtcli.errors import first_line, one_line
         (KeyError("name"), "'name'"),
     ],
 )
-def test_a_library_says_one_line_whatever_it_raises(error: Exception, line: str) -> None:
+def test_the_first_line_of_any_error_that_a_library_raises(error: Exception, line: str) -> None:
     assert first_line(error) == line
 
 
-def test_what_is_not_printable_is_spelled_out() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     assert one_line("a\nb\x1b[31mc\u2028d é") == "a\\nb\\x1b[31mc\\u2028d é"

@@ -1,4 +1,4 @@
-"""Every example in the documents runs, on small files under the names that it uses."""
+"""Every example in the documentation runs, on small files with the names that it uses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests import example_files
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: Commands that are not run, by what they begin with, and why. Their options are checked where the
-#: project has the program.
+#: Prefixes of commands that are not run, and the reasons. Their options are checked if the project
+#: contains the program.
 NOT_RUN = {
     "pip install": "needs a package index",
     "pre-commit install": "changes the clone",
@@ -37,20 +37,20 @@ NOT_RUN = {
     "mkdocs": "tests/test_docs.py builds the site",
     "python -m tests.test_docs": "writes the documents",
     "python -m benchmarks.": "minutes to hours",
-    "dask ": "servers; tests/test_cluster.py starts its own",
-    "rmtcli prune s3://": "needs a store and a cluster; tests/test_cluster.py has its own",
-    "python -m tests.faults": "minutes; tests/faults takes a part of it",
-    "python -m tests.fuzz": "minutes; tests/fuzz takes a part of it",
-    "python -m tests.mutation": "an hour or more: the tests again for each mutant",
-    "python -m tests.reliability": "many minutes: all of these",
-    "rmtcli reproduce": "minutes to days; tests/experiments run it on made-up images",
+    "dask ": "servers; tests/computing/test_cluster.py starts its own",
+    "rmtcli prune s3://": "needs a store and a cluster, as in tests/computing/test_cluster.py",
+    "python -m tests.faults": "minutes; tests/faults runs a part of it",
+    "python -m tests.fuzz": "minutes; tests/fuzz runs a part of it",
+    "python -m tests.mutation": "an hour or more: the tests run again for each mutant",
+    "python -m tests.reliability": "many minutes: attacks, faults and damaged files",
+    "rmtcli reproduce": "minutes to days; tests/experiments run it on synthetic images",
 }
-#: The same, but for ``pytest -m slow``.
+#: Prefixes of commands that are run only by ``pytest -m slow``.
 SLOW = ("rmtcli verify",)
-#: Blocks in other languages, by page: the reference is the program's own, as test_docs makes sure.
+#: Blocks in other languages, by page: test_docs checks that the reference is the program's own.
 OTHER = {("docs/cli.md", "console")}
-#: What a page takes for done before it: file -> what it was pruned from.
-FOUND = {
+#: Files that a page expects to exist -> the checkpoints that they are pruned from.
+PRUNED = {
     ("docs/faq.md", "python"): {"small.pt": "model.pt"},
     ("docs/mlp.md", "python"): {"small.pt": "sample_models/mnist_deep.pt"},
     ("docs/transformers.md", "sh"): {"small": "MODEL_DIR"},
@@ -87,7 +87,7 @@ def texts(page: str, language: str) -> list[str]:
 
 
 def commands(shell: str) -> Iterator[list[str]]:
-    """The words of each command, comments left out."""
+    """The words of each command, without comments."""
     for line in shell.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while "&&" in words:
@@ -114,11 +114,11 @@ def prepared(
     request: pytest.FixtureRequest,
     steady: None,
 ) -> Path:
-    """A working directory with every file, and what the page finds there."""
+    """A working directory with all example files, and those that the page expects."""
     folder = tmp_path / "work"
     shutil.copytree(files, folder, symlinks=True)
     page, language = request.node.callspec.params["page"], request.node.originalname.split("_")[-1]
-    for target, source in FOUND.get((page, language), {}).items():
+    for target, source in PRUNED.get((page, language), {}).items():
         example_files.write_small(folder, source, target)
     if "dense" in str(texts(page, language)):
         shutil.copytree(folder / "MODEL_DIR", folder / "dense")
@@ -127,7 +127,7 @@ def prepared(
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run rmtcli. What an example wrote before it may be written again."""
+    """Run rmtcli, allowing it to replace the output of an earlier example."""
     known = {name for option in _COMMANDS.commands[words[1]].params for name in option.opts}
     force = ["--force"] if "--force" in known and "--force" not in words else []
     monkeypatch.setattr(sys, "argv", [*words, *force])
@@ -138,7 +138,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(words: list[str]) -> None:
-    """What can be said of a command without running it."""
+    """Check a command's options without running it."""
     if words[0] == "rmtcli":
         command = _COMMANDS.commands[words[1]]
         context = command.context_class(command)
@@ -180,7 +180,7 @@ def test_sh(page: str, slow: bool, prepared: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("page", of("python"))
 @pytest.mark.filterwarnings("ignore")  # those of trainers
 def test_python(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page's blocks go on from each other. ``model`` is a dense network where none is made."""
+    """The blocks of a page share their names; ``model`` is a dense network by default."""
     from transformers import dynamic_module_utils
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(prepared / "modules"))
@@ -195,7 +195,7 @@ def test_python(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("page", of("toml"))
 def test_toml(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defaults of a project: each command that they name runs with them."""
+    """Project defaults: each command in them runs with them."""
     for text in texts(page, "toml"):
         (prepared / "rmtcli.toml").write_text(text)
         for command in tomllib.loads(text):
@@ -204,7 +204,7 @@ def test_toml(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("page", of("yaml"))
 def test_yaml(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that use the action: its inputs, and what it would run."""
+    """Steps that use the action have only its inputs, and its command runs."""
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     for text in texts(page, "yaml"):
         for step in yaml.safe_load(text):

@@ -1,4 +1,4 @@
-"""What the noxfile derives and decides; its sessions themselves take minutes and the network."""
+"""Functions of the noxfile; its sessions need minutes and a network and are not run here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_lowest_version_of_a_range() -> None:
 
 
 @pytest.mark.parametrize("range_", ["numpy", "numpy<2", "numpy!=1.26"])
-def test_what_has_no_lowest_version_is_named(range_: str) -> None:
+def test_a_requirement_without_a_lowest_version_is_an_error(range_: str) -> None:
     with pytest.raises(ValueError, match=r"^numpy"):
         noxfile.lowest([range_])
 
@@ -44,7 +44,7 @@ def test_an_environment_variable_frees_torch() -> None:
     assert (freed.stdout, noxfile.CONSTRAIN) == ("()\n", ("-c", "constraints.txt"))
 
 
-def test_an_audit_tells_what_is_known() -> None:
+def test_an_audit_separates_known_from_unknown_packages() -> None:
     vulnerability = {"id": "PYSEC-1", "fix_versions": ["2.0"], "aliases": [], "description": ""}
     report = {
         "dependencies": [
@@ -54,10 +54,10 @@ def test_an_audit_tells_what_is_known() -> None:
         ],
         "fixes": [],
     }
-    found = noxfile.read_audit(json.dumps(report))
-    assert found.known == ["good", "bad"]
-    assert found.unknown == ["stranger"]
-    assert found.vulnerabilities == ["bad 1.9: PYSEC-1, mended: 2.0"]
+    audit = noxfile.read_audit(json.dumps(report))
+    assert audit.known == ["good", "bad"]
+    assert audit.unknown == ["stranger"]
+    assert audit.vulnerabilities == ["bad 1.9: PYSEC-1, fixed in 2.0"]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def bill(**root: str) -> dict[str, Any]:
     }
 
 
-def test_a_whole_bill_has_no_faults() -> None:
+def test_a_complete_bill_has_no_faults() -> None:
     whole = json.dumps(bill(version="1"))
     assert noxfile.bill_faults(whole, ["numpy>=1", "typing-extensions>=4"]) == []
 
 
-def test_the_faults_of_a_bill_are_told() -> None:
+def test_the_faults_of_a_bill_are_listed() -> None:
     text = json.dumps({**bill(), "url": "file:///somewhere/rmtcli.whl"})
-    faults = ["lacks torch", "tells no version of rmtcli", "names file:"]
+    faults = ["lacks torch", "has no version of rmtcli", "contains file:"]
     assert noxfile.bill_faults(text, ["numpy>=1", "torch>=2"]) == faults
