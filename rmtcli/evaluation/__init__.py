@@ -4,8 +4,9 @@ The values here need no torch; building and running a network
 (:mod:`~rmtcli.evaluation.network`, :mod:`~rmtcli.evaluation.pretrained`) does.
 """
 
-from rmtcli.evaluation.base import Certificate, Comparison, Evaluation, Scores
+from rmtcli.evaluation.comparison import Certificate, Comparison, Scores
 from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.harness import Evaluation, Harness
 from rmtcli.evaluation.tasks import TASKS, Rows, Task
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Evaluation",
+    "Harness",
     "Rows",
     "Samples",
     "Scores",

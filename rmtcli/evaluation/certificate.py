@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.evaluation.base import Certificate
+from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
 from rmtcli.layouts.module import SplitLinear
 

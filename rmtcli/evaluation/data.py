@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,23 @@ class Samples:
 
 
 def has_training_part(path: str | Path) -> bool:
-    """Whether a data file holds ``train_inputs`` beside its held-out samples."""
-    if Path(path).suffix.lower() in TEXTS:
+    """Whether a data file holds ``train_inputs`` beside its held-out samples.
+
+    Only the names of its arrays are read: from the directory of the zip file, or the header of the
+    safetensors file.
+
+    Raises:
+        UsageError: there is no such file, or its ending is unknown.
+        EvaluationError: the file is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() in TEXTS:
         return False
-    return "train_inputs" in _read_arrays(Path(path), ("train_inputs",))
+    if _ending(path) == ".safetensors":
+        return "train_inputs" in open_checkpoint(path).infos
+    with _unzipping(path), zipfile.ZipFile(path) as archive:
+        _check_size(path, archive)
+        return any(name.removesuffix(".npy") == "train_inputs" for name in archive.namelist())
 
 
 def read_samples(path: str | Path, part: str = "") -> Samples:
@@ -98,38 +113,58 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
     return Samples(path, inputs, None if targets is None else targets.astype(np.int64), scaled)
 
 
-def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _ending(path: Path) -> str:
+    """The ending of an existing file of arrays: ``.safetensors`` or ``.npz``.
+
+    Raises:
+        UsageError: there is no such file, or its ending is unknown.
+    """
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: name a file of arrays")
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     ending = path.suffix.lower()
-    if ending == ".safetensors":
-        file = open_checkpoint(path)
-        return {n: _values(file.raw(n), f"{path}: '{n}'") for n in names if n in file.infos}
-    if ending != ".npz":
+    if ending not in (".safetensors", ".npz"):
         raise UsageError(f"{path}: data must be an .npz or a .safetensors file")
-    found = {}
-    try:
-        _check_size(path)
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            found = {name: np.asarray(file[name]) for name in names if name in file}
-    except EvaluationError:
-        raise
-    # zipfile and numpy raise whatever the bytes lead them to.
-    except Exception as error:
-        raise EvaluationError(f"{path}: not a whole .npz file ({first_line(error)})") from None
-    return {name: _native(array, f"{path}: '{name}'") for name, array in found.items()}
+    return ending
 
 
-def _check_size(path: Path) -> None:
-    """Refuse a file that unpacks to far more than it has.
+@contextmanager
+def _unzipping(path: Path) -> Iterator[None]:
+    """Report whatever zipfile and NumPy raise for a damaged file as one line.
 
     Raises:
-        EvaluationError: it does; data that is compressed for room shrinks less than that.
+        EvaluationError: the file is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
+    try:
+        yield
+    except EvaluationError:
+        raise
+    except Exception as error:
+        raise EvaluationError(f"{path}: not a whole .npz file ({first_line(error)})") from None
+
+
+def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """The arrays of these names that a file holds."""
+    if _ending(path) == ".safetensors":
+        file = open_checkpoint(path)
+        return {n: _values(file.raw(n), f"{path}: '{n}'") for n in names if n in file.infos}
+    arrays = {}
+    with _unzipping(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_size(path, archive)
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in names if name in file}
+    return {name: _native(array, f"{path}: '{name}'") for name, array in arrays.items()}
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a file that unpacks to far more than its size on disk.
+
+    Raises:
+        EvaluationError: it unpacks to more than ordinary compressed data would.
+    """
+    size = sum(entry.file_size for entry in archive.infolist())
     if size > max(LARGE, RATIO * path.stat().st_size):
         raise EvaluationError(
             f"{path}: {path.stat().st_size:,} bytes would unpack to {size:,}: if you made it, "

@@ -16,7 +16,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
-from rmtcli.evaluation.base import Evaluation
+from rmtcli.evaluation.harness import Harness
 from rmtcli.layers import Link, ordered
 from rmtcli.layouts import check_factors
 from rmtcli.layouts.module import SplitLinear, load
@@ -31,19 +31,24 @@ _MODULES: dict[str, type[nn.Module]] = {
 }
 
 
-def build(evaluation: Evaluation, checkpoint: Checkpoint) -> nn.Module:
-    """The module with the checkpoint's weights, in evaluation mode on its device.
+def build(harness: Harness, checkpoint: Checkpoint | None = None) -> nn.Module:
+    """Build a network and load its weights, in evaluation mode on the harness's device.
+
+    Args:
+        harness: how the network is built.
+        checkpoint: the weights: an edited version of the harness's checkpoint, or by default that
+            checkpoint itself.
 
     Raises:
         UsageError: the factory or the device cannot be found.
-        EvaluationError: no chain can be inferred, or the factory gives no module.
+        EvaluationError: no chain can be inferred, or the factory does not return a module.
         CheckpointError: the weights do not fit the module.
     """
-    if evaluation.model is None and checkpoint.path.is_dir():
+    evaluation, checkpoint = harness.evaluation, checkpoint or harness.checkpoint
+    if harness.pretrained:
         from rmtcli.evaluation.pretrained import pretrained  # transformers is optional
 
-        task = evaluation.task_of(checkpoint.path)
-        return _moved(pretrained(checkpoint, task), evaluation.device)
+        return _moved(pretrained(checkpoint, harness.task), evaluation.device)
     if evaluation.model is None:
         model: Any = infer_chain(checkpoint, evaluation.activation)
     else:

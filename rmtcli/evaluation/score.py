@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from torch import nn
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.base import Comparison, Evaluation, Scores
 from rmtcli.evaluation.certificate import certified
+from rmtcli.evaluation.comparison import Comparison, Scores
 from rmtcli.evaluation.confidence import cosines
 from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.harness import Harness
 from rmtcli.evaluation.network import build, call, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Arrays, Rows, Task
@@ -25,29 +25,21 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Scores networks beside the dense one, which is run once.
+    """Scores networks beside the dense one, which runs once.
 
     Args:
-        evaluation: how to score.
-        checkpoint: any of the networks; it tells what they are for.
-        reference: the dense network, or None.
-        samples: what to run on; all that the evaluation names by default.
+        harness: how the networks are built, fed and scored.
+        reference: the dense network's harness, which may be ``harness`` itself; None to score
+            networks alone.
+        samples: what to run on; by default all samples of the harness.
     """
 
     def __init__(
-        self,
-        evaluation: Evaluation,
-        checkpoint: Checkpoint,
-        reference: Checkpoint | None,
-        samples: Samples | None = None,
+        self, harness: Harness, reference: Harness | None, samples: Samples | None = None
     ) -> None:
-        self.task = evaluation.task_of(checkpoint.path)
-        if samples is None and evaluation.data is not None:
-            samples = self.task.read(Path(evaluation.data), checkpoint.path)
-        self.evaluation = evaluation
-        self.samples = samples
-        self.network = evaluation.network(checkpoint.path)
-        self.dense = None if reference is None else build(evaluation, reference)
+        self.harness = harness
+        self.samples = harness.samples if samples is None else samples
+        self.dense = None if reference is None else build(reference)
         self.before = None if self.dense is None else self._measure(self.dense, None)
 
     def compare(self, checkpoint: Checkpoint, unhealed: Checkpoint | None = None) -> Comparison:
@@ -60,25 +52,32 @@ class Scorer:
         Raises:
             EvaluationError: there is nothing to be right about.
         """
-        network = build(self.evaluation, checkpoint)
+        network = build(self.harness, checkpoint)
         after = self._measure(network, self.before)
         if self.before is None and after.accuracy is None and after.score is None:
             raise EvaluationError(
-                f"{self.evaluation.data}: has no 'targets' to be right about: name a network to "
-                "agree with, by --against"
+                f"{self.harness.evaluation.data}: has no 'targets' to be right about: name a "
+                "network to agree with, by --against"
             )
         earlier = None
         if unhealed is not None:
-            earlier = self._measure(build(self.evaluation, unhealed), self.before)
+            earlier = self._measure(build(self.harness, unhealed), self.before)
         sure = None
         if self.dense is not None and self.samples is not None:
             sure = certified(self.dense, network, self.samples.inputs)
         return Comparison(
-            self.network, self.samples, self.before, after, earlier, sure, self.task.rows
+            self.harness.description,
+            self.samples,
+            self.before,
+            after,
+            earlier,
+            sure,
+            self.harness.task.rows,
         )
 
     def _measure(self, model: nn.Module, dense: Scores | None) -> Scores:
-        return measure(model, self.samples, self.evaluation.score, self.task, dense)
+        function = self.harness.evaluation.score
+        return measure(model, self.samples, function, self.harness.task, dense)
 
 
 def measure(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import connected
-from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored
 from rmtcli.pipeline import stages as assemble
@@ -70,4 +69,4 @@ def analyze(
             cluster=cluster,
         )
         report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
-    return timed(report, batches, Evaluation(device=device), None)
+    return timed(report, batches, device)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmtcli.calibration import Calibrated, Calibration, Moments, Origin, read_stats, write_stats
-from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation import Harness
 from rmtcli.files import check_target
 from rmtcli.layers import Layer
 from rmtcli.planning import LayerCalibration
@@ -39,30 +38,28 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
 
 
 def calibrated(
-    checkpoint: Checkpoint,
+    harness: Harness,
     sha256: str,
     layers: Sequence[Layer],
-    evaluation: Evaluation,
     settings: Calibration,
 ) -> tuple[dict[str, LayerCalibration], Calibrated]:
     """What each layer sees, by name; a layer that no input reached is missing.
 
     Args:
-        checkpoint: the dense network.
+        harness: the dense network, and how it is built and fed.
         sha256: hash of its file.
         layers: those to find out about.
-        evaluation: how to build the network.
         settings: what to run it on, or where to read what was found earlier.
 
     Raises:
         UsageError: a file of moments that belongs to something else.
         EvaluationError: the network cannot be built, or fed.
     """
-    moments = _moments(checkpoint, sha256, layers, evaluation, settings)
+    moments = _moments(harness, sha256, layers, settings)
     data = {}
     for layer in layers:
         if layer.name in moments:
-            bias = checkpoint.infos.get(member(layer.module, "bias"))
+            bias = harness.checkpoint.infos.get(member(layer.module, "bias"))
             biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
             found = moments[layer.name]
             gradients = settings.gradients and found.gradient is not None
@@ -78,27 +75,26 @@ def calibrated(
 
 
 def _moments(
-    checkpoint: Checkpoint,
+    harness: Harness,
     sha256: str,
     layers: Sequence[Layer],
-    evaluation: Evaluation,
     settings: Calibration,
 ) -> Mapping[str, Moments]:
-    network = evaluation.network(checkpoint.path)
+    network = harness.description
     path = None if settings.stats is None else Path(settings.stats)
     data = None if settings.data is None else file_sha256(Path(settings.data))
     if path is None or not path.exists():
         from rmtcli.running.calibrate import calibrate  # needs torch
 
         assert data is not None
-        found = calibrate(checkpoint, layers, evaluation, settings)
+        found = calibrate(harness, layers, settings)
         if path is not None:
             whole = {layer.name: found.get(layer.name) for layer in layers}
             write_stats(path, whole, Origin(sha256, data, settings.gradients, network))
         return found
     moments, origin = read_stats(path)
     if origin.checkpoint != sha256:
-        raise UsageError(f"{path}: statistics of another checkpoint than {checkpoint.path}")
+        raise UsageError(f"{path}: statistics of another checkpoint than {harness.checkpoint.path}")
     if data not in (None, origin.data):
         raise UsageError(f"{path}: statistics of other data than {settings.data}")
     if origin.network != network:

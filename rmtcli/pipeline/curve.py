@@ -76,12 +76,11 @@ def curve(
     goal = Goal("auto", Budget("100%"), None, rank_multiple, share_inputs=share_inputs)
     job = prepare(
         "curve",
-        checkpoint,
+        evaluation.resolve(checkpoint),
         goal,
         edge=edge,
         layout=Factored(),
         selection=selection,
-        evaluation=evaluation,
         calibration=calibration,
         cache=cache,
         track=track,
@@ -90,7 +89,7 @@ def curve(
     budgets = _budgets(checkpoint, allocation, sizes)
     from rmtcli.evaluation.score import Scorer
 
-    scorer, points, notes = Scorer(evaluation, checkpoint, checkpoint), [], []
+    scorer, points, notes = Scorer(job.harness, job.harness), [], []
     for i, budget in enumerate(budgets, 1):
         _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)
         result = job.result(under_budget(checkpoint, allocation, budget, job.data))

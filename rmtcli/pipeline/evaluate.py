@@ -32,9 +32,11 @@ def evaluate(
 
     checkpoint = open_checkpoint(path)
     reference = None if against is None else open_checkpoint(against)
+    harness = evaluation.resolve(checkpoint)
+    dense = None if reference is None else evaluation.resolve(reference)
     return Report(
         "evaluate",
         describe(checkpoint),
         reference=None if reference is None else describe(reference),
-        comparison=Scorer(evaluation, checkpoint, reference).compare(checkpoint),
+        comparison=Scorer(harness, dense).compare(checkpoint),
     )

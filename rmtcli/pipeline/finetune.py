@@ -20,7 +20,7 @@ from rmtcli.checkpoint import (
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
-from rmtcli.evaluation import Evaluation, Samples
+from rmtcli.evaluation import Evaluation, Harness, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
 from rmtcli.files import check_target
 from rmtcli.layers import Selection
@@ -102,18 +102,20 @@ def finetune(
     if factored and teacher is None and training.distill:
         raise UsageError("--distill needs the dense network: name it with --teacher")
     dense = open_checkpoint(teacher) if teacher is not None else None if factored else checkpoint
+    harness = evaluation.resolve(checkpoint)
+    reference = None if dense is None else evaluation.resolve(dense)
     report, pruned = Report("finetune", describe(checkpoint)), checkpoint
     if not factored:
         goal = Goal(keep or "auto", budget, None)
-        report, pruned = _pruned(checkpoint, goal, edge, selection, evaluation, track)
+        report, pruned = _pruned(harness, goal, edge, selection, track)
     tuned = Edited(
         checkpoint,
-        _learned(checkpoint, pruned, dense, evaluation, samples, training),
+        _learned(harness, pruned, reference, samples, training),
         pruned.manifest,
     )
     from rmtcli.evaluation.score import Scorer
 
-    comparison = Scorer(evaluation, checkpoint, dense).compare(tuned, pruned)
+    comparison = Scorer(harness, reference).compare(tuned, pruned)
     report = replace(
         report,
         comparison=replace(comparison, training="fine-tuning"),
@@ -141,36 +143,33 @@ def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
 
 
 def _pruned(
-    checkpoint: Checkpoint,
+    harness: Harness,
     goal: Goal,
     edge: str,
     selection: Selection | None,
-    evaluation: Evaluation,
     track: Track,
 ) -> tuple[Report, Checkpoint]:
     """The checkpoint as ``prune`` would write it."""
     job = prepare(
         "finetune",
-        checkpoint,
+        harness,
         goal,
         edge=edge,
         layout=Factored(),
         selection=selection,
-        evaluation=evaluation,
-        calibration=calibration_source(Calibration(), evaluation, joint=goal.joint),
+        calibration=calibration_source(Calibration(), harness.evaluation, joint=goal.joint),
         track=track,
     )
     result = decided(job, goal)
     if not result.report.pruned:
-        raise UsageError(f"{checkpoint.path}: no layer can be pruned by {goal.words}")
+        raise UsageError(f"{harness.checkpoint.path}: no layer can be pruned by {goal.words}")
     return result.report, result.pruned
 
 
 def _learned(
-    source: Checkpoint,
+    harness: Harness,
     pruned: Checkpoint,
-    dense: Checkpoint | None,
-    evaluation: Evaluation,
+    dense: Harness | None,
     samples: Samples,
     training: Training,
 ) -> dict[str, Mapping[str, Stored]]:
@@ -179,8 +178,8 @@ def _learned(
     from rmtcli.layouts.module import prefix_of
     from rmtcli.running.finetune import train
 
-    model = build(evaluation, pruned)
-    teacher = build(evaluation, dense) if training.distill and dense is not None else None
+    model = build(harness, pruned)
+    teacher = build(dense) if training.distill and dense is not None else None
     train(model, teacher, samples, training)
     prefix, values = prefix_of(model, pruned), _values(model)
     edits = pruned.edits if isinstance(pruned, Edited) else {}
@@ -196,7 +195,9 @@ def _learned(
         except OverflowError as error:
             raise TrainingError(f"{name}: {error}: training has diverged: lower --lr") from None
 
-    return {old: {new: stored(new) for new in edits.get(old, [old])} for old in source.infos}
+    return {
+        old: {new: stored(new) for new in edits.get(old, [old])} for old in harness.checkpoint.infos
+    }
 
 
 def _values(model: nn.Module) -> dict[str, FloatArray]:

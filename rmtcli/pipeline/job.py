@@ -12,7 +12,7 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.computing import Cluster
 from rmtcli.errors import LayerError, UsageError
-from rmtcli.evaluation import Comparison, Evaluation
+from rmtcli.evaluation import Comparison, Evaluation, Harness
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.layouts import LAYOUTS, Factored, Layout, Replacements
@@ -66,24 +66,27 @@ class Job:
     """A checkpoint with its layers fitted.
 
     Attributes:
-        checkpoint: the dense network.
+        harness: the dense network, and how it is built, fed and scored.
         report: the options, and no layers yet.
         fits: the layers; they can be run through once only, unless they are a list.
         data: what calibration found out, or None where nothing was calibrated.
-        evaluation: how to build the network.
         calibration: how to calibrate and refine.
         notes: what a reader must know of all results.
         cluster: where factors are made, if not here.
     """
 
-    checkpoint: Checkpoint
+    harness: Harness
     report: Report
     fits: Iterable[Fitted | Skipped]
     data: Mapping[str, LayerCalibration] | None
-    evaluation: Evaluation
     calibration: Calibration
     notes: tuple[str, ...] = ()
     cluster: Cluster | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The dense network's checkpoint."""
+        return self.harness.checkpoint
 
     @property
     def fitted(self) -> list[Fitted]:
@@ -108,9 +111,7 @@ class Job:
         from rmtcli.running.refine import refine  # needs torch
 
         split = assemble.edited(replace(report, layout=Factored()), self.checkpoint)
-        found = refine(
-            self.checkpoint, split, report.pruned, self.data, self.evaluation, self.calibration
-        )
+        found = refine(self.harness, split, report.pruned, self.data, self.calibration)
         unhealed = None
         if self.calibration.heal:
             unhealed = assemble.edited(_with_factors(report, found.unhealed), self.checkpoint)
@@ -120,13 +121,12 @@ class Job:
 
 def prepare(
     action: str,
-    checkpoint: Checkpoint,
+    harness: Harness,
     goal: Goal,
     *,
     edge: str,
     layout: Layout,
     selection: Selection | None,
-    evaluation: Evaluation,
     calibration: Calibration,
     cache: str | Path | None = None,
     cluster: Cluster | None = None,
@@ -142,6 +142,7 @@ def prepare(
         LayerError: no layers, or a plan that is not for them.
         EvaluationError: the network cannot be built or fed.
     """
+    checkpoint = harness.checkpoint
     report = assemble.started(action, checkpoint, edge, goal.keep, layout)
     report = replace(report, budget=goal.budget, made_by=goal.words)
     found = assemble.layers_of(checkpoint, selection)
@@ -163,8 +164,7 @@ def prepare(
             for item in found
             if isinstance(item, Layer) and (not item.head if ranks is None else item.name in ranks)
         ]
-        sha256 = report.source.sha256
-        data, done = calibrated(checkpoint, sha256, layers, evaluation, calibration)
+        data, done = calibrated(harness, report.source.sha256, layers, calibration)
         report = replace(report, calibrated=done)
     fits: Iterable[Fitted | Skipped] = assemble.fits(
         found,
@@ -173,11 +173,11 @@ def prepare(
         track=track,
         approximate=not shares,
         cache=cache,
-        device=evaluation.device,
+        device=harness.evaluation.device,
         cluster=cluster,
     )
     if not (goal.joint or shares):
-        return Job(checkpoint, report, fits, data, evaluation, calibration, cluster=cluster)
+        return Job(harness, report, fits, data, calibration, cluster=cluster)
     fits = list(fits)
     assemble.refuse_not_finite(checkpoint.path, fits)
     notes: tuple[str, ...] = ()
@@ -188,7 +188,7 @@ def prepare(
         if goal.plan is not None:
             groups = _planned(checkpoint, goal.plan, groups)
         fits = approximated(fits, data, groups)
-    return Job(checkpoint, report, fits, data, evaluation, calibration, notes, cluster)
+    return Job(harness, report, fits, data, calibration, notes, cluster)
 
 
 def _check_sharing(calibration: Calibration, layout: Layout) -> None:
@@ -249,7 +249,7 @@ def _timed(job: Job, goal: Goal) -> Allocation:
     from rmtcli.running.clock import Clock
 
     assert goal.batch is not None
-    clock = Clock(goal.batch, job.evaluation.device)
+    clock = Clock(goal.batch, job.harness.evaluation.device)
 
     def times(layer: Layer) -> Times:
         return clock.times(layer.shape, layer.dtype)

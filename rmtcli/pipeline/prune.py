@@ -122,22 +122,22 @@ def prune(
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=container == "directory")
+    harness = evaluation.resolve(checkpoint)
     with connected(executor) as cluster:
         job = prepare(
             "prune",
-            checkpoint,
+            harness,
             goal,
             edge=edge,
             layout=LAYOUTS.parse(layout),
             selection=selection,
-            evaluation=evaluation,
             calibration=calibration,
             cache=cache,
             cluster=cluster,
             track=track,
         )
         result, comparison, guard = _carried_out(job, goal)
-    report = timed(result.report, batches, evaluation, (checkpoint, result.pruned))
+    report = timed(result.report, batches, evaluation.device, (harness, result.pruned))
     report = replace(
         report,
         comparison=comparison,
@@ -173,12 +173,12 @@ def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard
     if goal.max_drop is not None:
         return _within(job, goal.max_drop, goal.rank_multiple)
     result = decided(job, goal)
-    if not job.evaluation.measures:
+    if not job.harness.evaluation.measures:
         return result, None, None
     # Only evaluation needs torch: analysing and pruning safetensors do without it.
     from rmtcli.evaluation.score import Scorer
 
-    scorer = Scorer(job.evaluation, job.checkpoint, job.checkpoint)
+    scorer = Scorer(job.harness, job.harness)
     return result, scorer.compare(result.pruned, result.unhealed), None
 
 
@@ -230,9 +230,9 @@ def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Compariso
         return job.result(by_size(allocation, size, job.data))
 
     sizes = Range(allocation.least, allocation.at_edge, allocation.total)
-    found, rest = search(job.checkpoint, lambda n: at(n).pruned, sizes, job.evaluation, max_drop)
+    found, rest = search(job.harness, lambda n: at(n).pruned, sizes, max_drop)
     result = job.result(nothing_within(job.data)) if found.size is None else at(found.size)
-    scorer = Scorer(job.evaluation, job.checkpoint, job.checkpoint, rest)
+    scorer = Scorer(job.harness, job.harness, rest)
     comparison = scorer.compare(result.pruned, result.unhealed)
     # A score of the user's own is one number: nothing is known of its spread.
     drop = None if comparison.after.score is not None else paired(comparison)

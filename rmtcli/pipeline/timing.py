@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
-from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation import Harness
 from rmtcli.planning import Latency, LayerPlan
 from rmtcli.report.base import Report
 
@@ -32,16 +31,17 @@ def check_batches(batches: Sequence[int]) -> None:
 def timed(
     report: Report,
     batches: Sequence[int],
-    evaluation: Evaluation,
-    networks: tuple[Checkpoint, Checkpoint] | None,
+    device: str,
+    networks: tuple[Harness, Checkpoint] | None = None,
 ) -> Report:
     """The report with measured times.
 
     Args:
         report: every layer's fate.
         batches: for each, all linear layers are run alone on so many rows.
-        evaluation: the device; and how to build networks, and samples to run them on.
-        networks: dense and pruned, to be run as a whole where there are samples; or None.
+        device: where layers and networks run.
+        networks: the dense network's harness and the pruned checkpoint; both networks run as a
+            whole where the harness has samples.
 
     Raises:
         UsageError: the device cannot be used.
@@ -50,7 +50,7 @@ def timed(
         return report
     from rmtcli.running.clock import Clock, network_seconds
 
-    device, run = evaluation.device, _networks(evaluation, networks)
+    run = None if networks is None else _networks(*networks)
     found = []
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
@@ -74,13 +74,11 @@ def _rank(plan: LayerPlan) -> int | None:
 
 
 def _networks(
-    evaluation: Evaluation, networks: tuple[Checkpoint, Checkpoint] | None
+    harness: Harness, pruned: Checkpoint
 ) -> tuple[list[nn.Module], NDArray[np.generic]] | None:
     """Networks that can be run, and what to run them on."""
-    if networks is None or evaluation.data is None:
+    if harness.samples is None:
         return None
     from rmtcli.evaluation.network import build
 
-    path = networks[0].path
-    inputs = evaluation.task_of(path).read(Path(evaluation.data), path).inputs
-    return [build(evaluation, network) for network in networks], inputs
+    return [build(harness), build(harness, pruned)], harness.samples.inputs

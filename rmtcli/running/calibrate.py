@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import module_of
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation import Evaluation, Rows, Task
+from rmtcli.evaluation import Harness, Rows, Task
 from rmtcli.evaluation.confidence import cosines, kullback_leibler
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
@@ -35,17 +34,24 @@ TOKENS_FITTED = 65_536
 
 
 def calibrate(
-    checkpoint: Checkpoint, layers: Sequence[Layer], evaluation: Evaluation, settings: Calibration
+    harness: Harness, layers: Sequence[Layer], settings: Calibration
 ) -> dict[str, Moments]:
-    """What each layer sees, by the layer's name; one that no input reached is missing.
+    """Moments of each layer's inputs and output gradients, by the layer's name.
+
+    A layer that no input reached is missing.
+
+    Args:
+        harness: how the network is built and fed.
+        layers: layers of the harness's checkpoint.
+        settings: the inputs, and the moments to take.
 
     Raises:
         EvaluationError: data that the network does not take, or that is one row over and over.
     """
-    source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
+    source = CalibrationInputs.read(settings, harness)
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
-    model = build(evaluation, checkpoint)
-    modules = modules_of(model, checkpoint, layers)
+    model = build(harness)
+    modules = modules_of(model, harness.checkpoint, layers)
     found = collect(
         model,
         fitted_on(source.inputs),
@@ -81,7 +87,7 @@ class CalibrationInputs:
     task: Task
 
     @staticmethod
-    def read(settings: Calibration, task: Task, checkpoint: Checkpoint) -> CalibrationInputs:
+    def read(settings: Calibration, harness: Harness) -> CalibrationInputs:
         """The file's training part if it has one, else its inputs.
 
         Raises:
@@ -90,14 +96,13 @@ class CalibrationInputs:
         source = settings.data
         assert source is not None
         part = "train_" if has_training_part(source) else ""
-        samples = task.read(Path(source), checkpoint.path, part)
-        inputs = samples.inputs
+        inputs = harness.read(source, part).inputs
         if len(inputs) < 2 or bool(np.all(inputs == inputs[:1])):
             raise EvaluationError(
                 f"{source}: calibration needs samples that differ from one another"
             )
-        where = str(Path(source))
-        return CalibrationInputs(inputs, lambda network, x: run(network, x, where), task)
+        where = str(source)
+        return CalibrationInputs(inputs, lambda network, x: run(network, x, where), harness.task)
 
     @torch.no_grad()
     def distance(self, dense: nn.Module, pruned: nn.Module, inputs: NDArray[Any]) -> float:

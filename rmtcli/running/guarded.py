@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation import Evaluation, Rows, Samples, Scores
+from rmtcli.evaluation import Harness, Rows, Samples, Scores
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.score import measure
 from rmtcli.planning import Range, SearchResult, smallest
@@ -21,19 +20,18 @@ SHARES = (0.4, 0.2, 0.4)
 
 
 def search(
-    checkpoint: Checkpoint,
+    harness: Harness,
     make: Callable[[int], Checkpoint],
     sizes: Range,
-    evaluation: Evaluation,
     max_drop: float,
 ) -> tuple[SearchResult, Samples | None]:
     """The smallest size whose network loses no more than ``max_drop``.
 
     Args:
-        checkpoint: the dense network.
+        harness: the dense network, and how to score it; its samples are divided between search,
+            confirmation and report.
         make: from a size to the pruned checkpoint.
         sizes: where to search.
-        evaluation: how to score; its samples are divided between search, confirmation and report.
         max_drop: points of accuracy, or units of the user's own score.
 
     Returns:
@@ -43,24 +41,24 @@ def search(
         UsageError: nothing to measure accuracy or score with.
         EvaluationError: too few samples.
     """
-    task, data = evaluation.task_of(checkpoint.path), evaluation.data
-    samples = None if data is None else task.read(Path(data), checkpoint.path)
+    task, samples, function = harness.task, harness.samples, harness.evaluation.score
     blind = samples is None or (samples.targets is None and task.rows is Rows.CLASSES)
-    if evaluation.score is None and blind:
+    if function is None and blind:
         raise UsageError("--max-drop needs --data with 'targets', or --eval")
     parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
     if any(part is not None and not len(part.inputs) for part in parts):
         raise EvaluationError(
-            f"{evaluation.data}: too few samples to divide between search, confirmation and report"
+            f"{harness.evaluation.data}: too few samples to divide between search, confirmation "
+            "and report"
         )
     searched, confirmed, rest = parts
-    dense = build(evaluation, checkpoint)
+    dense = build(harness)
     # The user's own score, where there is one, is what is guarded.
-    before = [measure(dense, part, evaluation.score, task) for part in (searched, confirmed)]
+    before = [measure(dense, part, function, task) for part in (searched, confirmed)]
 
     def within(size: int, part: Samples | None, reference: Scores) -> bool:
-        network = build(evaluation, make(size))
-        scores = measure(network, part, evaluation.score, task, reference)
+        network = build(harness, make(size))
+        scores = measure(network, part, function, task, reference)
         drop = _drop(reference, scores)
         _LOGGER.info("with %d parameters, %.3g is lost", size, drop)
         return drop <= max_drop

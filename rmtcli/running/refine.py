@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.evaluation import Evaluation, Rows
+from rmtcli.evaluation import Harness, Rows
 from rmtcli.evaluation.network import build
 from rmtcli.layouts.module import SplitLinear, float64_of
 from rmtcli.planning import LayerCalibration, LayerPlan
@@ -49,11 +49,10 @@ class Refined:
 
 
 def refine(
-    checkpoint: Checkpoint,
+    harness: Harness,
     factored: Checkpoint,
     plans: Sequence[LayerPlan],
     data: Mapping[str, LayerCalibration],
-    evaluation: Evaluation,
     settings: Calibration,
 ) -> Refined:
     """New factors of the same ranks, by what the compressed network as a whole gives.
@@ -62,16 +61,15 @@ def refine(
     there is taken back.
 
     Args:
-        checkpoint: the dense network.
+        harness: the dense network, and how to build it.
         factored: the pruned one, its layers split.
         plans: its pruned layers, with factors.
         data: what calibration found out about them.
-        evaluation: how to build the networks.
         settings: what to do, and on which inputs.
     """
-    source = CalibrationInputs.read(settings, evaluation.task_of(checkpoint.path), checkpoint)
-    dense, pruned = build(evaluation, checkpoint), build(evaluation, factored)
-    modules = modules_of(dense, checkpoint, [plan.layer for plan in plans])
+    source = CalibrationInputs.read(settings, harness)
+    dense, pruned = build(harness), build(harness, factored)
+    modules = modules_of(dense, harness.checkpoint, [plan.layer for plan in plans])
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
     pair = _Pair(dense, pruned, held, source)
     notes = []

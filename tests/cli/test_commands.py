@@ -76,7 +76,7 @@ def test_densify_gives_the_same_logits(workdir: Path, rmtcli: Run) -> None:
     with np.load(DATA) as data:
         x = torch.from_numpy(data["inputs"]).float() / 255
     with torch.no_grad():
-        a, b = (build(Evaluation(), open_checkpoint(p))(x) for p in (small, dense))
+        a, b = (build(Evaluation().resolve(open_checkpoint(p)))(x) for p in (small, dense))
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     result = rmtcli("evaluate", dense, "--against", small, "--data", DATA, "--json")
     report = json.loads(result.stdout)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
-from rmtcli.evaluation.data import read_samples
+from rmtcli.evaluation.data import has_training_part, read_samples
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 Y = np.arange(6)
@@ -108,3 +108,25 @@ def test_odd_archives_and_arrays_are_told(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_samples(path).inputs, X)
     with pytest.raises(UsageError, match="is a directory"):
         read_samples(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_a_training_part_is_recognised_without_reading_its_values(
+    tmp_path: Path, ending: str
+) -> None:
+    arrays = {"inputs": X, "train_inputs": X}
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        save_file({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    content = path.read_bytes()
+    first = content.index(X.tobytes())
+    second = content.index(X.tobytes(), first + 1)
+    path.write_bytes(content[:second] + b"\x7f" * X.nbytes + content[second + X.nbytes :])
+    assert has_training_part(path)
+    np.savez(tmp_path / "b.npz", inputs=X, train_targets=Y)
+    assert not has_training_part(tmp_path / "b.npz")
+    (tmp_path / "c.npz").write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
+        has_training_part(tmp_path / "c.npz")

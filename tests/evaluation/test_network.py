@@ -12,7 +12,7 @@ import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Evaluation
-from rmtcli.evaluation.base import ACTIVATIONS
+from rmtcli.evaluation.harness import ACTIVATIONS
 from rmtcli.evaluation.network import _MODULES, build
 from rmtcli.layers import find_layers
 
@@ -39,7 +39,7 @@ def test_a_chain_is_inferred_in_its_order(tmp_path: Path, activation: str, endin
     torch.save(model.state_dict(), tmp_path / "a.pt")
     path = tmp_path / f"b{ending}"
     rmtcli.prune(tmp_path / "a.pt", path, keep="rank:k=19")
-    built = build(Evaluation(activation=activation), open_checkpoint(path))
+    built = build(Evaluation(activation=activation).resolve(open_checkpoint(path)))
     expected = rmtcli.load(chain(activation), path)(X)
     torch.testing.assert_close(built(X), expected)
     torch.testing.assert_close(built(X.reshape(8, 5, 8)), expected)  # images are flattened
@@ -49,7 +49,7 @@ def test_names_with_dots_and_prefixes_make_a_chain_too(tmp_path: Path) -> None:
     inner = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
     state = {f"module.net.{name}": value for name, value in inner.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "a.ckpt")
-    built = build(Evaluation(), open_checkpoint(tmp_path / "a.ckpt"))
+    built = build(Evaluation().resolve(open_checkpoint(tmp_path / "a.ckpt")))
     assert torch.equal(built(X), inner(X))
 
 
@@ -57,7 +57,7 @@ def test_names_with_dots_and_prefixes_make_a_chain_too(tmp_path: Path) -> None:
 def test_other_types_are_evaluated_without_loss(tmp_path: Path, dtype: torch.dtype) -> None:
     model = chain().to(dtype)
     torch.save(model.state_dict(), tmp_path / "a.pt")
-    built = build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+    built = build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
     assert next(built.parameters()).dtype == (
         torch.float64 if dtype == torch.float64 else torch.float32
     )
@@ -80,7 +80,7 @@ def test_what_is_no_chain_is_told(
 ) -> None:
     torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "a.pt")
     with pytest.raises(EvaluationError) as caught:
-        build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+        build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
     assert str(caught.value) == (
         f"{tmp_path / 'a.pt'}: not a plain chain of linear layers ({why}): "
         "name the network with --model package.module:factory"
@@ -129,13 +129,13 @@ def test_a_factory_gives_any_network(residual: Path) -> None:
 )
 def test_factories_that_cannot_be_found_are_told(residual: Path, spec: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        build(Evaluation(model=spec), open_checkpoint(residual))
+        build(Evaluation(model=spec).resolve(open_checkpoint(residual)))
     assert str(caught.value).startswith(message)
 
 
 def test_factories_and_scores_of_the_wrong_kind_are_told(residual: Path) -> None:
     with pytest.raises(EvaluationError, match="returned int, not a torch"):
-        build(Evaluation(model=f"{FACTORIES}:not_a_module"), open_checkpoint(residual))
+        build(Evaluation(model=f"{FACTORIES}:not_a_module").resolve(open_checkpoint(residual)))
     evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:words")
     with pytest.raises(EvaluationError, match="returned 'good', not a number"):
         rmtcli.evaluate(residual, evaluation=evaluation)
@@ -145,10 +145,9 @@ def test_devices_and_activations_that_are_not_there_are_told(residual: Path) -> 
     with pytest.raises(UsageError, match="unknown activation 'sine': choose one of relu"):
         Evaluation(activation="sine")
     for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
+        evaluation = Evaluation(model=f"{FACTORIES}:residual", device=device)
         with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
-            build(
-                Evaluation(model=f"{FACTORIES}:residual", device=device), open_checkpoint(residual)
-            )
+            build(evaluation.resolve(open_checkpoint(residual)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -163,7 +162,7 @@ def test_cuda_gives_the_same_accuracy(residual: Path) -> None:
 
 def test_factories_and_scores_that_raise_get_one_line(residual: Path) -> None:
     with pytest.raises(EvaluationError, match=r"raises failed: KeyError: 'missing'"):
-        build(Evaluation(model=f"{FACTORIES}:raises"), open_checkpoint(residual))
+        build(Evaluation(model=f"{FACTORIES}:raises").resolve(open_checkpoint(residual)))
     for function, message in [("raises", "raises failed: KeyError"), ("nan", "must be finite")]:
         evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:{function}")
         with pytest.raises(EvaluationError, match=message):
@@ -176,7 +175,7 @@ def test_factors_without_a_record_are_not_taken_for_layers(tmp_path: Path) -> No
     rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
     torch.save(dict(torch.load(tmp_path / "b.pt")), tmp_path / "c.pt")
     with pytest.raises(EvaluationError, match=r"may be factors of one layer"):
-        build(Evaluation(), open_checkpoint(tmp_path / "c.pt"))
+        build(Evaluation().resolve(open_checkpoint(tmp_path / "c.pt")))
 
 
 def test_an_order_that_the_file_does_not_tell_is_not_guessed(tmp_path: Path) -> None:
@@ -186,15 +185,15 @@ def test_an_order_that_the_file_does_not_tell_is_not_guessed(tmp_path: Path) -> 
     tensors = {f"{n}.weight": torch.randn(s) for n, s in names.items()}
     torch.save(tensors, tmp_path / "a.pt")
     save_file(tensors, tmp_path / "a.safetensors")
-    assert build(Evaluation(), open_checkpoint(tmp_path / "a.pt")).order == tuple(names)
+    assert build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt"))).order == tuple(names)
     with pytest.raises(EvaluationError, match="a safetensors file keeps no order"):
-        build(Evaluation(), open_checkpoint(tmp_path / "a.safetensors"))
+        build(Evaluation().resolve(open_checkpoint(tmp_path / "a.safetensors")))
 
 
 def test_layer_names_that_torch_does_not_allow_are_told(tmp_path: Path) -> None:
     torch.save({"forward.weight": torch.ones(4, 4)}, tmp_path / "a.pt")
     with pytest.raises(EvaluationError, match="not one that torch allows"):
-        build(Evaluation(), open_checkpoint(tmp_path / "a.pt"))
+        build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
 
 
 def test_a_bare_split_layer_is_a_network(tmp_path: Path) -> None:

@@ -115,9 +115,9 @@ def test_moments_are_those_of_the_tokens_alone(case: str, tmp_path: Path) -> Non
     source, data = directory(case, tmp_path), data_for(case, tmp_path)
     checkpoint = open_checkpoint(source)
     layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
-    evaluation = Evaluation(task=TASKED[case])
-    found = calibrate(checkpoint, layers, evaluation, Calibration(data, metric="one-sided"))
-    one = calibrate(checkpoint, layers, evaluation, Calibration(data, "one-sided", batch=1))
+    harness = Evaluation(task=TASKED[case]).resolve(checkpoint)
+    found = calibrate(harness, layers, Calibration(data, metric="one-sided"))
+    one = calibrate(harness, layers, Calibration(data, "one-sided", batch=1))
     assert found.keys() == one.keys()
     shared = {id(moments.second) for moments in found.values()}
     fused = case == "gpt2"  # its query, key and value are one layer
@@ -134,7 +134,7 @@ def test_experts_that_transformers_joins_have_modules_of_their_own(tmp_path: Pat
     checkpoint = open_checkpoint(directory("mixtral", tmp_path))
     layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
     evaluation = Evaluation(task="causal-lm")
-    whole, apart = (build(evaluation, checkpoint) for _ in range(2))
+    whole, apart = (build(evaluation.resolve(checkpoint)) for _ in range(2))
     modules = modules_of(apart, checkpoint, layers)
     experts = [name for name in modules if ".experts." in name]
     assert len(experts) == 2 * 3 * 3
@@ -171,7 +171,7 @@ def test_perplexity_is_that_of_transformers_own_loss(tmp_path: Path) -> None:
     evaluation = Evaluation(data, task="causal-lm:length=16")
     found = evaluate(source, evaluation=evaluation).comparison
     assert found is not None
-    model = build(evaluation, open_checkpoint(source))
+    model = build(evaluation.resolve(open_checkpoint(source)))
     assert isinstance(model, Pretrained)
     tokens = torch.from_numpy(CausalLM(length=16).read(data, source).inputs[:, TOKENS])
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_embeddings_are_pooled_as_the_directory_says(pooling: str, tmp_path: Pat
     (source / "1_Pooling").mkdir()
     modes = {f"pooling_mode_{m}": m.startswith(pooling) for m in ("cls_token", "mean_tokens")}
     (source / "1_Pooling" / "config.json").write_text(json.dumps(modes))
-    model = build(Evaluation(task="sentence-embedding"), open_checkpoint(source))
+    model = build(Evaluation(task="sentence-embedding").resolve(open_checkpoint(source)))
     samples = SentenceEmbedding().read(data, source)
     row = torch.from_numpy(samples.inputs[:1])
     states = model.network(input_ids=row[:, TOKENS, : int(row[:, MASK].sum())]).last_hidden_state

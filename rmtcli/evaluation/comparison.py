@@ -1,82 +1,15 @@
-"""What is measured, and what comes out. Nothing here needs torch."""
+"""Scores of one network, and their comparison with the dense network's. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.errors import UsageError
 from rmtcli.evaluation.confidence import confidence, cosines, kullback_leibler
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.tasks import TASKS, Arrays, Rows, Task, task_of
-from rmtcli.files import is_remote
-
-#: What may stand between the layers of an inferred chain.
-ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How to score a checkpoint's network.
-
-    Attributes:
-        data: ``.npz`` or ``.safetensors`` file with ``inputs`` and, for accuracy, ``targets``; for
-            a network that reads text, a ``.txt`` or ``.jsonl`` file.
-        model: ``package.module:factory`` that returns the dense module; a chain of linear layers
-            is inferred from the checkpoint without it.
-        activation: what stands between the layers of an inferred chain.
-        score: ``package.module:function`` that takes a module and returns a number.
-        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, and where layers are
-            decomposed; MPS has no float64, and leaves that to the processor.
-        task: what a Hugging Face directory is used for, with options, such as
-            ``"causal-lm:length=256"``; by default what its files tell.
-
-    Raises:
-        UsageError: an unknown activation.
-    """
-
-    data: str | Path | None = None
-    model: str | None = None
-    activation: str = "relu"
-    score: str | None = None
-    device: str = "cpu"
-    task: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UsageError(f"unknown activation '{self.activation}': choose one of {known}")
-
-    @property
-    def measures(self) -> bool:
-        """Whether there is anything to measure with."""
-        return self.data is not None or self.score is not None
-
-    def task_of(self, path: Path) -> Task:
-        """How the checkpoint's network is fed.
-
-        Raises:
-            UsageError: a directory that does not tell what it is for, or a task for a file.
-        """
-        if self.model is None and path.is_dir():
-            if is_remote(path):
-                raise UsageError(f"{path}: transformers runs local directories only: copy it first")
-            return task_of(path, self.task)
-        if self.task is not None:
-            raise UsageError(f"{path}: --task is for Hugging Face directories: leave it out")
-        return Arrays()
-
-    def network(self, path: Path) -> str:
-        """What is run, in words for the report."""
-        if self.model:
-            return self.model
-        if path.is_dir():
-            task = self.task_of(path)
-            return f"transformers' {task.auto}, for {TASKS.spell(task)}"
-        return f"a chain of linear layers with {self.activation} between them (inferred)"
+from rmtcli.evaluation.tasks import Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
