@@ -18,7 +18,7 @@ from rmtcli.verification.directory import (
     read_config,
     write_products,
 )
-from rmtcli.verification.parent import Opened, Step, open_fresh
+from rmtcli.verification.parent import OpenedModel, OpenStep, open_fresh
 
 #: Largest difference from the product of the factors, as a share of the largest output: float32
 #: rounds at 6e-8, and the orders of summation differ in every layer.
@@ -75,27 +75,27 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
 
 def _open_all(
     directory: FactoredDirectory, dense: Path | None, folder: Path
-) -> tuple[Opened, Opened, Opened, Opened, Opened]:
+) -> tuple[OpenedModel, OpenedModel, OpenedModel, OpenedModel, OpenedModel]:
     """The directory by neither way, by the one and by the other; its product; and the dense model.
 
     Each way has a process of its own: what one of them registers must not help the other. Where
     no dense model is asked for, the product stands in its place.
     """
-    steps = [Step(directory.path, "plain"), Step(directory.path, "trust_remote_code")]
+    steps = [OpenStep(directory.path, "plain"), OpenStep(directory.path, "trust_remote_code")]
     plain, trusted = open_fresh(steps, folder / "first")
     _check(directory.path, trusted, "trust_remote_code=True")
     write_products(directory, folder / "product", trusted.transposed)
-    steps = [Step(folder / "product"), Step(directory.path, "import")]
-    steps[1:1] = [] if dense is None else [Step(dense)]
+    steps = [OpenStep(folder / "product"), OpenStep(directory.path, "import")]
+    steps[1:1] = [] if dense is None else [OpenStep(dense)]
     product, *others, imported = open_fresh(steps, folder / "second")
     _check(directory.path, imported, "import rmtcli.integrations.transformers")
     _check(directory.path, product, "multiplying the factors", factored=False)
     return plain, trusted, imported, product, others[0] if others else product
 
 
-def _rounding(folder: Path, product: Opened) -> float:
+def _rounding(folder: Path, product: OpenedModel) -> float:
     """The difference that rounding explains, by the product's own between float32 and float64."""
-    (exact,) = open_fresh([Step(folder / "product", dtype="float64")], folder / "third")
+    (exact,) = open_fresh([OpenStep(folder / "product", dtype="float64")], folder / "third")
     own = difference((product,), exact)
     return TOLERANCE if own is None else max(TOLERANCE, min(_TIMES * own, _BOUND))
 
@@ -106,7 +106,7 @@ def _checked_dense(path: Path) -> Path:
     return path
 
 
-def _check(path: Path, found: Opened, route: str, *, factored: bool = True) -> None:
+def _check(path: Path, found: OpenedModel, route: str, *, factored: bool = True) -> None:
     """Make sure that every weight was found, and the factored layers were put in."""
     fault = found.fault
     if fault is None and factored and not found.registered:
@@ -115,7 +115,7 @@ def _check(path: Path, found: Opened, route: str, *, factored: bool = True) -> N
         raise CheckpointError(f"{path}: opened by {route}, {fault}")
 
 
-def difference(found: tuple[Opened, ...], product: Opened) -> float | None:
+def difference(found: tuple[OpenedModel, ...], product: OpenedModel) -> float | None:
     """The largest difference of an output from the product's, as a share of its largest entry.
 
     Returns:
@@ -134,7 +134,7 @@ def difference(found: tuple[Opened, ...], product: Opened) -> float | None:
     return largest
 
 
-def _distance(path: Path, dense: Opened, found: Opened) -> Distance | None:
+def _distance(path: Path, dense: OpenedModel, found: OpenedModel) -> Distance | None:
     """How far the factored model is from the dense one."""
     _check(path, dense, "transformers", factored=False)
     if found.value is None or dense.value is None:

@@ -1,5 +1,6 @@
-"""Opening a factored directory as its users will, in processes of its own.
+"""Open a factored directory as its users do, each time in a fresh process.
 
-This package has no face on purpose: :mod:`~rmtcli.verification.child` runs in a fresh process that
-must import nothing of rmtcli before it is told to.
+:mod:`~rmtcli.verification.parent` starts the processes, and :mod:`~rmtcli.verification.child` runs
+in them. This package exports nothing on purpose: importing it in the fresh process must import
+nothing else of rmtcli.
 """

@@ -1,8 +1,9 @@
-"""A program of its own that opens directories in a fresh process, as a user's would.
+"""The program that opens directories in a fresh process, as a user's program would.
 
-``python -m rmtcli.verification.child FOLDER`` reads ``steps.json`` in the folder, a list of
-directories and of the way to open each, and writes ``answers.json`` and each output beside it.
-It knows nothing of rmtcli's but :mod:`rmtcli.integrations.transformers`, and that only when asked.
+``python -m rmtcli.verification.child FOLDER`` reads ``steps.json`` in the folder: a list of
+directories, each with the way to open it. It writes ``answers.json`` and one ``.npy`` file per
+output to the same folder. Of rmtcli it imports only :mod:`rmtcli.verification.inputs`, and
+:mod:`rmtcli.integrations.transformers` when a step asks for it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from rmtcli.verification.inputs import run
 
 
 def auto_class(config: dict[str, Any]) -> Any:
-    """The Auto class that opens the architecture which a config.json names.
+    """The transformers Auto class that opens the architecture named in a ``config.json``.
 
     Raises:
-        ValueError: transformers knows none.
+        ValueError: transformers has no such class.
     """
     wanted = (config.get("architectures") or [None])[0]
     if wanted is None:
@@ -40,14 +41,17 @@ def auto_class(config: dict[str, Any]) -> Any:
     raise ValueError(f"no Auto class of transformers {transformers.__version__} opens {wanted}")
 
 
-def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, Any]:
-    """Open one directory, run the model, and say what happened.
+def open_directory(directory: Path, route: str, dtype: str, output: Path) -> dict[str, Any]:
+    """Open one directory, run the model once, and return what transformers reports.
 
     Args:
-        directory: with config.json and weights.
+        directory: directory with ``config.json`` and weights.
         route: ``plain``, ``trust_remote_code`` or ``import``.
         dtype: precision in which the model runs.
-        output: file for what the model gives, ``.npy``.
+        output: ``.npy`` file to write the model's output to.
+
+    Returns:
+        The fields of :class:`rmtcli.verification.parent.OpenedModel`, as JSON values.
     """
     if route == "import":
         import rmtcli.integrations.transformers  # noqa: F401
@@ -57,14 +61,14 @@ def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, A
         directory,
         trust_remote_code=route == "trust_remote_code",
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are named, not only counted
+        ignore_mismatched_sizes=True,  # so that transformers lists them by name
         local_files_only=True,
         dtype=getattr(torch, dtype),
     )
     result = run(model.eval())
     if result is not None:
         np.save(output, result[1].numpy())
-    # Names, or (in version 5) names with both shapes.
+    # transformers 4 lists names; version 5 lists each name with both shapes.
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     return {
         "class": type(model).__name__,
@@ -80,23 +84,23 @@ def opened(directory: Path, route: str, dtype: str, output: Path) -> dict[str, A
 
 
 def _transposed(model: nn.Module) -> list[str]:
-    """Last parts of the names under which the dense model has a weight as in × out."""
+    """Last parts of the names of layers whose dense weight is stored as in × out."""
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) or type(module).__name__ == "FactoredLinear":
-            known = getattr(module, "transposed", isinstance(module, Conv1D))
-            names[bool(known)].add(name.rpartition(".")[2])
+            transposed = getattr(module, "transposed", isinstance(module, Conv1D))
+            names[bool(transposed)].add(name.rpartition(".")[2])
     return sorted(names[True] - names[False])
 
 
 def main(folder: Path) -> None:
-    """Take the steps in turn; one that fails does not keep the next from being taken."""
+    """Carry out all steps in turn; a step that fails does not stop the ones after it."""
     answers = []
     for number, step in enumerate(json.loads((folder / "steps.json").read_text(encoding="utf-8"))):
         try:
             directory, output = Path(step["directory"]), folder / f"{number}.npy"
-            answer = opened(directory, step["route"], step["dtype"], output)
-        except Exception as error:  # of any kind: transformers promises none
+            answer = open_directory(directory, step["route"], step["dtype"], output)
+        except Exception as error:  # of any kind: transformers documents none
             text = str(error).strip().splitlines() or [""]
             answer = {"error": f"{type(error).__name__}: {text[0]}"}
         answers.append(answer)

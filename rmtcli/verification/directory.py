@@ -1,4 +1,4 @@
-"""A directory with factored layers: what it says of itself, and the dense one it equals."""
+"""A directory with factored layers: its configuration and weights, and the dense one it equals."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
+from rmtcli.checkpoint.huggingface.read import read_object
 from rmtcli.checkpoint.names import factors_of, member
 from rmtcli.errors import CheckpointError, UsageError
 
-LOADING = Path(__file__).with_name("rmtcli_loading.py")
+LOADING = Path(__file__).parents[1] / "integrations" / "rmtcli_loading.py"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredDirectory:
-    """A directory as rmtcli writes it.
+    """A directory with factored layers, as rmtcli writes it.
 
     Attributes:
         path: the directory.
-        config: its config.json.
+        config: its ``config.json``.
         ranks: rank of each factored layer, by its name in the dense checkpoint.
-        shared: for each layer without a right factor of its own: the one whose it uses.
-        files: its weights.
+        shared: for each layer without a right factor of its own, the layer whose factor it uses.
+        files: its weight files, in order.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class FactoredDirectory:
     files: tuple[Checkpoint, ...]
 
     def holder(self, name: str) -> Checkpoint | None:
-        """The file that has a tensor."""
+        """The weight file that holds a tensor, or None."""
         return next((file for file in self.files if name in file.infos), None)
 
     def factors(self, module: str) -> tuple[str, str]:
@@ -52,37 +53,34 @@ class FactoredDirectory:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A directory's config.json.
+    """Read a directory's ``config.json``.
 
     Raises:
-        UsageError: no such directory.
-        CheckpointError: there is none, or it is no JSON object.
+        UsageError: there is no such directory.
+        CheckpointError: the file is missing, or not a JSON object.
     """
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return read_object(path / "config.json")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: has no config.json: not a model's directory") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path / 'config.json'}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path / 'config.json'}: holds no object")
-    return config
 
 
 def is_factored(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that rmtcli factored the model."""
+    """Whether a ``config.json`` says that rmtcli factored the model."""
     entry = config.get("quantization_config")
     return isinstance(entry, dict) and entry.get("quant_method") == "rmtcli"
 
 
 def open_factored(path: Path) -> FactoredDirectory:
-    """Read a directory and check that it holds what it says; nothing in it is executed.
+    """Read a directory and check that its weights match its configuration.
+
+    No code in the directory is executed.
 
     Raises:
-        UsageError: no such directory.
-        CheckpointError: it is not one that rmtcli wrote, or was changed since.
+        UsageError: there is no such directory.
+        CheckpointError: rmtcli did not write the directory, or it was changed since.
     """
     config = read_config(path)
     if not is_factored(config):
@@ -103,18 +101,20 @@ def open_factored(path: Path) -> FactoredDirectory:
 
 
 def write_products(directory: FactoredDirectory, target: Path, transposed: Collection[str]) -> None:
-    """Write the dense directory that a factored one equals: products in float32, all else as it is.
+    """Write the dense directory that a factored one equals.
+
+    Each layer's weight is the product of its factors, in float32; all other tensors are copied.
 
     Args:
-        directory: the factored one.
-        target: folder to make.
-        transposed: last parts of the names of layers that are stored as in × out.
+        directory: the factored directory.
+        target: folder to create.
+        transposed: last parts of the names of layers whose weight is stored as in × out.
     """
     target.mkdir()
-    own = ("quantization_config", "auto_map")
-    config = {name: value for name, value in directory.config.items() if name not in own}
+    ours = ("quantization_config", "auto_map")
+    config = {name: value for name, value in directory.config.items() if name not in ours}
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    places: dict[str, str] = {}
+    shards: dict[str, str] = {}
     for file in directory.files:
         edits: dict[str, Mapping[str, RawTensor]] = {}
         for module in directory.ranks:
@@ -126,24 +126,29 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
             if bias in file.infos:
                 edits[bias] = {member(module, "bias"): file.raw(bias)}
         dense = Edited(file, edits, None)
-        write_checkpoint(dense, target / file.path.name, verify=False)  # read at once, and gone
-        places |= dict.fromkeys(dense.infos, file.path.name)
+        write_checkpoint(dense, target / file.path.name, verify=False)  # read and deleted at once
+        shards |= dict.fromkeys(dense.infos, file.path.name)
     if len(directory.files) > 1:
-        index = {"metadata": {}, "weight_map": places}
+        index = {"metadata": {}, "weight_map": shards}
         (target / _INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 def _product(directory: FactoredDirectory, module: str, transposed: Collection[str]) -> RawTensor:
+    """The dense weight of one layer, in float32."""
     right, left = directory.factors(module)
-    a, b = (directory.holder(name) for name in (left, right))
-    assert a is not None
-    assert b is not None
-    product = a.array(left).astype("f8") @ b.array(right).astype("f8")
+    left_file, right_file = (directory.holder(name) for name in (left, right))
+    assert left_file is not None
+    assert right_file is not None
+    product = left_file.array(left).astype("f8") @ right_file.array(right).astype("f8")
     return encode(product.T if module.rpartition(".")[2] in transposed else product, "F32")
 
 
 def _check_code(path: Path, config: Mapping[str, Any]) -> None:
-    """Only the file that this rmtcli writes is ever executed, to the letter."""
+    """Make sure that the directory's only code is the loader that this rmtcli writes, to the byte.
+
+    Raises:
+        CheckpointError: the loader is missing or differs, or the directory names other code.
+    """
     mapping = config.get("auto_map") or {}
     entry = mapping.get("AutoConfig", "") if isinstance(mapping, dict) else ""
     if not re.fullmatch(r"rmtcli_loading\.\w+", str(entry)):
@@ -172,11 +177,10 @@ def _weights(path: Path) -> tuple[Checkpoint, ...]:
     if (path / _WEIGHTS).exists():
         return (open_checkpoint(path / _WEIGHTS),)
     try:
-        places = json.loads((path / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
+        names = sorted(set(read_object(path / _INDEX)["weight_map"].values()))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: has neither {_WEIGHTS} nor {_INDEX}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path / _INDEX}: not an index of weight files") from None
     for name in names:
         if Path(name).name != name or name in ("", "..") or not (path / name).is_file():
@@ -185,6 +189,11 @@ def _weights(path: Path) -> tuple[Checkpoint, ...]:
 
 
 def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None:
+    """Make sure that the weights hold one layer's factors, of the rank in the configuration.
+
+    Raises:
+        CheckpointError: they do not.
+    """
     right, left = directory.factors(module)
     files = [directory.holder(name) for name in (right, left)]
     shapes = [

@@ -1,4 +1,4 @@
-"""Asking a fresh process to open directories."""
+"""Start a fresh process that opens directories, and read its answers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rmtcli.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A directory to open, and how.
+class OpenStep:
+    """One directory to open, and the way to open it.
 
     Attributes:
         path: the directory.
@@ -34,21 +34,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opened:
-    """What came of opening a directory.
+class OpenedModel:
+    """What transformers reports about one directory that it opened.
 
     Attributes:
-        error: why it could not be opened; the rest is empty then.
+        error: why the directory could not be opened; all other fields are then empty.
         kind: class of the model.
-        auto: the Auto class that opened it.
+        auto: Auto class that opened it.
         transformers: version of transformers.
-        missing: weights that the file lacks, which transformers drew at random.
-        unexpected: tensors of the file that the model has no place for.
-        mismatched: weights whose shape in the file is another.
-        registered: whether the quantization method was known.
-        output: name of the model's output; None where it could not be run.
-        transposed: last parts of the names of layers that keep their weight as in × out.
-        value: the output.
+        missing: weights that the file lacks; transformers initialised them at random.
+        unexpected: tensors of the file that the model does not use.
+        mismatched: weights whose shape in the file differs from the model's.
+        registered: whether transformers knew the quantization method.
+        output: name of the model's output; None if the model could not be run.
+        transposed: last parts of the names of layers whose weight is stored as in × out.
+        value: the output; None if the model could not be run.
     """
 
     error: str | None = None
@@ -65,7 +65,7 @@ class Opened:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the weights, as the end of a sentence; None where nothing is."""
+        """What is wrong with the weights, as the end of a sentence; None if nothing is."""
         if self.error is not None:
             return f"it cannot be read: {self.error}"
         for names, fault in (
@@ -79,12 +79,15 @@ class Opened:
         return None
 
 
-def open_fresh(steps: Iterable[Step], folder: Path) -> list[Opened]:
-    """Open directories one after the other in one new process, without network.
+def open_fresh(steps: Iterable[OpenStep], folder: Path) -> list[OpenedModel]:
+    """Open directories one after another in one fresh process, without network access.
 
     Args:
-        steps: what to open.
-        folder: an empty folder for what the two processes tell each other.
+        steps: the directories to open.
+        folder: folder to create, through which the two processes exchange files.
+
+    Returns:
+        One answer per step.
 
     Raises:
         UsageError: transformers is not installed.
@@ -109,19 +112,19 @@ def open_fresh(steps: Iterable[Step], folder: Path) -> list[Opened]:
         check=False,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CheckpointError(
             f"{values[0]['directory']}: the process that opens it ended with "
             f"{done.returncode}: {last}"
         )
     answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
-    return [_opened(answer, folder / f"{n}.npy") for n, answer in enumerate(answers)]
+    return [_from_answer(answer, folder / f"{n}.npy") for n, answer in enumerate(answers)]
 
 
-def _opened(answer: dict[str, Any], value: Path) -> Opened:
+def _from_answer(answer: dict[str, Any], value: Path) -> OpenedModel:
     if "error" in answer:
-        return Opened(error=answer["error"])
-    return Opened(
+        return OpenedModel(error=answer["error"])
+    return OpenedModel(
         kind=answer["class"],
         auto=answer["auto"],
         transformers=answer["transformers"],

@@ -21,7 +21,7 @@ from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.pipeline.verify import difference
 from rmtcli.verification import directory as directory_module
 from rmtcli.verification.directory import open_factored, write_products
-from rmtcli.verification.parent import Step, open_fresh
+from rmtcli.verification.parent import OpenStep, open_fresh
 from tests.conftest import Run, tree
 from tests.integrations.factored import CASES, write
 
@@ -194,7 +194,7 @@ def truncated(directory: Path) -> None:
         (rankless, "gives no ranks of the factored layers"),
         (other_rank, f"says that '{LAYER}' has rank 6, and the weights hold no such factors"),
         (factorless, f"says that '{LAYER}' has rank 5, and the weights hold no such factors"),
-        (unreadable, "config.json: not JSON"),
+        (unreadable, "config.json: damaged: not JSON"),
         (unconfigured, "has no config.json: not a model's directory"),
         (weightless, "has neither model.safetensors nor model.safetensors.index.json"),
         (truncated, "not a whole safetensors file"),
@@ -253,8 +253,8 @@ def test_what_is_wrong_with_the_model_is_said(bert: Path, tmp_path: Path) -> Non
     for spoil in FAULTS:
         shutil.copytree(bert / "factored", tmp_path / spoil.__name__)
         spoil(tmp_path / spoil.__name__)
-    steps = [Step(tmp_path / spoil.__name__, "trust_remote_code") for spoil in FAULTS]
-    steps += [Step(bert / "factored", route) for route in ("trust_remote_code", "import")]
+    steps = [OpenStep(tmp_path / spoil.__name__, "trust_remote_code") for spoil in FAULTS]
+    steps += [OpenStep(bert / "factored", route) for route in ("trust_remote_code", "import")]
     *found, trusted, imported = open_fresh(steps, tmp_path / "talk")
     for opened, message in zip(found, FAULTS.values(), strict=True):
         assert opened.fault is not None
