@@ -1,4 +1,4 @@
-"""A layer, and a tensor that is none."""
+"""A fully connected layer, and a tensor that is not treated as one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint import RawTensor
 from rmtcli.checkpoint.names import module_of
 from rmtcli.layers.view import WHOLE, View
-
-
-def fingerprint(checkpoint: Checkpoint, layer: Layer) -> str:
-    """Hash of a layer's bytes as stored; the same in every format that holds them."""
-    rows, name = layer.view.rows, layer.tensor
-    raw = checkpoint.raw(name) if rows is None else checkpoint.rows(name, *rows)
-    return hashlib.sha256(raw.data.data).hexdigest()
 
 
 class SkipReason(Enum):
@@ -32,16 +25,16 @@ class SkipReason(Enum):
     NOT_MATRIX = (
         "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
     )
-    ONE_CHANNEL = "a convolution whose kernels have one channel each: depthwise, or thin already"
-    RECURRENT = "a recurrent layer's: ask for its gates with --recurrent"
-    NO_GATES = "a recurrent layer's, but its rows are not those of an LSTM or a GRU"
-    QUANTIZED = "quantised by another method: prune the network that it was made from"
+    ONE_CHANNEL = "a convolution with one input channel per kernel: there is nothing to reduce"
+    RECURRENT = "part of a recurrent layer: ask for its gates with --recurrent"
+    NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM or a GRU"
+    QUANTIZED = "already quantised by another tool: prune the network that it was made from"
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"
-    ROUTER = "a router: a small change of it sends tokens to other experts"
-    TIED = "tied: the same weights as another entry"
+    ROUTER = "a router: a small change to it sends tokens to other experts"
+    TIED = "tied: the same weights as another tensor"
     FACTOR = "already a factor that rmtcli wrote: run densify first to prune it again"
-    BIAS = "its bias has not one value an output: is the weight stored as in × out?"
+    BIAS = "its bias does not have one value per output: is the weight stored as in × out?"
     RANGE = "its values are too large or too small to be squared in float64"
     NOT_FINITE = "holds values that are NaN or infinite"
     ZERO = "all its weights are zero"
@@ -50,15 +43,15 @@ class SkipReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which matrices are to be treated as layers.
+    """Which matrices are treated as layers.
 
     Attributes:
-        include: glob patterns over tensor names; when given, only matches are layers. A pattern
-            that is a layer's whole name also takes it even if it is an output head.
+        include: glob patterns over tensor names; if given, only matches are layers. A pattern
+            that is a layer's whole name selects it even if it is an output head.
         exclude: glob patterns over tensor names to leave out.
         min_side: a layer with fewer outputs is an output head.
         convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
-        recurrent: whether the gates of LSTMs and GRUs are.
+        recurrent: whether the gates of LSTMs and GRUs are layers.
     """
 
     include: Sequence[str] = ()
@@ -76,7 +69,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A tensor that is left alone, and why."""
+    """A tensor that is not treated as a layer, and why."""
 
     name: str
     reason: SkipReason
@@ -84,32 +77,36 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """The weight of a fully connected layer, or what is treated like one.
+    """The weight of a fully connected layer, or a matrix that is treated like one.
 
     Attributes:
-        name: the tensor's name, such as ``fc1.weight``; where a tensor holds several layers, with
+        name: the tensor's name, such as ``fc1.weight``; if a tensor holds several layers, with
             the view's label, such as ``lstm.weight_ih_l0:forget``.
         shape: (out, in).
         dtype: stored type, by safetensors' names.
-        load: reads the weight, exactly, as a float array of that shape.
+        read: reads the weight's bytes as they are stored.
         aliases: other names under which the checkpoint holds the same weight.
-        copies: how many times the file stores it; 1 where aliases share one storage.
-        head: whether it is an output head, which rules leave alone.
+        copies: how many times the file stores it; 1 if all aliases share one storage.
+        head: whether it is an output head, which keep rules leave alone.
         view: how the tensor holds the matrix.
     """
 
     name: str
     shape: tuple[int, int]
     dtype: str
-    load: Callable[[], NDArray[np.floating]]
+    read: Callable[[], RawTensor]
     aliases: tuple[str, ...] = ()
     copies: int = 1
     head: bool = False
     view: View = WHOLE
 
+    def load(self) -> NDArray[np.floating]:
+        """Read the weight: its exact values, shape (out, in)."""
+        return self.view.matrix(self.read())
+
     @property
     def tensor(self) -> str:
-        """The name of the tensor that holds it."""
+        """The name of the tensor that holds the weight."""
         return self.name.removesuffix(f":{self.view.label}") if self.view.label else self.name
 
     @property
@@ -124,7 +121,7 @@ class Layer:
 
     @property
     def linear(self) -> bool:
-        """Whether it is a linear module of its own, as convolutions and gates are not."""
+        """Whether it is a linear module of its own; convolutions and gates are not."""
         return self.view.splits and not self.view.kernel
 
     @property
@@ -136,3 +133,8 @@ class Layer:
 def break_even(out: int, inputs: int) -> int:
     """The largest rank r whose factors are smaller than a weight: r(out + in) < out · in."""
     return (out * inputs - 1) // (out + inputs)
+
+
+def fingerprint(raw: RawTensor) -> str:
+    """SHA-256 of a layer's bytes as they are stored, which does not depend on the file format."""
+    return hashlib.sha256(raw.data.data).hexdigest()

@@ -1,4 +1,4 @@
-"""How a stored tensor holds a layer's matrix: the way there and back."""
+"""How a stored tensor holds a layer's matrix: reading it, and putting one back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint import Checkpoint, RawTensor
+from rmtcli.checkpoint.dtypes import decode
 
-#: Gates of a recurrent layer, in the order in which torch stacks their rows.
+#: Gates of a recurrent layer by their number, in the order in which torch stacks their rows.
 GATES = {4: ("input", "forget", "cell", "output"), 3: ("reset", "update", "new")}
 
 
@@ -19,13 +20,13 @@ class View:
     """One matrix in a stored tensor.
 
     Attributes:
-        rows: first and last (excluded) entry along the tensor's first axis; None for all.
+        rows: first and last (excluded) index along the tensor's first axis; None for all of it.
         stacked: whether these rows are one matrix of a stack.
         transposed: whether the matrix is stored as in × out.
         kernel: shape of a convolution's kernel, which is flattened into the inputs; else empty.
-        label: what sets the matrix apart from others in the same tensor.
-        splits: whether two tensors can take its place, which is so where a module of its own
-            multiplies by it.
+        label: distinguishes the matrix from others in the same tensor.
+        splits: whether two tensors can take its place. They can if a module of its own multiplies
+            by the matrix.
     """
 
     rows: tuple[int, int] | None = None
@@ -36,20 +37,27 @@ class View:
     splits: bool = True
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, int]:
-        """The matrix's shape (out, in), from the tensor's."""
+        """The matrix's shape (out, in), from the whole tensor's."""
         part = stored if self.rows is None else (self.rows[1] - self.rows[0], *stored[1:])
-        part = part[1:] if self.stacked else part
-        out, inputs = part[0], int(np.prod(part[1:]))
-        return (inputs, out) if self.transposed else (out, inputs)
+        return self._shape(part)
 
-    def load(self, checkpoint: Checkpoint, name: str) -> NDArray[np.floating]:
-        """The matrix, shape (out, in), exactly; nothing but its part of the tensor is read."""
-        stored = checkpoint.array(name, self.rows)
-        out, inputs = self.shape(checkpoint.infos[name].shape)
+    def _shape(self, part: tuple[int, ...]) -> tuple[int, int]:
+        part = part[1:] if self.stacked else part
+        first, rest = part[0], int(np.prod(part[1:]))
+        return (rest, first) if self.transposed else (first, rest)
+
+    def read(self, checkpoint: Checkpoint, name: str) -> RawTensor:
+        """The matrix's part of the tensor as it is stored; nothing else is read."""
+        return checkpoint.raw(name) if self.rows is None else checkpoint.rows(name, *self.rows)
+
+    def matrix(self, raw: RawTensor) -> NDArray[np.floating]:
+        """The exact values of what :meth:`read` returns, shape (out, in)."""
+        out, inputs = self._shape(raw.shape)
+        stored = decode(raw)
         return stored.reshape(inputs, out).T if self.transposed else stored.reshape(out, inputs)
 
     def stored(self, matrix: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-        """The matrix as it stands in a tensor of this shape, or in its part of one."""
+        """A matrix as a tensor of this shape, or the view's part of one, holds it."""
         matrix = matrix.T if self.transposed else matrix
         if self.rows is None:
             return matrix.reshape(shape)
@@ -58,9 +66,9 @@ class View:
     def factors(self, left: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Two factors as the modules in the layer's place hold them.
 
-        Those are linear maps, out × r and r × in, whichever way the weight was stored; or
-        convolutions: one with the layer's kernel, r × in × kernel, and one that has a single place,
-        out × r × 1 × …
+        For a linear layer these are out × r and r × in, even if the weight was stored transposed.
+        For a convolution, the right factor has the layer's kernel, r × in × kernel, and the left
+        one is a 1 × 1 convolution, out × r × 1 × ….
         """
         if not self.kernel:
             return left, right

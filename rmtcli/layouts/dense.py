@@ -60,7 +60,7 @@ class Dense(Layout):
 
     def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> StoredWeight:
         """The layer's matrix in the file."""
-        matrix = tall(layer.view.load(checkpoint, layer.tensor))
+        matrix = tall(layer.view.matrix(layer.view.read(checkpoint, layer.tensor)))
         return StoredWeight(matrix.astype(np.float64))
 
 

@@ -172,6 +172,8 @@ def prepare(
         data,
         track=track,
         approximate=not shares,
+        # The record of a plan that is applied holds the hashes already.
+        hashed=action == "prune" and goal.plan is None,
         cache=cache,
         device=harness.evaluation.device,
         cluster=cluster,

@@ -142,7 +142,7 @@ def prune(
         report,
         comparison=comparison,
         guard=guard,
-        plan=plan_of(checkpoint, report.layers, goal.words, job.report.calibrated),
+        plan=plan_of(checkpoint, report.layers, goal.words, job.report.calibrated, planned),
         notes=(*on_cost(comparison), *job.notes, *report.notes, *on_extras(checkpoint, target)),
         # The factors are in the file; a report that lives on need not hold them.
         layers=tuple(replace(layer, factors=None) for layer in report.layers),

@@ -148,6 +148,7 @@ def fits(
     track: Track,
     approximate: bool,
     vectors: bool = False,
+    hashed: bool = False,
     cache: str | Path | None = None,
     device: str = "cpu",
     cluster: Cluster | None = None,
@@ -166,8 +167,9 @@ def fits(
             layer,
             estimator,
             approximate=approximate,
-            data=seen,
+            calibration=seen,
             vectors=vectors,
+            hashed=hashed,
             decomposer=decomposer,
         )
 

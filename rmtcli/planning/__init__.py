@@ -24,7 +24,8 @@ from rmtcli.planning.fit import (
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
 from rmtcli.planning.plan import LayerPlan, plan_layer
-from rmtcli.planning.plan_file import Plan, calibration_of, check_plan, plan_of
+from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of
+from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.times import Latency, Times
 

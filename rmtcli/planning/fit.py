@@ -1,4 +1,4 @@
-"""A layer with its spectrum, its fit, and its low-rank approximations."""
+"""A layer with its spectrum, the fit of its noise, and its low-rank approximations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Moments, decompose
 from rmtcli.diagnostics import VectorTest, compare_vectors
 from rmtcli.edges import EdgeEstimator, EdgeFit
-from rmtcli.layers import Layer, Skipped, SkipReason
+from rmtcli.layers import Layer, Skipped, SkipReason, fingerprint
 from rmtcli.spectra import Factors, Spectrum, factorize, max_abs, spectrum
 
 
 class Approximation(Protocol):
-    """The best low-rank maps of one layer, in some metric, or those of it and its siblings."""
+    """The best low-rank approximations of a layer, or of a group of siblings, in some metric."""
 
     @property
     def losses(self) -> FloatArray:
@@ -26,15 +26,15 @@ class Approximation(Protocol):
         ...
 
     def factors(self, rank: int) -> Factors:
-        """The best map of this rank."""
+        """The best approximation of a rank."""
         ...
 
 
 class Decomposer(Protocol):
-    """Makes a spectrum, or knows it already: :func:`spectrum`, or a cache's method."""
+    """Computes a spectrum, or looks it up: :func:`spectrum`, or a cache's method."""
 
     def __call__(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
-        """The spectrum of a weight of shape (out, in), perhaps with vectors."""
+        """The spectrum of a weight of shape (out, in), with vectors if asked for."""
         ...
 
 
@@ -47,9 +47,9 @@ class Plain:
 
     Attributes:
         layer: the layer.
-        spectrum: of its weight, with vectors unless it was released.
-        weight: the weight, or None where it is read again and decomposed again for factors.
-        decomposer: how that is done.
+        spectrum: of its weight, with vectors unless they were released.
+        weight: the weight, or None if it has to be read and decomposed again for factors.
+        decomposer: computes that decomposition.
     """
 
     layer: Layer
@@ -61,8 +61,8 @@ class Plain:
     def losses(self) -> FloatArray:
         """Squared singular values, as shares of the largest so that layers can be compared.
 
-        Errors of layers that follow one another multiply, so each counts in relation to its layer's
-        gain; docs/benchmarks.md compares with shares of ‖W‖² and of what stands above the edge.
+        Errors of successive layers multiply, so each counts relative to its layer's gain;
+        docs/benchmarks.md compares this with shares of ‖W‖² and of the signal above the edge.
         """
         values = self.spectrum.eigenvalues[::-1]
         return np.asarray(values / values[0])
@@ -79,8 +79,14 @@ class Plain:
 class Fitted:
     """A layer with its spectrum, the fit of its noise, and its approximations if asked for.
 
-    ``vectors`` compares the vectors of its spikes with noise, where they are known. ``group`` is
-    the name of the first of its siblings, perhaps its own, where they share a right factor.
+    Attributes:
+        layer: the layer.
+        spectrum: of its weight.
+        fit: the fit of its noise.
+        approximation: its low-rank approximations, or None.
+        vectors: comparison of its spikes' vectors with noise, if they are known.
+        group: name of the first of its siblings, perhaps its own, if they share a right factor.
+        sha256: hash of its bytes as stored, or None if it was not asked for.
     """
 
     layer: Layer
@@ -89,9 +95,10 @@ class Fitted:
     approximation: Approximation | None
     vectors: VectorTest | None = None
     group: str | None = None
+    sha256: str | None = None
 
     def released(self) -> Fitted:
-        """The same with less in memory, where factors can be had by a second decomposition."""
+        """The layer without what a second decomposition can compute again, to save memory."""
         if not isinstance(self.approximation, Plain):
             return self
         s = replace(self.spectrum, form=None)
@@ -100,13 +107,19 @@ class Fitted:
 
     @property
     def spikes(self) -> int:
-        """Eigenvalues above the edge."""
+        """Number of eigenvalues above the edge."""
         return self.spectrum.count_above(self.fit.edge)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCalibration:
-    """What calibration found out about one layer, and how it is to be used."""
+    """The result of calibrating one layer, and how it is used.
+
+    Attributes:
+        moments: of the layer's inputs and output gradients.
+        bias: whether the layer has a bias that can take up the mean of its inputs.
+        gradients: whether the moments of the gradients are used.
+    """
 
     moments: Moments
     bias: bool
@@ -118,33 +131,55 @@ def fit_layer(
     edge: EdgeEstimator,
     *,
     approximate: bool = False,
-    data: LayerCalibration | None = None,
+    calibration: LayerCalibration | None = None,
     vectors: bool = False,
+    hashed: bool = False,
     decomposer: Decomposer = spectrum,
 ) -> Fitted | Skipped:
-    """A layer's spectrum and fit, and its approximations where they are asked for.
+    """Fit the noise of a layer, and compute its approximations if they are asked for.
 
-    Without data, that is one decomposition; with data, a second one in the metric of the data.
-    The vectors of the spikes are looked at where the first has them, or where that is asked for.
+    The layer is read once. Without calibration this takes one decomposition; with calibration, a
+    second one in the metric of the data.
+
+    Args:
+        layer: the layer.
+        edge: estimates the edge between noise and signal.
+        approximate: whether low-rank approximations are wanted.
+        calibration: the layer's moments, which define the metric of the approximations.
+        vectors: whether the spikes' vectors are compared with noise even if no other purpose needs
+            vectors.
+        hashed: whether the layer's bytes are hashed.
+        decomposer: computes the spectrum.
+
+    Returns:
+        The fitted layer, or the reason why it cannot be fitted.
     """
-    weight = layer.load()
-    largest = max_abs(weight)
-    if not math.isfinite(largest):
-        return Skipped(layer.name, SkipReason.NOT_FINITE)
-    if not largest:
-        return Skipped(layer.name, SkipReason.ZERO)
-    if not 1e-150 < largest < 1e150:
-        return Skipped(layer.name, SkipReason.RANGE)
+    raw = layer.read()
+    weight, sha256 = layer.view.matrix(raw), fingerprint(raw) if hashed else None
+    del raw  # where the weight is a copy of it, memory holds only the weight
+    reason = _unfit(weight)
+    if reason is not None:
+        return Skipped(layer.name, reason)
     approximation: Approximation | None = None
     try:
-        s = decomposer(weight, vectors=vectors or (approximate and data is None))
-        if approximate and data is not None:
-            bias, gradients = data.bias, data.gradients
-            approximation = decompose(weight, data.moments, bias=bias, gradients=gradients)
+        s = decomposer(weight, vectors=vectors or (approximate and calibration is None))
+        if approximate and calibration is not None:
+            bias, gradients = calibration.bias, calibration.gradients
+            approximation = decompose(weight, calibration.moments, bias=bias, gradients=gradients)
         elif approximate:
             approximation = Plain(layer, s, weight, decomposer)
     except np.linalg.LinAlgError:
         return Skipped(layer.name, SkipReason.NO_CONVERGENCE)
     fit = edge.fit(s, weight)
-    looks = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
-    return Fitted(layer, s, fit, approximation, looks)
+    test = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
+    return Fitted(layer, s, fit, approximation, test, sha256=sha256)
+
+
+def _unfit(weight: NDArray[np.floating]) -> SkipReason | None:
+    """Why a weight's values cannot be decomposed."""
+    largest = max_abs(weight)
+    if not math.isfinite(largest):
+        return SkipReason.NOT_FINITE
+    if not largest:
+        return SkipReason.ZERO
+    return None if 1e-150 < largest < 1e150 else SkipReason.RANGE

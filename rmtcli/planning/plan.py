@@ -35,6 +35,7 @@ class LayerPlan:
         vectors: comparison of the spikes' vectors with noise, if they are known.
         group: name of the first of the pruned layers that share its right factor, perhaps its own;
             None if it has a right factor to itself.
+        sha256: hash of the layer's bytes as stored, or None if it was not asked for.
     """
 
     layer: Layer
@@ -49,6 +50,7 @@ class LayerPlan:
     factors: Factors | None = None
     vectors: VectorTest | None = None
     group: str | None = None
+    sha256: str | None = None
 
     @property
     def largest(self) -> float:
@@ -126,4 +128,5 @@ def plan_layer(
         factors,
         fitted.vectors,
         fitted.group if untouched is None else None,
+        fitted.sha256,
     )

@@ -1,37 +1,33 @@
-"""A plan as a file: which rank each layer gets, to be read, edited, compared and carried out."""
+"""A plan as a file: the rank of each layer, to be read, edited, compared and applied."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtcli.calibration import Calibrated, Calibration
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.calibration import Calibration
 from rmtcli.checkpoint.hashes import file_sha256
-from rmtcli.errors import LayerError, UsageError
-from rmtcli.keep import Untouched
-from rmtcli.layers import Layer, Skipped, fingerprint
-from rmtcli.layouts import Layout
-from rmtcli.planning.plan import LayerPlan
+from rmtcli.errors import UsageError
 
-VERSION = 1  #: of the file's layout
+#: Version of the file format.
+VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """What a plan says of one layer.
+    """A plan's entry for one layer.
 
     Attributes:
         name: the weight's name.
         shape: (out, in).
         sha256: hash of the weight's bytes as stored.
-        spikes: singular values above the edge, for the reader; nothing depends on it.
+        spikes: number of singular values above the edge, for the reader; nothing depends on it.
         rank: rank to prune it to, or None to leave it alone.
-        group: name of one of the layers that share its right factor, the same for all of them;
-            None where it has one to itself.
+        group: name of one of the layers that share its right factor, equal for all of them; None
+            if it has a right factor to itself.
     """
 
     name: str
@@ -44,13 +40,13 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCalibration:
-    """How a plan's factors are calibrated.
+    """How a plan's factors are calibrated; :class:`Calibration` explains the options.
 
     Attributes:
         data: file of inputs, or None.
         stats: file of moments, or None.
-        sha256: hash of the data file, or where there is none, of the moments'.
-        metric: see :class:`~rmtcli.calibration.base.Calibration`, also for what follows.
+        sha256: hash of the file of inputs, or of the file of moments if there are no inputs.
+        metric: ``two-sided`` or ``one-sided``.
         batch: samples at a time.
         sequential: whether layers are fitted once more.
         heal: passes of healing.
@@ -64,6 +60,31 @@ class PlannedCalibration:
     sequential: bool
     heal: int
 
+    @staticmethod
+    def of(settings: Calibration) -> PlannedCalibration:
+        """The plan's entry for a calibration that was done; its file is hashed."""
+        data = None if settings.data is None else str(settings.data)
+        stats = None if settings.stats is None or data is not None else str(settings.stats)
+        source = data or stats
+        assert source is not None
+        return PlannedCalibration(
+            data,
+            stats,
+            file_sha256(Path(source)),
+            settings.metric,
+            settings.batch,
+            settings.sequential,
+            settings.heal,
+        )
+
+    def settings(self, data: str | Path | None, stats: str | Path | None) -> Calibration:
+        """The options of this calibration, with files that may have moved.
+
+        Raises:
+            UsageError: an option out of range.
+        """
+        return Calibration(data, self.metric, self.batch, stats, self.sequential, self.heal)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -73,7 +94,7 @@ class Plan:
         source: name of the checkpoint file, for the reader.
         made_by: what decided the ranks, in words, for the reader.
         calibration: how the factors are calibrated, or None for plain truncation.
-        layers: every layer of the checkpoint that is known; one that is missing is left alone.
+        layers: the layers; a layer of the checkpoint that is not among them is left alone.
     """
 
     source: str
@@ -83,12 +104,12 @@ class Plan:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The ranks of the layers that are to be pruned, by name."""
+        """The rank of each layer that is to be pruned, by name."""
         return {layer.name: layer.rank for layer in self.layers if layer.rank is not None}
 
     @property
     def groups(self) -> dict[str, str]:
-        """For each layer that is to share its right factor: the first of those that do."""
+        """For each layer that is to share its right factor, the first layer of its group."""
         members: dict[str, list[str]] = {}
         for layer in self.layers:
             if layer.rank is not None and layer.group is not None:
@@ -96,7 +117,7 @@ class Plan:
         return {name: names[0] for names in members.values() for name in names if len(names) > 1}
 
     def to_json(self) -> str:
-        """JSON with one line a layer, so that plans can be compared line by line."""
+        """JSON with one line per layer, so that plans can be compared line by line."""
         head = {
             "rmtcli_plan": VERSION,
             "source": self.source,
@@ -109,7 +130,7 @@ class Plan:
 
     @staticmethod
     def read(path: str | Path) -> Plan:
-        """The plan in a file.
+        """Read the plan in a file.
 
         Raises:
             UsageError: no such file, or not a plan.
@@ -130,7 +151,7 @@ class Plan:
             given = _checked(fields["calibration"], _CALIBRATION, f"{path}: calibration")
             planned = PlannedCalibration(**given)
             try:
-                _settings(planned, planned.data, planned.stats)
+                planned.settings(planned.data, planned.stats)
             except UsageError as error:
                 raise UsageError(f"{path}: calibration: {error}") from None
             fields["calibration"] = planned
@@ -148,7 +169,7 @@ class Plan:
 
 
 _NONE = type(None)
-#: For each field of the file the types it may have.
+#: Types that each field of the file may have.
 _PLAN: dict[str, tuple[type, ...]] = {
     "source": (str,),
     "made_by": (str,),
@@ -183,7 +204,7 @@ _WORDS = {
 
 
 def _checked(values: Any, wanted: Mapping[str, tuple[type, ...]], where: str) -> dict[str, Any]:
-    """The fields of a JSON object, all there, none more, each of a type that it may have."""
+    """The fields of a JSON object, after a check that they are complete, known and well typed."""
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be an object")
     for key in values.keys() ^ wanted.keys():
@@ -193,108 +214,3 @@ def _checked(values: Any, wanted: Mapping[str, tuple[type, ...]], where: str) ->
             words = " or ".join(_WORDS[kind] for kind in types)
             raise UsageError(f"{where}: '{key}' must be {words}")
     return dict(values)
-
-
-def check_plan(
-    plan: Plan, checkpoint: Checkpoint, found: Sequence[Layer | Skipped], layout: Layout
-) -> None:
-    """Make sure, before any work, that a plan is for this checkpoint and can be carried out.
-
-    Raises:
-        LayerError: a layer that is not there, is no layer, has another shape or other weights, or
-            a rank that is not possible or would make the checkpoint larger; siblings whose ranks
-            differ.
-    """
-    groups = plan.groups
-    layers = {item.name: item for item in found if isinstance(item, Layer)}
-    skipped = {item.name: item.reason.value for item in found if isinstance(item, Skipped)}
-    for planned in plan.layers:
-        where, rank = f"{checkpoint.path}: the plan's layer '{planned.name}'", planned.rank
-        if planned.name not in layers:
-            raise LayerError(f"{where} {skipped.get(planned.name, 'is not there')}")
-        layer = layers[planned.name]
-        if layer.shape != planned.shape:
-            old, new = ("×".join(map(str, shape)) for shape in (planned.shape, layer.shape))
-            raise LayerError(f"{where}: {old} in the plan, {new} in the file")
-        if fingerprint(checkpoint, layer) != planned.sha256:
-            raise LayerError(f"{where} holds other weights: plan anew")
-        if rank is not None and not layout.supports(layer):
-            raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
-        most = layout.largest_rank(*layer.shape)
-        if planned.name in groups:
-            first = groups[planned.name]
-            members = [p for p in plan.layers if groups.get(p.name) == first]
-            if any((p.rank, p.shape[1]) != (rank, layer.shape[1]) for p in members):
-                raise LayerError(
-                    f"{where} shares its right factor: all of the group '{planned.group}' need "
-                    "one rank and as many inputs"
-                )
-            most = layout.largest_rank(sum(p.shape[0] for p in members), layer.shape[1])
-        if rank is not None and not 1 <= rank <= most:
-            raise LayerError(f"{where} cannot have rank {rank}: it must be from 1 to {most}")
-
-
-def plan_of(
-    checkpoint: Checkpoint,
-    layers: Sequence[LayerPlan],
-    made_by: str,
-    calibrated: Calibrated | None,
-) -> Plan:
-    """The plan that was carried out."""
-    planned = (
-        PlannedLayer(
-            item.layer.name,
-            item.layer.shape,
-            fingerprint(checkpoint, item.layer),
-            item.spikes,
-            item.rank if item.untouched is None else None,
-            item.group,
-        )
-        for item in layers
-    )
-    settings = None if calibrated is None else _calibration(calibrated.settings)
-    return Plan(checkpoint.path.name, made_by, settings, tuple(planned))
-
-
-def _calibration(settings: Calibration) -> PlannedCalibration:
-    data, stats = settings.data, None if settings.data is not None else settings.stats
-    source = data or stats
-    assert source is not None
-    return PlannedCalibration(
-        None if data is None else str(data),
-        None if stats is None else str(stats),
-        file_sha256(Path(source)),
-        settings.metric,
-        settings.batch,
-        settings.sequential,
-        settings.heal,
-    )
-
-
-def _settings(
-    planned: PlannedCalibration, data: str | Path | None, stats: str | Path | None
-) -> Calibration:
-    return Calibration(data, planned.metric, planned.batch, stats, planned.sequential, planned.heal)
-
-
-def calibration_of(plan: Plan, given: Calibration) -> Calibration:
-    """How to calibrate for a plan: its own settings; files may have moved to where ``given`` says.
-
-    Raises:
-        UsageError: ``given`` sets what the plan sets, or a file is not the one of the plan.
-    """
-    planned = plan.calibration
-    if given != Calibration(given.data, stats=given.stats) or (planned is None and given.data):
-        raise UsageError("the plan says how to calibrate: edit it there")
-    if planned is None:
-        return given
-    data = given.data or planned.data
-    # A plan with data names no file of moments: one that is not there would be written.
-    stats = given.stats or (planned.stats if data is None else None)
-    settings = _settings(planned, data, stats)
-    source = Path(data or settings.stats or "")
-    if not source.is_file():
-        raise UsageError(f"{source}: no such file: name the plan's calibration data with --calib")
-    if file_sha256(source) != planned.sha256:
-        raise UsageError(f"{source}: not the calibration data that the plan was made with")
-    return settings

@@ -103,10 +103,11 @@ def test_hard_threshold_is_omega_times_the_median(shape: tuple[int, int]) -> Non
 
 
 def test_a_rank_is_below_break_even_exactly_where_factors_are_smaller() -> None:
+    from rmtcli.checkpoint import encode
     from rmtcli.layers import Layer
 
     for out, inputs in [(1, 1), (1, 9), (10, 1000), (784, 1000), (512, 512), (3, 7)]:
-        layer = Layer("w", (out, inputs), "F32", lambda: noise((1, 1)))
+        layer = Layer("w", (out, inputs), "F32", lambda: encode(noise((1, 1)), "F32"))
         r = layer.break_even_rank
         assert r * (out + inputs) < out * inputs <= (r + 1) * (out + inputs)
         assert r < math.inf

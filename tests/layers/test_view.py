@@ -38,7 +38,7 @@ def test_a_matrix_comes_out_and_goes_back(tmp_path: Path, shape: tuple, transpos
     stored = torch.randn(shape)
     save_file({"a": stored}, tmp_path / "a.safetensors")
     view = View(transposed=transposed)
-    matrix = view.load(open_checkpoint(tmp_path / "a.safetensors"), "a")
+    matrix = view.matrix(view.read(open_checkpoint(tmp_path / "a.safetensors"), "a"))
     assert matrix.shape == view.shape(shape)
     np.testing.assert_array_equal(view.stored(matrix.astype("f8"), shape), stored.numpy())
 

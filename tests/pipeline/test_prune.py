@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rmtcli
-from rmtcli.checkpoint import open_checkpoint
+from rmtcli.checkpoint import RawTensor, open_checkpoint
+from rmtcli.checkpoint.safetensors import SafetensorsFile
 from rmtcli.errors import LayerError, UsageError
+from rmtcli.layers import fingerprint
+from rmtcli.planning import Budget
 from rmtcli.planning.plan import Untouched
 from tests.conftest import noise, planted, tree, with_singular_values
 
@@ -317,3 +322,25 @@ def test_notes_that_a_torch_file_cannot_hold_are_named(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "a.safetensors", metadata={"format": "pt", "truth": "precious"})
     report = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt")
     assert any(note.endswith("no room for notes: truth") for note in report.notes)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": Budget("60%")}], ids=["rule", "budget"])
+def test_a_pruned_layer_is_read_once_to_fit_and_once_to_verify(
+    file: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[str] = Counter()
+    read = SafetensorsFile.raw
+
+    def counted(self: SafetensorsFile, name: str) -> RawTensor:
+        if self.path == file:
+            reads[name] += 1
+        return read(self, name)
+
+    monkeypatch.setattr(SafetensorsFile, "raw", counted)
+    report = rmtcli.prune(file, **options)
+    assert report.pruned
+    assert report.plan is not None
+    for plan, planned in zip(report.layers, report.plan.layers, strict=True):
+        assert planned.sha256 == fingerprint(plan.layer.read())
+    pruned = {plan.layer.name for plan in report.pruned}
+    assert {reads[name] - 1 for name in pruned} == {2}  # less the read above

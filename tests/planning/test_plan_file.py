@@ -93,7 +93,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no layer": (lambda v: v["layers"][0].update(name="fc1.bias"), "'fc1.bias' is not there"),
     "shape": (lambda v: v["layers"][0].update(shape=[9, 9]), "9×9 in the plan, 1000×784 in the"),
     "flat": (lambda v: v["layers"][0].update(shape=[9]), "'shape' must be two whole numbers"),
-    "weights": (lambda v: v["layers"][0].update(sha256="0"), "holds other weights: plan anew"),
+    "weights": (
+        lambda v: v["layers"][0].update(sha256="0"),
+        "holds other weights: make a new plan",
+    ),
     "too large": (
         lambda v: v["layers"][0].update(rank=440),
         "cannot have rank 440: it must be from 1 to 439",

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmtcli.checkpoint import encode
 from rmtcli.edges import EDGES
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
@@ -16,7 +17,9 @@ from tests.conftest import noise, planted
 
 def plan_of(weight: np.ndarray) -> LayerPlan:
     shape = (weight.shape[0], weight.shape[1])
-    fitted = fit_layer(Layer("w", shape, "F64", lambda: weight), EDGES.parse("select"))
+    fitted = fit_layer(
+        Layer("w", shape, "F64", lambda: encode(weight, "F64")), EDGES.parse("select")
+    )
     return plan_layer(fitted, Untouched.HEAD, layout=Factored())  # type: ignore[arg-type]
 
 

@@ -1,0 +1,134 @@
+"""A plan and a checkpoint: made for it, checked against it, and how to calibrate for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmtcli.calibration import Calibrated, Calibration
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.hashes import file_sha256
+from rmtcli.errors import LayerError, UsageError
+from rmtcli.keep import Untouched
+from rmtcli.layers import Layer, Skipped, fingerprint
+from rmtcli.layouts import Layout
+from rmtcli.planning.plan import LayerPlan
+from rmtcli.planning.plan_file import Plan, PlannedCalibration, PlannedLayer
+
+
+def plan_of(
+    checkpoint: Checkpoint,
+    layers: Sequence[LayerPlan],
+    made_by: str,
+    calibrated: Calibrated | None,
+    applied: Plan | None = None,
+) -> Plan:
+    """The plan that leads to these layers.
+
+    Args:
+        checkpoint: the dense network.
+        layers: the decision on each layer.
+        made_by: what decided the ranks, in words.
+        calibrated: how the factors were calibrated, or None.
+        applied: the plan that was applied, if one was; its hashes have been checked.
+    """
+    checked = {} if applied is None else {layer.name: layer.sha256 for layer in applied.layers}
+
+    def sha256(item: LayerPlan) -> str:
+        known = item.sha256 or checked.get(item.layer.name)
+        return known or fingerprint(item.layer.read())
+
+    planned = (
+        PlannedLayer(
+            item.layer.name,
+            item.layer.shape,
+            sha256(item),
+            item.spikes,
+            item.rank if item.untouched is None else None,
+            item.group,
+        )
+        for item in layers
+    )
+    calibration = None if calibrated is None else PlannedCalibration.of(calibrated.settings)
+    return Plan(checkpoint.path.name, made_by, calibration, tuple(planned))
+
+
+def check_plan(
+    plan: Plan, checkpoint: Checkpoint, items: Sequence[Layer | Skipped], layout: Layout
+) -> None:
+    """Check, before any work, that a plan is for this checkpoint and can be applied.
+
+    Args:
+        plan: the plan.
+        checkpoint: the dense network.
+        items: its layers, and the tensors that are not layers.
+        layout: how pruned layers are stored.
+
+    Raises:
+        LayerError: a layer that is missing, or is not treated as a layer; one with another shape or
+            other weights; a rank that is not possible or would make the checkpoint larger; siblings
+            with different ranks.
+    """
+    layers = {item.name: item for item in items if isinstance(item, Layer)}
+    skipped = {item.name: item.reason.value for item in items if isinstance(item, Skipped)}
+    for planned in plan.layers:
+        where = f"{checkpoint.path}: the plan's layer '{planned.name}'"
+        if planned.name not in layers:
+            raise LayerError(f"{where} {skipped.get(planned.name, 'is not there')}")
+        layer = layers[planned.name]
+        if layer.shape != planned.shape:
+            old, new = ("×".join(map(str, shape)) for shape in (planned.shape, layer.shape))
+            raise LayerError(f"{where}: {old} in the plan, {new} in the file")
+        if fingerprint(layer.read()) != planned.sha256:
+            raise LayerError(f"{where} holds other weights: make a new plan")
+        if planned.rank is not None:
+            _check_rank(plan, planned, planned.rank, layer, layout, where)
+
+
+def _check_rank(
+    plan: Plan, planned: PlannedLayer, rank: int, layer: Layer, layout: Layout, where: str
+) -> None:
+    """Check that a layer can be stored at its planned rank, with its group if it has one."""
+    if not layout.supports(layer):
+        raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
+    outputs, inputs = layer.shape
+    groups = plan.groups
+    if planned.name in groups:
+        first = groups[planned.name]
+        members = [other for other in plan.layers if groups.get(other.name) == first]
+        if any((other.rank, other.shape[1]) != (rank, inputs) for other in members):
+            raise LayerError(
+                f"{where} shares its right factor: all of the group '{planned.group}' need "
+                "one rank and as many inputs"
+            )
+        outputs = sum(other.shape[0] for other in members)
+    most = layout.largest_rank(outputs, inputs)
+    if not 1 <= rank <= most:
+        raise LayerError(f"{where} cannot have rank {rank}: it must be from 1 to {most}")
+
+
+def calibration_of(plan: Plan, given: Calibration) -> Calibration:
+    """How to calibrate for a plan: with its own options, and files that may have moved.
+
+    Args:
+        plan: the plan.
+        given: the user's options; they may only say where the plan's files are now.
+
+    Raises:
+        UsageError: ``given`` sets what the plan sets, or a file is not the one of the plan.
+    """
+    planned = plan.calibration
+    if given != Calibration(given.data, stats=given.stats) or (planned is None and given.data):
+        raise UsageError("the plan says how to calibrate: edit it there")
+    if planned is None:
+        return given
+    data = given.data or planned.data
+    # A plan with data names no file of moments: one that does not exist would be written.
+    stats = given.stats or (planned.stats if data is None else None)
+    settings = planned.settings(data, stats)
+    source = Path(data or settings.stats or "")
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file: name the plan's calibration data with --calib")
+    if file_sha256(source) != planned.sha256:
+        raise UsageError(f"{source}: not the calibration data that the plan was made with")
+    return settings
