@@ -20,7 +20,7 @@ from distributed import LocalCluster
 from safetensors.numpy import save_file
 
 import rmtcli
-from rmtcli.computing.here import on_cores
+from rmtcli.computing.here import with_blas_threads
 from rmtcli.spectra import spectrum
 
 #: A published network of 405 billion parameters: blocks, and the layers of each.
@@ -55,7 +55,7 @@ def decomposition(n: int, p: int) -> tuple[float, float]:
 
     def timed(rows: int) -> float:
         start = time.perf_counter()
-        on_cores(lambda w: spectrum(w, vectors=True), lambda _: False, weight[:rows])
+        with_blas_threads(lambda w: spectrum(w, vectors=True), lambda _: False, weight[:rows])
         return time.perf_counter() - start
 
     whole, half = timed(n), timed(n // 2)

@@ -1,6 +1,6 @@
-"""Where layers are computed: in this process, on an accelerator, on a cluster; or looked up.
+"""How layers are computed: in this process, on an accelerator, on a cluster, or from a cache.
 
-:mod:`~rmtcli.computing.device` needs torch and is imported where ``--device`` asks for it.
+:mod:`~rmtcli.computing.device` needs torch, so it is imported only where ``--device`` asks for it.
 """
 
 from rmtcli.computing.cache import Cache

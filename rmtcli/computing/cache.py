@@ -1,4 +1,4 @@
-"""Decompositions that are kept on the disk, by the hash of the weight."""
+"""A cache of decompositions on disk, keyed by the hash of the weight."""
 
 from __future__ import annotations
 
@@ -18,51 +18,60 @@ from rmtcli.files import write_file
 from rmtcli.spectra import Spectrum, spectrum
 from rmtcli.spectra.tridiagonal import Tridiagonal
 
-#: Changes with what is kept or how it is computed.
+#: Part of each key; it changes when the contents of a file or their computation change.
 _VERSION = "rmtcli spectrum 1"
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A folder of decompositions; whoever has the same weight need not decompose it again.
+    """A folder of decompositions, one file per weight.
 
-    A file holds a layer's eigenvalues and the tridiagonal form of its Gram matrix, which any number
-    of vectors are made from: 4p² bytes, which is at most what the weight takes in float32. Its name
-    is the hash of the weight, and at its end is the hash of what it holds: a file that is damaged
-    is made anew. Files appear whole, so that several programs may share a folder, and may be
-    deleted at any time.
+    A file holds a weight's eigenvalues and the tridiagonal form of its Gram matrix, from which any
+    number of singular vectors can be computed. It takes 4p² bytes, at most as much as the weight in
+    float32. Its name is the hash of the weight, and it ends with the hash of its contents: what a
+    damaged file held is computed and written again. Files appear complete or not at all, so several
+    programs may share a folder; they may be deleted at any time.
 
     Attributes:
-        folder: where they are; it must exist.
+        folder: the folder; it must exist.
     """
 
     folder: Path
 
     @staticmethod
     def at(folder: str | Path) -> Cache:
-        """A cache in a folder, which is made where it does not exist.
+        """The cache in a folder, which is created if it does not exist.
 
         Raises:
-            UsageError: it cannot be made or written to.
+            UsageError: the folder cannot be created or written to.
         """
         path = Path(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError:
-            raise UsageError(f"{path}: no folder can be made there for the cache") from None
+            raise UsageError(f"{path}: cannot create this folder for the cache") from None
         if not os.access(path, os.W_OK):
-            raise UsageError(f"{path}: the cache's folder may not be written to")
+            raise UsageError(f"{path}: the folder of the cache is not writable")
         return Cache(path)
 
     def spectrum(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
-        """That of :func:`rmtcli.spectra.spectrum`, which says what the arguments are."""
+        """The spectrum of a weight, from its file or else computed and written to it.
+
+        Equivalent to :func:`rmtcli.spectra.spectrum`.
+
+        Args:
+            weight: shape (out, in).
+            vectors: whether the result can compute singular vectors.
+        """
         path = self.folder / f"{_key(weight)}.spectrum"
-        found = _read(path, max(weight.shape), min(weight.shape))
-        if found is None:
-            found = spectrum(weight, vectors=True)
-            write_file(path, lambda file: _write(file, found))
-        return found if vectors else Spectrum(found.eigenvalues, found.n, found.p)
+        cached = _read(path, max(weight.shape), min(weight.shape))
+        if cached is not None:
+            result = cached
+        else:
+            result = spectrum(weight, vectors=True)
+            write_file(path, lambda file: _write(file, result))
+        return result if vectors else Spectrum(result.eigenvalues, result.n, result.p)
 
 
 def _key(weight: NDArray[np.floating]) -> str:
@@ -72,22 +81,22 @@ def _key(weight: NDArray[np.floating]) -> str:
 
 
 def _parts(eigenvalues: FloatArray, form: Tridiagonal) -> Iterator[FloatArray]:
-    """What a file holds, in its order; of the reflections, what is below the diagonal."""
+    """The arrays of a file, in order; of the reflections, the entries below the diagonal."""
     yield from (eigenvalues, form.diagonal, form.beside, form.scales)
     yield from (form.reflections[j + 1 :, j] for j in range(len(form.diagonal)))
 
 
-def _write(file: BinaryIO, found: Spectrum) -> None:
-    assert isinstance(found.form, Tridiagonal)
+def _write(file: BinaryIO, result: Spectrum) -> None:
+    assert isinstance(result.form, Tridiagonal)
     digest = hashlib.sha256()
-    for part in _parts(found.eigenvalues, found.form):
+    for part in _parts(result.eigenvalues, result.form):
         digest.update(part.data)
         file.write(part.data)
     file.write(digest.digest())
 
 
 def _read(path: Path, n: int, p: int) -> Spectrum | None:
-    """What the file holds; None where there is none, or it is damaged."""
+    """The spectrum in a file; None if there is no such file or it is damaged."""
     eigenvalues, diagonal = np.empty((2, p))
     beside, scales = np.empty((2, p - 1))
     form = Tridiagonal(diagonal, beside, np.zeros((p, p), order="F"), scales)

@@ -1,4 +1,4 @@
-"""Layers on a Dask cluster (the extra ``dask``)."""
+"""Compute layers on a Dask cluster (the extra ``dask``)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from rmtcli.computing.here import elsewhere, on_cores
+from rmtcli.computing.here import run_ahead, with_blas_threads
 from rmtcli.errors import ClusterError, UsageError, first_line
 from rmtcli.version import __version__
 
 T = TypeVar("T")
 R = TypeVar("R")
-#: How often a layer is tried again whose worker raised what rmtcli does not raise itself. A layer
-#: whose worker was lost goes to another one, as the scheduler's ``allowed-failures`` has it.
+#: How often a layer is retried after an error that rmtcli does not raise itself. A layer whose
+#: worker is lost goes to another worker, as often as the scheduler's ``allowed-failures`` says.
 _RETRIES = 2
-#: Seconds to wait for an answer of the scheduler.
-_PATIENCE = 10
+#: Seconds to wait for the scheduler's answer.
+_TIMEOUT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where layers are sent.
+    """A connected cluster that computes layers.
 
     Attributes:
-        executor: takes them.
-        threads: layers that are under way at a time.
+        executor: submits computations to the cluster.
+        threads: number of threads of all workers together.
     """
 
     executor: Executor
@@ -38,30 +38,36 @@ class Cluster:
     def in_order(
         self, function: Callable[[T], R], items: Iterable[T], *, alone: Callable[[T], bool]
     ) -> Iterator[R]:
-        """What :func:`rmtcli.computing.here.in_order` gives, computed over there.
+        """Yield the function's result for each item, in the items' order, computed by the workers.
 
-        Each thread of the cluster has a layer at work and one waiting.
+        Each thread of the cluster has one item in progress and one waiting.
+
+        Args:
+            function: the computation; it is pickled.
+            items: input items; they are pickled one by one.
+            alone: whether an item is large enough to use all cores of its worker.
         """
-        work = partial(on_cores, function, alone)
-        return elsewhere(work, items, self.executor, limit=2 * self.threads)
+        work = partial(with_blas_threads, function, alone)
+        return run_ahead(work, items, self.executor, limit=2 * self.threads)
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster | None]:
-    """A cluster to send tasks to; None where no address is given.
+    """Connect to a cluster for the duration of a ``with`` block; None if no address is given.
 
     Args:
-        address: ``dask://host:port`` of a scheduler.
+        address: ``dask://host:port`` of the scheduler.
 
     Raises:
-        UsageError: an address of another kind, nobody answers there, or another rmtcli does.
-        ClusterError: the cluster was lost in the middle of the work.
+        UsageError: the address has another form, no scheduler answers there, or the workers do not
+            have this version of rmtcli.
+        ClusterError: the connection was lost, or workers died, while layers were computed.
     """
     if address is None:
         yield None
         return
-    scheme, _, place = address.partition("://")
-    if scheme != "dask" or not place:
+    scheme, _, host = address.partition("://")
+    if scheme != "dask" or not host:
         raise UsageError(f"--executor {address}: name a Dask scheduler, as dask://host:port")
     if find_spec("distributed") is None:
         raise UsageError("--executor needs distributed: pip install 'rmtcli[dask]'")
@@ -70,7 +76,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     from distributed.scheduler import KilledWorker
 
     try:
-        client: Any = Client(f"tcp://{place}", timeout=_PATIENCE, set_as_default=False)
+        client: Any = Client(f"tcp://{host}", timeout=_TIMEOUT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError):
         raise UsageError(f"--executor {address}: no Dask scheduler answers there") from None
     with client:
@@ -80,29 +86,30 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
             yield Cluster(client.get_executor(pure=False, retries=_RETRIES), threads)
         except KilledWorker as error:
             raise ClusterError(
-                f"{address}: several workers died at the same layer, perhaps for want of memory: "
-                f"{first_line(error)}"
+                f"{address}: several workers died at the same layer, perhaps because they ran out "
+                f"of memory: {first_line(error)}"
             ) from None
         except (CancelledError, CommClosedError):
             raise ClusterError(f"{address}: the connection to the cluster was lost") from None
 
 
 def _check(client: Any, address: str) -> None:
-    """Make sure that there are workers, and that they compute what would be computed here.
+    """Make sure that the cluster has workers and that they run this version of rmtcli.
 
     Raises:
-        UsageError: they do not.
+        UsageError: it has no workers, or one of them lacks this version.
     """
     if not client.nthreads():
         raise UsageError(f"--executor {address}: the scheduler has no workers: start some")
     try:
-        found = set(client.run(_version).values())
+        versions = set(client.run(_version).values())
     except ModuleNotFoundError:
         raise UsageError(f"--executor {address}: install rmtcli on every worker") from None
-    if found != {__version__}:
-        others = ", ".join(sorted(found - {__version__}))
+    if versions != {__version__}:
+        others = ", ".join(sorted(versions - {__version__}))
         raise UsageError(f"--executor {address}: a worker has rmtcli {others}, not {__version__}")
 
 
 def _version() -> str:
+    """Version of rmtcli in the process that calls this: a worker's, when sent there."""
     return __version__

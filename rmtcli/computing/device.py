@@ -1,4 +1,4 @@
-"""Decompositions on an accelerator."""
+"""Decompose layers on an accelerator, with torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rmtcli.errors import UsageError, first_line
 from rmtcli.spectra import Spectrum, row_blocks
 from rmtcli.spectra.gram import of_gram, unit_of
 
-#: Devices on which layers stay with the processor: it is one itself, or has no float64.
-_LEFT = ("cpu", "mps")
+#: Kinds of devices for which layers are decomposed on the CPU: MPS has no float64.
+_CPU_KINDS = ("cpu", "mps")
 
 
 @contextmanager
 def using(device: str) -> Iterator[None]:
-    """Say in one line that a device cannot be used.
+    """Report in one line that a device cannot be used, for what runs in the ``with`` block.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the device cannot be used.
     """
     try:
         yield
@@ -34,16 +34,16 @@ def using(device: str) -> Iterator[None]:
 
 
 def has_solver(device: str) -> bool:
-    """Whether layers are decomposed on a device.
+    """Whether layers are decomposed on a device itself, and not on the CPU instead.
 
     Raises:
-        UsageError: it cannot be used.
+        UsageError: the device cannot be used.
     """
     with using(device):
         kind = torch.device(device).type
-        if kind not in _LEFT:
+        if kind not in _CPU_KINDS:
             torch.empty(1, dtype=torch.float64, device=device)
-    return kind not in _LEFT
+    return kind not in _CPU_KINDS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +51,17 @@ class Eigenvectors:
     """All eigenvectors of a Gram matrix.
 
     Attributes:
-        basis: shape (p, p), one a column, of the smallest value first.
+        basis: shape (p, p), one eigenvector per column, ascending by eigenvalue.
     """
 
     basis: FloatArray
 
     def vectors(self, count: int) -> FloatArray:
-        """Shape (p, count): those of the largest eigenvalues, largest first."""
+        """Eigenvectors of the largest eigenvalues, largest first, shape (p, count).
+
+        Raises:
+            ValueError: ``count`` is not from 0 to p.
+        """
         p = len(self.basis)
         if not 0 <= count <= p:
             raise ValueError(f"a matrix of {p} has no {count} eigenvectors")
@@ -66,16 +70,20 @@ class Eigenvectors:
 
 @dataclass(frozen=True, slots=True)
 class OnDevice:
-    """The float64 Gram matrix and its eigenvalues by torch, on one device.
+    """Decomposes weights on one device, through the float64 Gram matrix.
 
     Attributes:
-        device: torch's name of it, such as ``cuda:1``.
+        device: torch's name of the device, such as ``cuda:1``.
     """
 
     device: str
 
     def spectrum(self, weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
-        """That of :func:`rmtcli.spectra.spectrum`, which says what the arguments are.
+        """The spectrum of a weight. Equivalent to :func:`rmtcli.spectra.spectrum`.
+
+        Args:
+            weight: shape (out, in).
+            vectors: whether the result can compute singular vectors.
 
         Raises:
             LinAlgError: the solver did not converge.

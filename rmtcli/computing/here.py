@@ -1,4 +1,4 @@
-"""Where layers are computed: small ones side by side, large ones one by one with all cores."""
+"""Compute layers in this process: small ones in parallel, large ones one by one on all cores."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def in_order(
     room: int,
     alone: Callable[[T], bool] = lambda item: False,
 ) -> Iterator[R]:
-    """The function of each item, in the items' order; some are computed ahead.
+    """Yield the function's result for each item, in the items' order, computing some ahead.
 
-    Side by side, each item has one BLAS thread: no thread waits for another, and what comes out
-    does not depend on how many workers there are. An item that is to be ``alone`` has as many BLAS
-    threads as there are cores, and is computed by the caller's thread while no other is under way.
+    Items that run in parallel have one BLAS thread each: no thread waits for another, and results
+    do not depend on the number of workers. An item for which ``alone`` is true runs in the caller's
+    thread, with one BLAS thread per core, while no other item runs.
 
     Args:
-        function: what to compute; it runs in another thread.
-        items: taken one by one, each when it is started.
-        weigh: memory that an item takes until its result is handed over, in bytes.
-        room: memory for all items under way; one is always.
+        function: the computation; it may run in another thread.
+        items: input items; each is taken when its computation starts.
+        weigh: bytes of memory that an item needs until its result is yielded.
+        room: bytes of memory for all items in progress together; one item may exceed it.
         alone: whether an item is large enough to keep all cores busy.
     """
     workers = cores()
-    if workers == 1:  # no thread, and so none that a lack of memory could end before it answers
+    if workers == 1:  # no extra thread, which could die of too little memory before it answers
         with threadpool_limits(1, "blas"):
             yield from map(function, items)
         return
@@ -51,28 +51,29 @@ def in_order(
                     yield from map(function, group)
                 else:
                     limit = 2 * workers
-                    yield from elsewhere(function, group, pool, limit=limit, weigh=weigh, room=room)
+                    yield from run_ahead(function, group, pool, limit=limit, weigh=weigh, room=room)
 
 
-def on_cores(function: Callable[[T], R], alone: Callable[[T], bool], item: T) -> R:
-    """The function of an item, with as many BLAS threads as :func:`in_order` gives it."""
+def with_blas_threads(function: Callable[[T], R], alone: Callable[[T], bool], item: T) -> R:
+    """Call the function on one item, with as many BLAS threads as :func:`in_order` would use."""
     with threadpool_limits(cores() if alone(item) else 1, "blas"):
         return function(item)
 
 
 def cores() -> int:
-    """Cores that this process may use, or fewer where BLAS was told so (``OMP_NUM_THREADS``).
+    """Number of cores that this process may use, at most ``OMP_NUM_THREADS`` if that is set.
 
-    A container's share of them counts: BLAS threads without a core keep all others waiting.
+    A container's CPU limit counts as well: BLAS threads without a core of their own keep all others
+    waiting.
     """
     pools = threadpool_info()
     threads = [int(pool["num_threads"]) for pool in pools if pool["user_api"] == "blas"]
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min([allowed or 1, _share(), *threads])
+    return min([allowed or 1, _container_cores(), *threads])
 
 
-def _share(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that Linux gives this process's container at a time, rounded up."""
+def _container_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPU limit that Linux sets for this process's container, in cores, rounded up."""
     try:
         time, period = limits.read_text().split()
         return max(1, math.ceil(int(time) / int(period)))
@@ -81,10 +82,10 @@ def _share(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def _one_thread() -> None:
-    threadpool_limits(1, "blas")  # where BLAS keeps the number for each thread apart
+    threadpool_limits(1, "blas")  # some BLAS libraries keep this setting per thread
 
 
-def elsewhere(
+def run_ahead(
     function: Callable[[T], R],
     items: Iterable[T],
     executor: Executor,
@@ -93,15 +94,15 @@ def elsewhere(
     weigh: Callable[[T], int] = lambda item: 0,
     room: int = sys.maxsize,
 ) -> Iterator[R]:
-    """The function of each item, in the items' order, computed ahead by an executor.
+    """Yield the function's result for each item, in the items' order, computed by an executor.
 
     Args:
-        function: what to compute; it runs wherever the executor runs it.
-        items: taken one by one, each when it is handed to the executor.
-        executor: runs them.
-        limit: items under way, or done and not yet asked for.
-        weigh: memory that an item takes until its result is handed over, in bytes.
-        room: memory for all of these; one item may exceed it.
+        function: the computation; it runs where the executor runs it.
+        items: input items; each is taken when it is submitted.
+        executor: the executor to submit to.
+        limit: largest number of items submitted whose results were not yielded yet.
+        weigh: bytes of memory that an item needs until its result is yielded.
+        room: bytes of memory for all these items together; one item may exceed it.
     """
     waiting: deque[tuple[Future[R], int]] = deque()
     used = 0

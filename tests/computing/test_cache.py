@@ -1,4 +1,4 @@
-"""Decompositions are found again, and never believed when they are damaged."""
+"""The cache returns what it stored, and computes damaged entries again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANTED = SAMPLES / "planted.safetensors"
 
 @pytest.fixture
 def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the weights that were decomposed and not found."""
+    """Shapes of the weights that were decomposed because the cache did not hold them."""
     shapes: list[tuple[int, ...]] = []
 
     def watched(weight: np.ndarray, *, vectors: bool) -> object:
@@ -33,29 +33,29 @@ def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (2, 2), (60, 25), (25, 60), (40, 40)])
-def test_what_is_found_is_what_was_kept(
+def test_a_cached_spectrum_equals_the_computed_one(
     tmp_path: Path, shape: tuple[int, int], decomposed: list[tuple[int, ...]]
 ) -> None:
     cache, w = Cache.at(tmp_path / "new" / "folder"), noise(shape)
-    made, found = (cache.spectrum(w, vectors=True) for _ in range(2))
+    computed, cached = (cache.spectrum(w, vectors=True) for _ in range(2))
     assert decomposed == [shape]
-    np.testing.assert_array_equal(found.eigenvalues, made.eigenvalues)
-    assert (found.n, found.p) == (made.n, made.p)
+    np.testing.assert_array_equal(cached.eigenvalues, computed.eigenvalues)
+    assert (cached.n, cached.p) == (computed.n, computed.p)
     for count in {0, 1, min(shape)}:
-        np.testing.assert_array_equal(found.leading(count), made.leading(count))
+        np.testing.assert_array_equal(cached.leading(count), computed.leading(count))
     assert cache.spectrum(w).form is None
     (file,) = (tmp_path / "new" / "folder").iterdir()
     assert file.stat().st_size <= 4 * min(shape) ** 2 + 28 * min(shape) + 32
 
 
-def test_each_weight_has_a_place_of_its_own(
+def test_each_weight_has_a_file_of_its_own(
     tmp_path: Path, decomposed: list[tuple[int, ...]]
 ) -> None:
     w = noise((30, 20))
     for weight in (w, w.T, np.asfortranarray(w), w.astype(np.float32), w.reshape(20, 30), w + 1):
-        found = Cache.at(tmp_path).spectrum(weight)
-        np.testing.assert_array_equal(found.eigenvalues, spectrum(weight).eigenvalues)
-    assert len(decomposed) == len(list(tmp_path.iterdir())) == 5  # the order in memory is no matter
+        cached = Cache.at(tmp_path).spectrum(weight)
+        np.testing.assert_array_equal(cached.eigenvalues, spectrum(weight).eigenvalues)
+    assert len(decomposed) == len(list(tmp_path.iterdir())) == 5  # memory order does not matter
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_each_weight_has_a_place_of_its_own(
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     ],
 )
-def test_a_damaged_file_is_made_anew(
+def test_a_damaged_file_is_computed_and_written_again(
     tmp_path: Path, damage: Callable[[bytes], bytes], decomposed: list[tuple[int, ...]]
 ) -> None:
     cache, w = Cache.at(tmp_path), noise((30, 20))
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_made_anew(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [whole]
 
 
-def test_pruning_after_analysing_decomposes_nothing(
+def test_pruning_after_analysing_decomposes_nothing_again(
     tmp_path: Path, decomposed: list[tuple[int, ...]]
 ) -> None:
     folder = tmp_path / "cache"
@@ -99,7 +99,7 @@ def test_pruning_after_analysing_decomposes_nothing(
     assert plain.plan == cached.plan
 
 
-def test_a_cache_needs_a_folder(tmp_path: Path) -> None:
+def test_a_cache_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="no folder can be made there for the cache"):
+    with pytest.raises(UsageError, match="cannot create this folder for the cache"):
         rmtcli.analyze(PLANTED, cache=tmp_path / "file")

@@ -1,4 +1,4 @@
-"""Layers on a Dask cluster give what they give here, and survive the loss of a worker."""
+"""A Dask cluster computes the same results as this process, and survives the loss of a worker."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rmtcli.planning import Budget
 from tests.conftest import SAMPLES, Run, model_directory, planted
 
 distributed = pytest.importorskip("distributed")
-pytestmark = pytest.mark.filterwarnings("ignore")  # those of the cluster's own shutdown
+pytestmark = pytest.mark.filterwarnings("ignore")  # the cluster warns while it shuts down
 MLP = SAMPLES / "mnist_mlp.safetensors"
 
 
-def local(workers: int) -> Any:
+def local_cluster(workers: int) -> Any:
     return distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -37,8 +37,8 @@ def local(workers: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Any]:
-    with local(2) as workers:
+def two_workers() -> Iterator[Any]:
+    with local_cluster(2) as workers:
         yield workers
 
 
@@ -48,7 +48,7 @@ def address(workers: Any) -> str:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve layers in three shards."""
+    """A directory with twelve layers in three shards."""
     state = {
         f"encoder.{i}.weight": torch.from_numpy(planted((160, 120), 3, times=3, seed=i)).float()
         for i in range(12)
@@ -57,27 +57,27 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "mnist_deep.pt"])
-def test_an_analysis_is_the_same_there_as_here(two: Any, name: str) -> None:
-    here = rmtcli.analyze(SAMPLES / name)
-    there = rmtcli.analyze(SAMPLES / name, executor=address(two))
-    assert there.to_json() == here.to_json()
+def test_an_analysis_on_the_cluster_gives_the_same_report(two_workers: Any, name: str) -> None:
+    local = rmtcli.analyze(SAMPLES / name)
+    remote = rmtcli.analyze(SAMPLES / name, executor=address(two_workers))
+    assert remote.to_json() == local.to_json()
 
 
 @pytest.mark.parametrize("options", [{}, {"budget": Budget("50%")}], ids=str)
-def test_a_pruned_directory_has_the_same_bytes(
-    two: Any, directory: Path, tmp_path: Path, options: dict[str, Any]
+def test_pruning_on_the_cluster_writes_the_same_bytes(
+    two_workers: Any, directory: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    rmtcli.prune(directory, tmp_path / "here", **options)
-    report = rmtcli.prune(directory, tmp_path / "there", executor=address(two), **options)
+    rmtcli.prune(directory, tmp_path / "local", **options)
+    report = rmtcli.prune(directory, tmp_path / "remote", executor=address(two_workers), **options)
     assert len(report.pruned) > 8
     name = "model.safetensors"
-    assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def test_a_worker_that_is_killed_costs_nothing_but_time(directory: Path, tmp_path: Path) -> None:
+def test_the_loss_of_a_worker_does_not_change_the_output(directory: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
-    def watched(items: Any) -> Iterator[Layer | Skipped]:
+    def killing(items: Any) -> Iterator[Layer | Skipped]:
         for i, item in enumerate(items):
             if i == 4:
                 with distributed.Client(workers, set_as_default=False) as client:
@@ -86,40 +86,40 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(directory: Path, tmp_pat
                 killed.append(pids[0])
             yield item
 
-    with local(2) as workers:
-        rmtcli.prune(directory, tmp_path / "here")
-        rmtcli.prune(directory, tmp_path / "there", executor=address(workers), track=watched)
+    with local_cluster(2) as workers:
+        rmtcli.prune(directory, tmp_path / "local")
+        rmtcli.prune(directory, tmp_path / "remote", executor=address(workers), track=killing)
     assert killed
     name = "model.safetensors"
-    assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def test_what_was_decomposed_is_not_decomposed_again(
-    two: Any, directory: Path, tmp_path: Path
+def test_a_second_run_takes_from_the_cache_what_an_interrupted_one_decomposed(
+    two_workers: Any, directory: Path, tmp_path: Path
 ) -> None:
-    """A crash after the sixth layer; the second run finds what the first one had done."""
+    """The first run is interrupted at the seventh layer, with some results in the cache."""
+    kept = tmp_path / "kept"
 
     def crash(items: Any) -> Iterator[Layer | Skipped]:
         for i, item in enumerate(items):
             if i == 6:
+                deadline = time.monotonic() + 60
+                while not list(kept.glob("*.spectrum")) and time.monotonic() < deadline:
+                    time.sleep(0.1)
                 raise KeyboardInterrupt
             yield item
 
-    kept = tmp_path / "kept"
     with pytest.raises(KeyboardInterrupt):
-        rmtcli.analyze(directory, executor=address(two), cache=kept, track=crash)
-    for _ in range(100):
-        first = {file: file.stat().st_mtime_ns for file in kept.glob("*.spectrum")}
-        if first:
-            break
-        time.sleep(0.1)
-    found = rmtcli.analyze(directory, executor=address(two), cache=kept)
+        rmtcli.analyze(directory, executor=address(two_workers), cache=kept, track=crash)
+    first = {file: file.stat().st_mtime_ns for file in kept.glob("*.spectrum")}
+    assert first
+    resumed = rmtcli.analyze(directory, executor=address(two_workers), cache=kept)
     assert len(list(kept.glob("*.spectrum"))) == 12
     assert all(file.stat().st_mtime_ns == written for file, written in first.items())
-    assert found.to_json() == rmtcli.analyze(directory).to_json()
+    assert resumed.to_json() == rmtcli.analyze(directory).to_json()
 
 
-def test_a_checkpoint_travels_as_its_path(tmp_path: Path) -> None:
+def test_a_checkpoint_is_pickled_as_its_path(tmp_path: Path) -> None:
     whole = open_checkpoint(MLP)
     sent = pickle.dumps(whole)
     assert len(sent) < 1000
@@ -140,28 +140,30 @@ def test_a_checkpoint_travels_as_its_path(tmp_path: Path) -> None:
         ("dask://127.0.0.1:9", "no Dask scheduler answers there"),
     ],
 )
-def test_where_no_cluster_is(
+def test_a_wrong_address_is_an_error(
     text: str, message: str, rmtcli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_PATIENCE", 1)
+    monkeypatch.setattr(cluster, "_TIMEOUT_SECONDS", 1)
     with pytest.raises(UsageError, match=message), cluster.connected(text):
         pass
 
 
-def test_a_cluster_that_cannot_help_says_so(two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with local(0) as empty, pytest.raises(UsageError, match="has no workers"):
+def test_a_cluster_without_workers_or_with_another_version_is_refused(
+    two_workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_cluster(0) as empty, pytest.raises(UsageError, match="has no workers"):
         rmtcli.analyze(MLP, executor=address(empty))
     monkeypatch.setattr(cluster, "__version__", "0.0.0")
     with pytest.raises(UsageError, match=r"a worker has rmtcli .*, not 0\.0\.0"):
-        rmtcli.analyze(MLP, executor=address(two))
+        rmtcli.analyze(MLP, executor=address(two_workers))
 
 
-def test_nothing_is_calibrated_there(two: Any) -> None:
+def test_calibration_on_a_cluster_is_refused(two_workers: Any) -> None:
     with pytest.raises(UsageError, match="from their weights alone"):
         rmtcli.prune(
             SAMPLES / "mnist_deep.pt",
             budget=Budget("10%"),
             evaluation=rmtcli.Evaluation(SAMPLES / "mnist.npz"),
-            executor=address(two),
+            executor=address(two_workers),
             dry_run=True,
         )

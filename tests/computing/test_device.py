@@ -1,4 +1,4 @@
-"""Decompositions by torch, on whatever device there is; torch's own processor stands for others."""
+"""Decompositions by torch, on a GPU if there is one; the CPU stands in for other devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.linalg import LinAlgError
 
 import rmtcli
-from rmtcli.computing import device as decompose
+from rmtcli.computing import device as device_module
 from rmtcli.computing.device import OnDevice, has_solver
 from rmtcli.errors import UsageError
 from rmtcli.spectra import factorize, spectrum
@@ -28,53 +28,60 @@ DEEP = SAMPLES / "mnist_deep.pt"
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(90, 60), (60, 90), (64, 64), (1, 40), (40, 1)])
 @pytest.mark.parametrize("size", [1e-140, 1.0, 1e140])
-def test_it_is_the_processors_own(device: str, shape: tuple[int, int], size: float) -> None:
+def test_the_decomposition_equals_the_one_on_the_cpu(
+    device: str, shape: tuple[int, int], size: float
+) -> None:
     weight = noise(shape, size)
-    there, here = OnDevice(device).spectrum(weight, vectors=True), spectrum(weight, vectors=True)
-    np.testing.assert_allclose(there.eigenvalues, here.eigenvalues, rtol=1e-11)
+    on_device = OnDevice(device).spectrum(weight, vectors=True)
+    on_cpu = spectrum(weight, vectors=True)
+    np.testing.assert_allclose(on_device.eigenvalues, on_cpu.eigenvalues, rtol=1e-11)
     assert OnDevice(device).spectrum(weight).form is None
     k = min(shape) // 2
-    both = [factorize(weight, s, k).product / size for s in (there, here)]
-    np.testing.assert_allclose(both[0], both[1], atol=1e-11)
+    products = [factorize(weight, s, k).product / size for s in (on_device, on_cpu)]
+    np.testing.assert_allclose(products[0], products[1], atol=1e-11)
 
 
-def test_vectors_are_the_leading_ones() -> None:
+def test_vectors_belong_to_the_largest_eigenvalues() -> None:
     weight = planted((80, 50), 2, times=9)
-    found = OnDevice("cpu").spectrum(weight, vectors=True)
-    basis = found.leading(2)
+    result = OnDevice("cpu").spectrum(weight, vectors=True)
+    basis = result.leading(2)
     gram = weight.T @ weight / 80
-    np.testing.assert_allclose(gram @ basis, basis * found.eigenvalues[::-1][:2], atol=1e-10)
-    assert found.leading(0).shape == (50, 0)
+    np.testing.assert_allclose(gram @ basis, basis * result.eigenvalues[::-1][:2], atol=1e-10)
+    assert result.leading(0).shape == (50, 0)
     with pytest.raises(ValueError, match="51"):
-        found.leading(51)
+        result.leading(51)
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A device that is the processor, and is not treated as such."""
-    monkeypatch.setattr(decompose, "_LEFT", ("mps",))
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device that is the CPU but is treated as an accelerator."""
+    monkeypatch.setattr(device_module, "_CPU_KINDS", ("mps",))
     return "cpu:0"
 
 
-def test_a_whole_analysis_is_the_same(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_an_analysis_on_an_accelerator_gives_the_same_report(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
     monkeypatch.setattr(
         OnDevice,
         "spectrum",
         lambda self, weight, real=OnDevice.spectrum, **how: (
-            asked.append(weight.shape) or real(self, weight, **how)
+            shapes.append(weight.shape) or real(self, weight, **how)
         ),
     )
-    there, here = rmtcli.analyze(DEEP, device=elsewhere), rmtcli.analyze(DEEP)
-    assert len(asked) == len(here.layers)
+    there, here = rmtcli.analyze(DEEP, device=accelerator), rmtcli.analyze(DEEP)
+    assert len(shapes) == len(here.layers)
     for a, b in zip(there.layers, here.layers, strict=True):
         assert (a.rank, a.spikes, a.fit.verdict) == (b.rank, b.spikes, b.fit.verdict)
         assert a.fit.edge == pytest.approx(b.fit.edge, rel=1e-9)
 
 
-def test_pruning_is_the_same(elsewhere: str, tmp_path: Path) -> None:
+def test_pruning_on_an_accelerator_gives_the_same_products(
+    accelerator: str, tmp_path: Path
+) -> None:
     out = [tmp_path / name for name in ("a.pt", "b.pt")]
-    for path, device in zip(out, (elsewhere, "cpu"), strict=True):
+    for path, device in zip(out, (accelerator, "cpu"), strict=True):
         rmtcli.prune(DEEP, path, evaluation=rmtcli.Evaluation(device=device))
     a, b = (torch.load(path, weights_only=True)["model_state_dict"] for path in out)
     assert a.keys() == b.keys()
@@ -83,12 +90,12 @@ def test_pruning_is_the_same(elsewhere: str, tmp_path: Path) -> None:
         torch.testing.assert_close(*products, atol=1e-5, rtol=0)
 
 
-def test_a_cache_is_the_processors(elsewhere: str, tmp_path: Path) -> None:
+def test_a_cache_is_refused_on_an_accelerator(accelerator: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--cache keeps what the processor computes"):
-        rmtcli.analyze(DEEP, device=elsewhere, cache=tmp_path)
+        rmtcli.analyze(DEEP, device=accelerator, cache=tmp_path)
 
 
-def test_which_devices_decompose() -> None:
+def test_has_solver_is_false_for_the_cpu_and_mps() -> None:
     assert not has_solver("cpu")
     assert not has_solver("mps")
     for device in ("nonsense", "cuda:99"):
@@ -96,11 +103,13 @@ def test_which_devices_decompose() -> None:
             has_solver(device)
 
 
-def test_a_solver_that_fails_costs_a_layer(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_whose_solver_fails_is_skipped(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise LinAlgError("did not converge")
 
     monkeypatch.setattr(torch.linalg, "eigh", fail)
-    report = rmtcli.analyze(DEEP, device=elsewhere)
+    report = rmtcli.analyze(DEEP, device=accelerator)
     assert not report.layers
     assert {item.reason.name for item in report.skipped} == {"NO_CONVERGENCE"}
