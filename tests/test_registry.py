@@ -25,13 +25,25 @@ def test_options_are_the_fields_of_the_dataclass() -> None:
     assert EDGES.spell(Bema()) == "bema:alpha=0.2,beta=0.1,max_distance=0.1,refits=0"
 
 
+def test_names_in_use_stay() -> None:
+    """Plans, reports and scripts hold them; more may be added, in alphabetical order."""
+    assert {"auto", "edge", "energy", "fraction", "hard-threshold", "rank", "relative"} <= set(
+        KEEP_RULES.choices
+    )
+    assert {
+        *("bema", "bema-gamma", "dyson", "kritchman-nadler", "median", "mp-pca", "screenot"),
+        *("select", "sign-flip"),
+    } <= set(EDGES.choices)
+    for choices in (KEEP_RULES.choices, EDGES.choices):
+        assert list(choices) == sorted(choices)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
             "foo",
-            "unknown keep rule 'foo': choose one of "
-            "auto, edge, energy, fraction, hard-threshold, rank, relative",
+            f"unknown keep rule 'foo': choose one of {', '.join(KEEP_RULES.choices)}",
         ),
         ("energy", "keep rule 'energy': give an option: write energy:fraction=…"),
         ("energy:0.9", "keep rule 'energy:0.9': '0.9' is not an option: write energy:fraction=…"),
@@ -49,18 +61,17 @@ def test_options_are_the_fields_of_the_dataclass() -> None:
         ),
         (
             "",
-            "unknown keep rule '': choose one of "
-            "auto, edge, energy, fraction, hard-threshold, rank, relative",
+            f"unknown keep rule '': choose one of {', '.join(KEEP_RULES.choices)}",
         ),
     ],
 )
-def test_wrong_spellings_say_what_is_right(text: str, message: str) -> None:
+def test_a_wrong_spelling_is_answered_with_the_right_one(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         KEEP_RULES.parse(text)
     assert str(caught.value) == message
 
 
-def test_entry_points_add_choices_but_do_not_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_points_add_choices_and_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class Mine:
         width: int = 3

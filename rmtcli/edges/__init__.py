@@ -1,6 +1,15 @@
-"""Estimators of the edge between noise and signal, one published method a file."""
+"""Estimators of the edge between noise and signal, one published method per file.
 
-from rmtcli.edges import (
+An estimator gets the spectrum of a weight and the weight itself, and returns an ``EdgeFit``: the
+fitted law of the noise, the threshold above it, and a ``Verdict`` on whether the fit can be
+trusted. It never raises on a valid layer, since a layer that no law fits is a verdict. Every
+threshold is an eigenvalue of WᵀW/n, so that the law of the noise does not depend on the size of a
+layer. ``judge`` makes the verdicts of all estimators, ``variances`` looks at single rows, columns
+and entries, and ``truncated`` follows the edge of a weight that was cut before. The equations are
+in :mod:`rmtcli.law`.
+"""
+
+from rmtcli.edges import (  # noqa: F401  (importing an estimator's module registers it)
     bema,
     bema_gamma,
     dyson,
@@ -13,18 +22,4 @@ from rmtcli.edges import (
 )
 from rmtcli.edges.base import EDGES, EdgeEstimator, EdgeFit, Verdict
 
-__all__ = [
-    "EDGES",
-    "EdgeEstimator",
-    "EdgeFit",
-    "Verdict",
-    "bema",
-    "bema_gamma",
-    "dyson",
-    "kritchman_nadler",
-    "median",
-    "mp_pca",
-    "screenot",
-    "select",
-    "sign_flip",
-]
+__all__ = ["EDGES", "EdgeEstimator", "EdgeFit", "Verdict"]

@@ -1,17 +1,20 @@
-"""Rules that turn a spectrum and its edge into a rank, one rule a file."""
+"""Keep rules: from a spectrum and its edge to the number of singular values to keep.
 
-from rmtcli.keep import auto, edge, energy, fraction, hard_threshold, rank, relative
+One rule per file. A rule is a frozen dataclass in ``KEEP_RULES`` whose fields are its options; the
+command line, the reports and ``rmtcli methods`` read them from there. A layer that a rule leaves as
+it is gets a value of ``Untouched``, whose text is the sentence that a user reads. A rule sees
+eigenvalues of WᵀW/n alone, so that it cannot depend on the scale or the orientation of a weight.
+"""
+
+from rmtcli.keep import (  # noqa: F401  (importing a rule's module registers the rule)
+    auto,
+    edge,
+    energy,
+    fraction,
+    hard_threshold,
+    rank,
+    relative,
+)
 from rmtcli.keep.base import KEEP_RULES, KeepRule, Untouched
 
-__all__ = [
-    "KEEP_RULES",
-    "KeepRule",
-    "Untouched",
-    "auto",
-    "edge",
-    "energy",
-    "fraction",
-    "hard_threshold",
-    "rank",
-    "relative",
-]
+__all__ = ["KEEP_RULES", "KeepRule", "Untouched"]

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rmtcli.cli import main
+from rmtcli.keep import KEEP_RULES
 from tests.conftest import Run, model_directory, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
@@ -203,8 +204,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"prune {MLP} --keep most",
         2,
-        "unknown keep rule 'most': choose one of "
-        "auto, edge, energy, fraction, hard-threshold, rank, relative",
+        f"unknown keep rule 'most': choose one of {', '.join(KEEP_RULES.choices)}",
     ),
     "keep out of range": (
         nothing,
