@@ -1,4 +1,4 @@
-"""What an edge estimator gives, and the registry of all of them."""
+"""The interface of edge estimators, the fit that they return, and their registry."""
 
 from __future__ import annotations
 
@@ -19,43 +19,40 @@ from rmtcli.spectra import Spectrum
 
 Weight = NDArray[np.floating]
 
-#: Fewer eigenvalues than this hold no bulk whose shape could be judged.
+#: With fewer eigenvalues, the bulk has no shape that could be judged.
 MIN_EIGENVALUES = 20
-
-#: Below it, the Tracy–Widom law is known to fewer digits than the margin would need.
-SMALLEST_BETA = 1e-10
 
 #: Standard errors to each side that hold 95 % of a normal law.
 _NORMAL_95 = 1.96
 
 
 class Verdict(Enum):
-    """Whether the fitted law can be relied on; the value is the sentence a user reads."""
+    """Whether the fitted law can be trusted; the value is the sentence that a user reads."""
 
     FITS = "the bulk follows the Marchenko–Pastur law"
-    NO_LAW = "this estimator supposes no law that the bulk could be compared with"
+    NO_LAW = "this estimator assumes no law, so there is nothing to compare the bulk with"
     LOW_RANK = "the matrix is exactly low-rank: there is no noise to fit"
-    ALL_EQUAL = "all singular values are equal: no noise shows, and all of it may be signal"
-    HEAVY_TAILED = "the weights are heavy-tailed: single large ones make spikes of their own"
-    HETEROSCEDASTIC = "rows or columns differ in noise, which this estimator takes for signal"
+    ALL_EQUAL = "all singular values are equal: none looks like noise, and all may be signal"
+    HEAVY_TAILED = "the weights are heavy-tailed: single large entries create spikes of their own"
+    HETEROSCEDASTIC = "rows or columns differ in noise, which this estimator mistakes for signal"
     POOR_FIT = "the bulk does not follow the Marchenko–Pastur law"
-    WIDE_SIGNAL = "the signal reaches into the window that the noise is fitted on"
+    WIDE_SIGNAL = "the signal reaches into the eigenvalues that the noise is fitted to"
     TOO_SMALL = f"fewer than {MIN_EIGENVALUES} singular values are too few to fit a law"
 
     @property
     def trusted(self) -> bool:
-        """Whether a rule may act on the edge."""
+        """Whether a keep rule may act on the edge."""
         return self in (Verdict.FITS, Verdict.NO_LAW, Verdict.LOW_RANK)
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Where the largest eigenvalue of the noise lies.
+    """Distribution of the largest eigenvalue of the noise: top + scale · Tracy–Widom.
 
     Attributes:
-        top: upper end of its bulk, in eigenvalue units.
+        top: upper edge of the noise's bulk, in eigenvalue units.
         scale: unit of the Tracy–Widom fluctuation around it, in eigenvalue units; None where the
-            estimator supposes no law.
+            estimator assumes no law.
     """
 
     top: float
@@ -63,18 +60,18 @@ class Noise:
 
     @classmethod
     def of(cls, law: MarchenkoPastur, p: int, kurtosis: float = 0.0) -> Noise:
-        """That of p eigenvalues under the Marchenko–Pastur law.
+        """Return the distribution for p eigenvalues under the Marchenko–Pastur law.
 
-        Entries with excess kurtosis κ move the edge by κ/√(np) of itself, which at these sizes is
-        part of the Tracy–Widom scale: each entry counts as its own variance in the quartic terms
-        of the moments. docs/theory.md derives it and compares with simulation.
+        Entries with excess kurtosis κ move the edge by the share κ/√(np), which at these sizes is
+        a part of the Tracy–Widom scale: in the quartic terms of the moments, each entry counts as
+        a variance of its own. docs/theory.md derives it and compares it with simulation.
         """
         n = p / law.gamma
         top = law.lambda_plus * (1 + kurtosis / math.sqrt(n * p))
         return cls(top, tracy_widom.scale(law, p))
 
     def edge(self, beta: float) -> float:
-        """The threshold T₊ that noise exceeds with chance ``beta``."""
+        """Return the threshold T₊ that the noise exceeds with chance ``beta``."""
         if self.scale is None:
             return self.top
         return self.top + tracy_widom.quantile(1 - beta) * self.scale
@@ -85,15 +82,16 @@ class EdgeFit:
     """A fitted noise law and the threshold above it.
 
     Attributes:
-        law: the Marchenko–Pastur law of the noise; ``law.sigma`` is its estimated deviation.
+        law: the Marchenko–Pastur law of the noise; ``law.sigma`` is the estimated standard
+            deviation of one entry.
         edge: threshold in eigenvalue units: the noise's upper edge plus a Tracy–Widom margin.
-        ks_distance: largest distance between fitted and empirical distribution function on the
-            central window, in [0, 1].
-        verdict: whether the fit can be relied on.
-        noise: where the largest eigenvalue of the noise lies.
+        ks_distance: largest distance between the fitted and the empirical distribution function
+            on the central window, in [0, 1].
+        verdict: whether the fit can be trusted.
+        noise: distribution of the largest eigenvalue of the noise.
         sigma_error: standard error of sigma, or None where it is not known.
         p_value: chance that pure noise of this size fits no better; None without a law.
-        one_variance: whether all entries are supposed to hold the same noise.
+        one_variance: whether all entries are assumed to have the same noise variance.
         chosen: which estimator was selected and why; empty where the user named it.
     """
 
@@ -109,34 +107,45 @@ class EdgeFit:
 
     @property
     def edge_interval(self) -> tuple[float, float] | None:
-        """95 % interval of the edge from the standard error of sigma: edges go with sigma²."""
+        """95 % confidence interval of the edge, which is proportional to sigma²."""
         if self.sigma_error is None or not self.law.sigma:
             return None
         share = 2 * _NORMAL_95 * self.sigma_error / self.law.sigma
         return self.edge * max(0.0, 1 - share), self.edge * (1 + share)
 
     def signal(self, n: int, eigenvalues: FloatArray) -> Signal | None:
-        """The signal under each spike; None where its theory, of one variance, does not apply."""
+        """Return the signal under each spike; None where the noise has more than one variance."""
         return signal(self.law, n, eigenvalues) if self.one_variance else None
 
     def p_values(self, eigenvalues: FloatArray) -> FloatArray | None:
-        """For each, the chance that the largest of pure noise is as large; None without a law.
+        """Return, for each value, the chance that pure noise has one as large.
 
-        Below about 1e-14 it is rounding, and comes as 0.
+        Chances below about 1e-14 are lost in rounding and returned as 0.
+
+        Args:
+            eigenvalues: shape (k,), in eigenvalue units.
+
+        Returns:
+            Shape (k,), in [0, 1]; None where the estimator assumes no law.
         """
         if self.noise.scale is None:
             return None
         if self.noise.scale == 0:
             return np.zeros_like(eigenvalues)
-        places = (eigenvalues - self.noise.top) / self.noise.scale
-        return np.array([max(0.0, 1 - tracy_widom.cdf(float(x))) for x in places])
+        centred = (eigenvalues - self.noise.top) / self.noise.scale
+        return np.array([max(0.0, 1 - tracy_widom.cdf(float(x))) for x in centred])
 
 
 class EdgeEstimator(Protocol):
-    """Weight and spectrum in, fit out. Implementations are frozen dataclasses in ``EDGES``."""
+    """An estimator of the edge: a frozen dataclass, registered in ``EDGES``.
+
+    One that comes from a publication cites it in a class variable ``reference``.
+    """
 
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """Fit the noise of one layer. Never raises on a valid layer: the verdict says.
+        """Fit the noise of one layer.
+
+        A valid layer never raises: the verdict says what is wrong with the fit.
 
         Args:
             spectrum: the spectrum of ``weight``.
@@ -149,22 +158,6 @@ EDGES: Registry[EdgeEstimator] = Registry("edge estimator", "rmtcli.edges")
 
 
 def central_window(p: int, alpha: float) -> slice:
-    """The indices of p ascending eigenvalues that lie from alpha p to (1 − alpha) p."""
+    """Return the indices from alpha p to (1 − alpha) p, of p ascending eigenvalues."""
     first = min(math.floor(alpha * p), (p - 1) // 2)
     return slice(first, p - first)
-
-
-def check_shares(alpha: float, beta: float, max_distance: float) -> None:
-    """Reject options that no fit can use.
-
-    Raises:
-        ValueError: with a message that names the option.
-    """
-    if not 0 <= alpha < 0.5:
-        raise ValueError(f"alpha must be in [0, 0.5), not {alpha}")
-    if not SMALLEST_BETA <= beta <= 1 - SMALLEST_BETA:
-        raise ValueError(
-            f"beta must be from {SMALLEST_BETA:g} to 1 - {SMALLEST_BETA:g}, not {beta}"
-        )
-    if not 0 < max_distance <= 1:
-        raise ValueError(f"max_distance must be in (0, 1], not {max_distance}")

@@ -1,4 +1,4 @@
-"""BEMA for unequal variances: the Gamma law of Ke, Ma and Lin (JASA 2023, algorithm 2)."""
+"""BEMA for unequal variances, by a Gamma law (Ke, Ma and Lin, JASA 2023, algorithm 2)."""
 
 from __future__ import annotations
 
@@ -11,55 +11,44 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from rmtcli.arrays import FloatArray
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window, check_shares
-from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge, low_rank
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window
+from rmtcli.edges.judge import judge, low_rank
+from rmtcli.edges.options import WindowOptions
 from rmtcli.law import tracy_widom
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.law.separable import one_sided_edge
 from rmtcli.spectra import Spectrum, spectrum
 
-#: Shapes of the Gamma law that are tried; at the largest, variances differ by 3 %.
+#: Range of shapes of the Gamma law; at the largest, the variances differ by 3 %.
 _SHAPES = (0.3, 1000.0)
-#: Its quantiles are simulated with at most this many eigenvalues, and interpolated.
+#: Quantiles are simulated with at most this many eigenvalues, and interpolated.
 _SIMULATED = 400
-#: How often the variances are drawn anew for the edge.
+#: Number of draws of the variances for the edge.
 _DRAWS = 100
-#: Part of sigma's error that comes from the variances drawn, over that of their plain mean; 1.15
-#: to 1.30 by simulation, for shapes from 1 to 10.
+#: The part of sigma's error that comes from the drawing of the variances, divided by the error of
+#: their plain mean: 1.15 to 1.30 by simulation, for shapes from 1 to 10.
 _DRAWING = 1.2
-#: Random numbers are the same for every layer, so that a fit is a function of the weight.
+#: Every layer uses the same random numbers, so that a fit depends on the weight alone.
 _SEED = 2023
 
 
 @EDGES.register("bema-gamma")
 @dataclass(frozen=True, slots=True)
-class BemaGamma:
+class BemaGamma(WindowOptions):
     """Match the middle eigenvalues to those of noise whose variances follow a Gamma law.
 
-    The paper's variables, each with its own variance, are here the short or the long side of the
-    weight, whichever matches better: a spectrum does not tell which row has which variance, only
-    how they spread. As in the paper, the law's quantiles come from simulation and the edge from
-    drawing the variances anew; the largest eigenvalue of each draw is not simulated again but that
-    of theory (Couillet and Hachem, 2014, and Tracy–Widom).
-
-    Attributes:
-        alpha: share of the eigenvalues left out at each end.
-        beta: chance that pure noise exceeds the edge.
-        max_distance: largest Kolmogorov–Smirnov distance of a fit that holds, where it is larger
-            than pure noise would have it.
+    In the paper every variable has its own variance. Here the variables are the rows or the
+    columns of the weight, whichever match better: a spectrum does not tell which row has which
+    variance, only how the variances spread. As in the paper, the quantiles of the law are
+    simulated and the edge comes from repeated draws of the variances. The largest eigenvalue of a
+    draw is not simulated but computed from theory (Couillet and Hachem, 2014, and Tracy–Widom).
     """
 
-    alpha: float = WINDOW
-    beta: float = 0.1
-    max_distance: float = MAX_DISTANCE
     reference: ClassVar[str] = "Ke, Ma and Lin (2023), JASA, algorithm 2"
 
-    def __post_init__(self) -> None:
-        check_shares(self.alpha, self.beta, self.max_distance)
-
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """The Gamma law of least squared distance to the middle eigenvalues, and its edge."""
+        """Fit the Gamma law with the least squared distance to the middle eigenvalues."""
         if (fit := low_rank(spectrum)) is not None:
             return fit
         window = central_window(spectrum.p, self.alpha)
@@ -68,7 +57,7 @@ class BemaGamma:
             (_matched(side, spectrum, window) for side in sides), key=attrgetter("distance")
         )
         law = match.side.quantiles(match.shape)
-        # Each eigenvalue moves to where the Marchenko–Pastur law has its level.
+        # Each eigenvalue moves to the Marchenko–Pastur quantile of the same level.
         moved = np.interp(spectrum.eigenvalues / match.variance, law, match.side.equal)
         sigma = math.sqrt(match.variance)
         matching = window_error(spectrum.gamma, spectrum.p, self.alpha)
@@ -77,19 +66,17 @@ class BemaGamma:
             spectrum,
             weight,
             sigma,
-            beta=self.beta,
+            self,
             sigma_error=sigma * math.hypot(matching, drawing),
-            alpha=self.alpha,
-            max_distance=self.max_distance,
             noise=match.side.noise(match.shape, match.variance),
             compared=Spectrum(moved, spectrum.n, spectrum.p),
         )
-        # The table of p-values holds for given variances, not for ones that are drawn.
+        # The table of p-values holds for given variances, not for random ones.
         return replace(fit, p_value=None)
 
 
 class _Side:
-    """Noise of variance 1 on average, which differs along one side of an n × p matrix."""
+    """Noise of mean variance 1 whose variance differs along one side of an n × p matrix."""
 
     def __init__(self, n: int, p: int, is_long: bool) -> None:
         self.n, self.p, self.is_long = n, p, is_long
@@ -102,9 +89,9 @@ class _Side:
         self._unscaled = spectrum(self._normal).eigenvalues
 
     def quantiles(self, shape: float) -> FloatArray:
-        """Shape (p,): by how much unequal variances stretch one matrix, times ``equal``.
+        """Return ``equal``, stretched as unequal variances stretch one matrix; shape (p,).
 
-        The variances stand at the Gamma law's own quantiles.
+        The variances are the quantiles of the Gamma law of this shape.
         """
         rows, columns = self._normal.shape
         size = rows if self.is_long else columns
@@ -112,13 +99,13 @@ class _Side:
         deviations = np.sqrt(gammaincinv(shape, levels) / shape)
         scaled = self._normal * (deviations[:, None] if self.is_long else deviations)
         stretch = spectrum(scaled).eigenvalues / self._unscaled
-        places = (np.arange(columns) + 0.5) / columns
-        return np.asarray(self.equal * np.interp(self.levels, places, stretch))
+        simulated = (np.arange(columns) + 0.5) / columns
+        return np.asarray(self.equal * np.interp(self.levels, simulated, stretch))
 
     def noise(self, shape: float, variance: float) -> Noise:
-        """Where the largest eigenvalue lies, over draws of the variances.
+        """Return the distribution of the largest eigenvalue over draws of the variances.
 
-        A mixture of Tracy–Widom laws, given as the one with the same mean and variance.
+        It is a mixture of Tracy–Widom laws, approximated by one with the same mean and variance.
         """
         random = np.random.default_rng(_SEED)
         others = self.n + self.p - self.size
@@ -131,6 +118,8 @@ class _Side:
 
 
 class _Match(NamedTuple):
+    """The best Gamma law for one side: its squared distance, shape and mean variance."""
+
     distance: float
     shape: float
     variance: float
@@ -138,10 +127,11 @@ class _Match(NamedTuple):
 
 
 def _matched(side: _Side, spectrum: Spectrum, window: slice) -> _Match:
+    """Return the Gamma law along one side that is nearest to the eigenvalues in the window."""
     from scipy.optimize import minimize_scalar  # takes 0.2 s, and few layers need it
 
     middle = spectrum.eigenvalues[window]
-    unit = float(middle[-1])  # so that no square over- or underflows
+    unit = float(middle[-1])  # no square of the quotients over- or underflows
     middle = middle / unit
 
     def variance(law: FloatArray) -> float:
@@ -152,6 +142,6 @@ def _matched(side: _Side, spectrum: Spectrum, window: slice) -> _Match:
         return float(np.sum((middle - variance(law) * law) ** 2))
 
     bounds = math.log(_SHAPES[0]), math.log(_SHAPES[1])
-    found = minimize_scalar(distance, bounds=bounds, options={"xatol": 0.02})
-    shape = math.exp(float(found.x))
-    return _Match(float(found.fun), shape, unit * variance(side.quantiles(shape)[window]), side)
+    least = minimize_scalar(distance, bounds=bounds, options={"xatol": 0.02})
+    shape = math.exp(float(least.x))
+    return _Match(float(least.fun), shape, unit * variance(side.quantiles(shape)[window]), side)

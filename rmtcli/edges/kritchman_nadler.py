@@ -1,4 +1,4 @@
-"""Sequential tests with a noise level freed of the signal (Kritchman and Nadler, 2008, 2009)."""
+"""Sequential tests with an unbiased noise level (Kritchman and Nadler, 2008, 2009)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,26 @@ from typing import ClassVar
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, check_shares
-from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight
+from rmtcli.edges.judge import judge
+from rmtcli.edges.options import LawOptions
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
 from rmtcli.spectra import Spectrum
 
 
 @EDGES.register("kritchman-nadler")
 @dataclass(frozen=True, slots=True)
-class KritchmanNadler:
-    """Test one eigenvalue after the other against the noise that the rest holds.
+class KritchmanNadler(LawOptions):
+    """Test one eigenvalue after the other against the noise in the remaining ones.
 
-    Uses every eigenvalue, so that it needs fewer of them than BEMA: the one for small matrices.
-    Rows or columns that differ in noise mislead it as they do BEMA.
-
-    Attributes:
-        beta: chance that pure noise exceeds the edge.
-        max_distance: largest Kolmogorov–Smirnov distance of a fit that holds, taken over the
-            middle 60 % of the eigenvalues.
+    It uses every eigenvalue and so needs fewer of them than BEMA, which makes it the estimator for
+    small matrices. Rows or columns that differ in noise mislead it as they mislead BEMA.
     """
 
-    beta: float = 0.1
-    max_distance: float = MAX_DISTANCE
     reference: ClassVar[str] = "Kritchman and Nadler (2008, equations 12 and 13; 2009)"
 
-    def __post_init__(self) -> None:
-        check_shares(WINDOW, self.beta, self.max_distance)
-
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """The first k at which eigenvalue k + 1 is within the noise of the last p − k."""
+        """Find the first k for which eigenvalue k + 1 is within the noise of the last p − k."""
         n, p = spectrum.n, spectrum.p
         descending = spectrum.eigenvalues[::-1]
         for k in range(p):
@@ -49,19 +40,23 @@ class KritchmanNadler:
             spectrum,
             weight,
             sigma,
-            beta=self.beta,
+            self,
             sigma_error=sigma / math.sqrt(2 * n * (p - k)),
-            max_distance=self.max_distance,
             removed=min(k, p // 2),
             noise=noise,
         )
 
 
 def noise_variance(descending: FloatArray, n: int, k: int) -> float:
-    """The noise variance behind k spikes (Kritchman and Nadler, 2008, equations 12 and 13).
+    """Return the noise variance behind k spikes (Kritchman and Nadler, 2008, equations 12, 13).
 
-    A spike's eigenvalue λ holds noise as well as its own ρ:
+    The eigenvalue λ of a spike is its own ρ and noise:
     ρ² − ρ (λ + σ² − σ² (p − k)/n) + λσ² = 0, and σ² = (Σ noise λ + Σ spikes (λ − ρ))/(p − k).
+
+    Args:
+        descending: shape (p,), the eigenvalues, largest first.
+        n: long side of the weight.
+        k: number of spikes, below p.
     """
     p = len(descending)
     spikes, rest = descending[:k], float(descending[k:].sum())
@@ -77,7 +72,7 @@ def noise_variance(descending: FloatArray, n: int, k: int) -> float:
 
 
 def _noise(n: int, p: int, sigma: float) -> Noise:
-    """That of p noise eigenvalues among n rows; the law is the same with the sides exchanged."""
+    """Return the distribution of the largest of p noise eigenvalues; n may be less than p."""
     long, short = max(n, p), min(n, p)
     return Noise.of(MarchenkoPastur(short / long, sigma), short)
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, check_shares
-from rmtcli.edges.judge import MAX_DISTANCE, WINDOW, judge
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight
+from rmtcli.edges.judge import judge
+from rmtcli.edges.options import MAX_DISTANCE, LawOptions
 from rmtcli.spectra import Spectrum
 
 
@@ -18,22 +19,22 @@ from rmtcli.spectra import Spectrum
 class MpPca:
     """Take the most eigenvalues whose spread is no wider than their mean allows.
 
-    Of the smallest c eigenvalues, the law wants λ_c − λ₁ ≤ 4 √(c/n) σ² with σ² their mean. The
-    method has no chance of a false spike to set, and no p-values.
+    For the smallest c eigenvalues, the law requires λ_c − λ₁ ≤ 4 √(c/n) σ² with σ² their mean.
+    The method lets no one set the chance of a false spike, and has no p-values.
 
     Attributes:
-        max_distance: largest Kolmogorov–Smirnov distance of a fit that holds, taken over the
-            middle 60 % of the eigenvalues.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
+            would fit better; taken over the middle 60 % of the eigenvalues.
     """
 
     max_distance: float = MAX_DISTANCE
     reference: ClassVar[str] = "Veraart, Novikov et al. (2016), NeuroImage, equations 11 and 12"
 
     def __post_init__(self) -> None:
-        check_shares(WINDOW, 0.1, self.max_distance)
+        self._options()
 
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """The largest c that passes, as equations 11 and 12 of the paper have it."""
+        """Find the largest c that passes (equations 11 and 12 of the paper)."""
         n, p, values = spectrum.n, spectrum.p, spectrum.eigenvalues
         count = np.arange(1, p + 1)
         variance = np.cumsum(values) / count
@@ -44,9 +45,12 @@ class MpPca:
             spectrum,
             weight,
             sigma,
-            beta=0.5,
+            self._options(),
             sigma_error=sigma / math.sqrt(2 * n * (c + 1)),
-            max_distance=self.max_distance,
             removed=min(p - c - 1, p // 2),
             noise=Noise(max(float(widest[c]), float(values[c])), None),
         )
+
+    def _options(self) -> LawOptions:
+        """Return the options of the comparison with the law; beta has no effect on the edge."""
+        return LawOptions(max_distance=self.max_distance)

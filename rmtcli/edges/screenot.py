@@ -1,4 +1,4 @@
-"""ScreeNOT: the threshold of least error in noise of any spectrum (Donoho et al., 2023)."""
+"""ScreeNOT: the threshold of least error, for noise of any spectrum (Donoho et al., 2023)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from rmtcli.spectra import Spectrum
 @EDGES.register("screenot")
 @dataclass(frozen=True, slots=True)
 class ScreeNot:
-    """Take the bulk as it is for the noise, correlated or not, and minimise the matrix error.
+    """Take the observed bulk as the noise, correlated or not, and minimise the matrix error.
 
-    The top of the spectrum, where signal may be, is replaced by the shape that any noise has at
-    its edge. The threshold is that of least squared error (Donoho, Gavish and Romanov, 2023,
-    section 3), which lies above the edge of detection: weak spikes are not worth their noise.
+    The top of the spectrum, where signal may be, is replaced by the shape that any noise has near
+    its edge. The threshold has the least squared error (Donoho, Gavish and Romanov, 2023,
+    section 3). It lies above the edge of detection, because keeping a weak spike adds more noise
+    than signal.
 
     Attributes:
-        bound: the signal has at most this share of the p directions.
+        bound: largest share of the p directions that the signal may have.
     """
 
     bound: float = 0.1
@@ -37,7 +38,7 @@ class ScreeNot:
             raise ValueError(f"bound must be in [0, 0.5), not {self.bound}")
 
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """Where y d/dy log(φ(y) φ̃(y)) = −4 for the transforms φ of the noise."""
+        """Solve y d/dy log(φ(y) φ̃(y)) = −4 for the transforms φ and φ̃ of the noise."""
         if (fit := low_rank(spectrum)) is not None:
             return fit
         k = min(math.floor(self.bound * spectrum.p), (spectrum.p - 1) // 2)
@@ -49,21 +50,30 @@ class ScreeNot:
 
 
 def _imputed(values: FloatArray, k: int) -> FloatArray:
-    """The k largest replaced by those of a square-root edge through values k and 2k + 1 from it."""
+    """Replace the k largest values by a square-root edge through values k + 1 and 2k + 1.
+
+    Args:
+        values: shape (p,), singular values, ascending; values are counted from the largest.
+        k: how many to replace.
+    """
     if k == 0:
         return values
     noise = values.copy()
     gap = values[-k - 1] - values[-2 * k - 1]
-    place = np.arange(k) / k  # 0 is the largest
-    noise[::-1][:k] = values[-k - 1] + gap * (1 - place ** (2 / 3)) / (2 ** (2 / 3) - 1)
+    depth = np.arange(k) / k  # 0 for the largest
+    noise[::-1][:k] = values[-k - 1] + gap * (1 - depth ** (2 / 3)) / (2 ** (2 / 3) - 1)
     return noise
 
 
 def _optimal(noise: FloatArray, gamma: float) -> float:
-    """The threshold for noise singular values ``noise``, in their unit."""
+    """Return the optimal threshold, in the unit of the noise singular values.
+
+    With s the noise singular values, φ(y) = mean of y/(y² − s²), φ̃ = γφ + (1 − γ)/y.
+    """
     top = float(noise[-1])
 
     def excess(y: FloatArray) -> FloatArray:
+        """Return y d/dy log(φ(y) φ̃(y)) + 4."""
         squares = np.square(y)[:, None]
         gap = squares - noise**2
         phi, slope = y * np.mean(1 / gap, axis=1), -np.mean((squares + noise**2) / gap**2, axis=1)

@@ -1,52 +1,49 @@
-"""The default: the estimator that suits the layer, and why."""
+"""The default estimator: one of the others, chosen by the layer's size and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rmtcli.edges.base import EDGES, EdgeFit, Verdict, Weight, check_shares
+from rmtcli.edges.base import EDGES, EdgeFit, Verdict, Weight
 from rmtcli.edges.bema import Bema
 from rmtcli.edges.dyson import Dyson
-from rmtcli.edges.judge import SIGNIFICANT, WINDOW
+from rmtcli.edges.judge import SIGNIFICANT
 from rmtcli.edges.kritchman_nadler import KritchmanNadler
+from rmtcli.edges.options import LawOptions
 from rmtcli.edges.variances import excess_kurtosis
 from rmtcli.spectra import Spectrum
 
-#: With fewer eigenvalues, the window of BEMA holds too few of them.
+#: With fewer eigenvalues, too few of them are in BEMA's window.
 SMALL = 64
-#: Refits of the bulk; it stops by itself when no more spikes are found.
+#: Largest number of refits of the bulk; they stop when no more spikes appear.
 REFITS = 20
 
 
 @EDGES.register("select")
 @dataclass(frozen=True, slots=True)
-class Select:
+class Select(LawOptions):
     """BEMA; Kritchman–Nadler for small layers, Dyson where rows or columns differ in noise.
 
-    BEMA is refitted without its spikes where what is left then passes for pure noise. Where it does
-    not, the bulk holds weak signal: it is fitted as published, with an edge that is higher. The
-    aspect ratio plays no part: docs/theory.md shows that none of these depends on it.
+    BEMA is refitted without its spikes if the remaining bulk passes for pure noise. If it does not,
+    weak signal is left in the bulk, and BEMA is used as published, whose edge is higher. The aspect
+    ratio plays no part: docs/theory.md shows that no estimator's rate of false spikes depends on
+    it.
 
     Attributes:
-        beta: chance that pure noise exceeds the edge.
-        max_distance: largest Kolmogorov–Smirnov distance of a fit that holds, where it is larger
-            than pure noise would have it.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
+            would fit better; smaller than the published 0.1.
     """
 
-    beta: float = 0.1
     max_distance: float = 0.02
 
-    def __post_init__(self) -> None:
-        check_shares(WINDOW, self.beta, self.max_distance)
-
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """The selected estimator's fit; ``chosen`` says which, and why."""
+        """Return the fit of the selected estimator; ``chosen`` says which one, and why."""
         options = {"beta": self.beta, "max_distance": self.max_distance}
         if spectrum.p < SMALL:
             fit = KritchmanNadler(**options).fit(spectrum, weight)
             return replace(fit, chosen=f"kritchman-nadler: fewer than {SMALL} singular values")
         published = Bema(beta=self.beta, max_distance=self.max_distance)
-        # Signal has tails of its own, so that only light ones are known to be the noise's.
+        # Signal makes tails heavier, so that only light tails must come from the noise.
         tails = min(0.0, excess_kurtosis(weight))
         fit = replace(published, refits=REFITS).fit(spectrum, weight, tails)
         if fit.verdict is Verdict.HETEROSCEDASTIC:

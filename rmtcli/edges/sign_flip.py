@@ -17,16 +17,16 @@ from rmtcli.spectra import Spectrum, spectrum, tall
 @EDGES.register("sign-flip")
 @dataclass(frozen=True, slots=True)
 class SignFlip:
-    """Compare with the same entries under random signs, which leave noise and no signal.
+    """Compare with the same entries under random signs, which destroy signal but not noise.
 
-    Flipped noise is noise of the same variances, entry by entry, whatever their pattern. A strong
-    signal is flipped into noise as well and hides weaker ones, so what was found is taken out and
-    the rest flipped again until no more is found. Signs come from a fixed seed: the same weight
-    has the same edge.
+    Noise under random signs is noise with the same variance in every entry, whatever their pattern.
+    A strong signal becomes noise too and hides weaker signals. The spikes are therefore removed and
+    the signs of the rest are drawn again, until no more spikes appear. Signs come from a fixed
+    seed, so that a weight always has the same edge.
 
     Attributes:
         beta: chance that pure noise exceeds the edge.
-        trials: how many times signs are drawn; at least 1/beta − 1.
+        trials: number of random sign matrices; at least 1/beta − 1.
     """
 
     beta: float = 0.1
@@ -40,10 +40,10 @@ class SignFlip:
             raise ValueError(f"trials must be at least 1/beta - 1, not {self.trials}")
 
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
-        """The edge is an order statistic of the largest eigenvalues under random signs."""
+        """Take an order statistic of the largest eigenvalues under random signs as the edge."""
         if (fit := low_rank(spectrum)) is not None:
             return fit
-        w = _upright(weight)
+        w = _oriented(weight)
         size = float(np.abs(w).max())
         w /= size
         scale = size**2
@@ -52,13 +52,13 @@ class SignFlip:
         spikes, rest = 0, w
         full = spectrum.n * spectrum.p
         while True:
-            # What was taken out held noise of its dimensions as well.
+            # The spikes that were removed contained noise of their dimensions.
             dimensions = (spectrum.n - spikes) * (spectrum.p - spikes)
             edge = self._edge(rest) * full / dimensions
-            found = int(np.count_nonzero(values > edge))
-            if found <= spikes or found > spectrum.p // 2:
+            above = int(np.count_nonzero(values > edge))
+            if above <= spikes or above > spectrum.p // 2:
                 break
-            spikes = found
+            spikes = above
             if basis is None:
                 basis = np.linalg.eigh(w.T @ w)[1]
             top = basis[:, spectrum.p - spikes :]
@@ -67,6 +67,7 @@ class SignFlip:
         return unjudged(spectrum, weight, sigma, edge * scale)
 
     def _edge(self, rest: FloatArray) -> float:
+        """Return the 1 − beta order statistic of the largest eigenvalue under random signs."""
         rng = np.random.default_rng(0)
         largest = np.sort(
             [
@@ -74,14 +75,14 @@ class SignFlip:
                 for _ in range(self.trials)
             ]
         )
-        place = math.ceil((self.trials + 1) * (1 - self.beta) - 1e-9)
-        return float(largest[place - 1])
+        order = math.ceil((self.trials + 1) * (1 - self.beta) - 1e-9)
+        return float(largest[order - 1])
 
 
-def _upright(weight: Weight) -> FloatArray:
-    """Long side first; a square with the side first whose norms differ more.
+def _oriented(weight: Weight) -> FloatArray:
+    """Return the matrix with its long side first, or, if square, with the more uneven side first.
 
-    Signs are drawn for places, so that a weight and its transpose must come to the same matrix.
+    Signs are drawn by position, so that a weight and its transpose must give the same matrix.
     """
     w = tall(weight).astype(np.float64)
     if w.shape[0] == w.shape[1]:

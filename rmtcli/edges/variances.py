@@ -1,4 +1,4 @@
-"""Which rows, columns and single entries carry more noise than others."""
+"""Noise variances of rows and columns, and tails of single entries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from rmtcli.spectra.lapack import call
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variances:
-    """Noise variances aᵢ bⱼ of the entries, as estimated from one matrix.
+    """Noise variances aᵢ bⱼ of the entries, estimated from one matrix.
 
     Attributes:
-        rows: shape (n,): factors of the long side, with mean 1.
-        columns: shape (p,): factors of the short side, with mean 1.
-        spread: the larger of the two deviations of log variance, less what estimation adds.
+        rows: shape (n,): factors aᵢ along the long side, with mean 1.
+        columns: shape (p,): factors bⱼ along the short side, with mean 1.
+        spread: standard deviation of the log variances along the side where it is larger, without
+            the part that estimation adds.
     """
 
     rows: FloatArray
@@ -32,23 +33,23 @@ class Variances:
 
 
 def dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
-    """Row and column variances from the resolvent (Landa and Kluger, 2025, algorithm 1).
+    """Estimate row and column variances from the resolvent (Landa and Kluger, 2025, algorithm 1).
 
     With η the median singular value, g = η diag((WWᵀ + η²)⁻¹) solves the Dyson equation of the
     noise, whatever low-rank signal is added to it, and 1/g − η is proportional to the variances.
-    Estimates scatter by √(2/p) and √(2/n) in the logarithm, which is taken off.
+    The logarithms of the estimates scatter by √(2/p) and √(2/n), which is subtracted.
 
     Args:
         weight: shape (out, in).
-        spectrum: that of the weight; what was found for it is kept as long as it is there, because
-            an estimator, its verdict and the next estimator all ask.
+        spectrum: the spectrum of ``weight``. The result is cached for as long as this object
+            exists, because an estimator, its verdict and the next estimator all ask for it.
     """
-    if spectrum not in _FOUND:
-        _FOUND[spectrum] = _dyson_variances(weight, spectrum)
-    return _FOUND[spectrum]
+    if spectrum not in _CACHE:
+        _CACHE[spectrum] = _dyson_variances(weight, spectrum)
+    return _CACHE[spectrum]
 
 
-_FOUND: WeakKeyDictionary[Spectrum, Variances] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Spectrum, Variances] = WeakKeyDictionary()
 
 
 def _dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
@@ -73,21 +74,26 @@ def _dyson_variances(weight: Weight, spectrum: Spectrum) -> Variances:
 
 
 def excess_kurtosis(weight: Weight) -> float:
-    """Fourth cumulant of the entries: 0 for Gaussian noise, −1.2 for uniform."""
+    """Return the excess kurtosis of the entries: 0 for Gaussian noise, −1.2 for uniform."""
     return _kurtosis(block for _, block in row_blocks(weight, max_abs(weight)))
 
 
 def heavy_tailed(weight: Weight, spectrum: Spectrum, spikes: int) -> bool:
-    """Whether single entries stand out, though not by the signal or their row's or column's noise.
+    """Whether single entries stand out that neither signal nor unequal variances explain.
 
-    Only where the weight itself has large tails are the spikes taken away and the variances
-    divided out.
+    A weight with light tails is decided at once. Otherwise the spikes are removed and the row and
+    column variances are divided out before the kurtosis is taken.
+
+    Args:
+        weight: shape (out, in).
+        spectrum: the spectrum of ``weight``.
+        spikes: number of eigenvalues that count as signal.
     """
     if excess_kurtosis(weight) <= HEAVY:
         return False
     variances = dyson_variances(weight, spectrum)
-    taken = spikes if spikes < spectrum.p else 0
-    basis = leading_vectors(weight, spectrum, taken)
+    removed = spikes if spikes < spectrum.p else 0
+    basis = leading_vectors(weight, spectrum, removed)
     long, short = np.sqrt(variances.rows), np.sqrt(variances.columns)
 
     def noise() -> Iterator[FloatArray]:
@@ -100,15 +106,15 @@ def heavy_tailed(weight: Weight, spectrum: Spectrum, spikes: int) -> bool:
     return _kurtosis(noise()) > HEAVY
 
 
-#: Excess kurtosis from which entries count as heavy-tailed: that of Student's t with 5 degrees of
-#: freedom, the last with which single entries make no spikes of their own.
+#: Entries with a larger excess kurtosis count as heavy-tailed. Student's t has it with 5 degrees of
+#: freedom, the fewest with which single entries create no spikes of their own.
 HEAVY = 6.0
-#: Spread of log variance from which rows or columns count as differing in noise.
+#: Rows or columns whose log variances have a larger standard deviation count as different in noise.
 UNEQUAL = 0.3
 
 
 def _kurtosis(blocks: Iterable[FloatArray]) -> float:
-    """Of all entries together; the blocks are overwritten."""
+    """Return the excess kurtosis of all entries together; the blocks are overwritten."""
     count, second, fourth = 0, 0.0, 0.0
     for block in blocks:
         squares = np.square(block, out=block).reshape(-1)
@@ -119,17 +125,25 @@ def _kurtosis(blocks: Iterable[FloatArray]) -> float:
 
 
 def _shrunk(variances: FloatArray, noise: float) -> tuple[FloatArray, float]:
-    """Variances with mean 1 and the spread of their logarithm, both without estimation noise."""
+    """Remove the estimation noise from variances.
+
+    Args:
+        variances: shape (m,), the estimates.
+        noise: standard deviation of the logarithm of one estimate.
+
+    Returns:
+        The variances, scaled to mean 1, and the standard deviation of their logarithms.
+    """
     largest = float(variances.max())
     if largest <= 0:
         return np.ones_like(variances), 0.0
     logs = np.log(np.maximum(variances, _SMALLEST * largest))
-    seen = float(logs.std())
-    spread = math.sqrt(max(0.0, seen**2 - noise**2))
-    logs = (logs - logs.mean()) * (spread / seen if seen else 0.0)
+    observed = float(logs.std())
+    spread = math.sqrt(max(0.0, observed**2 - noise**2))
+    logs = (logs - logs.mean()) * (spread / observed if observed else 0.0)
     shrunk = np.exp(logs)
     return np.asarray(shrunk / shrunk.mean()), spread
 
 
-#: A variance is estimated as at least this share of the largest one.
+#: Estimated variances are raised to at least this share of the largest one.
 _SMALLEST = 1e-6

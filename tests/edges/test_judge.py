@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rmtcli.edges import EdgeFit, Verdict
-from rmtcli.edges.base import MIN_EIGENVALUES, Noise, central_window, check_shares
+from rmtcli.edges.base import MIN_EIGENVALUES, Noise, central_window
 from rmtcli.edges.judge import all_equal, judge, ks_distance, low_rank, unjudged, without
+from rmtcli.edges.options import LawOptions, WindowOptions, check_options
 from rmtcli.law import tracy_widom
 from rmtcli.law.fluctuations import fit_p_value
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
@@ -53,7 +54,7 @@ def test_spikes_are_taken_out_with_their_dimensions() -> None:
 def test_a_fit_holds_what_it_was_made_from() -> None:
     w = planted((200, 100), 3, times=4)
     s = spectrum(w)
-    fit = judge(s, w, 0.9, beta=0.05, sigma_error=0.01, alpha=0.1, removed=3)
+    fit = judge(s, w, 0.9, WindowOptions(alpha=0.1, beta=0.05), sigma_error=0.01, removed=3)
     law, bulk = MarchenkoPastur(0.5, 0.9), without(s, 3)
     assert fit.law == law
     assert fit.noise == Noise.of(law, 100)
@@ -63,11 +64,11 @@ def test_a_fit_holds_what_it_was_made_from() -> None:
     assert fit.sigma_error == 0.01
     assert fit.one_variance
     assert fit.chosen == ""
-    compared = judge(s, w, 0.9, beta=0.05, sigma_error=None, compared=evenly(200, 100))
+    compared = judge(s, w, 0.9, LawOptions(0.05), sigma_error=None, compared=evenly(200, 100))
     assert compared.ks_distance == pytest.approx(0.005)
     assert not compared.one_variance
     assert compared.edge == fit.edge
-    given = judge(s, w, 0.9, beta=0.5, sigma_error=None, noise=Noise(7.0, None))
+    given = judge(s, w, 0.9, LawOptions(0.5), sigma_error=None, noise=Noise(7.0, None))
     assert given.edge == 7.0
     assert given.ks_distance == ks_distance(s, law, 0.2)
 
@@ -78,9 +79,8 @@ def test_wide_signal_is_that_beyond_the_window_and_half_once_it_is_taken_out() -
         values = evenly(200 - removed, 100 - removed).eigenvalues * (200 - removed) / 200
         values = np.concatenate([values[: 100 - spikes], np.full(spikes, 50.0)])
         s = Spectrum(np.sort(values), 200, 100)
-        return judge(
-            s, w, 1.0, beta=0.1, sigma_error=None, alpha=0.2, max_distance=1, removed=removed
-        ).verdict
+        options = WindowOptions(alpha=0.2, beta=0.1, max_distance=1)
+        return judge(s, w, 1.0, options, sigma_error=None, removed=removed).verdict
 
     assert verdict(20, 0) is Verdict.FITS
     assert verdict(21, 0) is Verdict.WIDE_SIGNAL
@@ -92,12 +92,12 @@ def test_a_poor_fit_is_both_unlikely_and_far() -> None:
     s = evenly(200, 100)
     w = noise((200, 100))
     shifted = Spectrum(s.eigenvalues * 1.15, 200, 100)
-    fit = judge(shifted, w, 1.0, beta=0.1, sigma_error=None, max_distance=0.02)
+    fit = judge(shifted, w, 1.0, LawOptions(0.1, 0.02), sigma_error=None)
     assert 0.02 < fit.ks_distance < 0.2
     assert fit.p_value is not None
     assert fit.p_value < 0.01
     assert fit.verdict is Verdict.POOR_FIT
-    at = judge(shifted, w, 1.0, beta=0.1, sigma_error=None, max_distance=fit.ks_distance)
+    at = judge(shifted, w, 1.0, LawOptions(0.1, fit.ks_distance), sigma_error=None)
     assert at.verdict is Verdict.FITS
 
 
@@ -105,12 +105,12 @@ def test_no_noise_is_the_first_verdict_and_too_few_values_the_second() -> None:
     few = MIN_EIGENVALUES - 1
     equal = Spectrum(np.ones(few), 2 * few, few)
     w = noise((2 * few, few))
-    assert judge(equal, w, 0.0, beta=0.1, sigma_error=None).verdict is Verdict.LOW_RANK
-    assert judge(equal, w, 1.0, beta=0.1, sigma_error=None).verdict is Verdict.TOO_SMALL
+    assert judge(equal, w, 0.0, LawOptions(0.1), sigma_error=None).verdict is Verdict.LOW_RANK
+    assert judge(equal, w, 1.0, LawOptions(0.1), sigma_error=None).verdict is Verdict.TOO_SMALL
     assert unjudged(equal, w, 1.0, 5.0).verdict is Verdict.TOO_SMALL
     enough = Spectrum(np.ones(few + 1), 2 * few + 2, few + 1)
     w = noise((2 * few + 2, few + 1))
-    assert judge(enough, w, 1.0, beta=0.1, sigma_error=None).verdict is Verdict.ALL_EQUAL
+    assert judge(enough, w, 1.0, LawOptions(0.1), sigma_error=None).verdict is Verdict.ALL_EQUAL
     assert unjudged(enough, w, 1.0, 5.0).verdict is Verdict.ALL_EQUAL
 
 
@@ -178,7 +178,7 @@ def test_the_window_begins_at_a_share(p: int, alpha: float, first: int) -> None:
 
 def test_options_may_go_to_their_ends() -> None:
     for alpha, beta, distance in [(0.0, 1e-10, 1.0), (0.49, 1 - 1e-10, 1e-3)]:
-        check_shares(alpha, beta, distance)
+        check_options(alpha, beta, distance)
     for values, message in [
         ((0.5, 0.1, 0.1), r"^alpha must be in \[0, 0.5\), not 0.5$"),
         ((-0.1, 0.1, 0.1), "alpha must be"),
@@ -188,4 +188,4 @@ def test_options_may_go_to_their_ends() -> None:
         ((0.2, 0.1, 1.01), "max_distance must be"),
     ]:
         with pytest.raises(ValueError, match=message):
-            check_shares(*values)
+            check_options(*values)
