@@ -85,7 +85,7 @@ def curve(
         cache=cache,
         track=track,
     )
-    allocation = allocation_of(checkpoint, job.fitted, job.data, multiple=rank_multiple)
+    allocation = allocation_of(checkpoint, job.fitted, job.data, goal)
     budgets = _budgets(checkpoint, allocation, sizes)
     from rmtcli.evaluation.score import Scorer
 

@@ -240,9 +240,7 @@ def decided(job: Job, goal: Goal) -> Result:
     if goal.budget.unit == "ms":
         allocation = _timed(job, goal)
     else:
-        allocation = allocation_of(
-            job.checkpoint, job.fitted, job.data, unit=goal.budget.unit, multiple=goal.rank_multiple
-        )
+        allocation = allocation_of(job.checkpoint, job.fitted, job.data, goal)
     return job.result(under_budget(job.checkpoint, allocation, goal.budget, job.data))
 
 
@@ -256,8 +254,7 @@ def _timed(job: Job, goal: Goal) -> Allocation:
     def times(layer: Layer) -> Times:
         return clock.times(layer.shape, layer.dtype)
 
-    multiple = goal.rank_multiple
-    return timed_allocation(job.checkpoint, job.fitted, job.data, times, multiple=multiple)
+    return timed_allocation(job.checkpoint, job.fitted, job.data, goal, times)
 
 
 def calibration_source(

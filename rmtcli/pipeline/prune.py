@@ -171,7 +171,7 @@ def prune(
 def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard | None]:
     """What becomes of the checkpoint, and how it scores where there is something to score on."""
     if goal.max_drop is not None:
-        return _within(job, goal.max_drop, goal.rank_multiple)
+        return _within(job, goal, goal.max_drop)
     result = decided(job, goal)
     if not job.harness.evaluation.measures:
         return result, None, None
@@ -218,12 +218,12 @@ def _calibration(
     return settings
 
 
-def _within(job: Job, max_drop: float, multiple: int) -> tuple[Result, Comparison, Guard]:
+def _within(job: Job, goal: Goal, max_drop: float) -> tuple[Result, Comparison, Guard]:
     """The smallest network that loses no more than ``max_drop``."""
     from rmtcli.evaluation.score import Scorer
     from rmtcli.running.guarded import search
 
-    allocation = allocation_of(job.checkpoint, job.fitted, job.data, multiple=multiple)
+    allocation = allocation_of(job.checkpoint, job.fitted, job.data, goal)
 
     @lru_cache(maxsize=3)  # what the search found is asked for again
     def at(size: int) -> Result:

@@ -1,4 +1,4 @@
-"""Ranks for all layers under one budget."""
+"""Divide one budget among layers: their ranks of least total loss."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rmtcli.arrays import FloatArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankOptions:
-    """What one layer may become: factors of any rank up to break-even, or what it is.
+    """The options for one layer: factors of a rank that costs less than the layer, or no change.
 
     Attributes:
-        losses: shape (p,), descending: the loss that dropping each direction adds. Losses of all
-            layers stand on one scale.
+        losses: shape (p,), descending: the loss that dropping each direction adds. The losses of
+            all layers are on one scale.
         step: cost of one unit of rank.
         dense: cost of leaving the layer as it is, which loses nothing.
         floor: smallest rank.
-        multiple: ranks are multiples of it, for hardware that likes them.
-        fixed: cost of factors beside their ranks.
-        most: largest rank, whatever it costs; None for all.
+        multiple: ranks are multiples of it, for hardware that is faster with them.
+        fixed: cost of factors that does not depend on their rank.
+        most: largest rank, whatever its cost; None if only the cost limits it.
     """
 
     losses: FloatArray
@@ -53,44 +53,44 @@ class RankOptions:
         return self.fixed + rank * self.step
 
 
-def allocate(choices: Sequence[RankOptions], budget: int) -> list[int | None]:
+def allocate(layers: Sequence[RankOptions], budget: int) -> list[int | None]:
     """Ranks of least total loss whose costs sum to at most ``budget``; None leaves a layer dense.
 
-    A multiplier puts one price on cost; at each price every layer chooses for itself (Everett,
-    1963). The price is bisected, and what is left of the budget is spent on the steps that gain
-    most for their cost. Since losses descend, the result is within one step of the optimum but for
-    the jump to dense.
+    A multiplier puts one price on cost; at each price the layers choose independently of one
+    another (Everett, 1963). The price is bisected, and the rest of the budget is spent on the steps
+    with the largest gain for their cost. Since losses descend, the result is within one step of the
+    optimum, where the change from the largest rank to dense is one step too.
 
     Raises:
-        ValueError: the smallest choices together cost more than the budget.
+        ValueError: the smallest options together cost more than the budget.
     """
-    tables = [_table(choice) for choice in choices]
-    least = sum(choice.least for choice in choices)
+    tables = [_table(options) for options in layers]
+    least = sum(options.least for options in layers)
     if least > budget:
         raise ValueError(f"the smallest ranks cost {least:,} and the budget is {budget:,}")
     low, high = 0.0, max((float(loss.max()) for _, loss in tables), default=0.0) + 1.0
     picks = _pick(tables, math.inf)
     for _ in range(200):
         price = (low + high) / 2
-        found = _pick(tables, price)
-        if _total(tables, found) > budget:
+        tried = _pick(tables, price)
+        if _total(tables, tried) > budget:
             low = price
         else:
-            picks, high = found, price
+            picks, high = tried, price
     _spend(tables, picks, budget - _total(tables, picks))
-    options = [[*map(int, choice.ranks), None] for choice in choices]
-    return [ranks[pick] for ranks, pick in zip(options, picks, strict=True)]
+    ranks = [[*map(int, options.ranks), None] for options in layers]
+    return [some[pick] for some, pick in zip(ranks, picks, strict=True)]
 
 
 Table = tuple[FloatArray, FloatArray]
 
 
-def _table(choice: RankOptions) -> Table:
-    """Cost and loss of every rank, ascending in cost, with the dense layer as the last."""
-    ranks = choice.ranks
-    kept = np.concatenate([[0.0], np.cumsum(choice.losses)])
+def _table(options: RankOptions) -> Table:
+    """Cost and loss of every rank, ascending in cost, and last those of the dense layer."""
+    ranks = options.ranks
+    kept = np.concatenate([[0.0], np.cumsum(options.losses)])
     tail = np.maximum(kept[-1] - kept, 0.0)
-    cost = np.append(choice.fixed + ranks * choice.step, choice.dense).astype(np.float64)
+    cost = np.append(options.fixed + ranks * options.step, options.dense).astype(np.float64)
     return cost, np.append(tail[ranks], 0.0)
 
 
@@ -106,7 +106,7 @@ def _total(tables: Sequence[Table], picks: Sequence[int]) -> int:
 
 
 def _spend(tables: Sequence[Table], picks: list[int], left: int) -> None:
-    """Move the layer that gains most for its cost, as long as one can be paid for."""
+    """Repeat the step with the largest gain for its cost, as long as the rest can pay for one."""
     while True:
         best = (0.0, -1, -1)
         for i, (cost, loss) in enumerate(tables):

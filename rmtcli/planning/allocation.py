@@ -1,10 +1,9 @@
-"""The layers among which a budget is divided."""
+"""The layers among which a budget is divided, with the cost of each of their ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -13,93 +12,151 @@ from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.planning import allocate
+from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.fit import Fitted, LayerCalibration
+from rmtcli.planning.goal import Goal
 from rmtcli.planning.times import Times
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """The layers among which a budget is divided; siblings have one rank.
+    """The layers among which a budget is divided.
 
     Attributes:
-        layers: layers with their approximations; output heads are not among them.
-        costs: for each, the cost of one weight: copies, bytes or uses. Siblings' are the same.
-        total: cost of the dense model.
-        multiple: ranks are multiples of it.
-        times: where time is what counts, what each layer takes; then ``costs`` is empty, the total
-            is in nanoseconds, and nothing is shared.
+        groups: layers that get one rank; a group has several layers if they share a right factor.
+        options: for each group, the ranks that it can get, their losses and their costs.
+        total: cost of the dense model, other layers included.
     """
 
-    layers: Sequence[Fitted]
-    costs: Sequence[int]
+    groups: Sequence[Sequence[Fitted]]
+    options: Sequence[RankOptions]
     total: int
-    multiple: int = 1
-    times: Sequence[Times] | None = None
-
-    @cached_property
-    def groups(self) -> list[list[int]]:
-        """Places in ``layers`` of the layers that share a right factor; most are alone."""
-        found: dict[str, list[int]] = {}
-        for i, item in enumerate(self.layers):
-            found.setdefault(item.group or item.layer.name, []).append(i)
-        return list(found.values())
-
-    @property
-    def choices(self) -> list[allocate.RankOptions]:
-        """What each group may become, and what that costs."""
-        found = []
-        for first, *others in self.groups:
-            item = self.layers[first]
-            assert item.approximation is not None
-            if self.times is not None:
-                found.append(_timed(item, self.times[first], self.multiple))
-                continue
-            cost = self.costs[first]
-            out = sum(self.layers[i].layer.shape[0] for i in (first, *others))
-            inputs, losses = item.layer.shape[1], item.approximation.losses
-            step, dense = cost * (out + inputs), cost * out * inputs
-            found.append(allocate.RankOptions(losses, step, dense, multiple=self.multiple))
-        return found
 
     @property
     def least(self) -> int:
-        """Cost of the model with every one of these layers as small as can be."""
-        return self.total - sum(choice.dense - choice.least for choice in self.choices)
+        """Cost of the model with each of these layers at its cheapest rank."""
+        return self.total - sum(options.dense - options.least for options in self.options)
 
     @property
     def at_edge(self) -> int:
-        """Cost of the model with each of these layers at its edge rank, where that is smaller."""
+        """Cost of the model with each of these layers at its edge rank, where that is cheaper."""
         cost = self.total
-        for group, choice in zip(self.groups, self.choices, strict=True):
-            possible = choice.ranks
-            if len(possible):
-                spikes = max(self.layers[i].spikes for i in group)
-                rank = np.searchsorted(possible, spikes).clip(0, len(possible) - 1)
-                cost -= choice.dense - choice.cost(int(possible[rank]))
+        for group, options in zip(self.groups, self.options, strict=True):
+            ranks = options.ranks
+            if len(ranks):
+                spikes = max(item.spikes for item in group)
+                index = np.searchsorted(ranks, spikes).clip(0, len(ranks) - 1)
+                cost -= options.dense - options.cost(int(ranks[index]))
         return cost
 
     def ranks(self, size: int) -> dict[str, int | Untouched]:
         """The best ranks, by layer name, for a model that costs at most ``size``.
 
         Raises:
-            ValueError: the smallest ranks cost more.
+            ValueError: the cheapest ranks cost more.
         """
-        choices = self.choices
-        fixed = self.total - sum(choice.dense for choice in choices)
-        found = allocate.allocate(choices, size - fixed)
+        fixed = self.total - sum(options.dense for options in self.options)
+        ranks = allocate(self.options, size - fixed)
         return {
-            self.layers[i].layer.name: Untouched.BUDGET if rank is None else rank
-            for group, rank in zip(self.groups, found, strict=True)
-            for i in group
+            item.layer.name: Untouched.BUDGET if rank is None else rank
+            for group, rank in zip(self.groups, ranks, strict=True)
+            for item in group
         }
 
 
-def _timed(item: Fitted, times: Times, multiple: int) -> allocate.RankOptions:
-    """What a layer may become where time counts; no larger than it was, all the same."""
+def allocation_of(
+    checkpoint: Checkpoint,
+    fitted: Sequence[Fitted],
+    calibrations: Mapping[str, LayerCalibration] | None,
+    goal: Goal,
+) -> Allocation:
+    """The layers that share a budget of parameters, bytes or multiply-adds.
+
+    Args:
+        checkpoint: the dense network.
+        fitted: its layers, with their approximations.
+        calibrations: by layer name, or None if nothing was calibrated.
+        goal: the unit of its budget, parameters if it has none, and the multiple of all ranks.
+    """
+    unit = "parameters" if goal.budget is None else goal.budget.unit
+    free = [item for item in fitted if not outside_budget(item, calibrations)]
+
+    def price(item: Fitted) -> int:
+        """Cost of one weight of a layer."""
+        if unit == "bytes":
+            return item.layer.copies * BYTES[item.layer.dtype]
+        if unit == "macs":
+            if calibrations is None:
+                return 1
+            return max(1, round(calibrations[item.layer.name].moments.uses))
+        return item.layer.copies
+
+    if unit == "bytes":
+        total = checkpoint.bytes
+    elif unit == "macs":
+        others = [item for item in fitted if outside_budget(item, calibrations)]
+        total = sum(item.layer.size for item in others)
+        total += sum(price(item) * item.layer.size for item in free)
+    else:
+        total = checkpoint.parameters
+    groups = _groups(free)
+    options = [options_by_weights(group, price(group[0]), goal.rank_multiple) for group in groups]
+    return Allocation(groups, options, total)
+
+
+def timed_allocation(
+    checkpoint: Checkpoint,
+    fitted: Sequence[Fitted],
+    calibrations: Mapping[str, LayerCalibration] | None,
+    goal: Goal,
+    times: Callable[[Layer], Times],
+) -> Allocation:
+    """The layers that share a budget of time, in nanoseconds.
+
+    Args:
+        checkpoint: the dense network.
+        fitted: its layers, with their approximations. The time of linear layers that stay as they
+            are counts too.
+        calibrations: by layer name, or None if nothing was calibrated.
+        goal: the multiple of all ranks.
+        times: measures a layer.
+
+    Raises:
+        UsageError: one of the layers is a convolution, whose time is not known.
+    """
+    free = [item for item in fitted if not outside_budget(item, calibrations)]
+    for item in free:
+        if not item.layer.linear:
+            raise UsageError(
+                f"{checkpoint.path}: {item.layer.name} is a convolution, and a latency budget is "
+                "divided among linear layers only: leave out --conv"
+            )
+    total = sum(_nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
+    options = [options_by_time(item, times(item.layer), goal.rank_multiple) for item in free]
+    return Allocation([[item] for item in free], options, total)
+
+
+def options_by_weights(group: Sequence[Fitted], price: int, multiple: int = 1) -> RankOptions:
+    """The ranks of a group, if the cost is the number of weights times a price.
+
+    Args:
+        group: layers that share a right factor, or one layer. Layers that share one have one
+            approximation, and one price.
+        price: cost of one weight: its copies, its bytes or its uses.
+        multiple: ranks are multiples of it.
+    """
+    approximation, inputs = group[0].approximation, group[0].layer.shape[1]
+    assert approximation is not None
+    outputs = sum(item.layer.shape[0] for item in group)
+    step, dense = price * (outputs + inputs), price * outputs * inputs
+    return RankOptions(approximation.losses, step, dense, multiple=multiple)
+
+
+def options_by_time(item: Fitted, times: Times, multiple: int = 1) -> RankOptions:
+    """The ranks of a layer, if the cost is time; its size may not grow either."""
     assert item.approximation is not None
-    dense, fixed, step = (nanoseconds(t) for t in (times.dense, times.fixed, times.step))
-    return allocate.RankOptions(
+    dense, fixed, step = (_nanoseconds(t) for t in (times.dense, times.fixed, times.step))
+    return RankOptions(
         item.approximation.losses,
         max(step, 1),
         dense,
@@ -109,74 +166,33 @@ def _timed(item: Fitted, times: Times, multiple: int) -> allocate.RankOptions:
     )
 
 
-def nanoseconds(seconds: float) -> int:
-    """Time as a whole number, which a budget is divided in."""
+def _nanoseconds(seconds: float) -> int:
+    """A time as a whole number, which a budget is divided in."""
     return round(1e9 * seconds)
 
 
-def allocation_of(
-    checkpoint: Checkpoint,
-    fitted: Sequence[Fitted],
-    data: Mapping[str, LayerCalibration] | None,
-    *,
-    unit: str = "parameters",
-    multiple: int = 1,
-) -> Allocation:
-    """The layers that share a budget, and what their weights cost in its unit."""
-    free = [item for item in fitted if not _outside(item, data)]
-
-    def cost(item: Fitted) -> int:
-        """Cost of one weight."""
-        if unit == "bytes":
-            return item.layer.copies * BYTES[item.layer.dtype]
-        if unit == "macs":
-            return 1 if data is None else max(1, round(data[item.layer.name].moments.uses))
-        return item.layer.copies
-
-    if unit == "bytes":
-        total = checkpoint.bytes
-    elif unit == "macs":
-        fixed = [item for item in fitted if _outside(item, data)]
-        total = sum(item.layer.size for item in fixed)
-        total += sum(cost(item) * item.layer.size for item in free)
-    else:
-        total = checkpoint.parameters
-    return Allocation(free, [cost(item) for item in free], total, multiple)
+def _groups(items: Sequence[Fitted]) -> list[list[Fitted]]:
+    """Layers that share a right factor together, each other layer alone."""
+    groups: dict[str, list[Fitted]] = {}
+    for item in items:
+        groups.setdefault(item.group or item.layer.name, []).append(item)
+    return list(groups.values())
 
 
-def timed_allocation(
-    checkpoint: Checkpoint,
-    fitted: Sequence[Fitted],
-    data: Mapping[str, LayerCalibration] | None,
-    times: Callable[[Layer], Times],
-    *,
-    multiple: int = 1,
-) -> Allocation:
-    """The layers that share a budget of time; linear layers that stay as they are count too.
-
-    Raises:
-        UsageError: convolutions are among them, whose times are not known.
-    """
-    free = [item for item in fitted if not _outside(item, data)]
-    for item in free:
-        if not item.layer.linear:
-            raise UsageError(
-                f"{checkpoint.path}: {item.layer.name} is a convolution, and a latency budget is "
-                "divided among linear layers only: leave out --conv"
-            )
-    total = sum(nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
-    return Allocation(free, [], total, multiple, [times(item.layer) for item in free])
+def outside_budget(
+    item: Fitted, calibrations: Mapping[str, LayerCalibration] | None
+) -> Untouched | None:
+    """Why a layer has no part in a budget; a layer that cannot be split saves nothing."""
+    stays = None if item.layer.view.splits else Untouched.NO_FACTORS
+    return without_rank(item, calibrations) or stays
 
 
-def _outside(item: Fitted, data: Mapping[str, LayerCalibration] | None) -> Untouched | None:
-    """Why a layer has no part in a budget: what cannot be split saves nothing."""
-    return _left_out(item, data) or (None if item.layer.view.splits else Untouched.NO_FACTORS)
-
-
-def _left_out(item: Fitted, data: Mapping[str, LayerCalibration] | None) -> Untouched | None:
-    """Why no rank is chosen for a layer at all."""
+def without_rank(
+    item: Fitted, calibrations: Mapping[str, LayerCalibration] | None
+) -> Untouched | None:
+    """Why no rank is chosen for a layer, by a rule or under a budget."""
     if item.layer.head:
         return Untouched.HEAD
-    if data is not None and item.layer.name not in data:
+    if calibrations is not None and item.layer.name not in calibrations:
         return Untouched.NO_DATA
     return None

@@ -1,4 +1,4 @@
-"""Which rank each layer gets: by a rule, under a budget, for a size, or by a plan."""
+"""Functions that choose a layer's rank: by a rule, under a budget, for a size, or by a plan."""
 
 from __future__ import annotations
 
@@ -7,56 +7,54 @@ from collections.abc import Callable, Mapping
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
-from rmtcli.planning.allocation import Allocation, _left_out, _outside
+from rmtcli.planning.allocation import Allocation, outside_budget, without_rank
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan_file import Plan
 
-#: What becomes of a layer: a rank, or why it stays as it is.
+#: Chooses a layer's rank, or says why the layer stays as it is.
 RankChooser = Callable[[Fitted], int | Untouched]
+#: The calibrated layers by name; None if nothing was calibrated.
+Calibrations = Mapping[str, LayerCalibration] | None
 
 
-def by_rule(keep: str, data: Mapping[str, LayerCalibration] | None = None) -> RankChooser:
-    """Ranks by a keep rule, layer by layer; ``data`` is None where nothing was calibrated."""
+def by_rule(keep: str, calibrations: Calibrations = None) -> RankChooser:
+    """Ranks by a keep rule, each layer on its own."""
     rule = KEEP_RULES.parse(keep)
-    return lambda item: _left_out(item, data) or rule.rank(item.spectrum, item.fit)
+    return lambda item: without_rank(item, calibrations) or rule.rank(item.spectrum, item.fit)
 
 
-def by_plan(plan: Plan, data: Mapping[str, LayerCalibration] | None) -> RankChooser:
-    """The ranks of a plan, output heads included; a layer that it does not name is left alone."""
+def by_plan(plan: Plan, calibrations: Calibrations) -> RankChooser:
+    """The ranks of a plan, also of output heads; a layer that it does not name stays as it is."""
 
     def choose(item: Fitted) -> int | Untouched:
         name = item.layer.name
         if name not in plan.ranks:
             return Untouched.PLAN
-        return plan.ranks[name] if data is None or name in data else Untouched.NO_DATA
+        known = calibrations is None or name in calibrations
+        return plan.ranks[name] if known else Untouched.NO_DATA
 
     return choose
 
 
-def by_size(
-    allocation: Allocation, size: int, data: Mapping[str, LayerCalibration] | None
-) -> RankChooser:
-    """The best ranks for a model of a given size."""
+def by_size(allocation: Allocation, size: int, calibrations: Calibrations) -> RankChooser:
+    """The best ranks for a model of at most a given size."""
     ranks = allocation.ranks(size)
-    return lambda item: _outside(item, data) or ranks[item.layer.name]
+    return lambda item: outside_budget(item, calibrations) or ranks[item.layer.name]
 
 
-def nothing_within(data: Mapping[str, LayerCalibration] | None) -> RankChooser:
-    """Every layer stays as it is, because no smaller network is within the limit."""
-    return lambda item: _left_out(item, data) or Untouched.GUARD
+def nothing_within(calibrations: Calibrations) -> RankChooser:
+    """No ranks, because no smaller network is within the limit."""
+    return lambda item: without_rank(item, calibrations) or Untouched.GUARD
 
 
 def under_budget(
-    checkpoint: Checkpoint,
-    allocation: Allocation,
-    budget: Budget,
-    data: Mapping[str, LayerCalibration] | None,
+    checkpoint: Checkpoint, allocation: Allocation, budget: Budget, calibrations: Calibrations
 ) -> RankChooser:
-    """The best ranks under a budget, in the unit that the allocation is in.
+    """The best ranks under a budget, whose unit is that of the allocation.
 
     Raises:
-        UsageError: a budget that is none, or that cannot be met.
+        UsageError: the budget cannot be read, or cannot be met.
     """
     size = budget.amount(allocation.total)
     if size < allocation.least:
@@ -67,4 +65,4 @@ def under_budget(
             f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "
             f"may be pruned at its smallest, {least} of {total} are left{hint}"
         )
-    return by_size(allocation, size, data)
+    return by_size(allocation, size, calibrations)

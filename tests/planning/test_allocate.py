@@ -15,7 +15,7 @@ from rmtcli.planning.allocate import RankOptions, allocate
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[list[RankOptions], int]:
-    choices = []
+    layers = []
     for _ in range(draw(st.integers(1, 3))):
         out, inputs = draw(st.integers(2, 9)), draw(st.integers(2, 9))
         losses = draw(
@@ -25,119 +25,121 @@ def problems(draw: st.DrawFn) -> tuple[list[RankOptions], int]:
         multiple, floor = draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))
         fixed, most = draw(st.sampled_from([0, 0, 3])), draw(st.sampled_from([None, None, 2]))
         step, whole = out + inputs, out * inputs
-        choices.append(RankOptions(losses, step, whole, floor, multiple, fixed, most))
-    dense = sum(choice.dense for choice in choices)
-    return choices, draw(st.integers(0, dense))
+        layers.append(RankOptions(losses, step, whole, floor, multiple, fixed, most))
+    dense = sum(layer.dense for layer in layers)
+    return layers, draw(st.integers(0, dense))
 
 
-def options(choice: RankOptions) -> list[tuple[int | None, int, float]]:
-    """(rank, cost, loss) of everything that a layer may become, written out."""
-    found: list[tuple[int | None, int, float]] = [(None, choice.dense, 0.0)]
-    for rank in range(1, len(choice.losses) + 1):
-        fits = rank % choice.multiple == 0 and rank >= choice.floor
-        fits = fits and (choice.most is None or rank <= choice.most)
-        cost = choice.fixed + rank * choice.step
-        if fits and cost < choice.dense:
-            found.append((rank, cost, float(choice.losses[rank:].sum())))
-    return found
+def options(layer: RankOptions) -> list[tuple[int | None, int, float]]:
+    """(rank, cost, loss) of every option of a layer, written out."""
+    possible: list[tuple[int | None, int, float]] = [(None, layer.dense, 0.0)]
+    for rank in range(1, len(layer.losses) + 1):
+        fits = rank % layer.multiple == 0 and rank >= layer.floor
+        fits = fits and (layer.most is None or rank <= layer.most)
+        cost = layer.fixed + rank * layer.step
+        if fits and cost < layer.dense:
+            possible.append((rank, cost, float(layer.losses[rank:].sum())))
+    return possible
 
 
 @given(problems())
-def test_is_within_one_step_of_brute_force(problem: tuple[list[RankOptions], int]) -> None:
-    choices, budget = problem
-    everything = list(itertools.product(*map(options, choices)))
+def test_ranks_are_within_one_step_of_brute_force(
+    problem: tuple[list[RankOptions], int],
+) -> None:
+    layers, budget = problem
+    everything = list(itertools.product(*map(options, layers)))
     allowed = [c for c in everything if sum(cost for _, cost, _ in c) <= budget]
     if not allowed:
         with pytest.raises(ValueError, match="the smallest ranks cost"):
-            allocate(choices, budget)
+            allocate(layers, budget)
         return
     best = min(sum(loss for _, _, loss in c) for c in allowed)
-    ranks = allocate(choices, budget)
-    chosen = [next(o for o in options(c) if o[0] == r) for c, r in zip(choices, ranks, strict=True)]
+    ranks = allocate(layers, budget)
+    chosen = [next(o for o in options(c) if o[0] == r) for c, r in zip(layers, ranks, strict=True)]
     assert sum(cost for _, cost, _ in chosen) <= budget
-    # One step of one layer: from an option to the next dearer one, the jump to dense among them.
+    # One step of one layer: from an option to the next more expensive one, dense included.
     steps = []
-    for choice in choices:
-        ordered = sorted(options(choice), key=lambda o: o[1])
+    for layer in layers:
+        ordered = sorted(options(layer), key=lambda o: o[1])
         steps += [a[2] - b[2] for a, b in itertools.pairwise(ordered)]
     assert sum(loss for _, _, loss in chosen) <= best + max(steps, default=0) + 1e-6
 
 
 def test_a_budget_for_everything_leaves_everything_dense() -> None:
-    choices = [
+    layers = [
         RankOptions(np.array([3.0, 2.0, 1.0]), 7, 12),
         RankOptions(np.array([9.0, 1.0]), 6, 8),
     ]
-    assert allocate(choices, 20) == [None, None]
+    assert allocate(layers, 20) == [None, None]
 
 
-def test_directions_are_taken_by_loss_per_cost() -> None:
+def test_directions_are_kept_in_order_of_loss_per_cost() -> None:
     cheap = RankOptions(np.array([5.0, 4.0, 0.1, 0.1, 0.1]), 10, 1000)
-    dear = RankOptions(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
-    # Gains per cost: 0.5, 0.4 of the cheap layer, 0.5, 0.3 of the dear one.
-    assert allocate([cheap, dear], 110) == [1, 1]
-    assert allocate([cheap, dear], 120) == [2, 1]
-    assert allocate([cheap, dear], 220) == [2, 2]
+    expensive = RankOptions(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
+    # Gains per cost: 0.5, 0.4 of the cheap layer, 0.5, 0.3 of the expensive one.
+    assert allocate([cheap, expensive], 110) == [1, 1]
+    assert allocate([cheap, expensive], 120) == [2, 1]
+    assert allocate([cheap, expensive], 220) == [2, 2]
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
 def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float) -> None:
     rng = np.random.default_rng(1)
     losses = [scale * np.sort(rng.exponential(size=9))[::-1] for _ in range(4)]
-    choices = [RankOptions(loss, 7, 1000) for loss in losses]
+    layers = [RankOptions(loss, 7, 1000) for loss in losses]
     rest = np.sort(np.concatenate([loss[1:] for loss in losses]))[::-1]
     for count in range(len(rest) + 1):
         least = rest[count - 1] if count else np.inf
         expected = [1 + int(np.sum(loss[1:] >= least)) for loss in losses]
         for left in (0, 6):
-            assert allocate(choices, 7 * (4 + count) + left) == expected
+            assert allocate(layers, 7 * (4 + count) + left) == expected
 
 
-def test_what_is_left_goes_where_it_gains_most_not_where_most_is_lost() -> None:
-    """The best step for its cost, 20 for 10, is too dear for the 5 that are left."""
+def test_the_rest_of_a_budget_is_spent_where_it_gains_most() -> None:
+    """The best step for its cost, 20 for 10, costs more than the 5 that are left."""
     much = RankOptions(np.array([9.0, *[1.0] * 50]), 5, 10_000)
     little = RankOptions(np.array([9.0, 3.0]), 5, 10_000)
-    dear = RankOptions(np.array([90.0, 20.0]), 10, 10_000)
-    assert allocate([much, little, dear], 25) == [1, 2, 1]
+    expensive = RankOptions(np.array([90.0, 20.0]), 10, 10_000)
+    assert allocate([much, little, expensive], 25) == [1, 2, 1]
 
 
 @pytest.mark.parametrize("step", [1, 7])
-def test_what_gains_alike_is_paid_for_as_long_as_the_budget_lasts(step: int) -> None:
-    choices = [RankOptions(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
+def test_equal_gains_are_paid_for_until_the_budget_is_spent(step: int) -> None:
+    layers = [RankOptions(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
     for units in range(3, 10):
-        ranks = allocate(choices, units * step)
+        ranks = allocate(layers, units * step)
         assert sum(rank or 0 for rank in ranks) == units
         assert max(rank or 0 for rank in ranks) <= units / 3 + 1
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
-def test_the_price_alone_comes_near_the_budget(
+def test_the_price_alone_leaves_less_than_one_step_of_the_budget(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left for single steps, which take long where there are many, is less than one."""
+    """Single steps are slow where there are many, so the price must not leave them many."""
     monkeypatch.setattr("rmtcli.planning.allocate._spend", lambda *_: None)
     rng = np.random.default_rng(0)
     losses = [scale * np.sort(rng.exponential(size=50))[::-1] * 0.01**i for i in range(3)]
-    choices = [RankOptions(loss, 7, 1000) for loss in losses]
+    layers = [RankOptions(loss, 7, 1000) for loss in losses]
     for budget in (21, 100, 500, 1000):
-        ranks = allocate(choices, budget)
+        ranks = allocate(layers, budget)
         assert budget - 7 < sum(7 * rank for rank in ranks if rank) <= budget
-    assert allocate(choices, 3000) == [50] * 3  # which loses nothing
+    assert allocate(layers, 3000) == [50] * 3  # which loses nothing
 
 
 @given(problems(), st.floats(1e-6, 1e6))
 def test_the_scale_of_the_losses_does_not_matter(
     problem: tuple[list[RankOptions], int], scale: float
 ) -> None:
-    choices, budget = problem
-    scaled = [replace(c, losses=c.losses * scale) for c in choices]
+    layers, budget = problem
+    scaled = [replace(c, losses=c.losses * scale) for c in layers]
     try:
-        expected = allocate(choices, budget)
+        expected = allocate(layers, budget)
     except ValueError:
         return
 
     def loss(ranks: list[int | None]) -> float:
-        parts = zip(choices, ranks, strict=True)
+        parts = zip(layers, ranks, strict=True)
         return sum(0.0 if r is None else float(c.losses[r:].sum()) for c, r in parts)
 
     assert loss(allocate(scaled, budget)) == pytest.approx(loss(expected), rel=1e-6, abs=1e-6)
@@ -156,9 +158,9 @@ def test_the_scale_of_the_losses_does_not_matter(
     ],
 )
 def test_a_budget_is_a_share_or_a_number(text: str, unit: str, amount: int) -> None:
-    found = Budget(text, unit).amount(1000)
-    assert found == amount
-    assert type(found) is int
+    result = Budget(text, unit).amount(1000)
+    assert result == amount
+    assert type(result) is int
 
 
 def test_milliseconds_are_a_million_nanoseconds() -> None:
@@ -178,7 +180,7 @@ def test_milliseconds_are_a_million_nanoseconds() -> None:
         ("1", "ms", r"^a budget of 1 is not between 0 and the model's 0.001234 ms$"),
     ],
 )
-def test_what_is_no_budget_is_refused(text: str, unit: str, message: str) -> None:
+def test_an_invalid_budget_is_refused(text: str, unit: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Budget(text, unit).amount(1234)
 
@@ -196,7 +198,7 @@ def test_a_budget_in_words(budget: Budget, words: str) -> None:
     assert budget.words == words
 
 
-def test_losses_without_layers_or_differences_are_no_obstacle() -> None:
+def test_no_layers_and_equal_losses_can_be_allocated() -> None:
     assert allocate([], 0) == []
     flat = RankOptions(np.zeros(3), 4, 13)
     assert allocate([flat], 12) == [1]  # nothing is gained by more

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 import rmtcli
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import LayerError, RmtcliError, UsageError
-from rmtcli.planning import Allocation, Budget, Plan
+from rmtcli.layers import WHOLE
+from rmtcli.planning import Budget, Goal, Plan, allocation_of
 from rmtcli.report.base import Report
 from rmtcli.report.notes import NO_SIBLINGS
 from tests.conftest import SAMPLES, Run
@@ -237,7 +238,7 @@ def test_shared_ranks_are_the_best_of_all() -> None:
     rng = np.random.default_rng(0)
 
     def fitted(name: str, out: int, inputs: int, losses: np.ndarray, group: str | None) -> Any:
-        layer = SimpleNamespace(name=name, shape=(out, inputs), size=out * inputs)
+        layer = SimpleNamespace(name=name, shape=(out, inputs), copies=1, head=False, view=WHOLE)
         return SimpleNamespace(
             layer=layer, approximation=SimpleNamespace(losses=losses), group=group, spikes=2
         )
@@ -249,7 +250,8 @@ def test_shared_ranks_are_the_best_of_all() -> None:
         fitted("o", 8, 9, alone, None),
         fitted("k", 3, 10, together, "q"),
     ]
-    allocation = Allocation(layers, [1, 1, 1], 1000)
+    checkpoint: Any = SimpleNamespace(parameters=1000)
+    allocation = allocation_of(checkpoint, layers, None, Goal("auto", Budget("50%"), None))
     step, steps = (15 + 10, 8 + 9), (range(1, 6), range(1, 5))
     for size in range(allocation.least, 1000, 7):
         found = allocation.ranks(size)
