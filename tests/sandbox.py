@@ -285,7 +285,8 @@ def _serve() -> None:
     import rmtcli.report.terminal  # noqa: F401
     from rmtcli.checkpoint import safetensors  # noqa: F401
     from rmtcli.checkpoint.huggingface import write as directory  # noqa: F401
-    from rmtcli.checkpoint.torch import exported  # noqa: F401
+    from rmtcli.checkpoint.torch import exported, write  # noqa: F401
+    from rmtcli.checkpoint.torch import open as opening  # noqa: F401
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ import pytest
 
 import rmtcli
 from rmtcli import training
-from rmtcli.checkpoint import CONTAINERS
+from rmtcli.checkpoint import endings
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES
 from rmtcli.training import SCHEDULES
@@ -123,7 +123,7 @@ def test_every_name_is_documented() -> None:
     terms = (ROOT / "docs/checkpoint-format.md").read_text()
     for name in (*EDGES.choices, *KEEP_RULES.choices):
         assert re.search(rf"^  {name}\b", README, re.M), name
-    for ending in CONTAINERS:
+    for ending in endings():
         assert f"`{ending}`" in terms
     changelog = (ROOT / "CHANGELOG.md").read_text()
     for name in (*EDGES.choices, *KEEP_RULES.choices):

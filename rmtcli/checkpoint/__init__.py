@@ -1,23 +1,42 @@
-"""Checkpoint files and directories: the only code that knows a weight format."""
+"""Checkpoints, files and directories of named tensors: the only code that knows a weight format.
 
-from rmtcli.checkpoint.base import About, Checkpoint, Edited, Edits, Manifest, TensorInfo
+Tensors travel as bytes (:class:`RawTensor`): a tensor that is not pruned is copied, never
+converted, whatever its type. A format is one value in one table
+(:mod:`~rmtcli.checkpoint.formats`), which names its reader and its writer; they are imported when a
+file of the format is met, so that safetensors files need no torch. A checkpoint with changes laid
+over it is a checkpoint as well (:class:`Edited`): evaluation measures what a writer would write.
+"""
+
+from rmtcli.checkpoint.base import About, Checkpoint, FileCheckpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor, decode, encode
-from rmtcli.checkpoint.formats import CONTAINERS, container_of
+from rmtcli.checkpoint.edited import Edited, Edits
+from rmtcli.checkpoint.formats import (
+    DIRECTORY,
+    Format,
+    endings,
+    find_format,
+    format_by_ending,
+)
+from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.reader import open_checkpoint
 from rmtcli.checkpoint.writer import format_of, staged, write_checkpoint
 
 __all__ = [
-    "CONTAINERS",
+    "DIRECTORY",
     "About",
     "Checkpoint",
     "Edited",
     "Edits",
+    "FileCheckpoint",
+    "Format",
     "Manifest",
     "RawTensor",
     "TensorInfo",
-    "container_of",
     "decode",
     "encode",
+    "endings",
+    "find_format",
+    "format_by_ending",
     "format_of",
     "open_checkpoint",
     "staged",

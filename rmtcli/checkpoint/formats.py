@@ -1,71 +1,156 @@
-"""Checkpoint formats by file name ending, and the reader of each."""
+"""The table of checkpoint formats, and opening a file by it.
+
+Another package adds a format by an entry point in the group ``rmtcli.formats``: its name is the
+format's name, its value a :class:`Format`.
+"""
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
-from rmtcli.checkpoint.base import Checkpoint
-from rmtcli.errors import UsageError
+from rmtcli.checkpoint.base import FileCheckpoint
+from rmtcli.errors import CheckpointError, UsageError
 
-#: Format by file name ending.
-CONTAINERS = {
-    ".safetensors": "safetensors",
-    ".pt": "torch",
-    ".pth": "torch",
-    ".bin": "torch",
-    ".ckpt": "torch",
-    ".pt2": "exported",
-}
+#: Characters in a tensor's name. Searches for words in it take time that grows with their square.
+LONGEST_NAME = 10_000
+#: First bytes of the pointer that stands for a large file in a Git repository cloned without it.
+_LFS_POINTER = b"version https://git-lfs"
 
 
-def container_of(path: Path) -> str:
-    """``safetensors``, ``torch`` or ``exported``, by the file's ending.
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A function that is imported when it is first called, so that unused formats cost nothing.
+
+    Attributes:
+        target: the module and the function's name, as ``module:name``.
+    """
+
+    target: str
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Import the function and call it."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)(*args, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A file format of checkpoints.
+
+    Attributes:
+        name: the name in messages.
+        endings: file name endings, in lower case with their dots.
+        open: opens a file, without reading the tensors if the format allows.
+        write: writes a checkpoint to an open binary file; None for a format that is only read.
+        keeps_metadata: whether a written file holds the source's text metadata.
+        keeps_extras: whether a written file holds the objects beside the source's tensors.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    open: Callable[[Path], FileCheckpoint]
+    write: Callable[..., None] | None = None
+    keeps_metadata: bool = False
+    keeps_extras: bool = False
+
+
+_TORCH = "rmtcli.checkpoint.torch"
+_FORMATS = (
+    Format(
+        "safetensors",
+        (".safetensors",),
+        Deferred("rmtcli.checkpoint.safetensors:SafetensorsFile"),
+        Deferred("rmtcli.checkpoint.safetensors:write_safetensors"),
+        keeps_metadata=True,
+    ),
+    Format(
+        "torch",
+        (".pt", ".pth", ".bin", ".ckpt"),
+        Deferred(f"{_TORCH}.open:open_torch"),
+        Deferred(f"{_TORCH}.write:write_torch"),
+        keeps_extras=True,
+    ),
+    Format("exported", (".pt2",), Deferred(f"{_TORCH}.exported:ExportedFile")),
+)
+
+#: Hugging Face directories. They are told by their contents, so that no ending names them.
+DIRECTORY = Format(
+    "directory",
+    (),
+    Deferred("rmtcli.checkpoint.huggingface.read:HuggingFaceDirectory"),
+    Deferred("rmtcli.checkpoint.huggingface.write:write_directory"),
+    keeps_metadata=True,
+)
+
+
+@cache
+def _added() -> tuple[Format, ...]:
+    """The formats of other packages."""
+    points = sorted(entry_points(group="rmtcli.formats"), key=lambda point: point.name)
+    return tuple(point.load() for point in points)
+
+
+def _formats() -> Iterator[Format]:
+    """All formats; those of other packages are loaded where no format before them is met."""
+    yield from _FORMATS
+    yield from _added()
+
+
+def endings() -> tuple[str, ...]:
+    """All file name endings of checkpoints."""
+    return tuple(dict.fromkeys(ending for item in _formats() for ending in item.endings))
+
+
+def find_format(path: Path) -> Format | None:
+    """The format that a file's ending names; None for any other ending."""
+    ending = path.suffix.lower()
+    return next((item for item in _formats() if ending in item.endings), None)
+
+
+def format_by_ending(path: Path) -> Format:
+    """The format that a file's ending names.
 
     Raises:
-        UsageError: any other ending.
+        UsageError: no format has the ending.
     """
-    try:
-        return CONTAINERS[path.suffix.lower()]
-    except KeyError:
-        known = ", ".join(CONTAINERS)
-        raise UsageError(
-            f"{path}: not a checkpoint by its name: the ending must be one of {known}"
-        ) from None
+    file_format = find_format(path)
+    if file_format is None:
+        known = ", ".join(endings())
+        raise UsageError(f"{path}: not a checkpoint by its name: the ending must be one of {known}")
+    return file_format
 
 
-# Each format is imported where it is met: safetensors files need no torch.
-def _safetensors(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.safetensors import SafetensorsFile
+def open_file(path: Path, file_format: Format | None = None) -> FileCheckpoint:
+    """Open a checkpoint file.
 
-    return SafetensorsFile(path)
+    Args:
+        path: the file.
+        file_format: its format; None for the one that its ending names.
 
-
-def _exported(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.torch.exported import ExportedFile
-
-    return ExportedFile(path)
-
-
-def _torch(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.torch.archive import reading
-    from rmtcli.checkpoint.torch.script import TorchScriptFile, is_torchscript
-
-    try:
-        with reading(path) as archive:
-            script = is_torchscript(archive.namelist())
-        if script:
-            return TorchScriptFile(path)
-    except zipfile.BadZipFile:
-        pass  # an older torch file, or none: the next reader tells
-    from rmtcli.checkpoint.torch.plain import PlainTorchFile, UnusualError
-
-    try:
-        return PlainTorchFile(path)
-    except UnusualError:
-        from rmtcli.checkpoint.torch.file import TorchFile
-
-        return TorchFile(path)
-
-
-_READERS = {"safetensors": _safetensors, "exported": _exported, "torch": _torch}
+    Raises:
+        UsageError: the file does not exist, is not a regular file, or has an unknown ending.
+        CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if not path.is_file():
+        raise UsageError(f"{path}: a directory, a pipe or a device: name a file")
+    file_format = file_format or format_by_ending(path)
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty")
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CheckpointError(f"{path}: a Git LFS pointer: fetch the file with 'git lfs pull'")
+    checkpoint = file_format.open(path)
+    longest = max(map(len, checkpoint.infos), default=0)
+    if longest > LONGEST_NAME:
+        raise CheckpointError(
+            f"{path}: a tensor's name has {longest:,} characters: at most {LONGEST_NAME:,} are read"
+        )
+    return checkpoint

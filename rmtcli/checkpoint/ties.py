@@ -1,44 +1,47 @@
-"""Tensors with equal bytes: formats that cannot say that two names share one storage."""
+"""Finding tied tensors: names that stand for the same weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 
-from rmtcli.checkpoint.base import TensorInfo
-from rmtcli.checkpoint.dtypes import RawTensor
-
-#: First bytes, which decide nearly always.
-HEAD = 4096
+from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 
 
-def equal_tensors(
-    names: Iterable[str],
-    infos: Mapping[str, TensorInfo],
-    head: Callable[[str], bytes],
-    raw: Callable[[str], RawTensor],
-    lent: Mapping[str, str],
-) -> Mapping[str, str]:
-    """For each tensor that equals an earlier one bit for bit, or is lent by one: that one.
+def equal_tensors(checkpoint: Checkpoint, names: Iterable[str]) -> Mapping[str, str]:
+    """For each of ``names`` whose tensor equals an earlier one bit for bit: the earlier name.
 
-    Args:
-        names: those to compare.
-        infos: their shapes and types.
-        head: the first :data:`HEAD` bytes of one.
-        raw: a whole one.
-        lent: for names that are not stored: those whose tensors they stand for.
+    For formats that cannot store two names for one tensor.
+    A shared factor that is not stored under its own name is tied to the name that stores it.
     """
-    first: dict[tuple[TensorInfo, bytes], list[str]] = {}
+    aliased = checkpoint.aliased_factors
+    candidates: dict[tuple[TensorInfo, bytes], list[str]] = {}
     ties = {}
     for name in names:
-        if name in lent:
-            ties[name] = lent[name]
+        if name in aliased:
+            ties[name] = aliased[name]
             continue
-        alike = first.setdefault((infos[name], head(name)), [])
-        twin = next((n for n in alike if np.array_equal(raw(n).data, raw(name).data)), None)
-        if twin is None:
+        alike = candidates.setdefault((checkpoint.infos[name], checkpoint.head(name)), [])
+        equal = (
+            other
+            for other in alike
+            if np.array_equal(checkpoint.raw(other).data, checkpoint.raw(name).data)
+        )
+        earlier = next(equal, None)
+        if earlier is None:
             alike.append(name)
         else:
-            ties[name] = twin
+            ties[name] = earlier
+    return ties
+
+
+def equal_keys(keys: Mapping[str, Hashable]) -> Mapping[str, str]:
+    """For each name whose key equals the key of an earlier one: the earlier name."""
+    first: dict[Hashable, str] = {}
+    ties = {}
+    for name, key in keys.items():
+        earlier = first.setdefault(key, name)
+        if earlier != name:
+            ties[name] = earlier
     return ties

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
-from rmtcli.checkpoint.formats import CONTAINERS, container_of
+from rmtcli.checkpoint.formats import DIRECTORY, Format, find_format, format_by_ending
 from rmtcli.checkpoint.readback import check_written, differs
 from rmtcli.checkpoint.reader import open_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
@@ -17,20 +17,21 @@ from rmtcli.files.atomic import staged_directory, staged_file
 _LOGGER = logging.getLogger(__name__)
 
 
-def format_of(checkpoint: Checkpoint, target: Path) -> str:
-    """``directory``, ``safetensors`` or ``torch``: what a checkpoint is written as at some place.
+def format_of(checkpoint: Checkpoint, target: Path) -> Format:
+    """The format in which a checkpoint is written to ``target``.
 
-    What comes from a directory becomes one, unless the name is that of a file.
+    A checkpoint that comes from a directory is written as one, unless the target's ending names a
+    file format.
 
     Raises:
-        UsageError: a name that no format has, or one that is only read.
+        UsageError: no format has the ending, or the format is only read.
     """
-    if checkpoint.path.is_dir() and target.suffix.lower() not in CONTAINERS:
-        return "directory"
-    container = container_of(target)
-    if container not in ("safetensors", "torch"):
+    if checkpoint.path.is_dir() and find_format(target) is None:
+        return DIRECTORY
+    file_format = format_by_ending(target)
+    if file_format.write is None:
         raise UsageError(f"{target}: this format is read only: name a .safetensors or .pt file")
-    return container
+    return file_format
 
 
 @contextmanager
@@ -64,13 +65,13 @@ def staged(
         CheckpointError: an input was changed in the meantime, or the output differs from
             ``checkpoint``.
     """
-    container = format_of(checkpoint, target)
+    file_format = format_of(checkpoint, target)
     _LOGGER.info("writing %s", target)
-    with _temporary(checkpoint, target, container, card, force) as path:
+    with _temporary(checkpoint, target, file_format, card, force) as path:
         if verify:
             _LOGGER.info("reading %s back", target)
             with _naming(target, path):
-                written = open_checkpoint(path, container=container)
+                written = open_checkpoint(path, file_format=file_format)
                 check_written(written, checkpoint, target)
                 yield written
         else:
@@ -106,24 +107,17 @@ def write_checkpoint(
 
 
 def _temporary(
-    checkpoint: Checkpoint, target: Path, container: str, card: str | None, force: bool
+    checkpoint: Checkpoint, target: Path, file_format: Format, card: str | None, force: bool
 ) -> AbstractContextManager[Path]:
     """The output under its temporary name."""
-    if container == "directory":
-        from rmtcli.checkpoint.huggingface.read import CONFIG
-        from rmtcli.checkpoint.huggingface.write import write_directory
+    write = file_format.write
+    assert write is not None
+    if file_format is DIRECTORY:
+        from rmtcli.checkpoint.huggingface.config import CONFIG
 
         return staged_directory(
-            target,
-            lambda folder: write_directory(checkpoint, folder, card=card),
-            last=CONFIG,
-            force=force,
+            target, lambda folder: write(checkpoint, folder, card=card), last=CONFIG, force=force
         )
-    if container == "safetensors":
-        from rmtcli.checkpoint.safetensors import write_safetensors as write
-    else:
-        from rmtcli.checkpoint.torch.file import write_torch as write
-
     return staged_file(target, lambda file: write(checkpoint, file), force=force)
 
 

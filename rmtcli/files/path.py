@@ -1,7 +1,8 @@
-"""Checkpoints in other places than this machine's file systems, through fsspec.
+"""Paths and URLs: remote files are reached through fsspec.
 
-The extra ``remote``. Paths are those of universal_pathlib, which behave like pathlib's but are
-none; they are typed as such, because hardly any code has to tell them apart.
+URLs need the extra ``remote``. They are universal_pathlib's paths, which behave like pathlib's
+without deriving from them; they are typed as ``Path``, because hardly any code has to tell them
+apart.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import Any, BinaryIO, cast
 
 from rmtcli.errors import CheckpointError, UsageError, first_line
 
-#: The longest header that is read, as the safetensors library has it.
-_LONGEST = 100_000_000
+#: Bytes of the longest header that is read; the safetensors library has the same limit.
+_LONGEST_HEADER = 100_000_000
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(:|//)")
 
 
 def as_path(path: str | Path) -> Path:
-    """A path of this machine, or where the text is a URL (``s3://bucket/model``), one of fsspec's.
+    """A path from text: a local path, or for a URL (``s3://bucket/model``) a remote one.
 
     Raises:
-        UsageError: no such scheme, or what serves it is not installed.
+        UsageError: the URL's scheme is unknown, or the package for it is not installed.
     """
     if not isinstance(path, str):
         return path
@@ -36,32 +37,32 @@ def as_path(path: str | Path) -> Path:
     from upath import UPath
 
     try:
-        found = UPath(path)
-        protocol, _ = found.fs.protocol, found.path  # the file system itself is made here
-    # Each file system fails in ways of its own where it is not installed, or not set up.
+        url = UPath(path)
+        protocol, _ = url.fs.protocol, url.path  # connects the file system
+    # Each file system has its own errors where it is not installed or not configured.
     except Exception as error:
         raise UsageError(f"{path}: cannot be reached: {first_line(error)}") from None
     if "file" in ([protocol] if isinstance(protocol, str) else protocol):
-        return Path(found.path)
-    return cast(Path, found)
+        return Path(url.path)
+    return cast(Path, url)
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path is one of fsspec's."""
+    """Whether a path is a URL, reached through fsspec."""
     return not isinstance(path, str | Path)
 
 
 def inside(path: Path, folder: Path) -> Path:
-    """Where a path is in a folder, as a path that fits any other folder."""
+    """A path relative to a folder, as a local path that can be joined to any other folder."""
     return Path(str(path.relative_to(folder)))
 
 
 @contextmanager
 def reaching(path: Path) -> Iterator[None]:
-    """Turn what a file system raises of its own into one line.
+    """Report an error of a remote file system as one line.
 
     Raises:
-        CheckpointError: it failed.
+        CheckpointError: the file system failed.
     """
     try:
         yield
@@ -73,8 +74,8 @@ def reaching(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: cannot be reached: {first_line(error)}") from None
 
 
-def source(path: Path) -> Path | BinaryIO:
-    """What libraries that read files by name are given: a file that is open already, from afar."""
+def path_or_file(path: Path) -> Path | BinaryIO:
+    """An argument for libraries that open files by name: the path, or a remote file opened."""
     return cast(BinaryIO, path.open("rb")) if is_remote(path) else path
 
 
@@ -88,11 +89,16 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
 
 @contextmanager
 def stand_in(path: Path, length: Callable[[bytes], int]) -> Iterator[Path]:
-    """A file to check a header in: the file itself, or one of its size with the header alone.
+    """A local file in which a header can be checked.
+
+    For a remote file it is a temporary file of equal size that holds the header alone.
 
     Args:
         path: the file.
-        length: from its first eight bytes, how long its header is.
+        length: the length of the header in bytes, from the file's first eight bytes.
+
+    Yields:
+        The path of the local file.
     """
     if not is_remote(path):
         yield path
@@ -101,8 +107,8 @@ def stand_in(path: Path, length: Callable[[bytes], int]) -> Iterator[Path]:
         with reaching(path):
             size = path.stat().st_size
         start = read_range(path, 0, min(8, size))
-        file.write(start + read_range(path, 8, min(length(start), _LONGEST, size)))
-        file.truncate(size)  # takes no room: nothing is written there
+        file.write(start + read_range(path, 8, min(length(start), _LONGEST_HEADER, size)))
+        file.truncate(size)  # a sparse file: the rest takes no room
         file.flush()
         yield Path(file.name)
 

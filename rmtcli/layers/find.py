@@ -103,7 +103,7 @@ def _layers(
             info.dtype,
             partial(view.read, checkpoint, name),
             aliases,
-            1 + len(set(aliases) - checkpoint.shared),
+            1 + len(set(aliases) - checkpoint.aliases),
             head,
             view,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli.checkpoint import Edited, format_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint import DIRECTORY, Edited, format_of, open_checkpoint, write_checkpoint
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join
 from rmtcli.pipeline.stages import describe
@@ -31,7 +31,7 @@ def densify(
     """
     target = as_path(output)
     checkpoint = open_checkpoint(path)
-    directory = format_of(checkpoint, target) == "directory"
+    directory = format_of(checkpoint, target) is DIRECTORY
     check_target(target, inputs=[as_path(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None
     dense = Edited(checkpoint, join(checkpoint), None)

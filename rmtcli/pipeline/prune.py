@@ -8,7 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from rmtcli.calibration import Calibration
-from rmtcli.checkpoint import CONTAINERS, Checkpoint, format_of, open_checkpoint, staged
+from rmtcli.checkpoint import (
+    DIRECTORY,
+    Checkpoint,
+    find_format,
+    format_of,
+    open_checkpoint,
+    staged,
+)
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Comparison, Evaluation
@@ -115,13 +122,13 @@ def prune(
     batch = batches[0] if batches else None
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
     checkpoint = open_checkpoint(path)
-    container = format_of(checkpoint, target)
+    directory = format_of(checkpoint, target) is DIRECTORY
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
     inputs = [as_path(file) for file in files if file is not None and not isinstance(file, Plan)]
     check_calibration(calibration, inputs)
     if not dry_run:
-        check_target(target, inputs=inputs, force=force, directory=container == "directory")
+        check_target(target, inputs=inputs, force=force, directory=directory)
     harness = evaluation.resolve(checkpoint)
     with connected(executor) as cluster:
         job = prepare(
@@ -150,7 +157,7 @@ def prune(
     if dry_run or not report.pruned or refuse(report):
         return report
     card = None
-    if container == "directory":
+    if directory:
         report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
         card = with_section(read_card(checkpoint), report, factored=_splits(report))
     errors: dict[str, float] = {}
@@ -185,12 +192,14 @@ def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard
 def default_output(path: Path) -> Path:
     """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``.
 
-    A directory ``model`` becomes ``model.pruned``; an exported program, a safetensors file.
+    A directory ``model`` becomes ``model.pruned``; a file of a format that is only read, such as an
+    exported program, becomes a safetensors file.
     """
     if path.is_dir():
         path = path if path.name and path.name != ".." else path.resolve()
         return path.with_name(f"{path.name}.pruned")
-    if CONTAINERS.get(path.suffix.lower()) not in ("safetensors", "torch", None):
+    file_format = find_format(path)
+    if file_format is not None and file_format.write is None:
         return path.with_name(f"{path.stem}.pruned.safetensors")
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
 

@@ -12,8 +12,8 @@ from rmtcli.checkpoint import (
     Checkpoint,
     RawTensor,
     TensorInfo,
-    container_of,
     encode,
+    format_by_ending,
     open_checkpoint,
 )
 from rmtcli.checkpoint import write_checkpoint as write
@@ -62,7 +62,7 @@ def simulate(
         UsageError: a wrong option or path.
     """
     target = Path(output)
-    if container_of(target) != "safetensors":
+    if not format_by_ending(target).keeps_metadata:
         raise UsageError(f"{target}: the truth needs a .safetensors file: name one")
     check_target(target, inputs=[], force=force)
     kind = NOISES.parse(noise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, format_of
+from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
 from rmtcli.evaluation import Comparison
 
 #: Points of accuracy whose loss a report points out.
@@ -39,19 +39,20 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
 
 def on_extras(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
     """What a reader must know about what stands beside the weights."""
-    container = format_of(checkpoint, target)
-    if container == "directory":
+    file_format = format_of(checkpoint, target)
+    if file_format is DIRECTORY:
         return _on_directory(checkpoint)
     notes = sorted(set(checkpoint.metadata) - {"format"})
-    if notes and container != "safetensors":
+    if notes and not file_format.keeps_metadata:
         return (
-            f"not carried over, because a torch file has no room for notes: {', '.join(notes)}",
+            f"not carried over, because a {file_format.name} file has no room for notes: "
+            f"{', '.join(notes)}",
         )
     if not checkpoint.extras:
         return ()
     names = ", ".join(checkpoint.extras)
-    if container == "safetensors":
-        return (f"not carried over, because safetensors holds tensors only: {names}",)
+    if not file_format.keeps_extras:
+        return (f"not carried over, because {file_format.name} holds tensors only: {names}",)
     if any("optim" in name for name in checkpoint.extras):
         return (f"kept as they are: {names}. An optimizer's state fits the dense network only",)
     return (f"kept as they are: {names}",)

@@ -17,7 +17,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
-from rmtcli.checkpoint.huggingface.read import read_object
+from rmtcli.checkpoint.huggingface import read_object
 from rmtcli.checkpoint.names import factors_of, member
 from rmtcli.errors import CheckpointError, UsageError
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rmtcli.checkpoint import endings
 from rmtcli.cli import main
 from rmtcli.keep import KEEP_RULES
 from tests.conftest import Run, model_directory, tree
@@ -152,7 +153,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         exported,
         "prune old.pt2",
         1,
-        "old.pt2: holds no table of weights of one model: export it anew with torch 2.9 or newer, "
+        "old.pt2: holds no table of weights of one model: export it again with torch 2.9 or newer, "
         "or save model.state_dict() instead",
     ),
     "no exported program": (
@@ -241,8 +242,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"prune {MLP} -o out.h5",
         2,
-        "out.h5: not a checkpoint by its name: the ending must be one of "
-        ".safetensors, .pt, .pth, .bin, .ckpt, .pt2",
+        "out.h5: not a checkpoint by its name: the ending must be one of " + ", ".join(endings()),
     ),
     "report is the model": (
         nothing,

@@ -1,1 +1,11 @@
-"""Hugging Face directories: a configuration, weights in one file or in shards, and much else."""
+"""Directories as transformers and sentence-transformers write them.
+
+A directory is a checkpoint with a configuration (:mod:`~rmtcli.checkpoint.huggingface.config`),
+which tells facts that the tensors do not: orientation, vocabulary, quantisation. What is written
+(:mod:`~rmtcli.checkpoint.huggingface.write`) must be loadable by its name alone, so factors always
+have a linear layer's orientation.
+"""
+
+from rmtcli.checkpoint.huggingface.config import CONFIG, read_object
+
+__all__ = ["CONFIG", "read_object"]

@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.base import Checkpoint, Edited, Manifest
+from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dtypes import RawTensor
-from rmtcli.checkpoint.huggingface.read import CONFIG, INDEX, METHOD, WEIGHTS, HuggingFaceDirectory
+from rmtcli.checkpoint.edited import Edited
+from rmtcli.checkpoint.huggingface.config import CONFIG, METHOD
+from rmtcli.checkpoint.huggingface.read import INDEX, WEIGHTS, HuggingFaceDirectory
+from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import is_remote

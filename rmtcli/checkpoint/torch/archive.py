@@ -1,4 +1,4 @@
-"""Tensors in torch's zip archives, by their places; no code in them is run."""
+"""Tensors in torch's zip archives, read from their storages; no code in an archive is run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rmtcli.checkpoint.base import Opened, TensorInfo
+from rmtcli.checkpoint.base import FileCheckpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.ties import equal_keys
 from rmtcli.errors import CheckpointError
-from rmtcli.files.path import source
+from rmtcli.files.path import path_or_file
 
 #: Bytes of one value of each type.
 WIDTHS = {
@@ -29,12 +30,13 @@ WIDTHS = {
 }
 
 
-#: A view may be larger than its storage, as ``expand`` makes them; beyond this it is an attack.
+#: A view may be larger than its storage, as ``expand`` makes them; up to so many bytes it is read.
+#: Beyond them, a few stored bytes could fill the memory.
 EXPANDED = 16 * 2**20
 
 
-#: What zipfile and numpy raise where bytes lead them. Encryption is a RuntimeError, an unknown
-#: method a NotImplementedError, and a name that is no text a ValueError.
+#: Errors of zipfile and numpy on damaged bytes. Encryption is a RuntimeError, an unknown method a
+#: NotImplementedError, and a name that is not text a ValueError.
 _DAMAGED = (
     *(EOFError, KeyError, OverflowError, RuntimeError, ValueError),
     *(struct.error, zlib.error),
@@ -43,45 +45,46 @@ _DAMAGED = (
 
 @contextmanager
 def reading(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive to read from; whatever is wrong with its bytes is one kind of error.
+    """Open a zip archive, and report any damage in it as one type of error.
 
     Raises:
-        zipfile.BadZipFile: it is damaged, or uses what torch's archives do not.
-        OSError: the system cannot read it.
+        zipfile.BadZipFile: the archive is damaged, or uses features that torch's archives do not.
+        OSError: the system cannot read the file.
     """
     try:
-        with zipfile.ZipFile(source(path)) as archive:
+        with zipfile.ZipFile(path_or_file(path)) as archive:
             yield archive
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place before the beginning, to which a table points
+        if error.errno != errno.EINVAL:  # an offset in a damaged table, before the beginning
             raise OSError(error.errno, error.strerror, str(path)) from None
-        raise zipfile.BadZipFile("a place in it is none") from None
+        raise zipfile.BadZipFile("an offset in it lies outside of it") from None
     except _DAMAGED as error:
         raise zipfile.BadZipFile(str(error) or type(error).__name__) from None
 
 
 def entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of an entry, which are no more than the file has.
+    """The bytes of an entry, which has no more bytes than the file.
 
     Raises:
-        zipfile.BadZipFile: it is compressed, which torch's are not: it could be of any size.
+        zipfile.BadZipFile: the entry is compressed, so that it could unpack to any size. torch
+            compresses none.
     """
-    found = archive.getinfo(name)
-    if found.compress_type != zipfile.ZIP_STORED or found.file_size != found.compress_size:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise zipfile.BadZipFile(f"'{name}' is compressed, and torch compresses none")
-    return archive.read(found)
+    return archive.read(info)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor's values are.
+class StorageView:
+    """A tensor as a view of a storage in an archive.
 
     Attributes:
         entry: name of the archive's entry that holds the storage.
         dtype: safetensors' name of the type.
-        shape: its shape.
-        stride: values from one entry to the next, along each axis.
-        offset: values before the first.
+        shape: the tensor's shape.
+        stride: along each axis, the distance from one entry to the next, in values.
+        offset: number of values before the first.
     """
 
     entry: str
@@ -91,8 +94,8 @@ class Place:
     offset: int
 
     @property
-    def whole(self) -> bool:
-        """Whether the fields are what they should be: a pickle can set them to anything."""
+    def well_formed(self) -> bool:
+        """Whether the fields have their types: a pickle can set them to anything."""
         numbers = (*self.shape, *self.stride, self.offset)
         return (
             type(self.entry) is str
@@ -105,80 +108,80 @@ class Place:
         """The tensor in C order.
 
         Raises:
-            ValueError: it reaches beyond its storage, or its place is none.
+            ValueError: the view is damaged, or reaches beyond its storage.
         """
         width = WIDTHS[self.dtype]
+        self._check_range(len(storage), width)
+        if 0 in self.shape:
+            return RawTensor(self.dtype, self.shape, np.zeros(0, np.uint8))
+        values = np.frombuffer(storage, f"V{width}", count=len(storage) // width)
+        strides = tuple(step * width for step in self.stride)
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
+        data = np.ascontiguousarray(view).reshape(-1).view(np.uint8)
+        return RawTensor(self.dtype, self.shape, data)
+
+    def _check_range(self, size: int, width: int) -> None:
+        """Check that the view lies in a storage of ``size`` bytes, ``width`` bytes per value.
+
+        Raises:
+            ValueError: it does not.
+        """
         sides = (*self.shape, *self.stride, self.offset)
         if len(self.shape) != len(self.stride) or any(side < 0 for side in sides):
             raise ValueError("its shape and strides are damaged")
-        if math.prod(self.shape) * width > max(len(storage), EXPANDED):
+        if math.prod(self.shape) * width > max(size, EXPANDED):
             raise ValueError("it is larger than its storage")
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((n - 1) * step for n, step in steps)
-        empty = 0 in self.shape
-        if not empty and (last + 1) * width > len(storage):
+        if 0 not in self.shape and (last + 1) * width > size:
             raise ValueError("it reaches beyond its storage")
-        values = np.frombuffer(storage, f"V{width}", count=len(storage) // width)
-        if empty:
-            return RawTensor(self.dtype, self.shape, np.zeros(0, np.uint8))
-        strides = tuple(step * width for step in self.stride)
-        seen = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides)
-        data = np.ascontiguousarray(seen).reshape(-1).view(np.uint8)
-        return RawTensor(self.dtype, self.shape, data)
 
 
-class Archive(Opened):
-    """An archive that holds a program and its weights. The weights are read, and nothing is run."""
+class Archive(FileCheckpoint):
+    """A zip archive by torch. Its weights are read, and no program in it is run."""
 
     as_stored = True
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.manifest, self.metadata, self.extras = None, {}, ()
+        super().__init__(path)
         try:
             with reading(path) as archive:
                 names = archive.namelist()
                 self.root = names[0].partition("/")[0] if names else ""
                 order = f"{self.root}/byteorder"
                 if order in names and entry(archive, order) != b"little":
-                    raise CheckpointError(f"{path}: holds big-endian numbers: save it anew")
-                self.places: Mapping[str, Place] = self.find(archive)
+                    raise CheckpointError(f"{path}: holds big-endian numbers: save it again")
+                self.views: Mapping[str, StorageView] = self.find(archive)
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"{path}: not a whole {self.form} ({error})") from None
-        if not all(place.whole for place in self.places.values()):
-            raise CheckpointError(f"{path}: not a whole {self.form} (a tensor's place is none)")
-        if not self.places:
+        if not all(view.well_formed for view in self.views.values()):
+            raise CheckpointError(f"{path}: not a whole {self.form} (a tensor is damaged)")
+        if not self.views:
             raise CheckpointError(f"{path}: holds no weights")
-        self.infos = {name: TensorInfo(p.shape, p.dtype) for name, p in self.places.items()}
-        self.shared = frozenset(self.ties(self.infos))
+        self.infos = {name: TensorInfo(v.shape, v.dtype) for name, v in self.views.items()}
+        self.aliases = frozenset(self.ties(self.infos))
 
     @abstractmethod
-    def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
-        """The place of each tensor, by its name in the network.
+    def find(self, archive: zipfile.ZipFile) -> Mapping[str, StorageView]:
+        """The view of a storage that each tensor is, by its name in the network.
 
         Raises:
-            CheckpointError: the archive does not say.
+            CheckpointError: the archive's table of tensors is damaged, or calls for code.
         """
 
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor."""
-        place = self.places[name]
+        view = self.views[name]
         try:
             with reading(self.path) as archive:
-                return place.read(entry(archive, place.entry))
+                return view.read(entry(archive, view.entry))
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"{self.path}: '{name}' is damaged: {error}") from None
 
     def nbytes(self, name: str) -> int:
-        """Size of one tensor."""
+        """Bytes of one tensor."""
         return self.infos[name].size * WIDTHS[self.infos[name].dtype]
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Tensors that look at the same storage in the same way."""
-        first: dict[Place, str] = {}
-        ties = {}
-        for name in names:
-            twin = first.setdefault(self.places[name], name)
-            if twin != name and self.infos[name].size:
-                ties[name] = twin
-        return ties
+        """Tensors that are equal views of one storage."""
+        return equal_keys({name: self.views[name] for name in names if self.infos[name].size})

@@ -1,4 +1,8 @@
-"""A limit on memory while a pickle is read: a small one can ask for any amount."""
+"""A limit on memory while a pickle is read.
+
+A pickle of some bytes can request any amount, by calls that torch's ``weights_only`` allows:
+``bytearray``, texts that are encoded over and over.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Bytes that a torch file may take beyond what goes with its size.
+#: Bytes of memory that reading a torch file may take beyond a multiple of its size.
 HEADROOM = 2**30
 _USED = Path("/proc/self/statm")
 
 
 @contextmanager
 def limited(size: int) -> Iterator[None]:
-    """Let the process take no more than ``size`` further bytes of address space.
+    """Let the process allocate no more than ``size`` further bytes of address space.
 
-    Where the system does not tell how much is in use (it is Linux that does), there is no limit. A
-    tighter one that is in force stays.
+    A tighter limit that is in force stays. Where the system does not tell how much is in use, which
+    only Linux does, there is no limit.
 
     Raises:
-        MemoryError: more is asked for.
+        MemoryError: the block has requested more.
     """
     if not _USED.exists():
         yield

@@ -1,4 +1,4 @@
-"""Torch files that hold nothing out of the ordinary, read without torch."""
+"""Ordinary files by ``torch.save``, read without torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.base import Manifest
-from rmtcli.checkpoint.torch.archive import WIDTHS, Archive, Place, entry
+from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.torch.archive import WIDTHS, Archive, StorageView, entry
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
-from rmtcli.checkpoint.torch.script import PlaceReader
+from rmtcli.checkpoint.torch.script import StorageUnpickler
 from rmtcli.checkpoint.torch.state_dict import MANIFEST_ATTRIBUTE, at, extras_of, find_state_dict
 
 
@@ -22,12 +22,12 @@ class UnusualError(Exception):
 class PlainTorchFile(Archive):
     """A zip archive by ``torch.save`` in which each tensor fills a storage of its own.
 
-    Its pickle is read by an unpickler that knows dictionaries and places, and no other callable.
-    Whatever else a file holds, be it harmless, damaged or hostile, it is not opened here: torch's
-    own reader, which takes a second to import, has the last word.
+    Its pickle is read by an unpickler that can make dictionaries and views of storages, and calls
+    nothing else. A file with anything else in it, harmless, damaged or hostile, is not opened here
+    but by torch's own reader, which takes a second to import.
 
     Raises:
-        UnusualError: it is another kind of file.
+        UnusualError: the file is of another kind.
     """
 
     form = "torch file"
@@ -38,45 +38,46 @@ class PlainTorchFile(Archive):
                 super().__init__(path)
         except OSError:
             raise
-        # What an unpickler raises depends on where it stumbles; torch's reader finds the words.
+        # The type of an unpickler's error depends on where it fails; torch's reader will explain.
         except Exception as error:
             raise UnusualError(str(error)) from None
-        record = Manifest.from_json(self._note)
-        self.manifest = record and record.tied(self.ties(self.infos))
-        self.extras = self._beside
+        record = Manifest.from_json(self._record)
+        self.manifest = record and record.keep_tied(self.ties(self.infos))
+        self.extras = self._extras
 
-    def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
+    def find(self, archive: zipfile.ZipFile) -> Mapping[str, StorageView]:
         """Every tensor of the state dict."""
-        if sum(found.file_size for found in archive.infolist()) > self.path.stat().st_size:
+        if sum(item.file_size for item in archive.infolist()) > self.path.stat().st_size:
             raise UnusualError("entries that share their bytes")
-        folder = f"{self.root}/data/"
-        tree = _Reader(entry(archive, f"{self.root}/data.pkl"), folder, _KNOWN).load()
-        where = find_state_dict(tree, lambda value: isinstance(value, Place))
+        pickled = entry(archive, f"{self.root}/data.pkl")
+        tree = _PlainUnpickler(pickled, f"{self.root}/data/", _KNOWN).load()
+        where = find_state_dict(tree, lambda value: isinstance(value, StorageView))
         if where is None:
             raise UnusualError("no state dict")
         state = at(tree, where)
-        for name, place in state.items():
-            if not (isinstance(name, str) and isinstance(place, Place) and place.whole):
-                raise UnusualError("an entry that is no tensor")
-            if _filled(place) != archive.getinfo(place.entry).file_size:
+        for name, view in state.items():
+            if not (isinstance(name, str) and isinstance(view, StorageView) and view.well_formed):
+                raise UnusualError("an entry that is not a tensor")
+            if _contiguous_bytes(view) != archive.getinfo(view.entry).file_size:
                 raise UnusualError("a tensor that is part of its storage")
-        attributes = state.attributes if isinstance(state, _Dict) else {}
-        self._note, self._beside = attributes.get(MANIFEST_ATTRIBUTE, ""), extras_of(tree, where)
+        attributes = state.attributes if isinstance(state, _StateDict) else {}
+        self._record = attributes.get(MANIFEST_ATTRIBUTE, "")
+        self._extras = extras_of(tree, where)
         return dict(state)
 
 
-def _filled(place: Place) -> int | None:
-    """Bytes of a tensor that lies in its storage in order, from its beginning; None for others."""
+def _contiguous_bytes(view: StorageView) -> int | None:
+    """Bytes of a tensor that lies in order from its storage's beginning; None for other tensors."""
     size = 1
-    for side, step in zip(reversed(place.shape), reversed(place.stride), strict=True):
+    for side, step in zip(reversed(view.shape), reversed(view.stride), strict=True):
         if side != 1 and step != size:
             return None
         size *= side
-    return size * WIDTHS[place.dtype] if place.offset == 0 and size > 0 else None
+    return size * WIDTHS[view.dtype] if view.offset == 0 and size > 0 else None
 
 
-class _Dict(OrderedDict[Any, Any]):
-    """Attributes of a state dict are kept apart, so that they take no method's place."""
+class _StateDict(OrderedDict[Any, Any]):
+    """A state dict whose attributes are kept apart, so that none can replace a method."""
 
     attributes: Mapping[str, Any] = {}
 
@@ -84,31 +85,37 @@ class _Dict(OrderedDict[Any, Any]):
         self.__dict__["attributes"] = dict(state)
 
 
-class _Reader(PlaceReader):
+class _PlainUnpickler(StorageUnpickler):
     def persistent_load(self, pid: Any) -> tuple[str, str]:
-        """A storage, which a file of this kind has on the processor."""
+        """A storage on the CPU, as the name of its entry and its type.
+
+        Raises:
+            UnusualError: the storage belongs to another device.
+        """
         kind, _, _, device, _ = pid
         if kind != "storage" or not str(device).startswith("cpu"):
             raise UnusualError("a storage of another device")
         return super().persistent_load(pid)
 
 
-def _place(
+def _tensor(
     storage: tuple[str, str], offset: int, shape: Any, stride: Any, grad: bool, hooks: Any
-) -> Place:
+) -> StorageView:
+    """Stands for ``torch._utils._rebuild_tensor_v2``."""
     if hooks:
         raise UnusualError("a tensor with hooks")
-    return Place(*storage, tuple(shape), tuple(stride), offset)
+    return StorageView(*storage, tuple(shape), tuple(stride), offset)
 
 
-def _parameter(data: Place, grad: bool, hooks: Any) -> Place:
+def _parameter(data: StorageView, grad: bool, hooks: Any) -> StorageView:
+    """Stands for ``torch._utils._rebuild_parameter``."""
     if hooks:
         raise UnusualError("a parameter with hooks")
     return data
 
 
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _Dict,
-    ("torch._utils", "_rebuild_tensor_v2"): _place,
+    ("collections", "OrderedDict"): _StateDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }

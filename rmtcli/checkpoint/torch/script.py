@@ -1,8 +1,8 @@
 """TorchScript archives: the weights of a compiled module, without its code.
 
-``torch.jit.load`` compiles the code in an archive. Here its pickle alone is read, by an unpickler
-that knows no callable but the inert ones below: objects become named attributes, tensors become
-places in the archive.
+``torch.jit.load`` compiles the code in an archive. Here only its pickle is read, by an unpickler
+that can call nothing but the inert stand-ins below: objects become named attributes, tensors become
+views of storages in the archive.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rmtcli.checkpoint.torch.archive import Archive, Place, entry
+from rmtcli.checkpoint.torch.archive import Archive, StorageView, entry
 from rmtcli.errors import CheckpointError
 
 #: Safetensors' names of the types of torch's storages.
@@ -38,35 +38,35 @@ class TorchScriptFile(Archive):
 
     form = "TorchScript archive"
 
-    def find(self, archive: zipfile.ZipFile) -> Mapping[str, Place]:
+    def find(self, archive: zipfile.ZipFile) -> Mapping[str, StorageView]:
         """Every tensor among the module's attributes, by its path of names."""
         pickled = entry(archive, f"{self.root}/data.pkl")
-        reader = _ModuleReader(pickled, f"{self.root}/data/", _KNOWN)
+        unpickler = _ModuleUnpickler(pickled, f"{self.root}/data/", _KNOWN)
         try:
-            module = reader.load()
+            module = unpickler.load()
             return dict(_tensors(module, ()))
         except RefusedError as error:
             raise CheckpointError(
                 f"{self.path}: refused: its pickle calls for {error}, which is no weight "
                 "(nothing was run): save model.state_dict() instead"
             ) from None
-        # What an unpickler raises on bytes that are no pickle depends on where it stumbles.
+        # The type of an unpickler's error on a damaged pickle depends on where it fails.
         except Exception:
             raise CheckpointError(f"{self.path}: not a whole {self.form}") from None
 
 
 def is_torchscript(names: list[str]) -> bool:
-    """Whether an archive's entries are those of TorchScript."""
+    """Whether an archive with entries of these names is a TorchScript archive."""
     parts = {name.partition("/")[2] for name in names}
     return {"data.pkl", "constants.pkl"} <= parts and any(p.startswith("code/") for p in parts)
 
 
 class RefusedError(Exception):
-    """The pickle calls for something that has no stand-in; its name."""
+    """The pickle calls for a global that has no stand-in; the message is its name."""
 
 
 class _Object:
-    """Stands for an object of any compiled class: attributes, and nothing else."""
+    """Stands for an object of any compiled class: its attributes, and nothing else."""
 
     def __init__(self) -> None:
         self.state: Mapping[str, Any] = {}
@@ -75,13 +75,13 @@ class _Object:
         self.state = state
 
 
-class PlaceReader(pickle._Unpickler):  # the one in C makes room for the largest index it is told
-    """Unpickles places for tensors, and calls nothing but inert stand-ins.
+class StorageUnpickler(pickle._Unpickler):  # the C version allocates up to the largest memo index
+    """Unpickles tensors as views of storages, and calls nothing but inert stand-ins.
 
     Args:
         data: the pickle.
-        folder: where in the archive the storages are.
-        known: what stands for a global, by module and name.
+        folder: the folder of the storages in the archive, with a slash at the end.
+        known: the stand-ins for globals, by module and name.
     """
 
     def __init__(
@@ -91,7 +91,11 @@ class PlaceReader(pickle._Unpickler):  # the one in C makes room for the largest
         self.folder, self.known = folder, known
 
     def find_class(self, module: str, name: str) -> Any:
-        """Inert stand-ins; anything else is refused."""
+        """The stand-in for a global.
+
+        Raises:
+            RefusedError: there is none.
+        """
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         if (module, name) not in self.known:
@@ -99,34 +103,36 @@ class PlaceReader(pickle._Unpickler):  # the one in C makes room for the largest
         return self.known[module, name]
 
     def persistent_load(self, pid: Any) -> tuple[str, str]:
-        """A storage: its entry and its type."""
+        """A storage, as the name of its entry and its type."""
         _, dtype, key, _, _ = pid
         return f"{self.folder}{key}", str(dtype)
 
 
-class _ModuleReader(PlaceReader):
+class _ModuleUnpickler(StorageUnpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Compiled classes too."""
+        """The stand-in for a global or a compiled class."""
         return _Object if module.startswith("__torch__") else super().find_class(module, name)
 
 
-def _place(
+def _tensor(
     storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Place:
+) -> StorageView:
+    """Stands for ``torch._utils._rebuild_tensor_v2``."""
     entry, dtype = storage
-    return Place(entry, dtype, tuple(map(int, shape)), tuple(map(int, stride)), int(offset))
+    return StorageView(entry, dtype, tuple(map(int, shape)), tuple(map(int, stride)), int(offset))
 
 
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _place,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
     **{("torch.jit._pickle", name): list for name in _LISTS},
 }
 
 
-def _tensors(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, Place]]:
-    if isinstance(value, Place):
+def _tensors(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, StorageView]]:
+    """The tensors among an object's attributes, by their paths of names."""
+    if isinstance(value, StorageView):
         yield ".".join(path), value
     elif isinstance(value, _Object):
         for name, inner in value.state.items():

@@ -1,11 +1,11 @@
-"""Where in a trainer's file the state dict is, whoever reads it."""
+"""Finding the state dict in a file that a training program wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: Where trainers put the state dict, in the order in which it is looked for.
+#: Keys under which training programs store the state dict, in the order in which they are tried.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
 
 #: Attribute of the state dict that holds rmtcli's manifest. An attribute, as torch's own
@@ -16,15 +16,15 @@ MANIFEST_ATTRIBUTE = "_rmtcli"
 def find_state_dict(
     tree: object, is_tensor: Callable[[object], bool], depth: int = 4
 ) -> tuple[str, ...] | None:
-    """The keys that lead to the state dict: a known key first, then the object itself.
+    """The keys that lead to the state dict; a known key is tried before the object itself.
 
     Args:
-        tree: what the file holds.
+        tree: the object in the file.
         is_tensor: whether a value is an ordinary dense tensor.
-        depth: how many keys it may take.
+        depth: how many keys may lead to it.
 
     Returns:
-        The keys, none for a bare state dict; None where there is no state dict.
+        The keys, empty for a bare state dict; None if there is no state dict.
     """
     if not isinstance(tree, Mapping) or not depth:
         return None
@@ -36,17 +36,17 @@ def find_state_dict(
 
 
 def at(tree: Any, where: tuple[str, ...]) -> Any:
-    """What some keys lead to."""
+    """The object under a sequence of keys."""
     for key in where:
         tree = tree[key]
     return tree
 
 
 def extras_of(tree: Any, where: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of what stands beside the state dict."""
+    """Names of the objects beside the state dict."""
     return tuple(word(key) for key in tree if where and key != where[0])
 
 
 def word(key: object) -> str:
-    """What an entry is called; a tuple of tuples could be of any length."""
+    """The name of an entry in messages. Keys may be of any type, and a tuple of any length."""
     return str(key) if isinstance(key, str | int) else f"a {type(key).__name__}"

@@ -27,7 +27,7 @@ Checkpoint = Annotated[
     typer.Argument(
         parser=to_path,
         metavar="FILE|DIR",
-        help="Checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, .pt2, or a Hugging Face directory.",
+        help="Checkpoint: a file, such as .safetensors or .pt, or a Hugging Face directory.",
         show_default=False,
         readable=False,  # not looked at before: opening it tells in one line
     ),

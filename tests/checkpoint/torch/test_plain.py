@@ -76,7 +76,7 @@ def test_reads_what_torch_reads(kind: str, tmp_path: Path) -> None:
     torch.save(ORDINARY[kind](), path)
     plain, whole = PlainTorchFile(path), TorchFile(path)
     assert list(plain.infos.items()) == list(whole.infos.items())
-    for fact in ("extras", "opaque", "metadata", "shared", "manifest", "as_stored", "form"):
+    for fact in ("extras", "opaque", "metadata", "aliases", "manifest", "as_stored", "form"):
         assert getattr(plain, fact) == getattr(whole, fact), fact
     assert plain.ties(plain.infos) == whole.ties(whole.infos)
     for name in whole.infos:

@@ -1,0 +1,79 @@
+"""A checkpoint with changes laid over it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from rmtcli.checkpoint.base import Checkpoint, TensorInfo
+from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.spill import Stored
+from rmtcli.errors import CheckpointError
+
+#: For each tensor that is replaced: the new tensors, by name.
+Edits = Mapping[str, Mapping[str, Stored]]
+
+
+class Edited(Checkpoint):
+    """A checkpoint in which some tensors are replaced.
+
+    Args:
+        source: the checkpoint below the changes; it is not modified.
+        edits: for each tensor that is replaced, the new tensors by name.
+        manifest: the record of the result.
+
+    Raises:
+        CheckpointError: two tensors of the result would have one name.
+    """
+
+    def __init__(self, source: Checkpoint, edits: Edits, manifest: Manifest | None) -> None:
+        self.source = source
+        self.edits = edits
+        self.path = source.path
+        self.manifest = manifest
+        self.metadata = source.metadata
+        self.extras = source.extras
+        self.opaque = source.opaque
+        self.as_stored = source.as_stored
+        self.about = source.about
+        self.stamps = source.stamps
+        self._new = {new: stored for group in edits.values() for new, stored in group.items()}
+        self.infos = self._edited_infos()
+        self.aliases = self._edited_aliases()
+
+    def _edited_infos(self) -> dict[str, TensorInfo]:
+        """The source's tensors, each replaced one's place taken by its new tensors."""
+        names: list[str] = []
+        for name in self.source.infos:
+            names.extend(self.edits.get(name, [name]))
+        name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+        if count > 1:
+            raise CheckpointError(
+                f"{self.path}: the name '{name}' would be needed twice: one of two tensors would "
+                "be lost"
+            )
+        return {name: self._info(name) for name in names}
+
+    def _info(self, name: str) -> TensorInfo:
+        new = self._new.get(name)
+        return self.source.infos[name] if new is None else TensorInfo(new.shape, new.dtype)
+
+    def _edited_aliases(self) -> frozenset[str]:
+        """The source's aliases, replaced ones by their new tensors, and new shared factors."""
+        aliases = self.source.aliases
+        replaced = (self.edits[name] for name in aliases.intersection(self.edits))
+        shared = set() if self.manifest is None else self.manifest.shared_factors.keys()
+        return aliases.difference(self.edits).union(*replaced, shared & self._new.keys())
+
+    def raw(self, name: str) -> RawTensor:
+        """The bytes of one tensor: a new one's own, or the source's."""
+        return self._new[name].read() if name in self._new else self.source.raw(name)
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of one tensor."""
+        return self._new[name].nbytes if name in self._new else self.source.nbytes(name)
+
+    def ties(self, names: Iterable[str]) -> Mapping[str, str]:
+        """The source's ties among tensors that were not replaced."""
+        return self.source.ties(name for name in names if name not in self._new)

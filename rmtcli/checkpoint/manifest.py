@@ -1,0 +1,90 @@
+"""rmtcli's record of itself in a file that it wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rmtcli.checkpoint.names import factors_of
+
+#: Version of the manifest's layout.
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """rmtcli's record of itself in a file that it wrote.
+
+    Attributes:
+        rmtcli: version of rmtcli that wrote the file.
+        source: name of the file that was pruned.
+        source_sha256: SHA-256 hash of that file.
+        keep: the keep rule with all its options.
+        edge: the edge estimator with all its options.
+        factored: rank of each factored module, by module name.
+        made_by: what determined the ranks, as a sentence.
+        ranks: rank of each layer that was pruned last, by layer name, in either layout.
+        shared: for each factored module that uses a sibling's right factor, the sibling's module.
+        version: version of the record's layout.
+    """
+
+    rmtcli: str
+    source: str
+    source_sha256: str
+    keep: str
+    edge: str
+    factored: Mapping[str, int]
+    made_by: str = ""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    version: int = MANIFEST_VERSION
+
+    @property
+    def shared_factors(self) -> dict[str, str]:
+        """For each right factor that belongs to a sibling: the sibling's name for it."""
+        return {factors_of(a)[0]: factors_of(b)[0] for a, b in self.shared.items()}
+
+    def keep_shared(self, is_shared: Callable[[str, str], bool]) -> Manifest:
+        """The record of those shared factors that the file still shares.
+
+        Another program may have given each layer a right factor of its own since.
+
+        Args:
+            is_shared: whether two names of right factors stand for one tensor in the file, or the
+                first of them is not stored at all.
+        """
+        pairs = zip(self.shared.items(), self.shared_factors.items(), strict=True)
+        return replace(
+            self, shared=dict(modules for modules, factors in pairs if is_shared(*factors))
+        )
+
+    def keep_tied(self, ties: Mapping[str, str]) -> Manifest:
+        """The record of those shared factors that are tied tensors of the file.
+
+        Args:
+            ties: for each name that stands for the storage of an earlier one, the earlier one.
+        """
+        return self.keep_shared(
+            lambda name, other: name != other and ties.get(name, name) == ties.get(other, other)
+        )
+
+    def to_json(self) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Manifest | None:
+        """Parse a record; None where ``text`` is not a record that this version can read."""
+        try:
+            fields: Any = json.loads(text)
+            manifest = Manifest(**fields)
+            ranks = (*manifest.factored.values(), *manifest.ranks.values())
+            siblings = manifest.shared.values()
+            valid = all(type(rank) is int for rank in ranks) and all(
+                type(module) is str for module in siblings
+            )
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return None
+        return manifest if valid and manifest.version == MANIFEST_VERSION else None
