@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rmtcli.report.base import SCHEMA_VERSION, Source
+from rmtcli.report.base import Source
+from rmtcli.report.record import as_text, header
 from rmtcli.report.rows import shown
-from rmtcli.version import __version__
 
 #: What conditions may name, and what it is.
 FIELDS = {
@@ -126,9 +125,7 @@ class Difference:
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The difference as JSON text."""
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "rmtcli_version": __version__,
+        record = header() | {
             "command": command,
             "action": "diff",
             "source": asdict(self.before),
@@ -138,7 +135,7 @@ class Difference:
             "layers": [asdict(layer) for layer in self.layers],
             "missing": [{"name": name, "only_in": which} for name, which in self.missing],
         }
-        return json.dumps(record, indent=2, ensure_ascii=ascii_only, allow_nan=False)
+        return as_text(record, ascii_only=ascii_only)
 
 
 def _row(layer: LayerDifference) -> list[str]:

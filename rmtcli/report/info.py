@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rmtcli.checkpoint import Manifest
-from rmtcli.report.base import SCHEMA_VERSION, Source
-from rmtcli.version import __version__
+from rmtcli.report.base import Source
+from rmtcli.report.record import as_text, header
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +62,7 @@ class Info:
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        values: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "rmtcli_version": __version__,
+        record = header() | {
             "source": asdict(self.source),
             "format": self.form,
             "files": list(self.files),
@@ -74,4 +70,4 @@ class Info:
             "model_type": self.model_type,
             "manifest": None if self.manifest is None else asdict(self.manifest),
         }
-        return json.dumps(values, indent=2)
+        return as_text(record, ascii_only=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from rmtcli.experiments.base import Experiment, Outcome
-from rmtcli.report.base import SCHEMA_VERSION
+from rmtcli.report.record import SCHEMA_VERSION
 from rmtcli.version import __version__
 
 HEADINGS: tuple[str, ...] = ("network", "runs", "test, %", "− dense", "train, %", "ranks")

@@ -9,7 +9,7 @@ from rmtcli.calibration import Calibrated
 from rmtcli.edges import Verdict
 from rmtcli.errors import one_line
 from rmtcli.planning import LayerPlan
-from rmtcli.report.base import Report, singular_value
+from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.scores import data, dense, scores
 
@@ -159,8 +159,8 @@ def _fit_row(plan: LayerPlan) -> list[str]:
         _shape(layer.shape),
         f"{fit.law.gamma:.3f}",
         f"{fit.law.sigma:.4g}",
-        f"{singular_value(plan.largest, layer):.4g}",
-        f"{singular_value(fit.edge, layer):.4g}",
+        f"{plan.spectrum.singular_value(plan.largest):.4g}",
+        f"{plan.spectrum.singular_value(fit.edge):.4g}",
         f"{fit.ks_distance:.4f}",
         "–" if fit.p_value is None else f"{fit.p_value:.2g}",
         str(plan.spikes),
@@ -177,7 +177,7 @@ def _prune_row(plan: LayerPlan) -> list[str]:
     return [
         shown(layer.name),
         _shape(layer.shape),
-        f"{singular_value(fit.edge, layer):.4g}",
+        f"{plan.spectrum.singular_value(fit.edge):.4g}",
         f"{fit.ks_distance:.4f}",
         str(plan.spikes),
         f"{plan.rank} of {min(layer.shape)}",

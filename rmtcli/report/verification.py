@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
-from rmtcli.report.base import SCHEMA_VERSION
-from rmtcli.version import __version__
+from rmtcli.report.record import as_text, header
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,8 @@ class Verification:
             command: the command line that made it, or None from Python.
             ascii_only: whether every other sign is escaped.
         """
-        head = {"schema_version": SCHEMA_VERSION, "rmtcli_version": __version__}
-        values = head | {"command": command, "action": "verify"} | asdict(self)
-        return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=ascii_only)
+        record = header() | {"command": command, "action": "verify"} | asdict(self)
+        return as_text(record, ascii_only=ascii_only)
 
     def summary(self) -> list[tuple[str, str]]:
         """Label and text of each line that a reader sees."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,10 @@ class Spectrum:
     def count_above(self, threshold: float) -> int:
         """How many eigenvalues exceed ``threshold`` (eigenvalue units)."""
         return int(np.count_nonzero(self.eigenvalues > threshold))
+
+    def singular_value(self, eigenvalue: float) -> float:
+        """√(n λ): the singular value of W that belongs to an eigenvalue of WᵀW/n."""
+        return math.sqrt(self.n * eigenvalue)
 
     def leading(self, count: int) -> FloatArray:
         """Shape (p, count): singular vectors of the short side, of the largest values first.

@@ -11,7 +11,7 @@ import pytest
 from rmtcli.edges import Verdict
 from rmtcli.keep import Untouched
 from rmtcli.layers import SkipReason
-from rmtcli.report.base import SCHEMA_VERSION
+from rmtcli.report.record import SCHEMA_VERSION
 from tests.conftest import ROOT, Run
 
 jsonschema = pytest.importorskip("jsonschema")
