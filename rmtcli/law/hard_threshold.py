@@ -6,11 +6,15 @@ import math
 
 
 def optimal_threshold(gamma: float) -> float:
-    """The eigenvalue, in units of sigma², above which a direction is worth keeping.
+    """Return the eigenvalue, in units of sigma², above which a direction is worth keeping.
 
-    Gavish and Donoho (2014), equation 11, squared: λ*² with
-    λ* = √(2(γ+1) + 8γ / ((γ+1) + √(γ²+14γ+1))).
-    It minimises the squared error of the matrix, for any low-rank signal in white noise.
+    It is λ*² of Gavish and Donoho (2014), equation 11,
+    λ* = √(2(γ+1) + 8γ / ((γ+1) + √(γ²+14γ+1))),
+    which minimises the squared error of the matrix for any low-rank signal in white noise. A square
+    matrix has λ* = 4/√3.
+
+    Args:
+        gamma: aspect ratio p/n, in (0, 1].
 
     Raises:
         ValueError: gamma outside (0, 1].

@@ -1,7 +1,7 @@
-"""The Marchenko–Pastur law of the eigenvalues of WᵀW/n for a noise matrix W.
+"""The Marchenko–Pastur law of the eigenvalues of WᵀW/n for a noise matrix W (1967).
 
-Marchenko and Pastur (1967). W has n rows and p ≤ n columns, independent entries with mean 0 and
-standard deviation sigma; gamma = p/n.
+W has n rows and p ≤ n columns of independent entries with mean 0 and standard deviation sigma;
+gamma = p/n.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from rmtcli.law.roots import bracketed
 
 @dataclass(frozen=True, slots=True)
 class MarchenkoPastur:
-    """The law for one aspect ratio and one noise level.
+    """The Marchenko–Pastur law for one aspect ratio and one noise level.
+
+    SciPy has no such law; the methods are those of a ``scipy.stats`` distribution: ``pdf``,
+    ``cdf``, ``ppf``.
 
     Args:
         gamma: aspect ratio p/n, in (0, 1].
         sigma: standard deviation of one noise entry, in units of the weights. With 0 there is no
-            noise and all mass sits at 0.
+            noise and all mass is at 0.
 
     Raises:
         ValueError: gamma or sigma out of range.
@@ -59,9 +62,12 @@ class MarchenkoPastur:
         return self.gamma * self.sigma**4
 
     def pdf(self, x: ArrayLike) -> FloatArray:
-        """Density √((b−x)(x−a)) / (2π gamma sigma² x) between the edges a and b, else 0.
+        """Return the density √((b−x)(x−a)) / (2π gamma sigma² x) between the edges a and b, else 0.
 
-        At gamma = 1 it has an integrable pole at 0, where this returns infinity.
+        With gamma = 1 it has an integrable pole at 0, where infinity is returned.
+
+        Raises:
+            ValueError: sigma is 0, so that there is no density.
         """
         if self.sigma == 0:
             raise ValueError("the law without noise has no density")
@@ -75,14 +81,14 @@ class MarchenkoPastur:
         return np.where((x < self.lambda_minus) | (x > self.lambda_plus), 0.0, density)
 
     def cdf(self, x: ArrayLike) -> FloatArray:
-        """Distribution function in closed form (the integral of :meth:`pdf`)."""
+        """Return the distribution function, the integral of :meth:`pdf`, in closed form."""
         x = np.asarray(x, dtype=np.float64)
         if self.sigma == 0:
             return np.where(x >= 0, 1.0, 0.0)
         g, root = self.gamma, math.sqrt(self.gamma)
         a, b = (1 - root) ** 2, (1 + root) ** 2
         y = np.clip(x / self.mean, a, b)
-        # The pole term vanishes at gamma = 1; its argument is 0/0 at y = 0 only there.
+        # The pole term has the factor 1 − gamma; its argument is 0/0 only at gamma = 1 and y = 0.
         safe = np.where(y > 0, y, 1.0)
         pole = np.arcsin(np.clip(((1 + g) * y - (1 - g) ** 2) / (2 * root * safe), -1, 1))
         bulk = np.arcsin(np.clip((y - 1 - g) / (2 * root), -1, 1))
@@ -91,7 +97,7 @@ class MarchenkoPastur:
         return np.where(y <= a, 0.0, np.where(y >= b, 1.0, value))
 
     def ppf(self, u: ArrayLike) -> FloatArray:
-        """Quantiles: the inverse of :meth:`cdf`, for u in [0, 1], found by bracketing roots.
+        """Return the quantiles for u in [0, 1]: the inverse of :meth:`cdf`, by bracketing roots.
 
         Raises:
             ValueError: a probability outside [0, 1].
@@ -101,6 +107,6 @@ class MarchenkoPastur:
             raise ValueError("probabilities must lie in [0, 1]")
         unit = MarchenkoPastur(self.gamma)
         a, b = unit.lambda_minus, unit.lambda_plus
-        found = bracketed(lambda x: unit.cdf(x) - u, np.full(u.shape, a), b)
-        inner = np.where(u <= 0, a, np.where(u >= 1, b, found))
-        return np.asarray(self.mean * inner, dtype=np.float64)
+        roots = bracketed(lambda x: unit.cdf(x) - u, np.full(u.shape, a), b)
+        quantiles = np.where(u <= 0, a, np.where(u >= 1, b, roots))
+        return np.asarray(self.mean * quantiles, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Whether singular vectors look like those of noise (Porter and Thomas, 1956).
+"""A test of whether singular vectors look like those of noise (Porter and Thomas, 1956).
 
-A singular vector u of Gaussian noise points in any direction alike. The intensities m uᵢ² of its m
-entries then follow the Porter–Thomas law, χ² with one degree of freedom, which is to say that the
-√m uᵢ are normal. Vectors of other noise come to the same as m grows.
+A singular vector u of Gaussian noise is uniform on the sphere. The intensities m uᵢ² of its m
+entries then follow the Porter–Thomas law, χ² with one degree of freedom; in other words, the √m uᵢ
+are normal. Vectors of other noise approach this law as m grows.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from rmtcli.arrays import FloatArray
 
 #: With fewer entries, the moments say too little about the tails of the statistic.
 FEWEST = 8
+#: Smallest value whose inverse is taken.
 _LEAST = 1e-12
 
 
 def p_values(vectors: FloatArray) -> FloatArray:
-    """The chance that vectors of noise are as far from the Porter–Thomas law, on either side.
+    """Return two-sided p-values of vectors under the Porter–Thomas law.
 
-    The statistic is the participation Σ uᵢ⁴ of a unit vector: 3/(m + 2) for noise, more where few
-    entries stand out, less where all are of one size. On trained layers it finds more than a
-    Kolmogorov–Smirnov test (docs/theory.md). Its null is the uniform law on the sphere, where the
-    squares uᵢ² are Dirichlet(½, …, ½) and the first three moments are exact. The cube root that
-    makes it normal is that of Anscombe and Glynn (1983) for the kurtosis of a sample.
+    The statistic is the inverse participation ratio Σ uᵢ⁴ of a unit vector. Its mean is 3/(m + 2)
+    for noise; it is larger where few entries stand out, and smaller where all have one size. On
+    trained layers it detects more than a Kolmogorov–Smirnov test (docs/theory.md). Under the null
+    hypothesis, the uniform law on the sphere, the squares uᵢ² are Dirichlet(½, …, ½), and the first
+    three moments are exact. The transformation by a cube root that makes the statistic normal is
+    that of Anscombe and Glynn (1983) for the kurtosis of a sample.
 
     Args:
-        vectors: shape (m, k), a vector a column, of any length but 0.
+        vectors: shape (m, k), one vector per column, of any length but 0.
 
     Returns:
-        Shape (k,), in [0, 1]; 1 where there are fewer than ``FEWEST`` entries.
+        Shape (k,), in [0, 1]; all 1 where vectors have fewer than ``FEWEST`` entries.
     """
     m, count = vectors.shape
     if m < FEWEST:
@@ -42,20 +44,24 @@ def p_values(vectors: FloatArray) -> FloatArray:
     mean, deviation, skewness = moments(m)
     x = (participation - mean) / deviation
     degrees = 6 + 8 / skewness * (2 / skewness + math.sqrt(1 + 4 / skewness**2))
-    # The statistic of equal entries can lie where the fitted null has no values at all.
+    # The statistic of equal entries can be outside the support of the fitted null distribution.
     inverse = (1 - 2 / degrees) / np.maximum(1 + x * math.sqrt(2 / (degrees - 4)), _LEAST)
     z = (1 - 2 / (9 * degrees) - np.cbrt(inverse)) / math.sqrt(2 / (9 * degrees))
     return np.asarray(2 * ndtr(-np.abs(z)))
 
 
 def moments(m: int) -> tuple[float, float, float]:
-    """Mean, standard deviation and skewness of Σ uᵢ⁴ for a uniform unit vector of m entries.
+    """Return mean, standard deviation and skewness of Σ uᵢ⁴ for a uniform unit vector.
 
-    With dᵢ = uᵢ², E Π dᵢ^kᵢ = Π (½)_kᵢ / (m/2)_Σkᵢ, rising factorials; the moments of Σ dᵢ²
-    are sums of such terms over which indices agree.
+    With dᵢ = uᵢ² and rising factorials (x)_k, E Π dᵢ^kᵢ = Π (½)_kᵢ / (m/2)_Σkᵢ. The moments of
+    Σ dᵢ² are sums of such terms, one for each pattern of equal indices.
+
+    Args:
+        m: number of entries of the vector.
     """
 
     def term(*powers: int) -> float:
+        """Return E Π dᵢ^kᵢ for different indices i with these powers kᵢ."""
         above = math.prod(float(poch(0.5, k)) for k in powers)
         return above / float(poch(m / 2, sum(powers)))
 

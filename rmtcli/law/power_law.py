@@ -1,4 +1,4 @@
-"""The power law of the largest eigenvalues: density λ^(−α) from x_min on."""
+"""The power law of the largest eigenvalues: density λ^(−α) above x_min."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 
-#: Entries of a block of tails that are compared at once: 8 MB.
+#: Number of entries of the block of tails that is compared at a time: 8 MB.
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """A fitted tail.
+    """A power law fitted to the tail of a spectrum.
 
     Attributes:
         alpha: exponent of the density, above 1.
-        error: its standard error, (α − 1)/√m for m eigenvalues in the tail.
-        x_min: where the tail begins, in the unit of the values.
-        count: m, the values from x_min on.
-        distance: Kolmogorov–Smirnov distance of the tail to the fit.
+        error: standard error of ``alpha``, (α − 1)/√m for m eigenvalues in the tail.
+        x_min: smallest value of the tail, in the unit of the values.
+        count: m, the number of values in the tail.
+        distance: Kolmogorov–Smirnov distance between the tail and the fit.
     """
 
     alpha: float
@@ -34,26 +34,27 @@ class PowerLaw:
 
 
 def clauset(values: FloatArray) -> PowerLaw | None:
-    """The tail whose fit is nearest to it (Clauset, Shalizi and Newman, 2009, section 3).
+    """Fit the tail that is nearest to its power law (Clauset, Shalizi and Newman, 2009, section 3).
 
-    For each value as x_min, α = 1 + m/Σ ln(xᵢ/x_min) by maximum likelihood (their equation 3.1);
-    of all, that with the least distance is taken. As in their program, and in ``powerlaw`` and
-    WeightWatcher after it, the distance is taken at the lower end of each step of the empirical
-    function, and the last value alone is no tail.
+    For each value as x_min, α = 1 + m/Σ ln(xᵢ/x_min) by maximum likelihood (their equation 3.1).
+    The fit with the least distance is returned. As in their program, in ``powerlaw`` and in
+    WeightWatcher, the distance is taken at the lower end of each step of the empirical
+    distribution function, and the largest value alone does not count as a tail. Equivalent to
+    ``powerlaw.Fit(values)`` of the package ``powerlaw``.
 
     Args:
-        values: shape (p,), ascending; zeros are no part of any tail.
+        values: shape (p,), ascending; zeros belong to no tail.
 
     Returns:
-        The fit, or None where there are not two different positive values.
+        The fit, or None without two different positive values.
     """
     logs = np.log(values[values > 0])
     if len(logs) < 2:
         return None
     p = len(logs)
-    counts = np.arange(p, 1, -1)  # of the tails that begin with value 0, 1, …, p − 2
+    counts = np.arange(p, 1, -1)  # lengths of the tails that begin with value 0, 1, …, p − 2
     excess = (np.cumsum(logs[::-1])[::-1])[:-1] - counts * logs[:-1]
-    # A tail of equal values has no exponent; what is left of its sum is rounding.
+    # A tail of equal values has no exponent: its sum is rounding error.
     wide = logs[-1] - logs[:-1] > p * np.finfo(float).eps * max(1.0, np.abs(logs).max())
     starts = np.flatnonzero(wide)
     if not len(starts):
@@ -69,16 +70,17 @@ def clauset(values: FloatArray) -> PowerLaw | None:
 
 
 def hill(values: FloatArray) -> float | None:
-    """Exponent of the density from the larger half: Hill's (1975) estimate of it, with k = p/2.
+    """Return Hill's (1975) estimate of the exponent of the density, from the larger half.
 
-    1 + k/Σ ln(xᵢ/x₀) over the k largest values, x₀ the next one. With a fixed share no search
-    decides what the tail is; Zhou and others (2023) use it for layers.
+    It is 1 + k/Σ ln(xᵢ/x₀) over the k = p/2 largest values, where x₀ is the next one. The tail has
+    a fixed size, so that no search decides where it begins; Zhou and others (2023) use it for
+    layers.
 
     Args:
         values: shape (p,), ascending.
 
     Returns:
-        The exponent, or None where x₀ is 0 or all values above it are equal to it.
+        The exponent, or None where x₀ is 0 or equal to the largest value.
     """
     k = len(values) // 2
     start = float(values[len(values) - k - 1])
@@ -88,10 +90,16 @@ def hill(values: FloatArray) -> float | None:
 
 
 def _distances(logs: FloatArray, starts: NDArray[np.intp], slopes: FloatArray) -> FloatArray:
-    """Shape (len(starts),): distance of each tail to its own fit."""
+    """Return the distance of each tail to its own fit, shape (len(starts),).
+
+    Args:
+        logs: shape (p,), logarithms of the values, ascending.
+        starts: index of the first value of each tail.
+        slopes: α − 1 of each tail.
+    """
     first = int(starts[0])
-    place = np.arange(first, len(logs)) - starts[:, None]
+    index = np.arange(first, len(logs)) - starts[:, None]
     above = np.maximum(logs[first:] - logs[starts][:, None], 0.0)
     fitted = -np.expm1(-slopes[:, None] * above)
-    empirical = place / (len(logs) - starts)[:, None]
-    return np.asarray(np.max(np.abs(fitted - empirical), axis=1, where=place >= 0, initial=0.0))
+    empirical = index / (len(logs) - starts)[:, None]
+    return np.asarray(np.max(np.abs(fitted - empirical), axis=1, where=index >= 0, initial=0.0))

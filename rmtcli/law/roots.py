@@ -1,4 +1,4 @@
-"""Roots of many functions at once, each between two places where its signs differ."""
+"""Roots of many functions at once, each between two points where its signs differ."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from numpy.typing import ArrayLike
 
 from rmtcli.arrays import FloatArray
 
-#: Halving alone ends in fewer steps, the exponents of float64 included.
+#: More steps than bisection needs for any bracket of float64 numbers.
 _STEPS = 2200
-#: Four times the distance of neighbouring numbers, relative and near 0.
+#: Four times the distance between neighbouring numbers: relative, and absolute near 0.
 _RELATIVE, _ABSOLUTE = 4 * np.finfo(np.float64).eps, 4 * np.finfo(np.float64).tiny
 
 
 def bracketed(
     function: Callable[[FloatArray], FloatArray], low: ArrayLike, high: ArrayLike
 ) -> FloatArray:
-    """Where ``function`` is 0, to rounding; entries have nothing to do with one another.
+    """Return the roots of ``function``, to rounding error; each entry is a problem of its own.
 
-    Chandrupatla (1997): inverse quadratic interpolation where it is safe, halving where it is not.
+    Chandrupatla's method (1997): inverse quadratic interpolation where it is safe, bisection where
+    it is not. Equivalent to ``scipy.optimize.elementwise.find_root(function, (low, high)).x``
+    with the smallest tolerances.
 
     Args:
-        function: shape (m,) to shape (m,).
-        low: where the roots are not below, shape (m,) or one for all.
-        high: where they are not above.
+        function: maps shape (m,) to shape (m,), entry by entry.
+        low: lower ends of the brackets, shape (m,) or a scalar.
+        high: upper ends of the brackets, shape (m,) or a scalar.
     """
     a, b = (np.array(x, dtype=np.float64) for x in np.broadcast_arrays(low, high))
     fa, fb = function(a), function(b)

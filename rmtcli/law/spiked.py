@@ -1,7 +1,7 @@
-"""What a spike says about the signal under it (Benaych-Georges and Nadakuditi, 2012).
+"""The signal under a spike (Benaych-Georges and Nadakuditi, 2012).
 
 W = Σ θᵢ uᵢ vᵢᵀ + noise. In units of the noise, x = θ/(sigma √n) and y = s/(sigma √n) for an
-observed singular value s. A signal is visible from the detection limit x = γ^¼ on.
+observed singular value s. A signal is visible only above the detection limit x = γ^¼.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ class Signal:
 
     Attributes:
         strength: shape (k,): true singular values θ; below the observed ones.
-        long_overlap: shape (k,): squared cosine between observed and true vector, side of n.
-        short_overlap: shape (k,): the same on the side of p.
+        long_overlap: shape (k,): squared cosine between the observed and the true vector of the
+            long side, length n.
+        short_overlap: shape (k,): squared cosine between the observed and the true vector of the
+            short side, length p.
     """
 
     strength: FloatArray
@@ -31,13 +33,13 @@ class Signal:
 
 
 def signal(law: MarchenkoPastur, n: int, eigenvalues: FloatArray) -> Signal:
-    """Strength and overlaps, from theorem 2.9 and its example 3.2 for rectangular noise.
+    """Return strength and overlaps (theorem 2.9, and example 3.2 for rectangular noise).
 
-    y² = (x² + 1)(x² + γ)/x², solved for x²; overlaps (x⁴ − γ)/(x⁴ + x²) on the long side and
-    (x⁴ − γ)/(x⁴ + γx²) on the short one. Within the bulk, where no signal shows, all are 0.
+    x² solves y² = (x² + 1)(x² + γ)/x². The overlaps are (x⁴ − γ)/(x⁴ + x²) on the long side and
+    (x⁴ − γ)/(x⁴ + γx²) on the short one. Within the bulk, where no signal is visible, all are 0.
 
     Args:
-        law: the noise.
+        law: the law of the noise.
         n: long side of W.
         eigenvalues: shape (k,), in eigenvalue units.
     """
@@ -50,7 +52,7 @@ def signal(law: MarchenkoPastur, n: int, eigenvalues: FloatArray) -> Signal:
     b = y2 - 1 - g
     visible = y2 > (1 + math.sqrt(g)) ** 2
     x2 = np.where(visible, (b + np.sqrt(np.maximum(b * b - 4 * g, 0))) / 2, 1.0)
-    # As 1 − …, in powers of 1/x², so that no square of a strong signal overflows.
+    # In powers of 1/x², so that no square of a strong signal overflows.
     common = 1 - g / x2 / x2
     long = np.where(visible, common / (1 + 1 / x2), 0.0)
     short = np.where(visible, common / (1 + g / x2), 0.0)

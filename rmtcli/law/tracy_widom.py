@@ -1,8 +1,10 @@
-"""The Tracy–Widom law (real, order 1): fluctuations of the largest noise eigenvalue.
+"""The Tracy–Widom law (real, order 1) of the largest noise eigenvalue.
 
-Tracy and Widom (1996); Johnstone (2001) for its place at the Marchenko–Pastur edge. The
-distribution function is computed from its Fredholm determinant (Ferrari and Spohn, 2005),
-discretised by Gauss–Legendre nodes (Bornemann, 2010), which converges exponentially.
+Tracy and Widom (1996); Johnstone (2001) for the fluctuations at the Marchenko–Pastur edge. The
+distribution function is a Fredholm determinant (Ferrari and Spohn, 2005), discretised by
+Gauss–Legendre quadrature (Bornemann, 2010), which converges exponentially. SciPy has no such law;
+:func:`cdf` and :func:`quantile` are equivalent to ``ptw(s, beta = 1)`` and ``qtw(u, beta = 1)`` of
+the R package RMTstat.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from rmtcli.law.roots import bracketed
 
 #: The kernel is below 1e-20 beyond this point, and the law has less mass than that below -BOUND.
 _BOUND = 16.0
-#: Above this the law has less mass than float64 can take from 1.
+#: Above this point, the law has less mass than float64 can distinguish from 0 beside 1.
 _ONE = 13.0
-#: The determinant is exact to rounding from 24 nodes on.
+#: With 24 nodes or more, the determinant is exact to rounding.
 _NODES = 32
 #: Mean and variance of the law (Bornemann, 2010, table 10).
 MEAN, VARIANCE = -1.2065335745820, 1.6077810345810
 
 
 def cdf(s: float) -> float:
-    """F₁(s) = det(1 − V) on L²(s, ∞) with V(x, y) = ½ Ai((x + y)/2); error below 1e-13.
+    """Return the distribution function F₁(s), with an error below 1e-13.
 
-    Ferrari and Spohn (2005), equation 1.
+    F₁(s) = det(1 − V) on L²(s, ∞) with V(x, y) = ½ Ai((x + y)/2) (Ferrari and Spohn, 2005,
+    equation 1).
     """
     if s >= _ONE:
         return 1.0
@@ -48,7 +51,9 @@ def cdf(s: float) -> float:
 
 @lru_cache(maxsize=64)
 def quantile(u: float) -> float:
-    """The value that a largest noise eigenvalue, centred and scaled, stays below with chance u.
+    """Return the quantile of the law: the inverse of :func:`cdf`.
+
+    A centred and scaled largest noise eigenvalue is below it with chance u.
 
     Raises:
         ValueError: u outside (0, 1).
@@ -60,15 +65,16 @@ def quantile(u: float) -> float:
 
 @cache
 def _quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the Gauss–Legendre nodes and weights on [−1, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return nodes, weights
 
 
 def scale(law: MarchenkoPastur, p: int) -> float:
-    """The unit in which the largest of p noise eigenvalues fluctuates around ``lambda_plus``.
+    """Return the scale of the fluctuation of the largest of p noise eigenvalues.
 
-    Johnstone (2001), as written by Ke, Ma and Lin (2023), algorithm 1:
-    sigma² n^(−2/3) γ^(−1/6) (1+√γ)^(4/3), in eigenvalue units.
+    It is sigma² n^(−2/3) γ^(−1/6) (1+√γ)^(4/3) in eigenvalue units (Johnstone, 2001, as written by
+    Ke, Ma and Lin, 2023, algorithm 1).
     """
     n = p / law.gamma
     unit = n ** (-2 / 3) * law.gamma ** (-1 / 6) * (1 + math.sqrt(law.gamma)) ** (4 / 3)
