@@ -1,7 +1,8 @@
-"""Which tensors of a checkpoint are the weights of fully connected layers.
+"""Find the fully connected layers of a checkpoint.
 
-A tensor becomes a stream of :class:`Layer` and :class:`Skipped` values: what is no layer is
-reported with its reason, never an error. No weight is read here until a stage asks for it.
+A checkpoint becomes a stream of :class:`Layer` and :class:`Skipped` values: a matrix that is not a
+layer is reported with the reason, and is never an error. Weights are read only when a later stage
+calls :meth:`Layer.read`, or to compare tensors that may be tied.
 """
 
 from rmtcli.layers.find import find_layers

@@ -1,4 +1,4 @@
-"""In which order linear layers follow one another, as far as a file can tell."""
+"""The order in which linear layers follow one another, as far as a file tells."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-#: Partial orders that the search looks at before it gives up.
+#: Number of partial orders after which the search gives up.
 _PATIENCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A linear layer by its ends."""
+    """A linear layer, by its name and the widths of its input and output."""
 
     name: str
     inputs: int
@@ -21,18 +21,18 @@ class Link:
 
 
 def ordered(links: Sequence[Link], *, as_stored: bool) -> list[Link] | None:
-    """The one order in which every layer takes what the layer before it gives.
+    """The only order in which every layer's output has the width of the next layer's input.
 
-    A torch file keeps the order of the modules, which then is the only candidate. A safetensors
-    file does not. There, names that differ in a number alone follow its order; beyond that the
-    widths have to leave a single possibility.
+    A torch file keeps the order of the modules, which is the only candidate then. A safetensors
+    file does not. There, names that differ only in a number are in the order of that number;
+    otherwise the widths must leave a single possibility.
 
     Args:
         links: the layers, in the order of the file (natural order for safetensors).
         as_stored: whether that order is the network's own.
 
     Returns:
-        The layers in order; None where they make no chain, or where several orders would do.
+        The layers in order; None if they are not a chain, or if several orders are possible.
     """
     if as_stored:
         fits = all(a.outputs == b.inputs for a, b in pairwise(links))
@@ -40,26 +40,26 @@ def ordered(links: Sequence[Link], *, as_stored: bool) -> list[Link] | None:
     families: dict[str, list[Link]] = {}
     for link in links:
         families.setdefault(re.sub(r"\d+", "#", link.name), []).append(link)
-    found = _orders(list(families.values()), len(links))
-    return found[0] if len(found) == 1 else None
+    orders = _orders(list(families.values()), len(links))
+    return orders[0] if len(orders) == 1 else None
 
 
 def _orders(families: list[list[Link]], length: int) -> list[list[Link]]:
-    """Up to two orders in which widths match and each family keeps its own order."""
-    found: list[list[Link]] = []
+    """Up to two orders in which the widths match and each family keeps its own order."""
+    orders: list[list[Link]] = []
     stack: list[tuple[list[Link], tuple[int, ...]]] = [([], (0,) * len(families))]
     for _ in range(_PATIENCE):
-        if not stack or len(found) == 2:
-            return found
-        path, places = stack.pop()
+        if not stack or len(orders) == 2:
+            return orders
+        path, positions = stack.pop()
         if len(path) == length:
-            found.append(path)
+            orders.append(path)
             continue
         for i, family in enumerate(families):
-            if places[i] == len(family):
+            if positions[i] == len(family):
                 continue
-            link = family[places[i]]
+            link = family[positions[i]]
             if not path or path[-1].outputs == link.inputs:
-                after = (*places[:i], places[i] + 1, *places[i + 1 :])
+                after = (*positions[:i], positions[i] + 1, *positions[i + 1 :])
                 stack.append(([*path, link], after))
     return []

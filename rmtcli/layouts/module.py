@@ -1,4 +1,4 @@
-"""Factored checkpoints inside torch modules."""
+"""Load checkpoints, factored or not, into torch modules."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
 
-#: What DataParallel, torch.compile, Lightning and FSDP put before a module's names.
+#: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
 
 
 def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
-    """Put a checkpoint, factored or not, into a plain module.
+    """Load a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
-    an ``nn.Sequential`` of two; then all parameters are loaded. The first of the two is one module
-    for layers that share it. Names that the module ties to others may be missing from the file.
-    Names in the file may carry a wrapper's prefix (``module.``, ``_orig_mod.``, Lightning's
-    ``model.``) that the module lacks. The file's other tensors stay unread only where such a
-    prefix sets them apart.
+    an ``nn.Sequential`` of two modules; then all parameters are loaded. Layers that share a right
+    factor share the first of the two modules. Names that the module ties to others may be missing
+    from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
+    Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
 
     Args:
         model: the dense module.
-        source: a file, or a checkpoint already open.
+        source: a file, or an open checkpoint.
 
     Returns:
-        The same module.
+        ``model``.
 
     Raises:
         CheckpointError: a parameter is missing from the file, left over, or of another shape, or
@@ -51,7 +50,7 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        # torch lists every mismatch on a line of its own; the first says enough.
+        # torch lists every mismatch on a line of its own; the first one is reported.
         reasons = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise CheckpointError(
             f"{checkpoint.path}: does not fit {type(model).__name__}: {reasons[0]}"
@@ -63,7 +62,7 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     """Replace the modules whose weights the checkpoint holds as factors."""
     names = checkpoint.infos.keys()
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
-    placed: dict[str, Any] = {}
+    replaced: dict[str, Any] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         full = f"{prefix}{name}" if name else prefix.rstrip(".")
         right, left, bias = factors_of(full)
@@ -86,21 +85,21 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             split[id(module)] = made
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, split[id(module)])
-        placed[full] = split[id(module)]
+        replaced[full] = split[id(module)]
     shared = checkpoint.manifest.shared if checkpoint.manifest else {}
     for full, first in shared.items():
-        if full in placed and first in placed:
-            placed[full][0] = placed[first][0]
+        if full in replaced and first in replaced:
+            replaced[full][0] = replaced[first][0]
 
 
 def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
-    """Two modules of this rank in place of one; None where that is not possible."""
+    """Two modules of this rank that can replace one; None if it cannot be replaced."""
     if isinstance(module, nn.Linear):
         return SplitLinear(module, rank, bias=bias)
     if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
         inputs, outputs = cast(Tensor, module.weight).shape  # transformers': stored as in × out
-        place = {"device": "meta", "dtype": cast(Tensor, module.weight).dtype}
-        linear = nn.Linear(inputs, outputs, bias=bias, **place)
+        dtype = cast(Tensor, module.weight).dtype
+        linear = nn.Linear(inputs, outputs, bias=bias, device="meta", dtype=dtype)
         made = SplitLinear(linear, rank, bias=bias)
         return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
@@ -111,9 +110,9 @@ def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | Non
 def split_convolution(
     module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool
 ) -> nn.Sequential:
-    """A convolution with the layer's kernel to ``rank`` channels, and one with a single place."""
+    """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
     kind = type(module)
-    place: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+    options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
     first = kind(
         module.in_channels,
         rank,
@@ -123,9 +122,9 @@ def split_convolution(
         dilation=cast(Any, module.dilation),
         padding_mode=module.padding_mode,
         bias=False,
-        **place,
+        **options,
     )
-    second = kind(rank, module.out_channels, 1, bias=bias, **place)
+    second = kind(rank, module.out_channels, 1, bias=bias, **options)
     return nn.Sequential(first, second).train(module.training)
 
 
@@ -136,7 +135,7 @@ def _words(module: nn.Module) -> str:
 
 
 def _complete(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give the names that the file does not hold the weights that the module ties them to."""
+    """Add names that are missing from the file, if the module ties them to one that is there."""
     own = model.state_dict(keep_vars=True)
     held = {id(own[name]): name for name in state if name in own}
     for name, value in own.items():
@@ -145,17 +144,17 @@ def _complete(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 class SplitLinear(nn.Sequential):
-    """Two linear maps in place of one, under the names of a plain ``nn.Sequential``.
+    """Two linear maps in place of one, with the parameter names of a plain ``nn.Sequential``.
 
-    Modules that read a layer's weight instead of calling it (attention, fused encoders) find the
-    product here; it is computed at each access, so such modules do not get faster.
+    Modules that read a layer's weight instead of calling the layer (attention, fused encoders) get
+    the product of the factors. It is computed at each access, so such modules do not get faster.
     """
 
     def __init__(self, layer: nn.Linear, rank: int, *, bias: bool) -> None:
         weight = layer.weight
-        place = {"device": weight.device, "dtype": weight.dtype}
-        right = nn.Linear(layer.in_features, rank, bias=False, **place)
-        left = nn.Linear(rank, layer.out_features, bias=bias, **place)
+        options = {"device": weight.device, "dtype": weight.dtype}
+        right = nn.Linear(layer.in_features, rank, bias=False, **options)
+        left = nn.Linear(rank, layer.out_features, bias=bias, **options)
         super().__init__(right, left)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.train(layer.training)
@@ -182,15 +181,15 @@ class SplitLinear(nn.Sequential):
 
 
 def float64_of(tensor: Tensor) -> FloatArray:
-    """A tensor's values as an array, of whatever floating type and on whatever device it is."""
+    """A tensor's values as an array; the tensor may have any floating type and device."""
     return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)
 
 
 def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:
-    """The prefix under which the file holds the model's parameters: none, or the only one.
+    """The prefix of the model's parameter names in the file; empty if they have none.
 
     Raises:
-        CheckpointError: several fit, such as a student's and a teacher's.
+        CheckpointError: several prefixes fit, such as a student's and a teacher's.
     """
     keys = list(model.state_dict())
     if not keys:
@@ -220,6 +219,6 @@ def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:
             f"{checkpoint.path}: holds {type(model).__name__} under several names: "
             f"{', '.join(sorted(fits))}"
         )
-    if not fits:  # none is whole: the nearest, whose gaps torch will name
+    if not fits:  # no prefix has all parameters: take the nearest, and torch names what is missing
         return min(near, key=lambda prefix: (len(prefix), prefix))
     return (wrapped if len(fits) > 1 else fits).pop()

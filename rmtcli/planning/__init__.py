@@ -1,6 +1,8 @@
-"""Which rank each layer gets: fits, budgets, allocation, plans.
+"""The rank of each layer: fits, keep rules, budgets, limits, and plans as files.
 
-Pure decisions: nothing here runs a network or writes a checkpoint.
+Everything here is a decision: no function runs a network or writes a checkpoint. A stage of a run
+takes its values from the stage before: layers are fitted (:func:`fit_layer`), a
+:data:`RankChooser` chooses their ranks, and :func:`plan_layer` decides what is done with each.
 """
 
 from rmtcli.planning.allocation import Allocation, allocation_of, timed_allocation

@@ -1,4 +1,4 @@
-"""What a whole model may cost."""
+"""The most that a whole model may cost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rmtcli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the whole model may cost.
+    """The most that the whole model may cost.
 
     Attributes:
         text: a share such as ``10%``, or a number such as ``200000``.
-        unit: ``parameters``; ``bytes`` of all tensors; ``macs``, multiply-adds of the fully
-            connected layers for one sample; or ``ms``, milliseconds of their forward passes.
+        unit: ``parameters``; ``bytes`` of all tensors; ``macs``, the multiply-adds of the fully
+            connected layers for one sample; or ``ms``, the milliseconds of their forward passes.
     """
 
     text: str
@@ -30,10 +30,10 @@ class Budget:
         return f"{self.text} of {self.unit}"
 
     def amount(self, total: int) -> int:
-        """The budget as a cost, where the dense model's is ``total``; of time, in nanoseconds.
+        """The budget as a cost, in nanoseconds for a time; ``total`` is the dense model's cost.
 
         Raises:
-            UsageError: neither a share nor a number, or not above 0 and at most ``total``.
+            UsageError: neither a share nor a number, or not above 0, or above ``total``.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", self.text.strip())
         if not match:
@@ -49,5 +49,5 @@ class Budget:
         return round(share)
 
     def spell(self, cost: int) -> str:
-        """A cost in words."""
+        """A cost as a user reads it."""
         return f"{cost / 1e6:.4g} ms" if self.unit == "ms" else f"{cost:,} {self.unit}"

@@ -1,4 +1,4 @@
-"""How ranks are decided."""
+"""How the ranks of a model's layers are decided."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Goal:
     """How ranks are decided: by a keep rule, under a budget, within a limit, or by a plan.
 
     Attributes:
-        keep: the keep rule, where nothing else is set.
-        budget: what the whole model may cost.
-        max_drop: what may be lost.
+        keep: the keep rule, used if nothing else is set.
+        budget: the most that the whole model may cost.
+        max_drop: the most that may be lost, in points of accuracy or units of the user's score.
         rank_multiple: with a budget or limit, ranks are multiples of it.
-        plan: a plan to carry out.
-        share_inputs: with a budget or limit, layers that read one input share a right factor.
+        plan: a plan to apply.
+        share_inputs: with a budget or limit, layers that read the same input share a right factor.
         batch: rows at which a budget of time is measured.
 
     Raises:
-        UsageError: two of them at once, or a value out of range.
+        UsageError: options that exclude each other, or a value out of range.
     """
 
     keep: str
@@ -61,12 +61,12 @@ class Goal:
 
     @property
     def words(self) -> str:
-        """What decides the ranks, as a user would ask for it."""
+        """The option that decides the ranks, as a user would write it."""
         if self.budget is not None:
             return f"budget {self.budget.words}"
         return f"keep {self.keep}" if self.max_drop is None else f"max-drop {self.max_drop:g}"
 
     @property
     def joint(self) -> bool:
-        """Whether the ranks of all layers are decided at once."""
+        """Whether the ranks of all layers are decided together."""
         return self.budget is not None or self.max_drop is not None

@@ -1,4 +1,4 @@
-"""The smallest network whose score stays within a limit, found with few measurements."""
+"""Find the smallest network whose score stays within a limit, with few measurements."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-#: Measurements of the bisection at most; each halves the range of sizes on a logarithmic scale.
+#: Most measurements of the bisection; each halves the range of sizes on a logarithmic scale.
 PROBES = 10
-#: Sizes this near to one another are not told apart.
+#: Sizes whose ratio is smaller than this count as equal.
 RESOLUTION = 1.005
 #: Factor by which a size grows when fresh samples do not confirm it.
 RETREAT = 1.15
@@ -20,12 +20,12 @@ RETREAT = 1.15
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Where a search looks.
+    """The sizes among which a search looks.
 
     Attributes:
-        least: smallest size possible.
+        least: smallest possible size.
         start: size to try first.
-        dense: size of the dense network, which passes by definition.
+        dense: size of the dense network, which is within the limit by definition.
     """
 
     least: int
@@ -35,12 +35,12 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        size: the smallest size within the limit, or None where nothing can be removed.
-        searched: samples that the search saw.
-        confirmed: samples that confirmed what it found.
+        size: the smallest size within the limit, or None if nothing can be removed.
+        searched: number of samples that the search used.
+        confirmed: number of fresh samples on which its result was confirmed.
     """
 
     size: int | None
@@ -53,18 +53,18 @@ def smallest(
 ) -> int | None:
     """The smallest size below the dense one that passes, confirmed on fresh samples.
 
-    From the start the search moves by a factor of two until it has a size that passes and one that
-    does not, then bisects on a logarithmic scale. The score of a network is noisy, and a search
-    takes the luckiest of many: what it found is measured again on samples that it has not seen,
-    and grows until they confirm it.
+    From the start the search moves by factors of two until it has a size that passes and one that
+    does not, then bisects on a logarithmic scale. Scores are noisy, and a search prefers sizes that
+    were lucky: its result is therefore measured again on samples that it has not used, and grows
+    until they confirm it.
 
     Args:
         sizes: where to look.
         passes: whether a size stays within the limit on the samples of the search.
-        confirms: the same on fresh samples.
+        confirms: whether a size stays within the limit on fresh samples.
 
     Returns:
-        A size, or None where only the dense network stays within the limit.
+        A size, or None if only the dense network stays within the limit.
     """
     good, bad = _bracket(sizes, passes)
     for _ in range(PROBES):
@@ -84,7 +84,7 @@ def smallest(
 
 
 def _bracket(sizes: Range, passes: Callable[[int], bool]) -> tuple[int, int]:
-    """A size that passes and a smaller one that does not; the least twice if that one passes."""
+    """A size that passes and a smaller one that does not; the least size twice if it passes."""
     size = min(max(sizes.start, sizes.least), sizes.dense)
     if size < sizes.dense and passes(size):
         while size > sizes.least:
@@ -103,14 +103,14 @@ def _bracket(sizes: Range, passes: Callable[[int], bool]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A limit on what may be lost, and what is known about keeping it.
+    """A limit on what may be lost, and how certain it is that it is kept.
 
     Attributes:
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
-        searched: samples that the search saw.
-        confirmed: samples that confirmed what it found.
+        searched: number of samples that the search used.
+        confirmed: number of fresh samples on which its result was confirmed.
         confidence: probability that the drop is within the limit, from the report's samples;
-            None for a score of the user's own, which is one number.
+            None for a score computed by the user's function, which is a single number.
     """
 
     max_drop: float
@@ -121,11 +121,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class PairedDrop:
-    """The accuracy lost on samples that both networks saw.
+    """The accuracy lost, measured on the same samples for both networks.
 
     Attributes:
         drop: points of accuracy lost.
-        error: standard error of that, in points.
+        error: standard error of the drop, in points.
     """
 
     drop: float
@@ -141,13 +141,13 @@ class PairedDrop:
 def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedDrop:
     """Compare two networks sample by sample.
 
-    The two are right and wrong on nearly the same samples, so the difference is known far better
-    than either accuracy: its variance is that of the few samples where they differ (McNemar,
-    1947), with one such sample added each way so that no difference is not taken for certainty.
+    Both networks are right and wrong on nearly the same samples, so the difference is known far
+    better than either accuracy: its variance comes from the few samples where they differ (McNemar,
+    1947). One such sample is added in each direction, so that equal results do not look certain.
 
     Args:
-        before: shape (samples,), where the dense network is right.
-        after: shape (samples,), where the other one is.
+        before: shape (samples,), whether the dense network is right.
+        after: shape (samples,), whether the other network is right.
     """
     n = len(before)
     lost, won = int(np.sum(before & ~after)), int(np.sum(~before & after))

@@ -1,4 +1,4 @@
-"""Layers that read one input, and so may share a right factor."""
+"""Siblings: layers that read the same input, and so may share a right factor."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rmtcli.planning.fit import Fitted, LayerCalibration
 
 def sibling_groups(
     fitted: Sequence[Fitted],
-    data: Mapping[str, LayerCalibration],
+    calibrations: Mapping[str, LayerCalibration],
     taken: Collection[str],
     layout: Layout,
 ) -> dict[str, str]:
-    """For each layer that has siblings, the name of the first of them, perhaps its own.
+    """For each layer that has siblings, the name of the first of its group, perhaps its own.
 
-    Calibration keeps the moments of one tensor once, whoever reads it: siblings are known by
-    holding the same array. They must be stored in one type, and have a bias each or none. A weight
-    under several names keeps factors of its own.
+    Calibration keeps the moments of a tensor once, for all layers that read it: siblings are
+    recognised by holding the same array. They must be stored in one type, and either all or none
+    have a bias. A weight with aliases keeps factors of its own.
 
     Args:
         fitted: layers in order.
-        data: what calibration found out about them.
-        taken: tensor names that factors must not take.
-        layout: how they are to be stored.
+        calibrations: their calibrations by name.
+        taken: names of tensors in the checkpoint, which factors must not take.
+        layout: how compressed layers are stored.
     """
     groups: dict[Hashable, list[str]] = {}
     for item in fitted:
-        layer, seen = item.layer, data.get(item.layer.name)
+        layer, seen = item.layer, calibrations.get(item.layer.name)
         free = not layer.aliases and layout.supports(layer)
         if seen is not None and free and layout.new_names(layer).isdisjoint(taken):
             key = (id(seen.moments.second), seen.bias, seen.gradients, layer.dtype)
@@ -41,30 +41,32 @@ def sibling_groups(
 
 def approximated(
     fits: Sequence[Fitted | Skipped],
-    data: Mapping[str, LayerCalibration],
+    calibrations: Mapping[str, LayerCalibration],
     groups: Mapping[str, str],
 ) -> list[Fitted | Skipped]:
-    """All layers with their approximations, those of siblings with one right factor.
+    """The layers with their approximations; siblings have one right factor.
 
     Args:
         fits: layers without approximations.
-        data: what calibration found out about them; a layer that is missing gets none.
-        groups: as :func:`sibling_groups` gives them.
+        calibrations: by layer name; a layer that is missing gets no approximation.
+        groups: as :func:`sibling_groups` returns them.
     """
     members: dict[str, list[Fitted]] = {}
     for item in fits:
-        if isinstance(item, Fitted) and item.layer.name in data:
+        if isinstance(item, Fitted) and item.layer.name in calibrations:
             members.setdefault(groups.get(item.layer.name, item.layer.name), []).append(item)
-    found: dict[str, Fitted] = {}
+    results: dict[str, Fitted] = {}
     for items in members.values():
-        seen = [data[item.layer.name] for item in items]
+        seen = [calibrations[item.layer.name] for item in items]
         made = decompose_together(
             [item.layer.load() for item in items],
-            [one.moments for one in seen],
+            [calibration.moments for calibration in seen],
             bias=seen[0].bias,
             gradients=seen[0].gradients,
         )
         for item, approximation in zip(items, made, strict=True):
             name = item.layer.name
-            found[name] = replace(item, approximation=approximation, group=groups.get(name))
-    return [found.get(item.layer.name, item) if isinstance(item, Fitted) else item for item in fits]
+            results[name] = replace(item, approximation=approximation, group=groups.get(name))
+    return [
+        results.get(item.layer.name, item) if isinstance(item, Fitted) else item for item in fits
+    ]

@@ -1,4 +1,4 @@
-"""How long layers take: what was measured, and what a rank is expected to cost."""
+"""How long layers take: measured times, and the expected time of factors of a rank."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: A layer is called slower where it takes longer by more than what two runs differ by.
+#: Ratio above which a layer counts as slower; two runs of one layer may differ by as much.
 _NOISE = 1.05
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Forward times, dense and as planned, of one batch.
+    """Times of forward passes at one batch size, of the dense layers and of the planned ones.
 
     Attributes:
-        batch: rows that each layer is given, and samples that the network is given.
-        device: where it ran, such as ``cpu``.
-        threads: threads of torch.
-        layers: seconds before and after, by layer name, of each layer alone; convolutions and
+        batch: rows of each layer's input, and samples of the network's.
+        device: where they ran, such as ``cpu``.
+        threads: number of threads of torch.
+        layers: seconds before and after, by layer name, of each layer on its own; convolutions and
             recurrent layers are left out.
-        network: seconds before and after of the whole network, or None where it was not run.
+        network: seconds before and after of the whole network, or None if it was not run.
     """
 
     batch: int
@@ -32,13 +32,13 @@ class Latency:
 
     @property
     def total(self) -> tuple[float, float]:
-        """Seconds of all layers, one after the other, before and after."""
+        """Seconds of all layers in sequence, before and after."""
         before, after = zip(*self.layers.values(), strict=True) if self.layers else ((), ())
         return sum(before), sum(after)
 
     @property
     def ratio(self) -> float | None:
-        """Time after as a share of that before: of the network if it was run, else of layers."""
+        """Time after / time before, of the network if it was run, else of the layers."""
         before, after = self.network or self.total
         return after / before if before else None
 
@@ -50,12 +50,12 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a layer's forward pass takes, in seconds.
+    """The time of a layer's forward pass, in seconds.
 
     Attributes:
-        dense: as it is.
-        fixed: with two factors, whatever their rank.
-        step: for each unit of rank on top.
+        dense: of the layer as it is.
+        fixed: of two factors, at any rank.
+        step: added by each unit of rank.
     """
 
     dense: float
@@ -64,15 +64,15 @@ class Times:
 
     @staticmethod
     def fit(dense: float, ranks: Sequence[int], seconds: Sequence[float]) -> Times:
-        """A line through measured times, by least relative squares.
+        """Fit a line to measured times, by least squares of the relative errors.
 
-        Relative, so that a small rank counts as much as a large one. A line that falls is noise
-        about one that is level.
+        With relative errors a small rank counts as much as a large one. A falling line is taken for
+        a level one with noise.
 
         Args:
             dense: seconds of the layer as it is.
-            ranks: at least two ranks that were measured, each different.
-            seconds: for each, what the factors took.
+            ranks: at least two different ranks.
+            seconds: for each rank, the measured seconds of the factors.
         """
         x, y = np.asarray(ranks, np.float64), np.asarray(seconds, np.float64)
         design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
