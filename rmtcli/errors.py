@@ -1,26 +1,26 @@
-"""The errors a user can meet. Each message is one line: what is wrong, where, what to do."""
+"""The errors that a user can meet. Each message is one line: what is wrong, where, what to do."""
 
 from __future__ import annotations
 
 
 class RmtcliError(Exception):
-    """Base of every error that rmtcli raises on purpose; ``exit_code`` is what a shell sees."""
+    """Base of all errors that rmtcli raises on purpose; ``exit_code`` is that of the program."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        """One line, whatever names from a file are in it."""
+        """The message on one line, whatever characters the names in it contain."""
         return one_line(super().__str__())
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; not all who need memory have a type for it."""
+    """Whether an error means that memory ran out; not every library raises ``MemoryError``."""
     words = (
         "DefaultCPUAllocator",
         "CUDA out of memory",
         "failed to map segment",
         "can't start new thread",
-        # What Python says where its own parser or imports got none (SystemError).
+        # SystemErrors of Python, when its parser or an import gets no memory.
         "without exception set",
         "without setting an exception",
     )
@@ -28,17 +28,17 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says first, or the kind of its error where it says nothing."""
+    """The first line of an error's message that is not empty, or the name of the error's type."""
     return next((line for line in str(error).splitlines() if line), type(error).__name__)
 
 
 def one_line(text: str) -> str:
-    """A text with what is not printable, such as a line's end, as an escape."""
+    """Escape characters that cannot be printed, such as line breaks."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UsageError(RmtcliError):
-    """The request cannot be carried out as written: a wrong option, a missing or occupied path."""
+    """The request cannot be carried out as written: an invalid option or path."""
 
     exit_code = 2
 
@@ -48,7 +48,7 @@ class CheckpointError(RmtcliError):
 
 
 class LayerError(RmtcliError):
-    """A layer that would have to be changed cannot be."""
+    """A layer that has to be changed cannot be changed."""
 
 
 class EvaluationError(RmtcliError):
@@ -56,11 +56,11 @@ class EvaluationError(RmtcliError):
 
 
 class TrainingError(RmtcliError):
-    """A network cannot be trained on: its loss or weights are not finite, or a layer is gone."""
+    """Training cannot continue: the loss or weights are not finite, or a layer is missing."""
 
 
 class ClusterError(RmtcliError):
-    """A cluster went away in the middle of the work."""
+    """The connection to a cluster was lost during the work."""
 
 
 class ConditionError(RmtcliError):

@@ -31,7 +31,7 @@ def command(
         OutputOptions, Only("json", "plot", "report", "fail_if", "force", "quiet", "verbose")
     ],
 ) -> None:
-    """Fit the noise of every layer; write nothing.
+    """Fit the noise of every layer; write no checkpoint.
 
     Shows each fully connected layer's noise level and edge, how well the law fits, how many
     singular values stand above the edge, and what 'prune --keep auto' would save.

@@ -28,7 +28,7 @@ def command(
         Optional[list[str]],
         typer.Option(
             metavar="N|N%",
-            help="Parameters of a network to measure (repeatable). [default: from 80% to 2%]",
+            help="Measure a network of N parameters (repeatable). [default: from 80% to 2%]",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +41,7 @@ def command(
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="Draw the curve: .svg, .png or .pdf (needs rmtcli[report]).",
+            help="Plot the curve: .svg, .png or .pdf (needs rmtcli[report]).",
             show_default=False,
         ),
     ] = None,
@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """Measure accuracy against size; write no checkpoint.
 
-    Each size is what 'prune --budget' would give; each layer is decomposed once for all of them.
+    Each network measured is the one that 'prune --budget' would write. Each layer is decomposed
+    only once.
     """
     from rmtcli import curve
     from rmtcli.report.plot import ENDINGS, check_plots, draw_curve

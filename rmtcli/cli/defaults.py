@@ -1,4 +1,4 @@
-"""A project's own defaults for options, from ``rmtcli.toml`` or ``[tool.rmtcli]``."""
+"""A project's own defaults of options, from ``rmtcli.toml`` or ``[tool.rmtcli]``."""
 
 from __future__ import annotations
 
@@ -11,51 +11,53 @@ from rmtcli.errors import UsageError
 
 
 def defaults(commands: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
-    """Options by command, as click takes them, from the nearest file at or above a folder.
+    """Options by command, as click's ``default_map``, from the nearest file at or above a folder.
 
-    A table a command, and in it its options by their long names: ``[prune]``, ``keep = "edge"``.
-    The command line overrides them.
+    The file has one table per command, with options by their long names: ``[prune]``,
+    ``keep = "edge"``. The command line overrides them.
 
     Args:
         commands: click's commands by name.
-        folder: where the program is run.
+        folder: the current directory.
 
     Raises:
-        UsageError: the file is not TOML, or names a command or an option that there is not.
+        UsageError: the file is not valid TOML, or names a command or an option that does not exist.
     """
-    for place in (folder, *folder.parents):
+    for directory in (folder, *folder.parents):
         for path, table in (
-            (place / "rmtcli.toml", ()),
-            (place / "pyproject.toml", ("tool", "rmtcli")),
+            (directory / "rmtcli.toml", ()),
+            (directory / "pyproject.toml", ("tool", "rmtcli")),
         ):
-            found = _read(path, table)
-            if found is not None:
-                return _checked(commands, found, path)
+            tables = _read(path, table)
+            if tables is not None:
+                return _checked(commands, tables, path)
     return {}
 
 
 def _read(path: Path, table: tuple[str, ...]) -> Any:
-    """The table of a file; None where there is no file or no such table."""
+    """A file's table; None if the file or the table does not exist."""
     if not path.is_file():
         return None
     try:
-        found: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+        value: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         if table:
-            return None  # another tool's file: its own errors are not ours to report
-        raise UsageError(f"{path}: not TOML: {error}") from None
+            return None  # pyproject.toml belongs to other tools, which report its errors
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
     for name in table:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _checked(commands: Mapping[str, Any], tables: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """Options by command and by the parser's own names."""
     result: dict[str, dict[str, Any]] = {}
     for name, options in tables.items() if isinstance(tables, dict) else ():
         command = commands.get(name)
         if command is None or not isinstance(options, dict):
             raise UsageError(
-                f"{path}: '{name}' is no command: write options under [prune] and so on"
+                f"{path}: '{name}' is not a command: put options under a command's name, "
+                "such as [prune]"
             )
         known = {
             option.lstrip("-"): parameter.name

@@ -19,7 +19,8 @@ def command(
             "-o",
             parser=to_path,
             metavar="FILE|DIR",
-            help="File to write; for a directory, a directory.",
+            help="File to write, in the format of its ending; for a directory, the directory to "
+            "write.",
             show_default=False,
         ),
     ],

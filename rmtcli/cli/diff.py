@@ -14,19 +14,24 @@ def command(
     *,
     before: Annotated[
         PathOrURL,
-        typer.Argument(parser=to_path, metavar="A", help="A checkpoint.", show_default=False),
+        typer.Argument(
+            parser=to_path, metavar="A", help="The first checkpoint.", show_default=False
+        ),
     ],
     after: Annotated[
         PathOrURL,
-        typer.Argument(parser=to_path, metavar="B", help="Another one.", show_default=False),
+        typer.Argument(
+            parser=to_path, metavar="B", help="The second checkpoint.", show_default=False
+        ),
     ],
     edge: Edge = "select",
     selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side")],
     outputs: Annotated[OutputOptions, Only("json", "fail_if", "quiet", "verbose")],
 ) -> None:
-    """Compare two checkpoints: spectra, ranks, norms and edges of each layer.
+    """Compare two checkpoints, layer by layer.
 
-    After a training run, a fine-tune, a quantisation. Factors are compared by their product.
+    Shows how the spectrum, rank, norms and edge of each layer differ, for example after training,
+    fine-tuning or quantisation. Factored layers are compared by the product of their factors.
     """
     from rmtcli import diff
     from rmtcli.report.difference import FIELDS

@@ -33,9 +33,9 @@ def command(
         OutputOptions, Only("json", "report", "fail_if", "force", "quiet", "verbose")
     ],
 ) -> None:
-    """Score a checkpoint, alone or beside another.
+    """Score a checkpoint, alone or against another.
 
-    Factored and dense files are taken alike.
+    Both may be factored or dense.
     """
     from rmtcli import evaluate
 

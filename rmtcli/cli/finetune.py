@@ -28,8 +28,8 @@ def command(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Samples, .npz or .safetensors: 'train_inputs' and 'train_targets' to learn from, "
-            "'inputs' and 'targets' to report on.",
+            help="Samples, .npz or .safetensors: 'train_inputs' and 'train_targets' to train on, "
+            "'inputs' and 'targets' to evaluate on.",
             show_default=False,
         ),
     ],
@@ -39,7 +39,7 @@ def command(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where to write. [default: the input's name with '.finetuned' added]",
+            help="File to write. [default: the input's name with '.finetuned' added]",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,7 @@ def command(
         Optional[str],
         typer.Option(
             metavar="NAME[:OPTION=VALUE,…]",
-            help="What to keep of each layer of a dense checkpoint. [default: auto]",
+            help="Rule for how much of each layer of a dense checkpoint to keep. [default: auto]",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +59,7 @@ def command(
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="The dense network that a factored checkpoint was made from.",
+            help="The dense checkpoint that a factored one was made from.",
             show_default=False,
         ),
     ] = None,
@@ -69,9 +69,10 @@ def command(
         Only("json", "report", "fail_if", "force", "no_verify", "quiet", "verbose"),
     ],
 ) -> None:
-    """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
+    """Train a pruned checkpoint; a dense one is pruned first.
 
-    All parameters learn, on labels and, with --distill, on the dense network's outputs.
+    All parameters are trained for a few epochs, on labels and, with --distill, on the dense
+    network's outputs.
     """
     from rmtcli import finetune
 

@@ -8,19 +8,19 @@ from rmtcli.cli.options import Checkpoint, Only, OutputOptions
 
 
 def command(*, file: Checkpoint, outputs: Annotated[OutputOptions, Only("json")]) -> None:
-    """Print what is in a checkpoint, and where it comes from.
+    """Print the contents and the origin of a checkpoint.
 
-    Format, tensors, sizes and hash; and if rmtcli wrote it, the source's name and hash, and what
-    was done to which layer.
+    Shows format, tensors, sizes and hash; if rmtcli wrote it, also the source's name and hash, and
+    how each layer was changed.
     """
     from rmtcli import info
 
-    found = info(file)
+    description = info(file)
     if outputs.json:
-        print(found.to_json())
+        print(description.to_json())
         return
     from rmtcli.report.rows import shown
 
-    width = max(len(label) for label, _ in found.lines)
-    for label, text in found.lines:
+    width = max(len(label) for label, _ in description.lines)
+    for label, text in description.lines:
         print(f"{label:<{width}}  {shown(text)}")

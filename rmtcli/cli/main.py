@@ -1,4 +1,4 @@
-"""The commands together, and what a shell sees when one of them fails."""
+"""The program: all commands, and the message and exit code of one that fails."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ def root(
 def main() -> None:
     """Run the command line. Expected failures become one line on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a sign still prints
+        if isinstance(stream, io.TextIOWrapper):  # replace characters that a console cannot print
             stream.reconfigure(errors="replace")
-    _give_back()
-    if "numpy" not in sys.modules and not _has_room():
+    _return_freed_memory()
+    if "numpy" not in sys.modules and not _libraries_fit():
         _fail(_NO_MEMORY, 1)
-    # A polite kill unwinds the stack, so that no half-written file stays behind.
+    # SIGTERM unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         group: Any = typer.main.get_command(app)
         group(prog_name="rmtcli", default_map=defaults(group.commands, Path.cwd()))
-    except KeyboardInterrupt:  # between the parser's own guards
+    except KeyboardInterrupt:  # where Typer does not catch it
         sys.exit(130)
     except RmtcliError as error:
         _fail(str(error), error.exit_code)
@@ -105,7 +105,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(one_line(f"{where}{error.strerror or error}"), 1)
     except (MemoryError, RuntimeError, ImportError, SystemError) as error:
-        # Python makes another error of an interrupt while a class is made, as imports do.
+        # An interrupt while a class is being created, as during imports, becomes another error.
         if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
             sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 143)
         if not out_of_memory(error):
@@ -113,40 +113,40 @@ def main() -> None:
         _fail(_NO_MEMORY, 1)
 
 
-#: glibc's options: from which size on an array has pages of its own, which are given back at once,
-#: and how much of the others' is kept.
+#: glibc's options: the size from which an allocation has pages of its own, which are returned as
+#: soon as it is freed, and how much freed memory of smaller ones is kept.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _BYTES = -3, -1, 8 * 2**20
 
 
-def _give_back() -> None:
-    """Let large layers leave memory when they are done: glibc keeps up to 32 MB of each kind."""
+def _return_freed_memory() -> None:
+    """Return large layers' memory when it is freed; glibc would keep blocks of up to 32 MB."""
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
         if mallopt is not None:
             mallopt(_MMAP_THRESHOLD, _BYTES)
             mallopt(_TRIM_THRESHOLD, 2 * _BYTES)
 
 
-def _has_room() -> bool:
-    """Whether NumPy and SciPy can be loaded where memory is limited (``ulimit -v``).
+def _libraries_fit() -> bool:
+    """Whether NumPy and SciPy can be loaded where address space is limited (``ulimit -v``).
 
-    Where OpenBLAS gets none, it asks again and again and never returns, from its import on.
+    OpenBLAS never returns when it gets no memory: it retries for ever, even during its import.
     """
-    told = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
-    threads = int(told) if told.isdecimal() else min(os.cpu_count() or 1, _MOST_THREADS)
+    setting = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+    threads = int(setting) if setting.isdecimal() else min(os.cpu_count() or 1, _MAX_THREADS)
     try:
-        mmap.mmap(-1, _LIBRARIES + threads * _A_THREAD).close()
+        mmap.mmap(-1, _LIBRARIES + threads * _PER_THREAD).close()
     except OSError:
         return False
     return True
 
 
-#: Addresses that both libraries take, with what the caller's thread takes in them, and each
-#: further thread: 32 MB in either, two stacks of 8, and 64 for what it allocates.
-_LIBRARIES, _A_THREAD = 214 * 2**20, 144 * 2**20
-#: More OpenBLAS does not start, as both are built.
-_MOST_THREADS = 64
-_NO_MEMORY = "not enough memory: run where there is more; nothing was written"
+#: Bytes of address space that both libraries take with the calling thread, and that each further
+#: thread takes: 32 MB in each library, two stacks of 8 MB, and an arena of 64 MB.
+_LIBRARIES, _PER_THREAD = 214 * 2**20, 144 * 2**20
+#: OpenBLAS starts at most this many threads, as both libraries build it.
+_MAX_THREADS = 64
+_NO_MEMORY = "not enough memory: run on a machine with more; nothing was written"
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""How commands hand over a report."""
+"""Writing and printing the results of commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -
 
 
 def check_file(path: Path | None, *endings: str, inputs: list[Path | None], force: bool) -> None:
-    """Refuse a file that could not be written, before any work is done."""
+    """Refuse a file that could not be written, before any work is done.
+
+    Raises:
+        UsageError: its ending is not one of ``endings``, or it may not be written.
+    """
     if path is None:
         return
     if path.suffix not in endings:
@@ -40,7 +44,7 @@ def check_file(path: Path | None, *endings: str, inputs: list[Path | None], forc
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     from rmtcli.files import write_file
 
     write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
@@ -53,11 +57,11 @@ def emit(
     report_file: Path | None,
     conditions: Sequence[Condition] = (),
 ) -> None:
-    """Print a report, and write it to a file where one is asked for.
+    """Print a report, and write it to a file if one is given.
 
     Raises:
-        ConditionError: a condition holds; the report is there all the same.
-        UsageError: a condition names what was not measured.
+        ConditionError: a condition holds; the report is written all the same.
+        UsageError: a condition names a value that was not measured.
     """
     from rmtcli.report.conditions import failures, outcomes, values_of
 
@@ -78,7 +82,7 @@ def emit(
 
 
 def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) -> None:
-    """Refuse a folder that figures could not be written to, before any work is done."""
+    """Refuse a directory that plots could not be written to, before any work is done."""
     if folder is not None:
         from rmtcli.report.layer_plots import check_plot_folder
 
@@ -87,7 +91,7 @@ def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) 
 
 
 def draw_layers(report: Report, folder: Path | None) -> None:
-    """Write a figure a layer, where they are asked for."""
+    """Write one plot per layer, if a directory is given."""
     if folder is not None:
         from rmtcli.report.layer_plots import write_plots
 
@@ -95,10 +99,10 @@ def draw_layers(report: Report, folder: Path | None) -> None:
 
 
 def conclude(report: Report, failed: Sequence[str]) -> None:
-    """Tell GitHub, where it runs this, and fail if there is a reason to.
+    """Summarize a report for GitHub Actions, if this runs there, and fail if there is a reason.
 
     Raises:
-        ConditionError: there is one.
+        ConditionError: there is a reason to fail.
     """
     from rmtcli.report.github import tell_github
     from rmtcli.report.renderers import Context
@@ -114,8 +118,8 @@ def conclude(report: Report, failed: Sequence[str]) -> None:
     _fail_if_any(report.source.path, failed)
 
 
-def conclude_difference(found: Difference, failed: Sequence[str]) -> None:
-    """The same for two checkpoints.
+def conclude_difference(difference: Difference, failed: Sequence[str]) -> None:
+    """Summarize a difference for GitHub Actions, if this runs there, and fail if there is a reason.
 
     Raises:
         ConditionError: there is a reason to fail.
@@ -125,19 +129,19 @@ def conclude_difference(found: Difference, failed: Sequence[str]) -> None:
 
     tell_github(
         "rmtcli diff",
-        lambda: difference_to_markdown(found),
+        lambda: difference_to_markdown(difference),
         notes=(),
         failed=failed,
         stream=sys.stderr,
     )
-    _fail_if_any(found.after.path, failed)
+    _fail_if_any(difference.after.path, failed)
 
 
 def _fail_if_any(path: str | Path, failed: Sequence[str]) -> None:
-    """Fail if there is a reason to.
+    """Fail if there is a reason.
 
     Raises:
-        ConditionError: there is one.
+        ConditionError: there is a reason to fail.
     """
     if failed:
         raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
@@ -156,7 +160,7 @@ def emit_result(result: Result, show: Callable[[Result], None], *, as_json: bool
 
 
 def print_json(report: Report | Verification | Reproduction | Difference) -> None:
-    """Print a report as JSON; a stream of another encoding gets every name whole, as an escape."""
+    """Print a result as JSON, in ASCII with escapes unless stdout is encoded in UTF-8."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(report.to_json(_command(), ascii_only=not unicode))
 

@@ -22,15 +22,16 @@ def command(
             "--output",
             "-o",
             metavar="FILE",
-            help="Figure: .svg, .png or .pdf. [default: the log's name, .svg]",
+            help="Figure to write: .svg, .png or .pdf. [default: the log's name with the ending "
+            ".svg]",
             show_default=False,
         ),
     ] = None,
     outputs: Annotated[OutputOptions, Only("force")],
 ) -> None:
-    """Draw ranks, parameters and losses of a training run against time.
+    """Plot the ranks, parameters and losses of a training run.
 
-    Needs rmtcli[report]. The log is what a pruner's callback writes, or rmtcli.training.write_log.
+    Needs rmtcli[report]. The log is written by a pruner's callback or rmtcli.training.write_log.
     """
     from rmtcli.report.plot import ENDINGS, check_plots, draw_training
     from rmtcli.training import read_log

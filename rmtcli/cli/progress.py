@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: how far it is, and as much more as was asked for."""
+"""Logging and the progress line: what a command prints while it runs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: All that rmtcli logs goes through here. Its level is how much a command says.
+#: Every module of rmtcli logs to a child of this logger. Its level sets how much a command says.
 _LOGGER = logging.getLogger("rmtcli")
 
 
 def listen(*, quiet: bool, verbose: bool) -> None:
-    """Set how much a command says: nothing but errors, results and progress, or every step.
+    """Set how much a command prints: only errors, results and progress, or every step.
 
     Raises:
         UsageError: both at once.
     """
     if quiet and verbose:
-        raise UsageError("--quiet and --verbose exclude each other: give one")
+        raise UsageError("--quiet and --verbose exclude each other: give only one")
     finish()
     handler: logging.Handler
     if verbose:
@@ -38,24 +38,24 @@ def listen(*, quiet: bool, verbose: bool) -> None:
         handler = logging.NullHandler()
     _LOGGER.handlers = [handler]
     _LOGGER.propagate = False
-    # A status line shows the steps too, each until the next.
+    # A status line shows the steps too, each until the next one.
     steps = verbose or isinstance(handler, _StatusLine)
     _LOGGER.setLevel(logging.ERROR if quiet else logging.INFO if steps else logging.WARNING)
 
 
 def is_quiet() -> bool:
-    """Whether results are not to be printed either."""
+    """Whether --quiet is set, so that results are not printed either."""
     return not _LOGGER.isEnabledFor(logging.WARNING)
 
 
 def finish() -> None:
-    """Take the status line away, so that results can be printed."""
+    """Remove the status line, so that results can be printed."""
     for handler in _LOGGER.handlers:
         handler.close()
 
 
 def progress(items: Sequence[T]) -> Iterator[T]:
-    """Pass items on; where there is a status line, it tells how far they are."""
+    """Iterate over layers; a status line, if there is one, shows the progress."""
     for handler in _LOGGER.handlers:
         if isinstance(handler, _StatusLine):
             return handler.follow(items)
@@ -63,14 +63,14 @@ def progress(items: Sequence[T]) -> Iterator[T]:
 
 
 class _OneLine(logging.Formatter):
-    """A record on one line, whatever a name in it holds."""
+    """Formats a record on one line, whatever characters a name in it contains."""
 
     def format(self, record: logging.LogRecord) -> str:
         return one_line(super().format(record))
 
 
 class _StatusLine(logging.Handler):
-    """The latest step on the last line of a terminal, with a bar while layers go by."""
+    """Shows the latest step on a terminal's last line, with a bar while layers are processed."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -79,19 +79,19 @@ class _StatusLine(logging.Handler):
         self.layers = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a step; the layers that go by are named by :meth:`follow`."""
+        """Show a step, except during :meth:`follow`, which shows the layers itself."""
         if not self.layers:
             self._show(self.format(record), total=None)
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
         super().close()
 
     def follow(self, items: Sequence[T]) -> Iterator[T]:
-        """Pass items on, and show which one is at work, how fast it goes, and what time is left."""
+        """Iterate over layers; show the current one, the speed, and the remaining time."""
         work, weights = [_work(item) for item in items], [_weights(item) for item in items]
         start, self.layers = time.monotonic(), True
         try:
@@ -115,7 +115,7 @@ class _StatusLine(logging.Handler):
 
 
 def _bar() -> Progress:
-    """A line of progress that leaves nothing behind."""
+    """A progress line that disappears when it ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -142,12 +142,12 @@ def _name(item: object) -> str:
 
 
 def _weights(item: object) -> int:
-    """How many weights an item has; one that is no layer is passed by."""
+    """Number of weights of a layer; 0 for an item that is not a layer."""
     shape = getattr(item, "shape", None)
     return int(shape[0] * shape[1]) if shape else 0
 
 
 def _work(item: object) -> int:
-    """What the time that a layer takes goes with: multiply-adds of its Gram matrix."""
+    """Multiply-adds of a layer's Gram matrix, to which its time is about proportional."""
     shape = getattr(item, "shape", None)
     return _weights(item) * int(min(shape)) if shape else 0

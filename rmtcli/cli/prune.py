@@ -22,8 +22,8 @@ def command(
             "-o",
             parser=options.to_path,
             metavar="FILE|DIR",
-            help="Where to write: a file, its format by its ending; for a directory, a directory. "
-            "[default: the input's name with '.pruned' added]",
+            help="File to write, in the format of its ending; for a directory, the directory to "
+            "write. [default: the input's name with '.pruned' added]",
             show_default=False,
         ),
     ] = None,
@@ -45,7 +45,8 @@ def command(
 ) -> None:
     """Write a rank-reduced checkpoint.
 
-    With --data or --eval, the report says what pruning costs. The input is never changed.
+    With --data or --eval, the report also compares the pruned network with the dense one. The input
+    is never changed.
     """
     from rmtcli import prune
 

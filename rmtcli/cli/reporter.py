@@ -73,7 +73,7 @@ class Reporter:
         """Draw, write and print a report, and tell GitHub about it.
 
         Raises:
-            ConditionError: a condition holds; the report is there all the same.
+            ConditionError: a condition holds; the report is written all the same.
             UsageError: a condition names a value that was not measured.
         """
         draw_layers(report, self.options.plot)

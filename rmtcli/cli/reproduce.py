@@ -17,8 +17,8 @@ def command(
         str,
         typer.Argument(
             metavar="NAME",
-            help="mnist-pretrained, mnist-training, label-noise, fashion-narrow, fashion or "
-            "fashion-deep.",
+            help="Experiment: mnist-pretrained, mnist-training, label-noise, fashion-narrow, "
+            "fashion or fashion-deep.",
             show_default=False,
         ),
     ],
@@ -26,18 +26,20 @@ def command(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Folder with the four IDX files of MNIST or Fashion-MNIST.",
+            help="Directory with the four IDX files of MNIST or Fashion-MNIST.",
             show_default=False,
         ),
     ],
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each row.")] = 5,
-    rows: Annotated[str, typer.Option(metavar="GLOB", help="Only rows with such a title.")] = "*",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Number of runs of each row.")] = 5,
+    rows: Annotated[
+        str, typer.Option(metavar="GLOB", help="Run only the rows whose title matches.")
+    ] = "*",
     epochs: Annotated[
         Optional[int],
         typer.Option(
             metavar="N",
             min=1,
-            help="Passes over the images, instead of the experiment's own.",
+            help="Passes over the images. [default: as published]",
             show_default=False,
         ),
     ] = None,
@@ -47,15 +49,17 @@ def command(
             "--output",
             "-o",
             metavar="FILE",
-            help="Results, .json, written after each run; runs that it holds are not run again.",
+            help="File of results, .json, written after each run; runs that it already holds are "
+            "not repeated.",
             show_default=False,
         ),
     ] = None,
     outputs: Annotated[OutputOptions, Only("json")],
 ) -> None:
-    """Run a published experiment again, with its baselines, over several seeds.
+    """Reproduce a published experiment, with its baselines.
 
-    Prints means and spreads; docs/reproduction.md says what was claimed and what was measured.
+    Prints means and spreads over several seeds; docs/reproduction.md compares the published claims
+    with our measurements.
     """
     from rmtcli import reproduce
     from rmtcli.report.terminal import show_reproduction, stdout

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 
 def command() -> None:
-    """Print the JSON Schema of reports (--json, and --report with .json).
+    """Print the JSON Schema of reports.
 
-    Its version is the reports' schema_version; it rises when a field changes its meaning or goes.
+    It describes the output of --json, and of --report with a .json file. Its version is the
+    schema_version of the reports, which rises when a field changes its meaning or is removed.
     """
     from importlib.resources import files
 

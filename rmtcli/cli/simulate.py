@@ -20,31 +20,42 @@ def command(
         ),
     ],
     shape: Annotated[str, typer.Option(metavar="OUTxIN", help="Shape of every layer.")] = "512x512",
-    layers: Annotated[int, typer.Option(metavar="N", min=1, help="How many layers.")] = 1,
+    layers: Annotated[int, typer.Option(metavar="N", min=1, help="Number of layers.")] = 1,
     noise: Annotated[
         str,
         typer.Option(
-            metavar="NAME[:OPTION=VALUE,…]", help="Kind of noise; 'rmtcli methods' lists them."
+            metavar="NAME[:OPTION=VALUE,…]", help="Kind of noise; 'rmtcli methods' lists the kinds."
         ),
     ] = "gaussian",
     sigma: Annotated[
         float, typer.Option(metavar="X", help="Standard deviation of one entry of the noise.")
     ] = 1.0,
     rank: Annotated[
-        int, typer.Option(metavar="K", min=0, help="Directions planted in each layer.")
+        int,
+        typer.Option(metavar="K", min=0, help="Number of signal directions planted in each layer."),
     ] = 0,
     times: Annotated[
-        float, typer.Option(metavar="X", help="Their strength over the detection limit.")
+        float,
+        typer.Option(
+            metavar="X", help="Strength of these directions, as a multiple of the detection limit."
+        ),
     ] = 2.0,
     dtype: Annotated[
-        str, typer.Option(metavar="TYPE", help="float64, float32, float16 or bfloat16.")
+        str,
+        typer.Option(
+            metavar="TYPE", help="Type of the weights: float64, float32, float16 or bfloat16."
+        ),
     ] = "float32",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Same seed, same file.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Random seed; the same seed gives the same file."),
+    ] = 0,
     outputs: Annotated[OutputOptions, Only("json", "force")],
 ) -> None:
     """Write a checkpoint whose noise and ranks are known.
 
-    The truth stands in the file's metadata, under 'truth', so that any tool can be tested on it.
+    The true noise and ranks are stored in the file's metadata, under 'truth', so that any tool can
+    be tested on the file.
     """
     from rmtcli import simulate
     from rmtcli.errors import UsageError

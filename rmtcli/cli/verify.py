@@ -26,8 +26,9 @@ def command(
 ) -> None:
     """Open a directory with transformers as its users will.
 
-    In fresh processes, by import and by trust_remote_code, with outputs compared to those of the
-    dense product. Fails if a weight is missing, left over or of another shape.
+    Fresh processes open it after importing rmtcli, and with trust_remote_code, and the outputs are
+    compared with those of the dense product. Fails if a weight is missing, unexpected or of the
+    wrong shape.
     """
     from rmtcli import verify
     from rmtcli.report.terminal import show_lines, stdout

@@ -35,7 +35,7 @@ def test_the_main_job(workdir: Path, rmtcli: Run) -> None:
     assert abs(accuracy["drop"]) <= 0.1
     assert report["command"] == f"rmtcli prune {MLP} --keep auto --data {DATA} --json"
     assert report["schema_version"] == 1
-    # Plain torch, without rmtcli, gives the accuracy that was reported.
+    # Plain torch, without rmtcli, gives the reported accuracy.
     rank = first["rank"]
     split = nn.Sequential(nn.Linear(784, rank, bias=False), nn.Linear(rank, 1000))
     plain = nn.ModuleDict({"fc1": split, "fc2": nn.Linear(1000, 10)})
@@ -83,7 +83,9 @@ def test_densify_gives_the_same_logits(workdir: Path, rmtcli: Run) -> None:
     assert report["accuracy"]["agreement"] == pytest.approx(100, abs=0.02)
 
 
-def test_what_stands_beside_the_weights_is_kept(workdir: Path, rmtcli: Run) -> None:
+def test_prune_keeps_everything_beside_the_weights_of_a_torch_file(
+    workdir: Path, rmtcli: Run
+) -> None:
     result = rmtcli("prune", "sample_models/mnist_deep.pt", "--json")
     report = json.loads(result.stdout)
     old = torch.load("sample_models/mnist_deep.pt")
@@ -126,7 +128,7 @@ def test_reports_in_files(workdir: Path, rmtcli: Run, ending: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["analyze", "prune", "evaluate"])
-def test_json_is_all_that_stdout_holds(workdir: Path, rmtcli: Run, command: str) -> None:
+def test_with_json_stdout_contains_nothing_else(workdir: Path, rmtcli: Run, command: str) -> None:
     extra = ["--data", DATA] if command == "evaluate" else []
     result = rmtcli(command, MLP, "--json", *extra)
     report = json.loads(result.stdout)
@@ -134,7 +136,7 @@ def test_json_is_all_that_stdout_holds(workdir: Path, rmtcli: Run, command: str)
     assert result.stderr == ""
 
 
-def test_in_a_pipe_there_are_no_colours_and_nothing_is_cut(workdir: Path, rmtcli: Run) -> None:
+def test_piped_output_has_no_colours_and_is_not_truncated(workdir: Path, rmtcli: Run) -> None:
     result = rmtcli("analyze", "sample_models/planted.safetensors", env={"COLUMNS": "40"})
     assert "\x1b" not in result.stdout
     assert "…" not in result.stdout
@@ -161,11 +163,11 @@ def test_methods_lists_every_choice_with_its_options(rmtcli: Run) -> None:
             assert all(f"{name}=" in text for name in names)
 
 
-def test_help_and_version_load_nothing_heavy() -> None:
-    for option in ("--help", "--version"):
+def test_help_and_version_import_neither_numpy_nor_torch() -> None:
+    for arguments in (["--help"], ["--version"], ["prune", "--help"]):
         code = (
             "import sys; from rmtcli.cli.main import main\n"
-            f"sys.argv = ['rmtcli', '{option}']\n"
+            f"sys.argv = ['rmtcli', *{arguments}]\n"
             "try: main()\n"
             "except SystemExit as done: assert not done.code\n"
             "heavy = {'torch', 'scipy', 'numpy'} & set(sys.modules)\n"
@@ -176,7 +178,7 @@ def test_help_and_version_load_nothing_heavy() -> None:
         assert "rmtcli" in done.stdout
 
 
-def test_names_from_a_file_reach_the_terminal_as_text(workdir: Path, rmtcli: Run) -> None:
+def test_names_from_a_file_are_escaped_on_the_terminal(workdir: Path, rmtcli: Run) -> None:
     name = "a:fire:\x1b[31m\n[bold]é.weight"
     torch.save({name: torch.randn(64, 64), "z.weight": torch.randn(64, 64)}, "a.pt")
     text = rmtcli("analyze", "a.pt").stdout
@@ -187,7 +189,7 @@ def test_names_from_a_file_reach_the_terminal_as_text(workdir: Path, rmtcli: Run
     assert report["layers"][0]["name"] == name
 
 
-def test_many_tensors_that_are_no_layers_are_named_briefly(workdir: Path, rmtcli: Run) -> None:
+def test_many_skipped_tensors_are_summarized(workdir: Path, rmtcli: Run) -> None:
     tensors = {f"conv{i}.weight": torch.ones(2, 2, 3, 3) for i in range(150)}
     torch.save(tensors | {"fc.weight": torch.randn(64, 64)}, "a.pt")
     result = rmtcli("analyze", "a.pt")

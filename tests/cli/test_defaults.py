@@ -22,7 +22,9 @@ DEEP = "sample_models/mnist_deep.pt"
         ("pyproject.toml", '[tool.rmtcli.prune]\nkeep="edge"\ndry-run=true\nexclude=["fc3*"]\n'),
     ],
 )
-def test_options_come_from_a_file_above(workdir: Path, rmtcli: Run, name: str, text: str) -> None:
+def test_a_file_in_a_parent_directory_sets_defaults(
+    workdir: Path, rmtcli: Run, name: str, text: str
+) -> None:
     (workdir / name).write_text(text)
     below = workdir / "sample_models"
     done = rmtcli("prune", "mnist_deep.pt", cwd=below)
@@ -34,7 +36,7 @@ def test_options_come_from_a_file_above(workdir: Path, rmtcli: Run, name: str, t
     assert "fc3.weight" in over.stdout
 
 
-def test_the_nearer_file_counts_and_others_do_not(workdir: Path, rmtcli: Run) -> None:
+def test_only_the_nearest_file_is_read(workdir: Path, rmtcli: Run) -> None:
     (workdir / "rmtcli.toml").write_text("[prune]\nkep = 1\n")
     (workdir / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
     below = workdir / "sample_models"
@@ -49,12 +51,17 @@ def test_the_nearer_file_counts_and_others_do_not(workdir: Path, rmtcli: Run) ->
     ("text", "line"),
     [
         ("[prune]\nkep = 1\n", "[prune] has no option 'kep'"),
-        ("[prun]\nkeep = 1\n", "'prun' is no command: write options under [prune] and so on"),
-        ("prune = 1\n", "'prune' is no command"),
-        ("[prune\n", "not TOML: "),
+        (
+            "[prun]\nkeep = 1\n",
+            "'prun' is not a command: put options under a command's name, such as [prune]",
+        ),
+        ("prune = 1\n", "'prune' is not a command"),
+        ("[prune\n", "not valid TOML: "),
     ],
 )
-def test_a_wrong_file_gets_one_line(workdir: Path, rmtcli: Run, text: str, line: str) -> None:
+def test_an_invalid_file_is_reported_in_one_line(
+    workdir: Path, rmtcli: Run, text: str, line: str
+) -> None:
     (workdir / "rmtcli.toml").write_text(text)
     done = rmtcli("info", DEEP)
     assert done.returncode == 2
@@ -62,13 +69,13 @@ def test_a_wrong_file_gets_one_line(workdir: Path, rmtcli: Run, text: str, line:
     assert done.stderr.count("\n") == 1
 
 
-def test_the_shell_completes(rmtcli: Run) -> None:
+def test_the_shell_completes_commands(rmtcli: Run) -> None:
     words = {"_RMTCLI_COMPLETE": "complete_bash", "COMP_WORDS": "rmtcli pr", "COMP_CWORD": "1"}
     assert rmtcli(env=os.environ | words).stdout.strip() == "prune"
 
 
 def test_the_sample_workflow(workdir: Path, rmtcli: Run) -> None:
-    """Its commands pass as they are; with a smaller budget, the first fails with one line."""
+    """Its commands pass as written; with a smaller budget, the first fails with one line."""
     workflow = yaml.safe_load((ROOT / "examples/workflow.yml").read_text())
     runs = [step["run"] for step in workflow["jobs"]["compress"]["steps"] if "run" in step]
     commands = [shlex.split(run) for run in runs if run.startswith("rmtcli ")]
@@ -85,7 +92,7 @@ def test_the_sample_workflow(workdir: Path, rmtcli: Run) -> None:
     )
 
 
-def test_action_and_hook_name_what_there_is() -> None:
+def test_the_github_action_and_the_hook_match_the_program() -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     assert action["runs"]["using"] == "composite"
     assert set(action["inputs"]) == {"arguments", "python-version"}

@@ -1,4 +1,4 @@
-"""Every wrong input: one line, its exit code, and not a byte changed or left behind."""
+"""Invalid inputs: one line of error, its exit code, and no file changed or left behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rmtcli.keep import KEEP_RULES
 from tests.conftest import Run, model_directory, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
-NO_MEMORY = "rmtcli: error: not enough memory: run where there is more; nothing was written\n"
+NO_MEMORY = "rmtcli: error: not enough memory: run on a machine with more; nothing was written\n"
 
 
 class Payload:
@@ -102,7 +102,7 @@ def nothing(folder: Path) -> None:
     pass
 
 
-#: name -> (what to build, arguments, exit code, the line)
+#: Name -> (files to make, arguments, exit code, message).
 CASES: dict[str, tuple[Any, str, int, str]] = {
     "calibration data missing": (
         nothing,
@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         "payload.pt: refused: its pickle calls for posix.mkdir, and only tensors and plain values "
         "are read (nothing was run): save model.state_dict() instead",
     ),
-    "hyper-parameters that are no plain values": (
+    "hyper-parameters that are not plain values": (
         hyperparameters,
         "prune hyper.ckpt",
         1,
@@ -156,13 +156,13 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         "old.pt2: holds no table of weights of one model: export it again with torch 2.9 or newer, "
         "or save model.state_dict() instead",
     ),
-    "no exported program": (
+    "not an exported program": (
         exported,
         "analyze broken.pt2",
         1,
         "broken.pt2: not a whole torch.export archive (File is not a zip file)",
     ),
-    "an exported program to be written": (
+    "an exported program as the output": (
         nothing,
         f"prune {MLP} -o a.pt2",
         2,
@@ -275,13 +275,13 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         2,
         "nothing to evaluate on: give --data or --eval",
     ),
-    "a score that is no number": (
+    "a score that is not a number": (
         nothing,
         f"prune {MLP} --eval score:nan",
         1,
         "score:nan returned nan: a score must be finite",
     ),
-    "nothing to be right about": (
+    "accuracy without targets": (
         nothing,
         f"evaluate {MLP} --data fits.npz",
         1,
@@ -374,7 +374,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> None:
+def test_an_invalid_input_is_reported_in_one_line(workdir: Path, rmtcli: Run, name: str) -> None:
     build, arguments, code, line = CASES[name]
     build(workdir)
     np.savez(workdir / "wrong.npz", inputs=np.ones((3, 9), np.float32))
@@ -383,7 +383,7 @@ def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> N
     (workdir / "score.py").write_text("def nan(model): return float('nan')\n")
     before = tree(workdir)
     result = rmtcli(*arguments.split())
-    # The words of another library, which change with its version, are an ellipsis here.
+    # An ellipsis stands for the words of another library, which change with its version.
     expected = re.escape(f"rmtcli: error: {line}\n").replace("…", ".+")
     assert re.fullmatch(expected, result.stderr), result.stderr
     assert result.returncode == code
@@ -400,7 +400,7 @@ def test_a_wrong_input_gets_one_line(workdir: Path, rmtcli: Run, name: str) -> N
         (["analyze", MLP, "--min-side", "-1"], "Invalid value"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(
+def test_an_invalid_command_line_exits_with_2(
     workdir: Path, rmtcli: Run, arguments: list[str], word: str
 ) -> None:
     before = tree(workdir)
@@ -415,12 +415,12 @@ def test_a_wrong_command_line_exits_with_2(
     "error",
     [
         MemoryError(),
-        SystemError("error return without exception set"),  # Python's own, while it imports
+        SystemError("error return without exception set"),  # raised by Python during imports
         SystemError("<class 'type'> returned NULL without setting an exception"),
         RuntimeError("can't start new thread"),
     ],
 )
-def test_no_memory_gets_one_line(
+def test_lack_of_memory_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     monkeypatch.setattr(main, "defaults", Mock(side_effect=error))
@@ -431,10 +431,10 @@ def test_no_memory_gets_one_line(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_without_memory_to_start_it_says_so_and_ends(
+def test_lack_of_memory_at_the_start_is_reported_and_ends_the_program(
     workdir: Path, rmtcli: Run, threads: int
 ) -> None:
-    """Limited as ``ulimit -v`` does: OpenBLAS would go on asking for memory."""
+    """The limit is that of ``ulimit -v``, under which OpenBLAS would retry for ever."""
     resource = pytest.importorskip("resource")
     codes, before = [], tree(workdir)
     for megabytes in (200, 300, 400, 500, 600, 4000):
@@ -454,7 +454,7 @@ def test_without_memory_to_start_it_says_so_and_ends(
     assert tree(workdir) == before
 
 
-def test_an_error_of_ours_is_not_taken_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_reported_as_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main, "defaults", Mock(side_effect=SystemError("bad argument")))
     monkeypatch.setattr(main.signal, "signal", Mock())
     with pytest.raises(SystemError, match="bad argument"):
@@ -462,7 +462,7 @@ def test_an_error_of_ours_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write anything")
-def test_files_without_permission_get_one_line(workdir: Path, rmtcli: Run) -> None:
+def test_a_file_without_permission_is_reported_in_one_line(workdir: Path, rmtcli: Run) -> None:
     (workdir / MLP).chmod(0)
     result = rmtcli("prune", MLP)
     assert result.returncode == 1
@@ -470,7 +470,7 @@ def test_files_without_permission_get_one_line(workdir: Path, rmtcli: Run) -> No
 
 
 @pytest.mark.parametrize("source", [MLP, "m"])
-def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run, source: str) -> None:
+def test_a_full_disk_leaves_no_file(workdir: Path, rmtcli: Run, source: str) -> None:
     resource = pytest.importorskip("resource")
 
     def limit() -> None:  # a file beyond this size fails as on a full disk
@@ -481,7 +481,7 @@ def test_a_full_disk_leaves_nothing(workdir: Path, rmtcli: Run, source: str) -> 
 
     model_directory(workdir / "m", load_file(workdir / MLP))
     before = tree(workdir)
-    # A measurement of coverage would be written at the end, and fail as well.
+    # A coverage measurement is written at exit, and would fail as well.
     measured = "COVERAGE_PROCESS_CONFIG"
     environment = {name: value for name, value in os.environ.items() if name != measured}
     result = rmtcli("prune", source, preexec_fn=limit, env=environment)

@@ -19,7 +19,7 @@ DATA = "sample_models/mnist.npz"
 
 
 def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
-    """What a terminal of some width is sent, with all its escapes."""
+    """Everything that a command sends to a terminal of this width, with escape sequences."""
     pty = pytest.importorskip("pty")
     termios = pytest.importorskip("termios")
     ours, theirs = pty.openpty()
@@ -34,7 +34,7 @@ def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
     try:
         while part := os.read(ours, 65536):
             parts.append(part)
-    except OSError:  # Linux says so when the other end is closed
+    except OSError:  # raised on Linux when the other end is closed
         pass
     os.close(ours)
     assert process.wait() == 0
@@ -45,12 +45,12 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_a_terminal_sees_the_layer_at_work_and_then_only_the_report(workdir: Path) -> None:
+def test_a_terminal_shows_the_current_layer_and_finally_only_the_report(workdir: Path) -> None:
     sent = on_terminal("analyze", DEEP)
     assert "of 5" in plain(sent)
     assert "fc1.weight" in plain(sent)
     assert "weights/s" in plain(sent)
-    # What is left on the screen is what came after the line was erased for the last time.
+    # The screen finally shows what was sent after the line was erased for the last time.
     left = plain(sent.rpartition("\x1b[2K")[2])
     assert "weights/s" not in left
     assert left.lstrip().startswith("layer ")
@@ -63,7 +63,7 @@ def test_no_line_of_a_report_is_wider_than_the_terminal(workdir: Path, columns: 
     assert ("┊" in left) == (columns >= 80)
 
 
-def test_colour_is_for_terminals_and_those_who_want_it(workdir: Path, rmtcli: Run) -> None:
+def test_colours_appear_only_on_terminals_that_allow_them(workdir: Path, rmtcli: Run) -> None:
     colours = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")
     assert colours.search(on_terminal("analyze", DEEP))
     assert not colours.search(on_terminal("analyze", DEEP, NO_COLOR="1"))
@@ -71,7 +71,7 @@ def test_colour_is_for_terminals_and_those_who_want_it(workdir: Path, rmtcli: Ru
     assert "\x1b" not in piped.stdout + piped.stderr
 
 
-def test_quiet_prints_nothing_but_json_and_errors(workdir: Path, rmtcli: Run) -> None:
+def test_quiet_prints_only_json_and_errors(workdir: Path, rmtcli: Run) -> None:
     done = rmtcli("analyze", DEEP, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert rmtcli("analyze", DEEP, "-q", "--json").stdout.startswith("{")
@@ -80,7 +80,7 @@ def test_quiet_prints_nothing_but_json_and_errors(workdir: Path, rmtcli: Run) ->
     assert failed.stderr.startswith(f"rmtcli: error: {DEEP}: fails: ")
 
 
-def test_verbose_tells_every_step_on_stderr(workdir: Path, rmtcli: Run) -> None:
+def test_verbose_logs_every_step_to_stderr(workdir: Path, rmtcli: Run) -> None:
     arguments = ("prune", DEEP, "--budget", "10%", "--data", DATA, "--heal", "1")
     done = rmtcli(*arguments, "--verbose")
     steps = [line.split(" ", 1) for line in done.stderr.splitlines()]
@@ -99,7 +99,7 @@ def test_quiet_and_verbose_exclude_each_other() -> None:
         progress.listen(quiet=True, verbose=True)
 
 
-def test_the_library_says_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_library_configures_no_logging(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
         "import logging, rmtcli\n"
         "rmtcli.analyze('sample_models/planted.safetensors')\n"
@@ -110,7 +110,7 @@ def test_the_library_says_nothing_by_itself(capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-def test_names_in_steps_do_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_in_logged_steps_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     progress.listen(quiet=False, verbose=True)
     logging.getLogger("rmtcli.pipeline.stages").info("%s", "\x1b[31mred\nnext\u202eturned")
     line = capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_names_in_steps_do_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
     progress.listen(quiet=False, verbose=False)
 
 
-def test_items_go_by_in_their_order_with_or_without_a_line() -> None:
+def test_progress_yields_every_item_in_order() -> None:
     skipped = Skipped("e", SkipReason.EMBEDDING)
     items = [Layer("[bold]a", (3, 2), "F32", lambda: None), skipped]  # type: ignore[arg-type,return-value]
     assert list(progress.progress(items)) == items

@@ -23,29 +23,35 @@ class CalibrationOptions:
         typer.Option(
             "--calib",
             metavar="FILE",
-            help="Inputs to calibrate on: 'train_inputs', or 'inputs'; or text. With --budget and "
-            "--max-drop the 'train_inputs' of --data are taken by default.",
+            help="Samples to calibrate on: a file with 'train_inputs' or 'inputs', or with text. "
+            "Under a budget or an accuracy limit, the 'train_inputs' of --data are used by "
+            "default.",
             show_default=False,
         ),
     ] = None
     batch: Annotated[
         int,
         typer.Option(
-            "--calib-batch", metavar="N", min=1, help="Calibration samples that run at a time."
+            "--calib-batch",
+            metavar="N",
+            min=1,
+            help="Number of calibration samples per forward pass.",
         ),
     ] = 256
     metric: Annotated[
         str,
         typer.Option(
             metavar="two-sided|one-sided",
-            help="Calibrate on the layers' inputs and output gradients, or on inputs alone.",
+            help="Calibrate on the layers' inputs and output gradients (two-sided), or on their "
+            "inputs alone.",
         ),
     ] = "two-sided"
     stats: Annotated[
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="What calibration found out, .safetensors: read if it is there, else written.",
+            help="Statistics of the calibration, .safetensors: read if the file exists, otherwise "
+            "written.",
             show_default=False,
         ),
     ] = None
@@ -53,7 +59,7 @@ class CalibrationOptions:
         bool,
         typer.Option(
             "--sequential",
-            help="Fit each layer once more on what the compressed layers before it give.",
+            help="Fit each layer again, on the outputs of the compressed layers before it.",
         ),
     ] = False
     heal: Annotated[
@@ -61,7 +67,8 @@ class CalibrationOptions:
         typer.Option(
             metavar="N",
             min=0,
-            help="Passes in which the factors learn the dense network's outputs; no labels.",
+            help="Train the factors for N passes to reproduce the dense network's outputs; needs "
+            "no labels.",
         ),
     ] = 0
 

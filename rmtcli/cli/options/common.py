@@ -29,28 +29,30 @@ Checkpoint = Annotated[
         metavar="FILE|DIR",
         help="Checkpoint: a file, such as .safetensors or .pt, or a Hugging Face directory.",
         show_default=False,
-        readable=False,  # not looked at before: opening it tells in one line
+        readable=False,  # Typer does not look at it: opening it reports an error in one line
     ),
 ]
 Keep = Annotated[
     str,
     typer.Option(
         metavar="NAME[:OPTION=VALUE,…]",
-        help="What to keep of each layer; 'rmtcli methods' lists the rules.",
+        help="Rule for how much of each layer to keep; 'rmtcli methods' lists the rules.",
     ),
 ]
 Layout = Annotated[
     str,
     typer.Option(
         metavar="factored|dense",
-        help="Two small layers in place of one, or their product under the old name.",
+        help="Write two small layers in place of each pruned one, or their product under the old "
+        "name.",
     ),
 ]
 Edge = Annotated[
     str,
     typer.Option(
         metavar="NAME[:OPTION=VALUE,…]",
-        help="How the edge between noise and signal is estimated; 'rmtcli methods' lists them.",
+        help="Estimator of the edge between noise and signal; 'rmtcli methods' lists the "
+        "estimators.",
     ),
 ]
 Batch = Annotated[
@@ -58,7 +60,7 @@ Batch = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Measure forward times, before and after, on so many samples (repeatable).",
+        help="Time forward passes of N samples, before and after pruning (repeatable).",
         show_default=False,
     ),
 ]
@@ -66,8 +68,9 @@ Cache = Annotated[
     Optional[Path],
     typer.Option(
         metavar="DIR",
-        help="Keep decompositions in this folder, and look them up: 'prune' after 'analyze' needs "
-        "no second one. At most as large as the weights in float32; delete it at will.",
+        help="Store decompositions in this directory and reuse them, so that 'prune' after "
+        "'analyze' need not decompose again. It takes at most the size of the weights in float32, "
+        "and can be deleted at any time.",
         show_default=False,
     ),
 ]
@@ -75,8 +78,8 @@ Executor = Annotated[
     Optional[str],
     typer.Option(
         metavar="dask://HOST:PORT",
-        help="Decompose layers on a Dask cluster, which must reach the checkpoint under the same "
-        "path or URL (needs rmtcli[dask]).",
+        help="Decompose layers on a Dask cluster, whose workers must reach the checkpoint under "
+        "the same path or URL (needs rmtcli[dask]).",
         show_default=False,
     ),
 ]

@@ -22,8 +22,9 @@ class EvaluationOptions:
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="Held-out samples, .npz or .safetensors: 'inputs' and, for accuracy, 'targets'; "
-            "for a network that reads text, .txt (one a line) or .jsonl ('text', 'label').",
+            help="Held-out samples: .npz or .safetensors with 'inputs' and, for accuracy, "
+            "'targets'; for a network that reads text, .txt (one text per line) or .jsonl "
+            "('text', 'label').",
             show_default=False,
         ),
     ] = None
@@ -31,7 +32,8 @@ class EvaluationOptions:
         Optional[str],
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="Makes the dense network. Without it, a chain of linear layers is inferred.",
+            help="Function that returns the dense network. By default, a chain of linear layers "
+            "is inferred from the checkpoint.",
             show_default=False,
         ),
     ] = None
@@ -39,8 +41,8 @@ class EvaluationOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="Between the layers of an inferred chain: relu, gelu, silu, tanh, sigmoid, "
-            "identity.",
+            help="Activation between the layers of an inferred chain: relu, gelu, silu, tanh, "
+            "sigmoid, identity.",
         ),
     ] = "relu"
     score: Annotated[
@@ -48,7 +50,7 @@ class EvaluationOptions:
         typer.Option(
             "--eval",
             metavar="PACKAGE.MODULE:FUNCTION",
-            help="Your own score: takes the network, returns a number.",
+            help="Your own score: a function that takes the network and returns a number.",
             show_default=False,
         ),
     ] = None
@@ -56,8 +58,8 @@ class EvaluationOptions:
         Optional[str],
         typer.Option(
             metavar="NAME[:OPTION=VALUE,…]",
-            help="What a Hugging Face directory is used for; 'rmtcli methods' lists them. "
-            "[default: what its files tell]",
+            help="Task of the model in a Hugging Face directory; 'rmtcli methods' lists the "
+            "tasks. [default: read from its files]",
             show_default=False,
         ),
     ] = None
@@ -65,7 +67,8 @@ class EvaluationOptions:
         str,
         typer.Option(
             metavar="NAME",
-            help="Where networks run and layers are decomposed: cpu, cuda, mps (networks only).",
+            help="Device on which networks run and layers are decomposed: cpu, cuda, mps "
+            "(networks only).",
         ),
     ] = "cpu"
 

@@ -21,19 +21,19 @@ class GoalOptions:
         Optional[str],
         typer.Option(
             metavar="N|N%",
-            help="Best ranks for a model of this many parameters, instead of --keep.",
+            help="Choose the best ranks for a model of N parameters, instead of --keep.",
             show_default=False,
         ),
     ] = None
     budget_bytes: Annotated[
         Optional[str],
-        typer.Option(metavar="N|N%", help="The same, in bytes of the tensors.", show_default=False),
+        typer.Option(metavar="N|N%", help="Budget in bytes of all tensors.", show_default=False),
     ] = None
     budget_macs: Annotated[
         Optional[str],
         typer.Option(
             metavar="N|N%",
-            help="The same, in multiply-adds of the fully connected layers.",
+            help="Budget in multiply-adds of the fully connected layers.",
             show_default=False,
         ),
     ] = None
@@ -41,8 +41,8 @@ class GoalOptions:
         Optional[str],
         typer.Option(
             metavar="MS|N%",
-            help="The same, in milliseconds of the linear layers' forward passes, measured here at "
-            "the --batch.",
+            help="Budget in milliseconds of the linear layers' forward passes, which are timed on "
+            "this machine with --batch samples.",
             show_default=False,
         ),
     ] = None
@@ -50,22 +50,25 @@ class GoalOptions:
         Optional[float],
         typer.Option(
             metavar="POINTS",
-            help="Smallest model that loses no more accuracy (or own score), instead of --keep.",
+            help="Find the smallest model that loses at most this many points of accuracy "
+            "(or of the --eval score), instead of --keep.",
             show_default=False,
         ),
     ] = None
     rank_multiple: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, help="Ranks under a budget or limit are multiples of this."
+            metavar="N",
+            min=1,
+            help="Under a budget or an accuracy limit, make all ranks multiples of N.",
         ),
     ] = 1
     share_inputs: Annotated[
         bool,
         typer.Option(
             "--share-inputs",
-            help="Under a budget or limit, layers that read the same input share their first "
-            "factor.",
+            help="Under a budget or an accuracy limit, let layers that read the same input share "
+            "their first factor.",
         ),
     ] = False
 
@@ -86,6 +89,7 @@ class GoalOptions:
         budgets = [Budget(text, unit) for unit, text in amounts.items() if text is not None]
         if len(budgets) > 1:
             raise UsageError(
-                "--budget, --budget-bytes, --budget-macs and --budget-latency exclude one another"
+                "--budget, --budget-bytes, --budget-macs and --budget-latency exclude one another: "
+                "give only one"
             )
         return budgets[0] if budgets else None

@@ -21,15 +21,15 @@ class OutputOptions:
     """
 
     json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on stdout.")
+        bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to stdout.")
     ] = False
     plot: Annotated[
         Optional[Path],
         typer.Option(
             "--plot",
             metavar="DIR",
-            help="Draw each layer's spectrum: .svg, .pdf, .png, and the numbers as .csv (needs "
-            "rmtcli[report]).",
+            help="Plot each layer's spectrum in this directory: .svg, .pdf, .png, and the numbers "
+            "as .csv (needs rmtcli[report]).",
             show_default=False,
         ),
     ] = None
@@ -38,8 +38,8 @@ class OutputOptions:
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write the report as well: .html (needs rmtcli[report]), .md, .json, or .xml for "
-            "JUnit (needs rmtcli[ci]).",
+            help="Also write the report to a file: .html (needs rmtcli[report]), .md, .json, or "
+            ".xml for JUnit (needs rmtcli[ci]).",
             show_default=False,
         ),
     ] = None
@@ -47,29 +47,29 @@ class OutputOptions:
         Optional[list[str]],
         typer.Option(
             metavar="CONDITION",
-            help="Exit with 1, and write no checkpoint, if this holds, such as 'accuracy.drop > "
-            "0.5' (repeatable); docs/ci.md lists the fields.",
+            help="Exit with code 1 and write no checkpoint if this condition holds, such as "
+            "'accuracy.drop > 0.5' (repeatable); docs/ci.md lists the fields.",
             show_default=False,
         ),
     ] = None
     force: Annotated[
-        bool, typer.Option("--force", help="Replace files that exist; never an input.")
+        bool, typer.Option("--force", help="Replace existing files, but never an input.")
     ] = False
     no_verify: Annotated[
         bool,
         typer.Option(
             "--no-verify",
-            help="Do not read the output back and compare it before it gets its name.",
+            help="Do not read the written checkpoint back to compare it before it appears under "
+            "its name.",
         ),
     ] = False
     quiet: Annotated[
         bool,
-        typer.Option(
-            "--quiet", "-q", help="Print nothing but errors, and JSON where --json asks for it."
-        ),
+        typer.Option("--quiet", "-q", help="Print only errors, and JSON if --json is given."),
     ] = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say on stderr what is done, step by step.")
+        bool,
+        typer.Option("--verbose", "-v", help="Log each step to stderr."),
     ] = False
 
     def open(

@@ -18,7 +18,8 @@ class PlanOptions:
         typer.Option(
             "--apply",
             metavar="PLAN",
-            help="Carry out a plan, instead of --keep; its layers are checked first.",
+            help="Carry out a plan instead of --keep, after checking that it was made for these "
+            "weights.",
             show_default=False,
         ),
     ] = None
@@ -27,7 +28,7 @@ class PlanOptions:
         typer.Option(
             "--plan",
             metavar="FILE",
-            help="Write the plan as well: JSON to read and edit.",
+            help="Also write the plan, as JSON that can be read and edited.",
             show_default=False,
         ),
     ] = None

@@ -21,15 +21,17 @@ class SelectionOptions:
         Optional[list[str]],
         typer.Option(
             metavar="GLOB",
-            help="Only these tensors are layers (repeatable). A whole name takes an output head "
-            "too.",
+            help="Treat only matching tensors as layers (repeatable). A tensor's full name "
+            "selects it even if it is an output head.",
             show_default=False,
         ),
     ] = None
     exclude: Annotated[
         Optional[list[str]],
         typer.Option(
-            metavar="GLOB", help="Leave these tensors out (repeatable).", show_default=False
+            metavar="GLOB",
+            help="Leave matching tensors unchanged (repeatable).",
+            show_default=False,
         ),
     ] = None
     min_side: Annotated[
@@ -37,22 +39,24 @@ class SelectionOptions:
         typer.Option(
             metavar="N",
             min=0,
-            help="A layer with fewer outputs is an output head, and left alone.",
+            help="Treat a layer with fewer than N outputs as an output head, which is left "
+            "unchanged.",
         ),
     ] = 32
     convolutions: Annotated[
         bool,
         typer.Option(
             "--conv",
-            help="Convolutions are layers too: a kernel becomes one to few channels, and a 1x1 "
-            "one.",
+            help="Treat convolutions as layers: each becomes a convolution to few channels and a "
+            "1x1 convolution.",
         ),
     ] = False
     recurrent: Annotated[
         bool,
         typer.Option(
             "--recurrent",
-            help="The gates of LSTMs and GRUs are layers too; only --layout dense changes them.",
+            help="Treat the gates of LSTMs and GRUs as layers; only --layout dense can change "
+            "them.",
         ),
     ] = False
 

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 class TrainingOptions:
     """Options of :class:`rmtcli.running.finetune.Training`."""
 
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the samples.")] = 5
+    epochs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Passes over the training samples.")
+    ] = 5
     lr: Annotated[
-        float, typer.Option(metavar="X", help="First learning rate of AdamW; it falls to 0.")
+        float, typer.Option(metavar="X", help="Initial learning rate of AdamW, which decays to 0.")
     ] = 3e-4
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to a step.")] = 128
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Order of the samples.")] = 0
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples per training step.")] = 128
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the order of the samples.")
+    ] = 0
     distill: Annotated[
         float,
         typer.Option(
             metavar="SHARE",
-            help="Share of the loss that is the distance from the dense network's outputs.",
+            help="Share of the loss that measures the distance from the dense network's outputs.",
         ),
     ] = 0.0
 
