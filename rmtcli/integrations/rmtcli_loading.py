@@ -1,10 +1,10 @@
-"""Opens a model whose layers rmtcli split into factors; needs torch and transformers, no rmtcli.
+"""Loads models with factored layers into transformers; needs torch and transformers, not rmtcli.
 
-A copy stands in every directory that rmtcli writes. ``config.json`` names it under ``auto_map``, so
-``from_pretrained(directory, trust_remote_code=True)`` imports it; ``import
-rmtcli.integrations.transformers`` does the same. On import it registers the quantization method
-``rmtcli``, which puts two linear maps in place of each factored layer before transformers loads the
-weights. Works with transformers 4.57 and 5.
+rmtcli copies this file into every factored directory that it writes. ``config.json`` names it under
+``auto_map``, so ``from_pretrained(directory, trust_remote_code=True)`` imports it; ``import
+rmtcli.integrations.transformers`` has the same effect. On import, it registers the quantization
+method ``rmtcli``, which replaces each factored layer by two linear maps before transformers loads
+the weights. It works with transformers 4.57 and 5.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 try:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
-except ImportError:  # transformers 4 neither renames weights nor joins experts
+except ImportError:  # transformers 4 has no transforms of names and joins no experts
     get_model_conversion_mapping = None
 
-#: A module of the model; what attributes it has, no type says.
+#: A module of a transformers model; its attributes depend on the model.
 Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
 VERSION = 1
@@ -39,20 +39,20 @@ METHOD = "rmtcli"
 
 
 class Product(Tensor):
-    """The product of two factors, computed when its entries are needed.
+    """The product of two factors, computed only when its entries are needed.
 
-    Models of the T5 family read ``wo.weight.dtype`` in every forward pass: computing the product
-    for that would make them slower than dense ones.
+    T5 models read ``wo.weight.dtype`` in every forward pass: computing the product for that would
+    make them slower than dense models.
 
     Args:
-        left: (out × rank).
-        right: (rank × in).
+        left: left factor, shape (out, rank).
+        right: right factor, shape (rank, in).
     """
 
-    _is_hf_initialized = True  # so that transformers draws no random values for it
+    _is_hf_initialized = True  # keeps transformers from initialising it at random
 
     def __new__(cls, left: Tensor, right: Tensor) -> Any:
-        """An empty tensor of the product's shape and type, which remembers the factors."""
+        """An empty tensor of the product's shape and type that holds the factors."""
         empty = torch.empty(len(left), right.shape[1], dtype=left.dtype, device="meta")
         self: Any = torch.Tensor._make_subclass(cls, empty)
         self.factors = left, right
@@ -62,13 +62,13 @@ class Product(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Put the computed product in its place in whatever is done with it."""
-        shape: tuple[Any, ...] = (Tensor.dtype, Tensor.shape, Tensor.ndim)
-        place: tuple[Any, ...] = (Tensor.device, Tensor.is_meta)
-        if func in [known.__get__ for known in shape]:
+        """Answer for shape, type and device directly; compute the product for anything else."""
+        of_product: tuple[Any, ...] = (Tensor.dtype, Tensor.shape, Tensor.ndim)
+        of_factors: tuple[Any, ...] = (Tensor.device, Tensor.is_meta)
+        if func in [attribute.__get__ for attribute in of_product]:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args)
-        if func in [known.__get__ for known in place]:
+        if func in [attribute.__get__ for attribute in of_factors]:
             return func(args[0].factors[0])
         args, kwargs = tree_map_only(Product, Product.computed, (args, kwargs or {}))
         return func(*args, **kwargs)
@@ -83,44 +83,44 @@ class Product(Tensor):
 class FactoredLinear(nn.Sequential):
     """Two linear maps, named ``0`` and ``1``, in place of one ``nn.Linear`` or ``Conv1D``.
 
-    A layer that shares the first map of another one holds the second alone: its weights are named,
-    stored and counted where they belong.
+    A layer that shares the first map of a sibling holds only its own second map, so that each
+    weight has one name, and is stored and counted once.
 
     Args:
         layer: the dense layer.
-        rank: width between the two maps.
+        rank: number of values between the two maps.
     """
 
     def __init__(self, layer: Module, rank: int) -> None:
         weight, bias = layer.weight, layer.bias
         transposed = isinstance(layer, Conv1D)
         outputs, inputs = reversed(weight.shape) if transposed else weight.shape
-        place = {"device": weight.device, "dtype": weight.dtype}
+        storage = {"device": weight.device, "dtype": weight.dtype}
         super().__init__(
-            nn.Linear(inputs, rank, bias=False, **place),
-            nn.Linear(rank, outputs, bias=bias is not None, **place),
+            nn.Linear(inputs, rank, bias=False, **storage),
+            nn.Linear(rank, outputs, bias=bias is not None, **storage),
         )
         self.in_features, self.out_features, self.transposed = inputs, outputs, transposed
-        self.sibling: tuple[FactoredLinear, ...] = ()  # within a tuple it is no submodule
+        self.sibling: tuple[FactoredLinear, ...] = ()  # in a tuple, it is not a submodule
         self.train(layer.training)
 
     def share(self, sibling: FactoredLinear) -> None:
-        """Use another layer's first map instead of an own one, even one with an adapter."""
+        """Use the first map of a sibling, including its adapter, in place of an own one."""
         del self._modules["0"]
         self.sibling = (sibling,)
 
     @property
     def right(self) -> Module:
-        """The first map, to ``rank`` values."""
+        """The first map, from inputs to ``rank`` values."""
         return (self.sibling or (self,))[0]._modules["0"]
 
     @property
     def left(self) -> Module:
-        """The second map, with the bias."""
+        """The second map, from ``rank`` values to outputs, with the bias."""
         return self._modules["1"]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """One map after the other."""
+        """Apply the first map, then the second."""
         outputs: Tensor = self.left(self.right(inputs))
         return outputs
 
@@ -128,7 +128,7 @@ class FactoredLinear(nn.Sequential):
     def weight(self) -> Tensor:
         """The product of the factors, in the dense layer's orientation, computed at each use.
 
-        Code that multiplies by a weight instead of calling the layer works, but gets no faster.
+        Code that multiplies by the weight instead of calling the layer works, but is not faster.
         """
         right, left = self._factors()
         if self.transposed:
@@ -142,7 +142,7 @@ class FactoredLinear(nn.Sequential):
         return self.left.bias  # type: ignore[no-any-return]
 
     def dense(self) -> Module:
-        """One layer of the original class that computes the same.
+        """One layer of the original class with the product as its weight.
 
         Raises:
             ValueError: the weights are not in memory.
@@ -165,9 +165,9 @@ class FactoredLinear(nn.Sequential):
 
 
 class FactoredExperts(nn.Module):
-    """Experts as single linear maps, in place of the 3-D weights that transformers 5 makes of them.
+    """Experts as separate linear maps, in place of the 3-D weights that transformers 5 uses.
 
-    The maps have the names of the checkpoint: ``0.w1``, ``0.w2``, …
+    The maps are named as in the checkpoint: ``0.w1``, ``0.w2``, …
 
     Args:
         joined: the module that holds ``gate_up_proj`` and ``down_proj``.
@@ -178,26 +178,26 @@ class FactoredExperts(nn.Module):
     def __init__(self, joined: Module, leaves: Iterable[str], ranks: Mapping[str, int]) -> None:
         super().__init__()
         self.leaves = tuple(leaves)
-        self.joined = (joined,)  # within a tuple it is no submodule, and its weights stay empty
+        self.joined = (joined,)  # in a tuple, it is not a submodule; its weights stay empty
         count, hidden, inner = joined.down_proj.shape
-        place = {"device": joined.down_proj.device, "dtype": joined.down_proj.dtype}
+        storage = {"device": joined.down_proj.device, "dtype": joined.down_proj.dtype}
         for index in range(count):
             expert = nn.Module()
             sides = ((hidden, inner), (hidden, inner), (inner, hidden))
             for leaf, (inputs, outputs) in zip(self.leaves, sides, strict=True):
-                layer: Module = nn.Linear(inputs, outputs, bias=False, **place)
+                layer: Module = nn.Linear(inputs, outputs, bias=False, **storage)
                 rank = ranks.get(f"{index}.{leaf}")
                 expert.add_module(leaf, FactoredLinear(layer, rank) if rank else layer)
             self.add_module(str(index), expert)
         self.train(joined.training)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Send each token through its experts, and add their weighted outputs.
+        """Send each token through its experts, and sum their weighted outputs.
 
         Args:
-            hidden_states: (tokens × hidden).
-            top_k_index: experts of each token, (tokens × k).
-            top_k_weights: their weights, likewise.
+            hidden_states: shape (tokens, hidden).
+            top_k_index: shape (tokens, k), the experts of each token.
+            top_k_weights: shape (tokens, k), the weights of these experts.
         """
         joined, result = self.joined[0], torch.zeros_like(hidden_states)
         for index, (gate, up, down) in enumerate(self._maps()):
@@ -212,7 +212,7 @@ class FactoredExperts(nn.Module):
         return result
 
     def dense(self) -> Module:
-        """The module with joined weights that computes the same."""
+        """The original module, with the products as its joined weights."""
         joined = self.joined[0]
         maps = [
             [layer.dense() if isinstance(layer, FactoredLinear) else layer for layer in expert]
@@ -232,13 +232,13 @@ class RmtcliConfig(QuantizationConfigMixin):
 
     Args:
         ranks: rank of each factored layer, by its name in the dense checkpoint.
-        shared: for each layer without a first map of its own: the one whose it uses.
-        version: layout of this entry.
-        dequantize: multiply the factors into dense layers after loading.
-        others: kept, and written again.
+        shared: for each layer without a first map of its own, the layer whose map it uses.
+        version: version of this entry's format.
+        dequantize: whether to multiply the factors into dense layers after loading.
+        others: further entries, which are kept and written again.
 
     Raises:
-        ValueError: a newer version, or ranks that are none.
+        ValueError: the version is newer than this file, or the ranks or shared maps are invalid.
     """
 
     newest = VERSION
@@ -279,39 +279,43 @@ class RmtcliConfig(QuantizationConfigMixin):
         self.dequantize = dequantize
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry as it stands in the file, to which the way of loading does not belong."""
+        """The entry as written to ``config.json``, without ``dequantize``."""
         return {name: value for name, value in super().to_dict().items() if name != "dequantize"}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The same: no entry has a default that could be left out."""
+        """The whole entry: no field has a default that may be left out."""
         return self.to_dict()
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a layer of the checkpoint is in the model.
+class _Location:
+    """Where the model holds a layer of the checkpoint.
 
     Attributes:
-        module: the layer, or the experts that it is joined with.
-        leaves: names of an expert's maps; empty where nothing is joined.
-        targets: the names under which transformers would join them.
+        module: name of the layer's module, or of the experts that transformers joins it with.
+        leaves: names of an expert's gate, up and down map; empty for a layer of its own.
+        joined: the names under which transformers would load the joined weights.
     """
 
     module: str
     leaves: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
 
     def full(self, name: str) -> str:
-        """The module of the layer itself, which the checkpoint calls ``name``."""
+        """Name of the module of the layer itself, which the checkpoint calls ``name``."""
         return ".".join((self.module, *name.rsplit(".", 2)[1:])) if self.leaves else self.module
 
 
-class _Names:
-    """How transformers gets from names in a checkpoint to those in the model.
+class _NameMap:
+    """From names in a checkpoint to names in a model, as transformers maps them when it loads.
+
+    Transformers 5 describes the mapping by transforms: a renaming changes a name, and a converter
+    joins several tensors into one, such as the experts' weights. Transformers 4 only renames, by
+    patterns that belong to the model's class. Both add or remove the prefix of the base model.
 
     Args:
-        model: the model, its weights not yet loaded.
-        transforms: transformers' own transforms of names.
+        model: the model, before its weights are loaded.
+        transforms: transformers' transforms of names; empty for transformers 4.
     """
 
     def __init__(self, model: Module, transforms: list[Any]) -> None:
@@ -321,164 +325,233 @@ class _Names:
         self.converters = [item for item in transforms if hasattr(item, "operations")]
 
     def find(self, key: str) -> tuple[str, Any]:
-        """The model's name for a tensor, and what joins it with others, or None."""
-        if get_model_conversion_mapping is None:
-            mapping = getattr(self.model, "_checkpoint_conversion_mapping", None) or {}
-            for pattern, new in mapping.items():
-                key, count = re.subn(pattern, new, key)
-                if count:
-                    break
-            options = (key, key.removeprefix(self.prefix), self.prefix + key)
-            return next((name for name in options if name in self.state), key), None
-        prefix = self.model.base_model_prefix
-        found, pattern = rename_source_key(key, self.renamings, self.converters, prefix, self.state)
-        if found not in self.state and key in self.state:
-            found, pattern = rename_source_key(key, [], [], prefix, self.state)
-        return found, next((c for c in self.converters if pattern in c.source_patterns), None)
+        """Map the name of one tensor.
 
-    def place(self, name: str, names: Iterable[str]) -> _Place | None:
-        """Where a layer is; None where the model was built without that part.
+        Args:
+            key: the tensor's name in the checkpoint.
+
+        Returns:
+            Its name in the model, and the converter that joins it with other tensors, or None.
+        """
+        if get_model_conversion_mapping is None:
+            return self._renamed_by_class(key), None
+        prefix = self.model.base_model_prefix
+        name, pattern = rename_source_key(key, self.renamings, self.converters, prefix, self.state)
+        if name not in self.state and key in self.state:
+            name, pattern = rename_source_key(key, [], [], prefix, self.state)
+        return name, next((c for c in self.converters if pattern in c.source_patterns), None)
+
+    def _renamed_by_class(self, key: str) -> str:
+        """The name in the model, as transformers 4 finds it."""
+        patterns = getattr(self.model, "_checkpoint_conversion_mapping", None) or {}
+        for pattern, new in patterns.items():
+            key, count = re.subn(pattern, new, key)
+            if count:
+                break
+        options = (key, key.removeprefix(self.prefix), self.prefix + key)
+        return next((name for name in options if name in self.state), key)
+
+    def locate(self, name: str, names: Iterable[str]) -> _Location | None:
+        """Find a layer in the model.
+
+        Args:
+            name: the layer's name in the checkpoint.
+            names: names of all layers that are looked for.
+
+        Returns:
+            Its location; None if the model was built without the part that holds the layer.
 
         Raises:
-            ValueError: it should be there and is not, or cannot be factored.
+            ValueError: the model should have the layer and does not, or the layer cannot be
+                factored.
         """
-        found, converter = self.find(f"{name}.weight")
+        tensor, converter = self.find(f"{name}.weight")
         if converter is not None:
-            return self._joined(name, found, converter)
-        module = found.removesuffix(".weight")
-        if found not in self.state:
+            return self._locate_expert(name, tensor, converter)
+        if tensor not in self.state:
             if self._left_out(name, names):
                 return None
             raise ValueError(
                 f"rmtcli: config.json gives a rank for '{name}', and {type(self.model).__name__} "
                 f"of transformers {transformers.__version__} has no such layer"
             )
+        module = tensor.removesuffix(".weight")
         layer = self.model.get_submodule(module)
         if not isinstance(layer, nn.Linear | Conv1D):
             raise ValueError(
-                f"rmtcli: config.json gives a rank for '{name}', which is no linear layer in "
+                f"rmtcli: config.json gives a rank for '{name}', which is not a linear layer in "
                 f"{type(self.model).__name__} but {type(layer).__name__}"
             )
-        return _Place(module)
+        return _Location(module)
 
     def _left_out(self, name: str, names: Iterable[str]) -> bool:
-        """Whether the model lacks a part by design: a bare encoder its head, a head its pooler."""
+        """Whether the model was built without the part that holds a layer.
+
+        A bare encoder has no head; a model with a head may set a part, such as the pooler, to None.
+        """
         headed = any(other.startswith(self.prefix) for other in names)
         if self.model.base_model is self.model and headed and not name.startswith(self.prefix):
             return True
-        for option in (name, name.removeprefix(self.prefix), self.prefix + name):
-            module: Any = self.model
-            for part in option.split("."):
-                module = getattr(module, part, self)
-                if module is None:
-                    return True
-                if module is self:
-                    break
+        options = (name, name.removeprefix(self.prefix), self.prefix + name)
+        return any(self._is_none(option) for option in options)
+
+    def _is_none(self, name: str) -> bool:
+        """Whether the model, or a module on the way to ``name``, has None as its next part."""
+        module: Any = self.model
+        for part in name.split("."):
+            if not hasattr(module, part):
+                return False
+            module = getattr(module, part)
+            if module is None:
+                return True
         return False
 
-    def _joined(self, name: str, found: str, converter: Any) -> _Place:
-        """Experts that can be taken apart again: gate and up joined, down alone, no biases."""
-        module = found.rpartition(".")[0]
+    def _locate_expert(self, name: str, tensor: str, converter: Any) -> _Location:
+        """Find the experts that one expert's layer is joined with.
+
+        Args:
+            name: the layer's name in the checkpoint.
+            tensor: the joined weight's name in the model.
+            converter: what joins it.
+
+        Raises:
+            ValueError: the experts cannot be taken apart.
+        """
+        module = tensor.rpartition(".")[0]
         stem = converter.target_patterns[0].rpartition(".")[0]
-        sources = {
+        converters = {
             target.rpartition(".")[2]: item
             for item in self.converters
             for target in item.target_patterns
             if target.rpartition(".")[0] == stem
         }
-        wanted = {
-            "gate_up_proj": ["MergeModulelist", "Concatenate"],
-            "down_proj": ["MergeModulelist"],
-        }
-        kinds = {p: [type(op).__name__ for op in item.operations] for p, item in sources.items()}
-        experts = self.model.get_submodule(module)
-        simple = {
-            "has_gate": True,
-            "is_concatenated": True,
-            "is_transposed": False,
-            "has_bias": False,
-        }
-        if (
-            kinds != wanted
-            or dict(experts.named_parameters()).keys() != wanted.keys()
-            or any(getattr(experts, flag, None) is not value for flag, value in simple.items())
-            or getattr(experts, "has_post_expert_norm", False)
-        ):
+        if not _separable(self.model.get_submodule(module), converters):
             raise ValueError(
                 f"rmtcli: transformers {transformers.__version__} joins '{name}' with other "
-                f"weights into {found}, where its factors have no place: use the dense layout"
+                f"weights into {tensor}, where two factors cannot be stored: use the dense layout"
             )
-        patterns = [*sources["gate_up_proj"].source_patterns, *sources["down_proj"].source_patterns]
+        patterns = [p for leaf in _JOINED for p in converters[leaf].source_patterns]
         leaves = tuple(pattern.removesuffix(".weight").rpartition(".")[2] for pattern in patterns)
-        return _Place(module, leaves, tuple(item.target_patterns[0] for item in sources.values()))
+        return _Location(module, leaves, tuple(c.target_patterns[0] for c in converters.values()))
+
+
+#: Names of the weights of joined experts that can be taken apart, and the operations that join
+#: them: gate and up projection in one tensor, down projection in another.
+_JOINED = {
+    "gate_up_proj": ["MergeModulelist", "Concatenate"],
+    "down_proj": ["MergeModulelist"],
+}
+#: What such experts say of themselves.
+_PLAIN_EXPERTS = {
+    "has_gate": True,
+    "is_concatenated": True,
+    "is_transposed": False,
+    "has_bias": False,
+}
+
+
+def _separable(experts: Module, converters: Mapping[str, Any]) -> bool:
+    """Whether joined experts are plain linear maps, stacked and concatenated, and nothing more.
+
+    Args:
+        experts: the module that holds the joined weights.
+        converters: what joins them, by the name of the joined weight.
+    """
+    operations = {
+        leaf: [type(operation).__name__ for operation in item.operations]
+        for leaf, item in converters.items()
+    }
+    return (
+        operations == _JOINED
+        and dict(experts.named_parameters()).keys() == _JOINED.keys()
+        and all(getattr(experts, name, None) is value for name, value in _PLAIN_EXPERTS.items())
+        and not getattr(experts, "has_post_expert_norm", False)
+    )
 
 
 class RmtcliQuantizer(HfQuantizer):
-    """Puts the factored layers in before transformers loads the weights."""
+    """Replaces layers by their factored form before transformers loads the weights."""
 
-    requires_calibration = True  # transformers cannot factor a dense model by itself
+    requires_calibration = True  # transformers itself cannot factor a dense model
     is_trainable = True
-    is_qat_trainable = True  # factors are ordinary parameters: no adapters are needed
+    is_qat_trainable = True  # factors are ordinary parameters and need no adapters
     is_compileable = True
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self._renamings: list[Any] = []  # for factors that transformers would not find
-        self._apart: set[str] = set()  # what transformers would join and we do not
+        self._renamings: list[Any] = []  # for factors that transformers would not find otherwise
+        self._apart: set[str] = set()  # joined weights whose experts stay separate
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """``save_pretrained`` writes the factors under the checkpoint's names."""
+        """True: ``save_pretrained`` writes the factors under the checkpoint's names."""
         return True
 
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
-        """Transformers' transforms, without the joining of experts that stay apart."""
+        """Transforms of names, without those that would join experts that stay separate."""
         kept = (item for item in weight_conversions if item.target_patterns[0] not in self._apart)
         return [*self._renamings, *kept]
 
     def _process_model_before_weight_loading(self, model: Module, **kwargs: Any) -> None:
         ranks = self.quantization_config.ranks
         transforms = _transforms(model)
-        names = _Names(model, transforms)
-        found = {name: names.place(name, ranks) for name in ranks}
-        places = {name: place for name, place in found.items() if place is not None}
-        swapped: dict[int, Module] = {}  # a module under several names stays one module
-        for name, place in places.items():
-            if not place.leaves:
-                layer = model.get_submodule(place.module)
-                swapped.setdefault(id(layer), FactoredLinear(layer, ranks[name]))
-                _put(model, place.module, swapped[id(layer)])
-        kinds = {type(model.get_submodule(p.module)): p for p in places.values() if p.leaves}
-        for kind, place in kinds.items():
-            self._take_apart(model, kind, place, places)
-        for name, other in getattr(self.quantization_config, "shared", {}).items():
-            if name in places and other not in places:
-                raise ValueError(f"rmtcli: {name} needs a map of {other}, which the model lacks")
-            if name in places:
-                layer = model.get_submodule(places[name].full(name))
-                layer.share(model.get_submodule(places[other].full(other)))
-        self._check_names(model, transforms, places)
+        names = _NameMap(model, transforms)
+        located = {name: names.locate(name, ranks) for name in ranks}
+        locations = {name: item for name, item in located.items() if item is not None}
+        self._replace_linears(model, locations)
+        kinds = {type(model.get_submodule(x.module)): x for x in locations.values() if x.leaves}
+        for kind, location in kinds.items():
+            self._replace_experts(model, kind, location, locations)
+        self._share_maps(model, locations)
+        self._check_names(model, transforms, locations)
 
-    def _take_apart(
-        self, model: Module, kind: type, place: _Place, places: Mapping[str, _Place]
+    def _replace_linears(self, model: Module, locations: Mapping[str, _Location]) -> None:
+        """Replace the factored layers that are modules of their own."""
+        replaced: dict[int, Module] = {}  # a module under several names stays one module
+        for name, location in locations.items():
+            if not location.leaves:
+                layer = model.get_submodule(location.module)
+                rank = self.quantization_config.ranks[name]
+                replaced.setdefault(id(layer), FactoredLinear(layer, rank))
+                _put(model, location.module, replaced[id(layer)])
+
+    def _replace_experts(
+        self, model: Module, kind: type, location: _Location, locations: Mapping[str, _Location]
     ) -> None:
-        """Swap all experts of one kind, as what joins their weights is one for the whole model."""
-        self._apart.update(place.targets)
+        """Replace all experts of one class: transformers joins either all of them or none."""
+        self._apart.update(location.joined)
         for module, joined in list(model.named_modules()):
             if type(joined) is kind:
                 ranks = {
                     ".".join(name.rsplit(".", 2)[1:]): self.quantization_config.ranks[name]
-                    for name, other in places.items()
+                    for name, other in locations.items()
                     if other.module == module
                 }
-                _put(model, module, FactoredExperts(joined, place.leaves, ranks))
+                _put(model, module, FactoredExperts(joined, location.leaves, ranks))
+
+    def _share_maps(self, model: Module, locations: Mapping[str, _Location]) -> None:
+        """Let siblings use one first map.
+
+        Raises:
+            ValueError: the model lacks the layer that holds the map.
+        """
+        for name, other in getattr(self.quantization_config, "shared", {}).items():
+            if name in locations and other not in locations:
+                raise ValueError(f"rmtcli: {name} needs a map of {other}, which the model lacks")
+            if name in locations:
+                layer = model.get_submodule(locations[name].full(name))
+                layer.share(model.get_submodule(locations[other].full(other)))
 
     def _check_names(
-        self, model: Module, transforms: list[Any], places: Mapping[str, _Place]
+        self, model: Module, transforms: list[Any], locations: Mapping[str, _Location]
     ) -> None:
-        """Make sure that each factor in the file leads to its place, whatever renames it."""
-        names = _Names(model, self.update_weight_conversions(transforms))
-        for name, place in places.items():
-            module = place.full(name)
+        """Make sure that transformers loads each factor into its module; add renamings if not.
+
+        Raises:
+            ValueError: transformers 4 would not load a factor.
+        """
+        names = _NameMap(model, self.update_weight_conversions(transforms))
+        for name, location in locations.items():
+            module = location.full(name)
             for leaf in ("0.weight", "1.weight", "1.bias"):
                 key, wanted = f"{name}.{leaf}", f"{module}.{leaf}"
                 if wanted in names.state and names.find(key) != (wanted, None):
@@ -489,14 +562,17 @@ class RmtcliQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Module, **kwargs: Any) -> Module:
         if self.quantization_config.dequantize:
             return self.dequantize(model)
-        model.is_quantized = False  # ordinary floating weights: half(), float() and training work
+        model.is_quantized = False  # weights are ordinary floats: half(), float() and training work
         model.save_pretrained = functools.partial(save_with_loader, model)
         return model
 
     def _dequantize(self, model: Module, dtype: torch.dtype | None = None) -> Module:
-        """Dense layers in place of the factored ones, in the precision of the factors."""
+        """Replace the factored layers by dense ones, in the precision of the factors."""
         dense: dict[int, Module] = {}
-        for kind in (FactoredExperts, FactoredLinear):  # experts first: they hold layers
+        for kind in (
+            FactoredExperts,
+            FactoredLinear,
+        ):  # experts contain factored layers
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if isinstance(module, kind):
                     if id(module) not in dense:
@@ -509,36 +585,37 @@ class RmtcliQuantizer(HfQuantizer):
         return model
 
 
-def places(model: nn.Module, names: Iterable[str]) -> dict[str, _Place]:
-    """Where a checkpoint's layers are in a model with its weights.
+def locate_layers(model: nn.Module, names: Iterable[str]) -> dict[str, _Location]:
+    """Find a checkpoint's layers in a model whose weights are loaded.
 
     Layers that the model was built without, or has in another form, are missing.
     """
-    found, known = _Names(model, _transforms(model)), {}
+    name_map, locations = _NameMap(model, _transforms(model)), {}
     for name in names:
         try:
-            place = found.place(name, names)
+            location = name_map.locate(name, names)
         except ValueError:
             continue
-        if place is not None:
-            known[name] = place
-    return known
+        if location is not None:
+            locations[name] = location
+    return locations
 
 
 def _transforms(model: Module) -> list[Any]:
-    """Transformers' own transforms of names, none before version 5."""
+    """The transforms of names that transformers uses for a model; none before version 5."""
     return [] if get_model_conversion_mapping is None else get_model_conversion_mapping(model)
 
 
 def _put(model: Module, name: str, module: Module) -> None:
+    """Replace the module of this name."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
 
 def save_with_loader(model: Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
-    """``save_pretrained``, with this file beside the weights, so that they can be loaded again."""
-    own = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
-    model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | own
+    """``save_pretrained`` that also copies this file, which loading the weights again needs."""
+    loader = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
+    model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | loader
     result = type(model).save_pretrained(model, directory, *args, **kwargs)
     if (Path(directory) / "config.json").exists():  # adapters are saved without the model
         (Path(directory) / "rmtcli_loading.py").write_bytes(Path(__file__).read_bytes())
@@ -546,9 +623,10 @@ def save_with_loader(model: Module, directory: str | Path, *args: Any, **kwargs:
 
 
 class _Opener:
-    """A config class of transformers, which is not to be marked as code of the directory's.
+    """Stands in for a config class of transformers, which must not be marked as remote code.
 
-    ``AutoConfig`` marks what ``auto_map`` names; a marked class would be saved as a file.
+    ``AutoConfig`` marks the class that ``auto_map`` names, and ``save_pretrained`` would then copy
+    the source file of a marked class.
     """
 
     def __init__(self, own: type) -> None:
@@ -565,7 +643,7 @@ class _Opener:
 
 
 def __getattr__(name: str) -> Any:
-    """Config classes of transformers, which ``auto_map`` looks for here."""
+    """Return a config class of transformers, which ``auto_map`` makes transformers look up here."""
     own = None if name.startswith("_") else getattr(transformers, name, None)
     if isinstance(own, type) and issubclass(own, transformers.PretrainedConfig):
         return _Opener(own)
@@ -573,7 +651,7 @@ def __getattr__(name: str) -> Any:
 
 
 def register() -> None:
-    """Make the method known; of several copies of this file, the newest format counts."""
+    """Register the quantization method; of several copies of this file, the newest format wins."""
     known = AUTO_QUANTIZATION_CONFIG_MAPPING.get(METHOD)
     if getattr(known, "newest", 0) < VERSION:
         AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = RmtcliConfig

@@ -1,4 +1,4 @@
-"""Makes transformers open the directories that rmtcli writes: importing it is enough.
+"""Importing this module lets transformers open the directories that rmtcli writes.
 
 >>> import rmtcli.integrations.transformers  # doctest: +SKIP
 >>> model = transformers.AutoModel.from_pretrained("small")  # doctest: +SKIP
@@ -17,7 +17,7 @@ from rmtcli.integrations.rmtcli_loading import (
     FactoredLinear,
     RmtcliConfig,
     RmtcliQuantizer,
-    places,
+    locate_layers,
     register,
 )
 
@@ -34,30 +34,30 @@ register()
 
 
 def modules_of(model: nn.Module, names: Collection[str]) -> dict[str, str]:
-    """Where a checkpoint's layers are in a model of transformers.
+    """Find the modules of a checkpoint's layers in a transformers model.
 
-    Experts that transformers joins are taken apart first, in place: only then is there a module
-    for each layer.
+    Experts that transformers joins are separated first, in place, so that each layer has a module
+    of its own.
 
     Args:
-        model: a model with its weights.
-        names: layers by their names in the dense checkpoint.
+        model: a model whose weights are loaded.
+        names: names of the layers in the dense checkpoint.
 
     Returns:
-        Module by layer; layers that the model was built without are missing.
+        Module names by layer name; layers that the model was built without are missing.
     """
-    found = places(model, names)
-    for module, leaves in {(place.module, place.leaves) for place in found.values()}:
+    locations = locate_layers(model, names)
+    for module, leaves in {(item.module, item.leaves) for item in locations.values()}:
         joined = model.get_submodule(module)
         if leaves and not isinstance(joined, FactoredExperts):
             parent, _, child = module.rpartition(".")
-            setattr(model.get_submodule(parent), child, _apart(joined, leaves))
-    return {name: place.full(name) for name, place in found.items()}
+            setattr(model.get_submodule(parent), child, _separated(joined, leaves))
+    return {name: location.full(name) for name, location in locations.items()}
 
 
 @torch.no_grad()
-def _apart(joined: Any, leaves: Collection[str]) -> FactoredExperts:
-    """Experts as single maps, whose weights are parts of the joined ones."""
+def _separated(joined: Any, leaves: Collection[str]) -> FactoredExperts:
+    """Experts as separate linear maps, whose weights are views of the joined ones."""
     experts = FactoredExperts(joined, leaves, {})
     for index, expert in enumerate(experts.children()):
         gate, up = joined.gate_up_proj[index].chunk(2)

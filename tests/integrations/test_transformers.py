@@ -213,7 +213,7 @@ def test_a_rank_without_a_layer_is_refused(directories: Directories, tmp_path: P
     factored = directories["llama"][0]
     for wrong, message in (
         ("model.layers.7.mlp.up_proj", "gives a rank for 'model.layers.7.mlp.up_proj', and Llama"),
-        ("model.embed_tokens", "which is no linear layer in LlamaForCausalLM but Embedding"),
+        ("model.embed_tokens", "which is not a linear layer in LlamaForCausalLM but Embedding"),
     ):
         ranks = entry(factored)["ranks"] | {wrong: 3}
         directory = altered(factored, tmp_path / wrong, ranks=ranks)
