@@ -109,7 +109,7 @@ def test_a_choice_whose_docstring_names_a_year_carries_the_reference() -> None:
 
 def test_the_theory_page_cites_edge_estimators_as_the_registry_does() -> None:
     page = (ROOT / "docs/theory.md").read_text()
-    table = page[page.index("| name | source | supposes |") :].partition("\n\n")[0]
+    table = page[page.index("| name | source | assumes |") :].partition("\n\n")[0]
     cited = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]*) \|", table, re.M))
     assert len(cited) >= 9
     assert cited == {name: EDGES.reference(name) or "this page" for name in cited}
