@@ -1,18 +1,27 @@
-"""What the layers of a network see: moments of their inputs and output gradients.
+"""Calibration: moments of a network's layers, and the best low-rank maps in their metric.
 
-The moments are collected by :mod:`rmtcli.running`, which needs torch; what is done with them
-(:mod:`~rmtcli.calibration.metric`) does not.
+``collect`` takes the moments of each layer's inputs and output gradients through torch hooks;
+:mod:`rmtcli.running` calls it. Nothing else here needs torch. Gradients start from random
+cotangents whose covariance is the Fisher matrix of the logits, so that calibration needs no labels.
+Layers that read the same tensor share the arrays of its moments, in memory and in a file of
+statistics, and that is how siblings are recognised. Statistics carry the hash of the checkpoint
+file, because they depend on every weight in it.
 """
 
 from rmtcli.calibration.base import Calibrated, Calibration
-from rmtcli.calibration.metric import Decomposition, decompose, decompose_together, redirect
+from rmtcli.calibration.metric import (
+    MetricDecomposition,
+    decompose,
+    decompose_together,
+    redirect,
+)
 from rmtcli.calibration.moments import Moments
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
     "Calibrated",
     "Calibration",
-    "Decomposition",
+    "MetricDecomposition",
     "Moments",
     "Origin",
     "decompose",

@@ -1,4 +1,4 @@
-"""What to calibrate on. Nothing here needs torch."""
+"""Settings of a calibration. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 
 from rmtcli.errors import UsageError
 
-#: Metric -> whether it uses output gradients.
+#: Name of a metric -> whether it uses output gradients.
 METRICS = {"two-sided": True, "one-sided": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How to find out what the layers see.
+    """Settings of a calibration.
 
     Attributes:
-        data: file with inputs to calibrate on: its ``train_inputs`` if it has any, else its
+        data: file with calibration inputs: its ``train_inputs`` if it has any, else its
             ``inputs``.
-        metric: ``two-sided`` (inputs and output gradients) or ``one-sided`` (inputs).
-        batch: samples that run through the network at a time.
-        stats: file of moments: read if it exists, else written.
-        sequential: whether each layer is fitted once more on what the compressed layers before it
-            give, with the dense network's outputs as the target.
-        heal: passes over the inputs in which the factors are trained on the dense network's
-            outputs.
+        metric: ``two-sided`` (inputs and output gradients) or ``one-sided`` (inputs alone).
+        batch: number of samples that run through the network at a time.
+        stats: file of moments, which is read if it exists and written otherwise.
+        sequential: whether each layer is fitted again on the outputs of the compressed layers
+            before it, with the dense network's outputs as the target.
+        heal: number of passes over the inputs in which the factors are trained to give the dense
+            network's outputs.
     """
 
     data: str | Path | None = None
@@ -45,7 +45,7 @@ class Calibration:
 
     @property
     def refines(self) -> bool:
-        """Whether the factors are changed after their ranks are known."""
+        """Whether the factors change after their ranks are known."""
         return self.sequential or self.heal > 0
 
     @property
@@ -56,12 +56,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A calibration that happened.
+    """Record of a finished calibration.
 
     Attributes:
-        settings: how.
-        samples: how many samples went through the network.
-        bytes: what the moments take in memory.
+        settings: its settings.
+        samples: number of samples that went through the network.
+        bytes: memory that the moments take.
     """
 
     settings: Calibration

@@ -1,4 +1,4 @@
-"""Streaming moments through the hooks of a torch module."""
+"""Moments of layers, summed batch by batch through the hooks of a torch module."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from rmtcli.calibration.moments import Moments
 
 Array = NDArray[np.float64]
 
+#: Seed of the normal draws from which backward passes start: a calibration can be repeated.
+_SEED = 0
+
 
 @dataclass
 class _Inputs:
@@ -27,25 +30,26 @@ class _Inputs:
 
     @cached_property
     def averages(self) -> tuple[Array, Array]:
-        """E[x] and E[x xᵀ], computed once for all layers of the group; the sums are let go."""
-        found = self.total / self.rows, self.outer / self.rows
+        """E[x] and E[x xᵀ], computed once for all layers of the group; frees the sums."""
+        averages = self.total / self.rows, self.outer / self.rows
         self.total = self.outer = np.zeros(())
-        return found
+        return averages
 
 
 @dataclass
 class _Watch:
-    """What the hooks write down."""
+    """Everything that the hooks record."""
 
-    #: The tensors read in this batch, and by whom. They are held, so that an id stays theirs.
+    #: The tensors read in this batch, by their id, with the layers that read them. Holding the
+    #: tensors keeps Python from giving their ids to others.
     read: dict[int, tuple[Tensor, list[str]]] = field(default_factory=dict)
-    #: Which positions of the batch count; None for all.
+    #: Gives the mask of the batch's positions that count; None for all.
     mask: Callable[[], Tensor | None] = lambda: None
     inputs: dict[tuple[str, ...], _Inputs] = field(default_factory=dict)
     gradients: dict[str, Array] = field(default_factory=dict)
 
     def add_inputs(self) -> None:
-        """Take in the tensors of a batch, each once however many layers read it."""
+        """Add the tensors of a batch to the sums, each once however many layers read it."""
         for source, readers in self.read.values():
             x = rows_of(source.detach(), self.mask()).double()
             sums = self.inputs.setdefault(tuple(readers), _Inputs())
@@ -55,12 +59,20 @@ class _Watch:
         self.read.clear()
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
-        """Take in the output gradients of one layer."""
+        """Add the output gradients of one layer to its sum."""
         g = rows_of(gradient.detach(), self.mask()).double()
         self.gradients[name] = self.gradients.get(name, 0.0) + (g.T @ g).cpu().numpy()
 
     def moments(self, name: str, samples: int) -> Moments | None:
-        """One layer's moments, from every group that it is in; None if nothing reached it."""
+        """Return one layer's moments, from every group that it is in.
+
+        Args:
+            name: the layer's module name.
+            samples: number of samples that went through the network.
+
+        Returns:
+            The moments, or None for a layer that no input reached.
+        """
         own = [(group.count(name), sums) for group, sums in self.inputs.items() if name in group]
         rows = sum(times * sums.rows for times, sums in own)
         if not rows:
@@ -77,12 +89,12 @@ class _Watch:
 
 
 def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The rows that count, shape (rows, width).
+    """Return the rows that count, shape (rows, width).
 
     Args:
         values: shape (…, width).
-        mask: shape (samples, positions), which positions hold tokens and not padding; None for
-            all. Values of other positions than these are all taken.
+        mask: shape (samples, positions), true for positions with tokens and false for padding, or
+            None. Where the shapes of values and mask do not fit, all rows count.
     """
     if mask is not None and values.shape[:-1] == mask.shape:
         return values[mask]
@@ -101,34 +113,32 @@ def collect(
     gradients: bool = True,
     vectors: bool = False,
     mask: Callable[[], Tensor | None] = lambda: None,
-    seed: int = 0,
 ) -> dict[str, Moments]:
-    """Moments of the inputs and output gradients of linear layers.
+    """Collect the moments of the inputs and output gradients of linear layers.
 
-    One pass forward, and backward where gradients are asked for. The backward pass starts from
-    v = √p ∘ z − p (√p · z) with p the network's own class probabilities and z standard normal: its
-    covariance is diag(p) − p pᵀ, the Fisher matrix of the logits, as for labels drawn from the
-    model's own output (Martens and Grosse, 2015, section 5) but with less variance where the
-    network is sure. No labels are needed. Where outputs are vectors, v is z itself: the loss is
-    then their squared error.
+    The network runs forward, and backward if gradients are asked for. The backward pass starts from
+    v = √p ∘ z − p (√p · z) with p the network's own class probabilities and z standard normal. Its
+    covariance is diag(p) − p pᵀ, the Fisher matrix of the logits. Labels drawn from the model's own
+    output (Martens and Grosse, 2015, section 5) have the same expectation, and more variance where
+    the network is sure. No labels are needed. For outputs that are vectors, v is z itself, and the
+    loss is their squared error.
 
-    Memory: the activations of one batch, and in² + out² float64 values a layer; layers that read
+    Memory: the activations of one batch, and in² + out² float64 values per layer; layers that read
     the same tensor (query, key and value) store its moments once.
 
     Args:
-        model: in evaluation mode, on its device.
+        model: the network, in evaluation mode, on its device.
         inputs: shape (samples, …).
-        layers: module names of the ``nn.Linear`` to watch.
-        run: gives a network's outputs, shape (rows, width).
-        batch: samples that run at a time.
+        layers: module names of the ``nn.Linear`` layers to watch.
+        run: function that gives a network's outputs, shape (rows, width).
+        batch: number of samples that run at a time.
         gradients: whether to collect output gradients.
-        vectors: whether the outputs are vectors and not class scores.
-        mask: gives, once a batch has run, which of its positions count; None for all.
-        seed: of the normal draws.
+        vectors: whether the outputs are vectors, as opposed to class scores.
+        mask: function that gives, after a batch has run, the mask of its positions that count, or
+            None for all.
 
     Returns:
         Moments by module name; a layer that no input reached is missing.
-
     """
     watch = _Watch(mask=mask)
     cotangent = _normal if vectors else _fisher_root
@@ -136,9 +146,9 @@ def collect(
         model.get_submodule(name).register_forward_hook(_hook(name, watch, gradients))
         for name in layers
     ]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)  # only gradients of outputs are wanted
+    model.requires_grad_(False)  # only gradients of outputs are needed
     try:
         for start in range(0, len(inputs), batch):
             chunk = torch.from_numpy(np.array(inputs[start : start + batch]))
@@ -152,17 +162,17 @@ def collect(
             hook.remove()
         for parameter in trained:
             parameter.requires_grad_(True)
-    found = {name: watch.moments(name, len(inputs)) for name in layers}
-    return {name: moments for name, moments in found.items() if moments is not None}
+    collected = {name: watch.moments(name, len(inputs)) for name in layers}
+    return {name: moments for name, moments in collected.items() if moments is not None}
 
 
 def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
-    """A forward hook that notes one layer's input, and the gradient of its output to come."""
+    """Return a forward hook that records a layer's input and, later, its output's gradient."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         watch.read.setdefault(id(args[0]), (args[0], []))[1].append(name)
         if gradients:
-            # Parameters ask for no gradient, so the first layer's output starts the graph.
+            # Parameters require no gradient, so that the first layer's output starts the graph.
             if not output.requires_grad:
                 output.requires_grad_(True)
             output.register_hook(  # type: ignore[no-untyped-call]
@@ -173,12 +183,12 @@ def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
 
 
 def _normal(outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal values in the outputs' shape."""
+    """Return standard normal values of the outputs' shape."""
     return torch.randn(outputs.shape, generator=generator).to(outputs)
 
 
 def _fisher_root(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A random v with covariance diag(p) − p pᵀ, p the softmax of the logits."""
+    """Return random v with covariance diag(p) − p pᵀ, where p is the softmax of the logits."""
     p = logits.double().softmax(1)
     z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
     rooted = p.sqrt() * z

@@ -1,4 +1,4 @@
-"""First and second moments of a layer's inputs and output gradients."""
+"""First and second moments of a layer's inputs, and second moments of its output gradients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rmtcli.arrays import FloatArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """What one layer y = Wx + b saw during calibration.
+    """Moments of one layer y = Wx + b over the calibration samples.
 
     Attributes:
-        rows: inputs seen; a layer that runs over positions, or twice, sees several a sample.
-        samples: samples that went through the network.
+        rows: number of inputs; a layer that runs at every position, or twice, has several per
+            sample.
+        samples: number of samples that went through the network.
         mean: shape (in,), E[x].
         second: shape (in, in), E[x xᵀ], not centred.
         gradient: shape (out, out), E[g gᵀ] of the output gradients g, or None.
@@ -30,25 +31,32 @@ class Moments:
 
     @property
     def covariance(self) -> FloatArray:
-        """Shape (in, in), E[(x − E[x])(x − E[x])ᵀ]."""
+        """E[(x − E[x])(x − E[x])ᵀ], shape (in, in)."""
         return self.second - np.outer(self.mean, self.mean)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Shapes of mean, second moment and gradients' moment, None where that is missing."""
+        """Shapes of ``mean``, ``second`` and ``gradient``; None for a missing gradient."""
         arrays = (self.mean, self.second, self.gradient)
         return tuple(None if array is None else array.shape for array in arrays)
 
     @property
     def uses(self) -> float:
-        """How often a sample runs through the layer."""
+        """Number of times that a sample runs through the layer, on average."""
         return self.rows / self.samples
 
 
 def merge(parts: Sequence[Moments]) -> Moments:
-    """Moments of one weight that several modules share, each of which saw its own inputs.
+    """Merge the moments of modules that share one weight, each with inputs of its own.
 
-    One part comes back as it is: layers that read the same tensor go on sharing its arrays.
+    A single part is returned as it is, so that layers that read the same tensor go on sharing its
+    arrays.
+
+    Args:
+        parts: moments of the modules; at least one.
+
+    Returns:
+        The moments over all inputs; without gradients where a part has none.
     """
     if len(parts) == 1:
         return parts[0]
@@ -56,6 +64,7 @@ def merge(parts: Sequence[Moments]) -> Moments:
     shares = [part.rows / rows for part in parts]
 
     def mean(values: Sequence[FloatArray]) -> FloatArray:
+        """Return the mean, weighted by the number of inputs."""
         return np.asarray(sum(s * v for s, v in zip(shares, values, strict=True)))
 
     gradients = [part.gradient for part in parts if part.gradient is not None]

@@ -1,4 +1,4 @@
-"""Moments in a file, so that a network is calibrated once and compressed often."""
+"""Files of moments, so that a network is calibrated once and compressed many times."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError
 from rmtcli.files import write_file
 
-#: Entry of the file's metadata with the record of what is in it.
+#: Key of the file's metadata that holds a record of the contents.
 KEY = "rmtcli_statistics"
-#: Version of that record's layout.
+#: Version of the record's layout.
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What moments were taken from.
+    """The checkpoint and the data that moments were taken from.
 
     Attributes:
         checkpoint: sha256 of the checkpoint file.
         data: sha256 of the data file.
         gradients: whether output gradients were collected.
-        network: what was run, in words.
+        network: the network that was run, in words.
     """
 
     checkpoint: str
@@ -44,20 +44,21 @@ def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origi
     """Write moments as safetensors; arrays that layers share are stored once.
 
     Args:
-        path: file to write; the caller has checked that it may be.
-        moments: by layer name; None for a layer that no input reached.
-        origin: what they were taken from.
+        path: file to write; the caller has checked that it may be written.
+        moments: moments by layer name; None for a layer that no input reached.
+        origin: the checkpoint and the data that they were taken from.
     """
     arrays: dict[str, FloatArray] = {}
-    places: dict[int, str] = {}
+    names: dict[int, str] = {}
 
     def put(kind: str, array: FloatArray | None) -> str | None:
+        """Store an array, unless it is stored already, and return its name."""
         if array is None:
             return None
-        if id(array) not in places:
-            places[id(array)] = f"{kind}.{len(places)}"
-            arrays[places[id(array)]] = np.ascontiguousarray(array)
-        return places[id(array)]
+        if id(array) not in names:
+            names[id(array)] = f"{kind}.{len(names)}"
+            arrays[names[id(array)]] = np.ascontiguousarray(array)
+        return names[id(array)]
 
     layers = {
         name: m
@@ -83,17 +84,17 @@ def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origi
 
 
 def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
-    """Read what :func:`write_stats` wrote.
+    """Read a file that :func:`write_stats` wrote.
 
     Raises:
-        UsageError: no such file, or not a ``.safetensors`` file.
-        CheckpointError: the file is damaged, or holds no moments.
+        UsageError: the file does not exist, or is not a ``.safetensors`` file.
+        CheckpointError: the file is damaged, or contains no moments.
     """
     file = open_checkpoint(path)
     try:
         record: Any = json.loads(file.metadata[KEY])
         if record["version"] != VERSION:
-            raise CheckpointError(f"{path}: statistics of another version: collect them anew")
+            raise CheckpointError(f"{path}: statistics of another version: collect them again")
         arrays = {name: file.array(name).astype(np.float64) for name in file.infos}
         moments = {
             name: item
@@ -107,9 +108,9 @@ def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
             for name, item in record["layers"].items()
         }
         origin = Origin(*(record[key] for key in Origin.__slots__))
-    # JSON of any form may stand there.
+    # The record may be JSON of any form.
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise CheckpointError(
-            f"{path}: holds no calibration statistics that rmtcli wrote"
+            f"{path}: contains no calibration statistics written by rmtcli"
         ) from None
     return moments, origin

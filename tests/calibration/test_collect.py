@@ -1,3 +1,5 @@
+"""Moments that are collected through hooks, compared with explicit sums."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -40,7 +42,7 @@ def model(cls: type[nn.Module]) -> nn.Module:
 
 
 def naive(net: Siblings, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Every input of every layer, one row each, written out."""
+    """Return every input of every layer, one per row."""
     t = torch.from_numpy(x).double()
     with torch.no_grad():
         y = torch.relu(net.q(t)) + net.k(t)
@@ -55,36 +57,40 @@ def naive(net: Siblings, x: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("batch", [1, 7, 37, 100])
 def test_moments_are_those_of_the_rows_that_each_layer_saw(batch: int) -> None:
     net = model(Siblings)
-    found = collect(net, X, ["q", "k", "twice", "head"], run, batch=batch)
+    collected = collect(net, X, ["q", "k", "twice", "head"], run, batch=batch)
     for name, rows in naive(net, X).items():  # type: ignore[arg-type]
-        assert found[name].rows == len(rows)
-        assert found[name].uses == (2 if name == "twice" else 1)
-        np.testing.assert_allclose(found[name].mean, rows.mean(0), rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(found[name].second, rows.T @ rows / len(rows), atol=1e-12)
+        assert collected[name].rows == len(rows)
+        assert collected[name].uses == (2 if name == "twice" else 1)
+        np.testing.assert_allclose(collected[name].mean, rows.mean(0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(collected[name].second, rows.T @ rows / len(rows), atol=1e-12)
 
 
 def test_gradients_of_the_logits_have_the_fisher_matrix() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4)).double()
     x = np.repeat(X[:4], 3000, axis=0)
-    found = collect(net, x, ["0"], run)["0"].gradient
+    collected = collect(net, x, ["0"], run)["0"].gradient
     p = net(torch.from_numpy(X[:4]).double()).softmax(1).detach()
     expected = (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]).mean(0).numpy()
     # 12,000 draws; a product of two normals has a deviation of about its scale.
-    assert found is not None
-    np.testing.assert_allclose(found, expected, atol=5 * np.abs(expected).max() / np.sqrt(12_000))
+    assert collected is not None
+    np.testing.assert_allclose(
+        collected, expected, atol=5 * np.abs(expected).max() / np.sqrt(12_000)
+    )
 
 
 def test_gradients_flow_back_through_the_network() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
-    found = collect(net, np.repeat(X, 50, axis=0), ["0", "1"], run)
+    collected = collect(net, np.repeat(X, 50, axis=0), ["0", "1"], run)
     w = net[1].weight.detach().numpy()
     # Without a nonlinearity between them, g₀ = W₁ᵀ g₁ draw by draw.
-    np.testing.assert_allclose(found["0"].gradient, w.T @ found["1"].gradient @ w, atol=1e-12)
+    np.testing.assert_allclose(
+        collected["0"].gradient, w.T @ collected["1"].gradient @ w, atol=1e-12
+    )
 
 
-def test_nothing_is_left_on_the_network() -> None:
+def test_hooks_and_gradient_flags_are_restored() -> None:
     net = model(Siblings)
     net.q.bias.requires_grad_(False)  # type: ignore[union-attr]
     asked = [parameter.requires_grad for parameter in net.parameters()]
@@ -109,15 +115,15 @@ class Lstm(nn.Module):
 
 def test_positions_are_rows_and_unreached_layers_are_missing() -> None:
     tokens = np.random.default_rng(0).integers(0, 20, (9, 5))
-    found = collect(model(Lstm), tokens, ["fc", "head", "unused"], run, batch=4)
-    assert set(found) == {"fc", "head"}
-    assert (found["fc"].rows, found["fc"].uses, found["head"].uses) == (45, 5, 1)
-    assert found["fc"].gradient is not None
+    collected = collect(model(Lstm), tokens, ["fc", "head", "unused"], run, batch=4)
+    assert set(collected) == {"fc", "head"}
+    assert (collected["fc"].rows, collected["fc"].uses, collected["head"].uses) == (45, 5, 1)
+    assert collected["fc"].gradient is not None
 
 
 def test_without_gradients_nothing_runs_backward() -> None:
-    found = collect(model(Siblings), X, ["q"], run, gradients=False)
-    assert found["q"].gradient is None
+    collected = collect(model(Siblings), X, ["q"], run, gradients=False)
+    assert collected["q"].gradient is None
 
 
 def test_merged_moments_are_those_of_all_rows() -> None:

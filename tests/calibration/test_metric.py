@@ -1,3 +1,5 @@
+"""The best low-rank maps of a layer in the metric of its data."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -10,10 +12,10 @@ from rmtcli.spectra import factorize, spectrum
 SHAPES = [(30, 50), (50, 30), (40, 40)]
 
 
-def seen(
+def sample(
     shape: tuple[int, int], rows: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Moments]:
-    """A weight, correlated inputs of which a third are dead, output gradients, their moments."""
+    """Return a weight, inputs (correlated, a third of them 0), output gradients, and the moments."""
     rng = np.random.default_rng(seed)
     out, inputs = shape
     w = rng.standard_normal(shape)
@@ -31,32 +33,32 @@ def seen(
 def test_the_predicted_output_error_is_the_measured_one(
     shape: tuple[int, int], rows: int, bias: bool
 ) -> None:
-    w, x, _, moments = seen(shape, rows)
-    found = decompose(w, moments, bias=bias, gradients=False)
-    total = found.loss(0)
+    w, x, _, moments = sample(shape, rows)
+    maps = decompose(w, moments, bias=bias, gradients=False)
+    total = maps.loss(0)
     for rank in range(min(shape)):
-        factors = found.factors(rank)
+        factors = maps.factors(rank)
         error = x @ (w - factors.product).T - (0 if factors.shift is None else factors.shift)
         measured = float((error**2).sum() / rows)
-        assert found.loss(rank) == pytest.approx(measured, rel=1e-6, abs=1e-12 * total)
+        assert maps.loss(rank) == pytest.approx(measured, rel=1e-6, abs=1e-12 * total)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_two_sided_loss_is_the_kronecker_form(shape: tuple[int, int]) -> None:
-    w, x, g, moments = seen(shape, 400)
-    found = decompose(w, moments, bias=True, gradients=True)
+    w, x, g, moments = sample(shape, 400)
+    maps = decompose(w, moments, bias=True, gradients=True)
     c = np.cov(x.T, bias=True)
     values, vectors = np.linalg.eigh(g.T @ g / len(g))
     curvature = (vectors * np.maximum(values, GRADIENT_FLOOR * values[-1])) @ vectors.T
     for rank in range(0, min(shape), 3):
-        change = w - found.factors(rank).product
+        change = w - maps.factors(rank).product
         expected = np.trace(change @ c @ change.T @ curvature)
-        assert found.loss(rank) == pytest.approx(expected, rel=1e-6, abs=1e-9 * found.loss(0))
+        assert maps.loss(rank) == pytest.approx(expected, rel=1e-6, abs=1e-9 * maps.loss(0))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_agrees_with_whitening_by_cholesky(shape: tuple[int, int]) -> None:
-    """SVD-LLM (Wang et al., 2024): truncate W·L, C = L·Lᵀ, and undo L. Where C allows it."""
+    """SVD-LLM (Wang et al., 2024) truncates W·L with C = L·Lᵀ and undoes L; C must be regular."""
     rng = np.random.default_rng(3)
     w = rng.standard_normal(shape)
     x = rng.standard_normal((500, shape[1])) @ rng.standard_normal((shape[1], shape[1]))
@@ -64,8 +66,8 @@ def test_agrees_with_whitening_by_cholesky(shape: tuple[int, int]) -> None:
     root = np.linalg.cholesky(moments.second)
     u, s, vh = np.linalg.svd(w @ root, full_matrices=False)
     expected = (u[:, :7] * s[:7]) @ vh[:7] @ np.linalg.inv(root)
-    found = decompose(w, moments, bias=False, gradients=False).factors(7).product
-    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    maps = decompose(w, moments, bias=False, gradients=False).factors(7).product
+    np.testing.assert_allclose(maps, expected, atol=1e-6 * np.abs(expected).max())
 
 
 def test_white_data_gives_plain_truncation() -> None:
@@ -73,17 +75,17 @@ def test_white_data_gives_plain_truncation() -> None:
     moments = Moments(1, 1, np.zeros(30), np.eye(30), np.eye(20))
     plain = factorize(w, spectrum(w, vectors=True), 6)
     for gradients in (True, False):
-        found = decompose(w, moments, bias=True, gradients=gradients).factors(6)
-        np.testing.assert_allclose(found.product, plain.product, atol=1e-10)
-        np.testing.assert_allclose(found.shift, 0, atol=1e-12)
-        # The norm is shared evenly here as well.
+        maps = decompose(w, moments, bias=True, gradients=gradients).factors(6)
+        np.testing.assert_allclose(maps.product, plain.product, atol=1e-10)
+        np.testing.assert_allclose(maps.shift, 0, atol=1e-12)
+        # Both factors have the same norm in each direction.
         np.testing.assert_allclose(
-            np.linalg.norm(found.left, axis=0), np.linalg.norm(found.right, axis=1)
+            np.linalg.norm(maps.left, axis=0), np.linalg.norm(maps.right, axis=1)
         )
 
 
-def test_no_other_map_does_better() -> None:
-    w, x, _, moments = seen((30, 50), 400)
+def test_no_other_map_of_the_same_rank_is_better() -> None:
+    w, x, _, moments = sample((30, 50), 400)
     centred = x - x.mean(0)
     best = decompose(w, moments, bias=True, gradients=False).factors(5).product
     loss = np.linalg.norm(centred @ (w - best).T)
@@ -94,14 +96,14 @@ def test_no_other_map_does_better() -> None:
         assert np.linalg.norm(centred @ (w - other).T) > loss
 
 
-def test_gradients_have_to_be_there() -> None:
+def test_gradients_that_were_not_collected_are_an_error() -> None:
     with pytest.raises(ValueError, match="no output gradients"):
         decompose(np.eye(3), Moments(1, 1, np.zeros(3), np.eye(3), None), bias=True, gradients=True)
 
 
 def siblings(outs: tuple[int, ...], rows: int, *, uses: int = 1) -> tuple[np.ndarray, list, list]:
-    """Inputs, and weights and moments of layers that read them; the last counts ``uses`` times."""
-    w, x, _, first = seen((sum(outs), 40), rows)
+    """Return inputs, and weights and moments of layers that read them; the last runs ``uses`` times."""
+    w, x, _, first = sample((sum(outs), 40), rows)
     g = np.random.default_rng(1).standard_normal((rows, sum(outs))) * np.arange(1, sum(outs) + 1)
     cuts = np.cumsum(outs)[:-1]
     moments = [
@@ -114,14 +116,14 @@ def siblings(outs: tuple[int, ...], rows: int, *, uses: int = 1) -> tuple[np.nda
 @pytest.mark.parametrize("outs", [(30, 30, 30), (40, 8, 8), (12, 6)])
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_siblings_lose_together_what_is_predicted(
+def test_the_predicted_loss_of_siblings_is_the_measured_one(
     outs: tuple[int, ...], gradients: bool, bias: bool
 ) -> None:
     x, weights, moments = siblings(outs, 300, uses=2)
-    found = decompose_together(weights, moments, bias=bias, gradients=gradients)
+    maps = decompose_together(weights, moments, bias=bias, gradients=gradients)
     for rank in range(min(sum(outs), 40)):
         measured = 0.0
-        factors = [item.factors(rank) for item in found]
+        factors = [item.factors(rank) for item in maps]
         for w, m, f in zip(weights, moments, factors, strict=True):
             error = x @ (w - f.left @ factors[0].right).T - (0 if f.shift is None else f.shift)
             metric = np.eye(len(w))
@@ -130,29 +132,29 @@ def test_siblings_lose_together_what_is_predicted(
                 floor = GRADIENT_FLOOR * values[-1]
                 metric = (vectors * np.maximum(values, floor)) @ vectors.T
             measured += m.uses * float(np.trace(error @ metric @ error.T)) / len(x)
-        expected = pytest.approx(measured, rel=1e-6, abs=1e-12 * found[0].loss(0))
-        assert [item.loss(rank) for item in found] == [expected] * len(outs)
+        expected = pytest.approx(measured, rel=1e-6, abs=1e-12 * maps[0].loss(0))
+        assert [item.loss(rank) for item in maps] == [expected] * len(outs)
 
 
 def test_siblings_are_truncated_as_one_stacked_layer() -> None:
-    """The naive twin: numpy's SVD of [R₁W₁; R₂W₂; …]L, undone by inverses."""
+    """The reference is numpy's SVD of [R₁W₁; R₂W₂; …]L, undone by inverses."""
     x, weights, moments = siblings((30, 10, 20), 300)
     root = np.linalg.cholesky(np.cov(x.T, bias=True) + 1e-9 * np.eye(40))
     outputs = [np.linalg.cholesky(m.gradient).T for m in moments]
     stacked = np.concatenate([r @ w for r, w in zip(outputs, weights, strict=True)])
     u, s, _ = np.linalg.svd(stacked @ root, full_matrices=False)
     right = u[:, :7].T @ stacked
-    found = decompose_together(weights, moments, bias=True, gradients=True)
-    np.testing.assert_allclose(found[0].losses[:7], s[:7] ** 2, rtol=1e-5)
-    assert all(item.right is found[0].right for item in found)
+    maps = decompose_together(weights, moments, bias=True, gradients=True)
+    np.testing.assert_allclose(maps[0].losses[:7], s[:7] ** 2, rtol=1e-5)
+    assert all(item.right is maps[0].right for item in maps)
     lefts = np.split(u[:, :7], [30, 40])
-    for item, r, left in zip(found, outputs, lefts, strict=True):
+    for item, r, left in zip(maps, outputs, lefts, strict=True):
         expected = np.linalg.inv(r) @ left @ right
         scale = np.abs(expected).max()
         np.testing.assert_allclose(item.factors(7).product, expected, atol=1e-4 * scale)
-    # The norm of each direction is shared evenly between the right factor and all left ones.
-    lengths = np.linalg.norm(np.concatenate([item.left for item in found]), axis=0)
-    np.testing.assert_allclose(lengths, np.linalg.norm(found[0].right, axis=1), rtol=1e-9)
+    # In each direction, all left factors together have the norm of the right one.
+    lengths = np.linalg.norm(np.concatenate([item.left for item in maps]), axis=0)
+    np.testing.assert_allclose(lengths, np.linalg.norm(maps[0].right, axis=1), rtol=1e-9)
 
 
 def test_siblings_with_one_weight_need_one_right_factor() -> None:

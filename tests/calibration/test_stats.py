@@ -1,3 +1,5 @@
+"""Files of calibration statistics."""
+
 from __future__ import annotations
 
 import json
@@ -30,20 +32,20 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
     a = moments(0)
     b = Moments(9, 3, a.mean, a.second, None)
     write_stats(tmp_path / "s.safetensors", {"a": a, "b": b, "unreached": None}, ORIGIN)
-    found, origin = read_stats(tmp_path / "s.safetensors")
+    loaded, origin = read_stats(tmp_path / "s.safetensors")
     assert origin == ORIGIN
-    assert found["unreached"] is None
-    for name, wanted in (("a", a), ("b", b)):
-        item = found[name]
+    assert loaded["unreached"] is None
+    for name, expected in (("a", a), ("b", b)):
+        item = loaded[name]
         assert item is not None
         assert (item.rows, item.samples, item.shapes) == (
-            wanted.rows,
-            wanted.samples,
-            wanted.shapes,
+            expected.rows,
+            expected.samples,
+            expected.shapes,
         )
-        np.testing.assert_array_equal(item.mean, wanted.mean)
-        np.testing.assert_array_equal(item.second, wanted.second)
-    # Siblings share their inputs' moments, in the file as well.
+        np.testing.assert_array_equal(item.mean, expected.mean)
+        np.testing.assert_array_equal(item.second, expected.second)
+    # Siblings share the moments of their inputs in the file too.
     assert len(load_file(tmp_path / "s.safetensors")) == 3
 
 
@@ -52,7 +54,7 @@ def save(path: Path, record: object) -> None:
 
 
 @pytest.mark.parametrize("record", [None, 3, [], {}, {"version": 2}, {"version": 1, "layers": 0}])
-def test_other_files_are_told(tmp_path: Path, record: object) -> None:
+def test_files_without_statistics_are_refused(tmp_path: Path, record: object) -> None:
     save(tmp_path / "s.safetensors", record)
     with pytest.raises(CheckpointError, match=r"s\.safetensors: "):
         read_stats(tmp_path / "s.safetensors")
@@ -64,7 +66,7 @@ def pruned(stats: Path, output: Path, **options: object) -> rmtcli.Calibration:
     return calibration
 
 
-def test_statistics_stand_for_the_data(tmp_path: Path) -> None:
+def test_statistics_replace_the_data(tmp_path: Path) -> None:
     stats = tmp_path / "s.safetensors"
     pruned(stats, tmp_path / "a.pt", data=MNIST)
     written = stats.read_bytes()
@@ -78,7 +80,7 @@ def test_statistics_stand_for_the_data(tmp_path: Path) -> None:
     assert (tmp_path / "d.pt").read_bytes() != first
 
 
-def test_siblings_hold_one_array() -> None:
+def test_siblings_share_one_array() -> None:
     from rmtcli.calibration.collect import collect
 
     class Siblings(torch.nn.Module):
@@ -89,8 +91,10 @@ def test_siblings_hold_one_array() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.q(x) * self.k(x)
 
-    found = collect(Siblings(), np.ones((4, 6), np.float32), ["q", "k"], lambda m, x: m(x), batch=2)
-    assert found["q"].second is found["k"].second
+    loaded = collect(
+        Siblings(), np.ones((4, 6), np.float32), ["q", "k"], lambda m, x: m(x), batch=2
+    )
+    assert loaded["q"].second is loaded["k"].second
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,7 @@ def test_siblings_hold_one_array() -> None:
         ("deep.pt --stats one.safetensors", "without gradients serve --metric one-sided only"),
         ("deep.pt --stats none.safetensors", "no such file: give inputs with --calib to make it"),
         ("deep.pt --stats none.pt --calib other.npz", "statistics are kept in a .safetensors"),
-        ("deep.pt --stats mlp.safetensors", "holds no calibration statistics that rmtcli wrote"),
+        ("deep.pt --stats mlp.safetensors", "contains no calibration statistics written by rmtcli"),
         ("deep.pt --stats part.safetensors", "holds no statistics of fc3.weight"),
         ("deep.pt --stats bent.safetensors", "the statistics of fc1.weight do not fit its shape"),
         ("deep.pt --stats deep.safetensors --heal 2", "give inputs with --calib"),
@@ -130,7 +134,7 @@ def test_statistics_of_something_else_are_refused(
 
 
 def make(folder: Path) -> None:
-    """Statistics of the deep sample: whole, without gradients, of two layers, of other shapes."""
+    """Write statistics of the deep sample: whole, without gradients, partial, and misshapen."""
     import rmtcli as library
 
     rows = {"one": {"metric": "one-sided"}, "deep": {}}
@@ -138,10 +142,10 @@ def make(folder: Path) -> None:
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
         calibration = library.Calibration(MNIST, stats=folder / f"{name}.safetensors", **options)
         library.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
-    found, origin = read_stats(folder / "deep.safetensors")
-    part = {name: found[name] for name in ("fc1.weight", "fc2.weight")}
+    loaded, origin = read_stats(folder / "deep.safetensors")
+    part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
     write_stats(folder / "part.safetensors", part, origin)
-    write_stats(folder / "bent.safetensors", found | {"fc1.weight": moments(0)}, origin)
+    write_stats(folder / "bent.safetensors", loaded | {"fc1.weight": moments(0)}, origin)
 
 
 def test_the_record_names_its_sources(tmp_path: Path) -> None:
