@@ -15,7 +15,7 @@ SHAPES = [(30, 50), (50, 30), (40, 40)]
 def sample(
     shape: tuple[int, int], rows: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Moments]:
-    """Return a weight, inputs (correlated, a third of them 0), output gradients, and the moments."""
+    """Return a weight, correlated inputs of which a third are 0, output gradients, and moments."""
     rng = np.random.default_rng(seed)
     out, inputs = shape
     w = rng.standard_normal(shape)
@@ -102,7 +102,7 @@ def test_gradients_that_were_not_collected_are_an_error() -> None:
 
 
 def siblings(outs: tuple[int, ...], rows: int, *, uses: int = 1) -> tuple[np.ndarray, list, list]:
-    """Return inputs, and weights and moments of layers that read them; the last runs ``uses`` times."""
+    """Return inputs, and weights and moments of layers; the last layer runs ``uses`` times."""
     w, x, _, first = sample((sum(outs), 40), rows)
     g = np.random.default_rng(1).standard_normal((rows, sum(outs))) * np.arange(1, sum(outs) + 1)
     cuts = np.cumsum(outs)[:-1]
