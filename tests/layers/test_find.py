@@ -18,7 +18,7 @@ def write(path: Path, shapes: dict[str, tuple[int, ...]], **others: torch.Tensor
     return open_checkpoint(path)
 
 
-def found(
+def kinds_of(
     checkpoint: Checkpoint, selection: Selection | None = None
 ) -> dict[str, SkipReason | bool]:
     """Reason of each skipped tensor; for a layer, whether it is a head."""
@@ -26,7 +26,7 @@ def found(
     return {i.name: i.reason if isinstance(i, Skipped) else i.head for i in items}
 
 
-def test_what_is_a_layer_and_what_is_not(tmp_path: Path) -> None:
+def test_each_tensor_is_a_layer_or_skipped_with_its_reason(tmp_path: Path) -> None:
     checkpoint = write(
         tmp_path / "a.pt",
         {
@@ -49,7 +49,7 @@ def test_what_is_a_layer_and_what_is_not(tmp_path: Path) -> None:
         },
         **{"q.weight": torch.ones(64, 64, dtype=torch.int8)},
     )
-    assert found(checkpoint) == {
+    assert kinds_of(checkpoint) == {
         "embeddings.word_embeddings.weight": SkipReason.EMBEDDING,
         "transformer.wte.weight": SkipReason.EMBEDDING,
         "time_embed.0.weight": False,
@@ -68,17 +68,17 @@ def test_what_is_a_layer_and_what_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_prefixes_change_nothing(tmp_path: Path, prefix: str) -> None:
+def test_a_prefix_of_all_names_changes_nothing(tmp_path: Path, prefix: str) -> None:
     shapes = {"embed_tokens.weight": (50, 40), "fc.weight": (40, 40), "head.weight": (40, 40)}
     checkpoint = write(tmp_path / "a.pt", {f"{prefix}{n}": s for n, s in shapes.items()})
-    assert list(found(checkpoint).values()) == [SkipReason.EMBEDDING, False, True]
-    assert all(name.startswith(prefix) for name in found(checkpoint))
+    assert list(kinds_of(checkpoint).values()) == [SkipReason.EMBEDDING, False, True]
+    assert all(name.startswith(prefix) for name in kinds_of(checkpoint))
 
 
 def test_a_bare_linear_layer_is_a_head(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "a.pt", {"weight": (64, 64), "bias": (64,)})
-    assert found(checkpoint) == {"weight": True}
-    assert found(checkpoint, Selection(include=["weight"])) == {"weight": False}
+    assert kinds_of(checkpoint) == {"weight": True}
+    assert kinds_of(checkpoint, Selection(include=["weight"])) == {"weight": False}
 
 
 SHAPES = {f"h.{i}.{w}.weight": (64, 64) for i in (1, 2, 12) for w in ("up", "down")}
@@ -86,30 +86,30 @@ SHAPES = {f"h.{i}.{w}.weight": (64, 64) for i in (1, 2, 12) for w in ("up", "dow
 
 def test_patterns_select_by_whole_names(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "a.pt", SHAPES)
-    only = found(checkpoint, Selection(include=["h.2.*"]))
+    only = kinds_of(checkpoint, Selection(include=["h.2.*"]))
     assert [n for n, r in only.items() if r is not SkipReason.EXCLUDED] == [
         "h.2.up.weight",
         "h.2.down.weight",  # and not h.12
     ]
-    both = found(checkpoint, Selection(include=["h.*"], exclude=["*.up.weight", "h.1.*"]))
+    both = kinds_of(checkpoint, Selection(include=["h.*"], exclude=["*.up.weight", "h.1.*"]))
     layers = [n for n, r in both.items() if r is not SkipReason.EXCLUDED]
     assert layers == ["h.2.down.weight", "h.12.down.weight"]
     with pytest.raises(UsageError, match=r"pattern 'h\.3\.\*' matches no tensor"):
         list(find_layers(checkpoint, Selection(exclude=["h.3.*"])))
 
 
-def test_a_whole_name_takes_a_head_and_a_wildcard_does_not(tmp_path: Path) -> None:
+def test_a_head_is_selected_by_its_whole_name_but_not_by_a_wildcard(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "a.pt", {"fc.weight": (64, 64), "head.weight": (10, 64)})
-    assert found(checkpoint, Selection(include=["*"]))["head.weight"] is True
-    assert found(checkpoint, Selection(include=["head.weight"]))["head.weight"] is False
+    assert kinds_of(checkpoint, Selection(include=["*"]))["head.weight"] is True
+    assert kinds_of(checkpoint, Selection(include=["head.weight"]))["head.weight"] is False
 
 
-def test_min_side_says_what_a_head_is(tmp_path: Path) -> None:
+def test_layers_with_fewer_outputs_than_min_side_are_heads(tmp_path: Path) -> None:
     shapes = {"a.weight": (10, 64), "b.weight": (64, 64), "c.weight": (64, 64)}
     checkpoint = write(tmp_path / "a.pt", shapes)
-    assert list(found(checkpoint).values()) == [True, False, True]
-    assert list(found(checkpoint, Selection(min_side=0)).values()) == [False, False, True]
-    assert list(found(checkpoint, Selection(min_side=65)).values()) == [True, True, True]
+    assert list(kinds_of(checkpoint).values()) == [True, False, True]
+    assert list(kinds_of(checkpoint, Selection(min_side=0)).values()) == [False, False, True]
+    assert list(kinds_of(checkpoint, Selection(min_side=65)).values()) == [True, True, True]
 
 
 def tied_file(folder: Path, container: str) -> Checkpoint:
@@ -125,7 +125,9 @@ def tied_file(folder: Path, container: str) -> Checkpoint:
 
 
 @pytest.mark.parametrize("container", ["torch", "safetensors"])
-def test_tied_weights_come_once_and_embeddings_pin_theirs(tmp_path: Path, container: str) -> None:
+def test_tied_weights_are_one_layer_unless_one_is_an_embedding(
+    tmp_path: Path, container: str
+) -> None:
     checkpoint = tied_file(tmp_path, container)
     items = {item.name: item for item in find_layers(checkpoint)}
     first = items["a.weight"]
@@ -134,8 +136,8 @@ def test_tied_weights_come_once_and_embeddings_pin_theirs(tmp_path: Path, contai
     assert items["b.weight"] == Skipped("b.weight", SkipReason.TIED)
     assert items["d.weight"] == Skipped("d.weight", SkipReason.TIED)
     assert items["embed.weight"] == Skipped("embed.weight", SkipReason.EMBEDDING)
-    # Whoever leaves out one of two tied names leaves out the other.
-    kept = found(checkpoint, Selection(exclude=["b.weight"]))
+    # Leaving out one of two tied names leaves out the other.
+    kept = kinds_of(checkpoint, Selection(exclude=["b.weight"]))
     assert kept["a.weight"] is SkipReason.TIED
 
 
@@ -152,29 +154,29 @@ def test_patterns_do_not_make_another_layer_the_last(tmp_path: Path) -> None:
     shapes = {"a.weight": (64, 64), "b.weight": (64, 64), "head.weight": (10, 64)}
     checkpoint = write(tmp_path / "a.pt", shapes)
     for selection in (Selection(exclude=["head.*"]), Selection(include=["[ab].*"])):
-        fates = found(checkpoint, selection)
+        fates = kinds_of(checkpoint, selection)
         assert fates == {"a.weight": False, "b.weight": False, "head.weight": SkipReason.EXCLUDED}
 
 
-def test_a_head_that_is_tied_is_still_a_head(tmp_path: Path) -> None:
+def test_a_tied_head_is_a_head(tmp_path: Path) -> None:
     torch.manual_seed(0)
     e = torch.randn(200, 64)
     tensors = {"tok.weight": e, "fc.weight": torch.randn(64, 64), "lm_head.weight": e}
     torch.save(tensors, tmp_path / "a.pt")
-    assert found(open_checkpoint(tmp_path / "a.pt")) == {
+    assert kinds_of(open_checkpoint(tmp_path / "a.pt")) == {
         "tok.weight": True,
         "fc.weight": False,
         "lm_head.weight": SkipReason.TIED,
     }
 
 
-def test_a_bias_that_does_not_fit_the_outputs_is_noticed(tmp_path: Path) -> None:
-    """GPT-2 keeps its weights as in × out."""
+def test_a_bias_of_another_length_than_the_outputs_is_reported(tmp_path: Path) -> None:
+    """GPT-2 stores its weights as in × out."""
     shapes = {"c_attn.weight": (64, 192), "c_attn.bias": (192,), "z.weight": (64, 64)}
-    assert found(write(tmp_path / "a.pt", shapes))["c_attn.weight"] is SkipReason.BIAS
+    assert kinds_of(write(tmp_path / "a.pt", shapes))["c_attn.weight"] is SkipReason.BIAS
 
 
-def test_routers_are_left_alone_where_there_are_experts(tmp_path: Path) -> None:
+def test_routers_are_skipped_if_there_are_experts(tmp_path: Path) -> None:
     checkpoint = write(
         tmp_path / "a.pt",
         {
@@ -184,16 +186,16 @@ def test_routers_are_left_alone_where_there_are_experts(tmp_path: Path) -> None:
             "2.fc.weight": (64, 64),
         },
     )
-    kinds = found(checkpoint)
+    kinds = kinds_of(checkpoint)
     assert kinds["0.moe.gate.weight"] is SkipReason.ROUTER
     assert kinds["1.mlp.gate.weight"] is False
     assert kinds["0.moe.experts.0.w1.weight"] is False
 
 
-def test_the_alphabet_does_not_say_which_layer_is_last(tmp_path: Path) -> None:
+def test_the_last_layer_does_not_depend_on_alphabetical_order(tmp_path: Path) -> None:
     tensors = {"encoder.weight": torch.randn(64, 200), "decoder.weight": torch.randn(200, 64)}
     save_file(tensors, tmp_path / "a.safetensors")
-    assert found(open_checkpoint(tmp_path / "a.safetensors")) == {
+    assert kinds_of(open_checkpoint(tmp_path / "a.safetensors")) == {
         "decoder.weight": False,
         "encoder.weight": False,
     }

@@ -34,7 +34,9 @@ def low_rank(tensor: torch.Tensor, rank: int) -> None:
 
 @pytest.mark.parametrize("shape", [(6, 10), (6, 5, 2), (6, 5, 3, 3)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_matrix_comes_out_and_goes_back(tmp_path: Path, shape: tuple, transposed: bool) -> None:
+def test_a_matrix_is_read_and_stored_again_exactly(
+    tmp_path: Path, shape: tuple, transposed: bool
+) -> None:
     stored = torch.randn(shape)
     save_file({"a": stored}, tmp_path / "a.safetensors")
     view = View(transposed=transposed)
@@ -72,14 +74,14 @@ def test_convolutions_are_split_in_two(tmp_path: Path, kind: type, kernel: int, 
     again = rmtcli.prune(tmp_path / "a.pt", plan=report.plan, selection=CONV_PLAN, dry_run=True)
     assert [plan.layer.name for plan in again.pruned] == ["0.weight"]
     x = torch.randn(2, 8, *(12,) * size)
-    # The kernels have rank 5, so nothing is lost but float32's rounding.
+    # The kernels have rank 5, so the only loss is float32's rounding.
     torch.testing.assert_close(split(x), dense(x), rtol=1e-4, atol=1e-5)
     rmtcli.densify(tmp_path / "a.pruned.pt", tmp_path / "b.pt")
     again = torch.load(tmp_path / "b.pt")
     torch.testing.assert_close(again["0.weight"], dense[0].weight.detach(), rtol=0, atol=1e-6)
 
 
-def test_kernels_are_layers_on_request_only(tmp_path: Path) -> None:
+def test_kernels_are_layers_only_on_request(tmp_path: Path) -> None:
     torch.save({"c.weight": torch.randn(40, 8, 3, 3), "d.weight": torch.randn(40, 1, 3, 3)},
                tmp_path / "a.pt")  # fmt: skip
     checkpoint = open_checkpoint(tmp_path / "a.pt")
@@ -151,7 +153,7 @@ def test_gates_are_truncated_in_place_and_not_split(tmp_path: Path) -> None:
     model.load_state_dict(after)
 
 
-def test_a_projected_lstm_has_no_gates_to_tell(tmp_path: Path) -> None:
+def test_the_gates_of_a_projected_lstm_are_unknown(tmp_path: Path) -> None:
     torch.save(nn.LSTM(50, 40, proj_size=7).state_dict(), tmp_path / "a.pt")
     reasons = {i.reason for i in find_layers(open_checkpoint(tmp_path / "a.pt"), GATES)
                if isinstance(i, Skipped)}  # fmt: skip
@@ -175,7 +177,7 @@ def test_each_expert_is_a_layer(tmp_path: Path) -> None:
         torch.testing.assert_close(expert, best, rtol=0, atol=1e-6 * float(best.abs().max()))
 
 
-def test_budgets_and_plans_leave_alone_what_cannot_be_split(tmp_path: Path) -> None:
+def test_budgets_and_plans_leave_layers_alone_that_cannot_be_split(tmp_path: Path) -> None:
     tensors = {"mlp.experts.up": torch.randn(2, 64, 64), "z.weight": torch.randn(64, 64)}
     save_file(tensors, tmp_path / "a.safetensors")
     report = rmtcli.prune(tmp_path / "a.safetensors", budget=Budget("80%"), dry_run=True)
@@ -190,7 +192,7 @@ def test_budgets_and_plans_leave_alone_what_cannot_be_split(tmp_path: Path) -> N
         rmtcli.prune(tmp_path / "a.safetensors", plan=dense.plan, dry_run=True)
 
 
-def test_tied_names_may_be_missing_where_the_module_ties_them(tmp_path: Path) -> None:
+def test_tied_names_may_be_missing_if_the_module_ties_them(tmp_path: Path) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -38,8 +38,8 @@ def layers(tmp_path: Path) -> list[Layer]:
     """A matrix, a kernel and four gates, the first two with biases."""
     state = {name: torch.randn(shape, dtype=torch.float64) for name, shape in SHAPES.items()}
     save_file(state, tmp_path / "a.safetensors")
-    found = find_layers(open_checkpoint(tmp_path / "a.safetensors"), SELECTION)
-    return [item for item in found if isinstance(item, Layer)]
+    items = find_layers(open_checkpoint(tmp_path / "a.safetensors"), SELECTION)
+    return [item for item in items if isinstance(item, Layer)]
 
 
 def factors(layer: Layer) -> Factors:

@@ -40,7 +40,7 @@ X = torch.randn(20, 60, generator=torch.Generator().manual_seed(1))
 
 
 def dense_twin(model: nn.Module, path: Path) -> torch.Tensor:
-    """What the model gives with the truncated products as its weights."""
+    """The model's outputs with the truncated products as its weights."""
     rmtcli.prune(path, path.with_name("dense.pt"), keep="rank:k=9", layout="dense")
     twin = copy.deepcopy(model)
     twin.load_state_dict(torch.load(path.with_name("dense.pt")))
@@ -62,7 +62,7 @@ def test_factored_files_load_into_any_module(tmp_path: Path, block: Block, endin
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_a_wrappers_prefix_is_seen_through(tmp_path: Path, block: Block, prefix: str) -> None:
+def test_a_wrappers_prefix_is_ignored(tmp_path: Path, block: Block, prefix: str) -> None:
     state = {f"{prefix}{name}": value for name, value in block.state_dict().items()}
     torch.save({"state_dict": state | {"criterion.weight": torch.ones(3)}}, tmp_path / "a.ckpt")
     rmtcli.prune(tmp_path / "a.ckpt", tmp_path / "b.ckpt", keep="rank:k=9")
@@ -85,7 +85,7 @@ def test_a_sequential_network_loads_with_plain_torch(tmp_path: Path) -> None:
     assert torch.equal(plain(X), loaded(X))
 
 
-def test_densify_goes_back(tmp_path: Path, block: Block) -> None:
+def test_densify_restores_names_and_shapes(tmp_path: Path, block: Block) -> None:
     torch.save(block.state_dict(), tmp_path / "a.pt")
     rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
     report = rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
@@ -107,7 +107,7 @@ def test_pruning_a_truncated_file_again_finds_its_exact_rank(tmp_path: Path, blo
     assert [plan.rank for plan in report.pruned] == [9, 9]
 
 
-def test_files_that_do_not_fit_are_told(tmp_path: Path, block: Block) -> None:
+def test_files_that_do_not_fit_the_module_are_refused(tmp_path: Path, block: Block) -> None:
     torch.save(block.state_dict(), tmp_path / "a.pt")
     rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
     with pytest.raises(
@@ -146,7 +146,7 @@ class Net(nn.Module):
 
 
 def test_a_sequential_under_any_name_is_found(tmp_path: Path) -> None:
-    """Lightning modules keep their network under a name of their own."""
+    """Lightning modules hold their network under an attribute of any name."""
     torch.manual_seed(0)
     module = Net()
     torch.save({"state_dict": module.state_dict()}, tmp_path / "a.ckpt")
@@ -156,7 +156,7 @@ def test_a_sequential_under_any_name_is_found(tmp_path: Path) -> None:
     assert torch.equal(inner(X), whole.net(X))
 
 
-def test_modules_that_read_weights_find_the_product(tmp_path: Path) -> None:
+def test_modules_that_read_a_weight_get_the_product(tmp_path: Path) -> None:
     from tests.evaluation.factories import encoder
 
     torch.manual_seed(0)
@@ -170,7 +170,7 @@ def test_modules_that_read_weights_find_the_product(tmp_path: Path) -> None:
     torch.testing.assert_close(split, dense, rtol=1e-4, atol=1e-5)
 
 
-def test_a_module_under_two_names_stays_one(tmp_path: Path) -> None:
+def test_a_module_under_two_names_stays_one_module(tmp_path: Path) -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +189,7 @@ def test_a_module_under_two_names_stays_one(tmp_path: Path) -> None:
         assert state[f"a.{end}"].data_ptr() == state[f"b.{end}"].data_ptr()
 
 
-def test_densify_tells_of_a_file_that_was_changed(tmp_path: Path, block: Block) -> None:
+def test_densify_refuses_a_file_that_was_changed(tmp_path: Path, block: Block) -> None:
     torch.save(block.state_dict(), tmp_path / "a.pt")
     rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
     changes = {"missing": None, "rank": torch.ones(80, 8), "type": torch.ones(80, 9).to(torch.int8)}
@@ -216,7 +216,9 @@ def test_densify_tells_of_a_file_that_was_changed(tmp_path: Path, block: Block) 
     ],
     ids=["DataParallel", "FSDP", "DeepSpeed", "Lightning"],
 )
-def test_what_trainers_write_is_read_and_loaded(tmp_path: Path, block: Block, wrap: Any) -> None:
+def test_files_written_by_trainers_are_read_and_loaded(
+    tmp_path: Path, block: Block, wrap: Any
+) -> None:
     torch.save(wrap(block.state_dict()), tmp_path / "a.ckpt")
     report = rmtcli.prune(tmp_path / "a.ckpt", keep="rank:k=9")
     assert len(report.pruned) == 2

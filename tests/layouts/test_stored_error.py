@@ -1,4 +1,4 @@
-"""The error of a layer as it is stored is the predicted one, or nothing is written."""
+"""The error of a stored layer is as predicted; otherwise nothing is written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALONE = Selection(include=("a.weight",))
     layout=st.sampled_from(["factored", "dense"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_what_is_reported_is_what_is_stored(
+def test_the_reported_error_is_that_of_the_stored_layer(
     dtype: str, shape: tuple[int, int], size: float, rank: int, layout: str, seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
@@ -53,11 +53,11 @@ def test_what_is_reported_is_what_is_stored(
     assert report.pruned
     stored = {name: value.double() for name, value in load_file(out).items()}
     if layout == "factored":
-        found = stored["a.1.weight"] @ stored["a.0.weight"]
+        approximated = stored["a.1.weight"] @ stored["a.0.weight"]
     else:
-        found = stored["a.weight"]
+        approximated = stored["a.weight"]
     dense = weight.double()
-    error = float(torch.linalg.norm(dense - found) / torch.linalg.norm(dense))
+    error = float(torch.linalg.norm(dense - approximated) / torch.linalg.norm(dense))
     layer = report.to_dict()["layers"][0]
     assert layer["stored_error"] == pytest.approx(error, rel=1e-9)
     # A random matrix of this size has no rank-20 approximation that bfloat16 could spoil.
@@ -74,7 +74,7 @@ def test_what_is_reported_is_what_is_stored(
         pytest.param(lambda f: Factors(np.roll(f.left, 1, axis=0), f.right), id="rows moved"),
     ],
 )
-def test_wrong_factors_are_found_out(
+def test_wrong_factors_are_not_written(
     wrong: Callable[[Factors], Factors], layout: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -9,26 +9,26 @@ from rmtcli.planning import Range, paired_drop, smallest
 
 
 @given(st.integers(10, 10**6), st.floats(0, 1), st.floats(0, 1))
-def test_finds_the_smallest_size_that_passes(high: int, share: float, guess: float) -> None:
+def test_the_smallest_size_that_passes_is_found(high: int, share: float, guess: float) -> None:
     low = max(1, high // 100)
     needed, start = (low + round(x * (high - low)) for x in (share, guess))
-    found = smallest(Range(low, start, high), lambda n: n >= needed, lambda n: n >= needed)
+    size = smallest(Range(low, start, high), lambda n: n >= needed, lambda n: n >= needed)
     if needed == high:
-        assert found is None
+        assert size is None
     else:
-        # Within the resolution of the search, or dense where that is too near.
-        assert found is None or needed <= found < high
-        assert (found or high) <= needed * 1.005 + 2
+        # Within the resolution of the search, or dense if that is too close.
+        assert size is None or needed <= size < high
+        assert (size or high) <= needed * 1.005 + 2
 
 
-def test_what_fresh_samples_do_not_confirm_grows_until_they_do() -> None:
+def test_a_size_grows_until_fresh_samples_confirm_it() -> None:
     lucky = smallest(Range(100, 900, 10_000), lambda n: n >= 500, lambda n: n >= 2000)
     assert lucky is not None
     assert 2000 <= lucky <= 2000 * 1.15 + 1
     assert smallest(Range(100, 90, 10_000), lambda n: n >= 500, lambda n: False) is None
 
 
-def test_few_measurements_are_made() -> None:
+def test_a_search_makes_few_measurements() -> None:
     calls: list[int] = []
 
     def passes(n: int) -> bool:
@@ -42,7 +42,7 @@ def test_few_measurements_are_made() -> None:
     assert len(calls) <= 26
 
 
-def test_confidence_covers_the_truth_as_often_as_it_says() -> None:
+def test_confidence_is_right_as_often_as_it_says() -> None:
     """Two networks, right on 90 % and 89 % of all samples, that differ on 3 %."""
     rng = np.random.default_rng(0)
     inside = []
@@ -50,12 +50,12 @@ def test_confidence_covers_the_truth_as_often_as_it_says() -> None:
         kind = rng.choice(4, size=3000, p=[0.88, 0.02, 0.01, 0.09])
         before, after = (kind == 0) | (kind == 1), (kind == 0) | (kind == 2)
         inside.append(paired_drop(before, after).confidence(1.0) >= 0.9)
-    # The true drop is 1 point: "90 % sure that it is at most 1" may be said in 10 % of all cases.
+    # The true drop is 1 point: 90 % confidence in at most 1 point may occur in 10 % of all cases.
     assert np.mean(inside) <= 0.1 + 3 * np.sqrt(0.09 / 600)
     assert np.mean(inside) >= 0.05
 
 
-def test_no_difference_on_few_samples_is_no_certainty() -> None:
+def test_equal_results_on_few_samples_are_not_certainty() -> None:
     right = np.ones(20, dtype=bool)
     pair = paired_drop(right, right)
     assert pair.drop == 0

@@ -1,4 +1,4 @@
-"""Plans: written, edited, carried out, and refused where they do not belong."""
+"""Plans: written, edited, applied, and refused for other weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MLP = SAMPLES / "mnist_mlp.safetensors"
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    found = rmtcli.prune(MLP, dry_run=True).plan
-    assert found is not None
-    return found
+    made = rmtcli.prune(MLP, dry_run=True).plan
+    assert made is not None
+    return made
 
 
 def edited(plan: Plan, change: Any, path: Path) -> Path:
@@ -39,7 +39,7 @@ def test_a_plan_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(plan.to_json())
     assert Plan.read(tmp_path / "p.json") == plan
     assert plan.ranks == {"fc1.weight": 56}
-    # One line a layer, so that two plans can be compared line by line.
+    # One line per layer, so that two plans can be compared line by line.
     assert sum('"name": ' in line for line in plan.to_json().splitlines()) == len(plan.layers)
 
 
@@ -52,7 +52,7 @@ def test_a_plan_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
         {"calibration": rmtcli.Calibration(MNIST, sequential=True, heal=1)},
     ],
 )
-def test_a_plan_carried_out_gives_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_applying_a_plan_gives_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
     first = rmtcli.prune(DEEP, tmp_path / "a.safetensors", **options)
     assert first.plan is not None
     (tmp_path / "p.json").write_text(first.plan.to_json())
@@ -65,7 +65,7 @@ def test_a_plan_carried_out_gives_the_same_bytes(tmp_path: Path, options: dict[s
     assert again.plan.made_by != ""
 
 
-def test_ranks_can_be_edited_and_heads_be_named(plan: Plan, tmp_path: Path) -> None:
+def test_ranks_can_be_edited_and_heads_pruned_by_a_plan(plan: Plan, tmp_path: Path) -> None:
     def change(values: dict[str, Any]) -> None:
         values["layers"][0]["rank"] = 30
         values["layers"][1]["rank"] = 4
@@ -144,13 +144,13 @@ def test_a_plan_that_does_not_fit_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "\x00", "[" * 100_000])
-def test_what_is_no_plan_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(UsageError, match=r"p\.json: not a plan"):
         Plan.read(tmp_path / "p.json")
 
 
-def test_what_the_plan_sets_cannot_be_set_beside_it(plan: Plan, tmp_path: Path) -> None:
+def test_options_that_a_plan_sets_cannot_be_given_too(plan: Plan, tmp_path: Path) -> None:
     def refused(message: str, kind: type[RmtcliError] = UsageError, **options: Any) -> None:
         with pytest.raises(kind, match=message):
             rmtcli.prune(MLP, plan=plan, dry_run=True, **options)
@@ -179,7 +179,7 @@ def test_calibration_data_may_move_but_not_change(tmp_path: Path) -> None:
         rmtcli.prune(DEEP, plan=report.plan, calibration=other, dry_run=True)
 
 
-def test_the_command_writes_and_carries_out_a_plan(tmp_path: Path, rmtcli: Run) -> None:
+def test_the_command_writes_and_applies_a_plan(tmp_path: Path, rmtcli: Run) -> None:
     (tmp_path / "a.safetensors").write_bytes(MLP.read_bytes())
     first = rmtcli("prune", "a.safetensors", "--dry-run", "--plan", "p.json", cwd=tmp_path)
     assert first.returncode == 0

@@ -1,4 +1,4 @@
-"""Layers that read one input with one right factor: decided, written, read, refused."""
+"""Siblings, which share one right factor: recognised, written, read, refused."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ FACTORY = "tests.running.test_refine:Branches"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network ``a.pt`` in which ``q`` and ``k`` read one input, with data ``d.npz``."""
-    found = tmp_path_factory.mktemp("siblings")
-    branches(found)
-    return found
+    """A network ``a.pt`` in which ``q`` and ``k`` read the same input, with data ``d.npz``."""
+    path = tmp_path_factory.mktemp("siblings")
+    branches(path)
+    return path
 
 
 def shared(folder: Path, output: Path | None = None, **options: Any) -> Report:
@@ -55,7 +55,7 @@ def test_the_factor_is_stored_once_and_read_under_both_names(
     assert file.manifest is not None
     assert file.manifest.shared == {"k": "q"}
     assert file.raw("k.0.weight").data.tobytes() == file.raw("q.0.weight").data.tobytes()
-    # What the report counts is what the file holds.
+    # The report counts the values that the file holds.
     weights = sum(plan.size for plan in report.pruned)
     left = sum(plan.layer.size for plan in report.layers if plan.untouched is not None)
     flat = sum(info.size for info in file.infos.values() if len(info.shape) == 1)
@@ -72,30 +72,32 @@ def test_the_factor_is_stored_once_and_read_under_both_names(
     assert sum(parameter.numel() for parameter in small.parameters()) == file.parameters
 
 
-def test_every_way_gives_the_same_network(folder: Path, tmp_path: Path) -> None:
+def test_shared_factors_give_the_same_network_in_every_format(folder: Path, tmp_path: Path) -> None:
     report = shared(folder, tmp_path / "b.pt")
     shared(folder, tmp_path / "b.safetensors")
     assert report.comparison is not None
     x = torch.from_numpy(np.load(folder / "d.npz")["inputs"])
-    found = []
+    results = []
     for name in ("b.pt", "b.safetensors"):
         dense = tmp_path / f"dense.{name}"
         rmtcli.densify(tmp_path / name, dense)
         for path in (tmp_path / name, dense):
             with torch.no_grad():
-                found.append(rmtcli.load(Branches(), path).eval()(x))
-    for outputs in found[1:]:
-        torch.testing.assert_close(outputs, found[0], rtol=0, atol=1e-5 * float(found[0].max()))
+                results.append(rmtcli.load(Branches(), path).eval()(x))
+    for outputs in results[1:]:
+        torch.testing.assert_close(outputs, results[0], rtol=0, atol=1e-5 * float(results[0].max()))
     assert report.comparison.after.outputs is not None
-    np.testing.assert_allclose(found[0], report.comparison.after.outputs, atol=1e-5)
+    np.testing.assert_allclose(results[0], report.comparison.after.outputs, atol=1e-5)
     evaluation = rmtcli.Evaluation(folder / "d.npz", model=FACTORY)
     read = rmtcli.evaluate(tmp_path / "b.safetensors", evaluation=evaluation)
     assert read.comparison is not None
     assert read.comparison.after.accuracy == report.comparison.after.accuracy
 
 
-def test_a_shared_file_is_pruned_again_and_changes_its_format(folder: Path, tmp_path: Path) -> None:
-    """What was shared stays so, though only another layer is pruned."""
+def test_a_file_with_shared_factors_is_pruned_again_in_another_format(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Factors stay shared if only another layer is pruned."""
     only = rmtcli.Selection(include=["q.weight", "k.weight"])
     shared(folder, tmp_path / "b.safetensors", selection=only, budget=Budget("80%"))
     stem, twice = (rmtcli.Selection(include=[name]) for name in ("stem.weight", "twice.weight"))
@@ -103,8 +105,8 @@ def test_a_shared_file_is_pruned_again_and_changes_its_format(folder: Path, tmp_
         ("b.safetensors", "c.pt", twice, 48 * 48 - 9 * 96),
         ("c.pt", "d.safetensors", stem, 48 * 40 - 9 * 88),
     ):
-        places = tmp_path / first, tmp_path / second
-        report = rmtcli.prune(*places, keep="rank:k=9", selection=selection)
+        paths = tmp_path / first, tmp_path / second
+        report = rmtcli.prune(*paths, keep="rank:k=9", selection=selection)
         assert report.output is not None
         assert report.output.parameters == report.source.parameters - saved
     assert "k.0.weight" not in load_file(tmp_path / "d.safetensors")
@@ -112,7 +114,7 @@ def test_a_shared_file_is_pruned_again_and_changes_its_format(folder: Path, tmp_
     assert state["k.0.weight"].data_ptr() == state["q.0.weight"].data_ptr()
 
 
-def test_healing_teaches_one_factor(folder: Path, tmp_path: Path) -> None:
+def test_healing_trains_the_shared_factor_once(folder: Path, tmp_path: Path) -> None:
     options = {"calibration": rmtcli.Calibration(heal=4), "budget": Budget("30%")}
     report = shared(folder, tmp_path / "b.safetensors", **options)
     plain = shared(folder, tmp_path / "c.safetensors", budget=Budget("30%"))
@@ -125,13 +127,13 @@ def test_healing_teaches_one_factor(folder: Path, tmp_path: Path) -> None:
     assert not torch.equal(
         small.q[0].weight, rmtcli.load(Branches(), tmp_path / "c.safetensors").q[0].weight
     )
-    # Everything that the file holds has the healed outputs.
+    # The loaded network has the healed outputs.
     x = torch.from_numpy(np.load(folder / "d.npz")["inputs"])
     with torch.no_grad():
         np.testing.assert_allclose(small(x), report.comparison.after.outputs, atol=1e-5)
 
 
-def test_statistics_tell_siblings_as_well(folder: Path, tmp_path: Path) -> None:
+def test_siblings_are_recognised_from_a_file_of_statistics(folder: Path, tmp_path: Path) -> None:
     stats = tmp_path / "s.safetensors"
     for name in ("b", "c"):
         calibration = rmtcli.Calibration(folder / "d.npz", stats=stats)
@@ -177,7 +179,7 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_plan_that_shares_what_cannot_be_shared_is_refused(
+def test_a_plan_is_refused_if_its_groups_cannot_share(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
     change, line = PLANS[name]
@@ -195,7 +197,7 @@ def test_a_plan_that_shares_what_cannot_be_shared_is_refused(
         )
 
 
-def test_a_group_of_one_is_none(folder: Path, tmp_path: Path) -> None:
+def test_a_group_of_one_layer_shares_nothing(folder: Path, tmp_path: Path) -> None:
     plan = shared(folder).plan
     assert plan is not None
     values = json.loads(plan.to_json())
@@ -220,7 +222,7 @@ def test_without_siblings_nothing_changes_but_a_note(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_a_limit_and_a_curve_share_as_well(folder: Path) -> None:
+def test_factors_are_shared_under_a_limit_and_on_a_curve(folder: Path) -> None:
     guarded = shared(folder, budget=None, max_drop=3.0)
     assert {plan.group for plan in guarded.pruned} >= {"q.weight"}
     points = rmtcli.curve(
@@ -233,7 +235,7 @@ def test_a_limit_and_a_curve_share_as_well(folder: Path) -> None:
     assert points[0].parameters == shared(folder).parameters[1]
 
 
-def test_shared_ranks_are_the_best_of_all() -> None:
+def test_shared_ranks_are_the_best_possible() -> None:
     """Against brute force; siblings narrow enough that a rank may exceed their outputs."""
     rng = np.random.default_rng(0)
 
@@ -254,14 +256,14 @@ def test_shared_ranks_are_the_best_of_all() -> None:
     allocation = allocation_of(checkpoint, layers, None, Goal("auto", Budget("50%"), None))
     step, steps = (15 + 10, 8 + 9), (range(1, 6), range(1, 5))
     for size in range(allocation.least, 1000, 7):
-        found = allocation.ranks(size)
-        assert found["q"] == found["k"]
+        ranks = allocation.ranks(size)
+        assert ranks["q"] == ranks["k"]
         best = min(
             together[a or 10 :].sum() + alone[b or 8 :].sum()
             for a, b in product((*steps[0], None), (*steps[1], None))
             if 1000 - 150 - 72 + (step[0] * a if a else 150) + (step[1] * b if b else 72) <= size
         )
-        a, b = (rank if isinstance(rank, int) else None for rank in (found["q"], found["o"]))
+        a, b = (rank if isinstance(rank, int) else None for rank in (ranks["q"], ranks["o"]))
         cost = 1000 - 222 + (step[0] * a if a else 150) + (step[1] * b if b else 72)
         assert cost <= size
         # Within one step of the optimum, but for the jump to dense.
@@ -285,7 +287,7 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", USAGE)
-def test_what_cannot_be_combined_is_said(folder: Path, name: str) -> None:
+def test_options_that_exclude_sharing_are_refused(folder: Path, name: str) -> None:
     options, line = USAGE[name]
     given = {"evaluation": rmtcli.Evaluation(folder / "d.npz", model=FACTORY)} | options
     with pytest.raises(UsageError, match=line) as error:
@@ -296,13 +298,13 @@ def test_what_cannot_be_combined_is_said(folder: Path, name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_plan_says_itself_what_is_shared(folder: Path) -> None:
+def test_share_inputs_cannot_be_given_with_a_plan(folder: Path) -> None:
     plan = shared(folder).plan
     with pytest.raises(UsageError, match="a plan sets the ranks"):
         rmtcli.prune(folder / "a.pt", plan=plan, share_inputs=True)
 
 
-def test_the_command_says_who_shares_with_whom(folder: Path, tmp_path: Path, rmtcli: Run) -> None:
+def test_the_command_reports_which_layers_share(folder: Path, tmp_path: Path, rmtcli: Run) -> None:
     result = rmtcli(
         *("prune", folder / "a.pt", "-o", tmp_path / "b.safetensors", "--budget", "50%"),
         *("--data", folder / "d.npz", "--model", FACTORY, "--share-inputs"),
@@ -315,8 +317,8 @@ def test_the_command_says_who_shares_with_whom(folder: Path, tmp_path: Path, rmt
     assert values["manifest"]["shared"] == {"k": "q"}
 
 
-def test_factors_that_someone_gave_apart_are_two(folder: Path, tmp_path: Path) -> None:
-    """What a file holds counts, and not what the record says of it."""
+def test_factors_that_someone_separated_are_not_shared(folder: Path, tmp_path: Path) -> None:
+    """The tensors in the file decide, not the record."""
     shared(folder, tmp_path / "b.pt")
     state = torch.load(tmp_path / "b.pt", weights_only=True)
     state["k.0.weight"] = 2 * state["k.0.weight"]
@@ -333,8 +335,8 @@ def test_factors_that_someone_gave_apart_are_two(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("record", [{"k": 3}, {"k": None}, ["k"]])
-def test_a_record_that_is_none_is_passed_over(folder: Path, tmp_path: Path, record: Any) -> None:
-    """What a manifest says is not believed: the file still opens."""
+def test_an_invalid_record_is_ignored(folder: Path, tmp_path: Path, record: Any) -> None:
+    """A manifest is not trusted: the file still opens."""
     from safetensors.torch import save_file
 
     file = open_with(folder, tmp_path)
