@@ -58,15 +58,15 @@ def find_layers(
     layers = [name for name, reason in reasons.items() if reason is None]
     heads = _heads(checkpoint, layers, selection)
     reasons |= {name: SkipReason.EXCLUDED for name in layers if selection.leaves_out(name)}
-    aliases: dict[str, tuple[str, ...]] = {}
+    tied: dict[str, tuple[str, ...]] = {}
     for name, first in _ties(checkpoint, reasons).items():
         reasons[name] = reasons[name] or SkipReason.TIED
-        aliases[first] = (*aliases.get(first, ()), name)
+        tied[first] = (*tied.get(first, ()), name)
     for name, reason in reasons.items():
         if reason is not None:
             yield Skipped(name, reason)
         else:
-            names = aliases.get(name, ())
+            names = tied.get(name, ())
             yield from _layers(checkpoint, name, names, not heads.isdisjoint((name, *names)))
 
 
@@ -92,7 +92,7 @@ def _ties(checkpoint: Checkpoint, reasons: Mapping[str, SkipReason | None]) -> M
 
 
 def _layers(
-    checkpoint: Checkpoint, name: str, aliases: tuple[str, ...], head: bool
+    checkpoint: Checkpoint, name: str, tied: tuple[str, ...], head: bool
 ) -> Iterator[Layer]:
     """The layers in one tensor."""
     info = checkpoint.infos[name]
@@ -102,8 +102,8 @@ def _layers(
             view.shape(info.shape),
             info.dtype,
             partial(view.read, checkpoint, name),
-            aliases,
-            1 + len(set(aliases) - checkpoint.aliases),
+            tied,
+            1 + len(set(tied) - checkpoint.aliases),
             head,
             view,
         )

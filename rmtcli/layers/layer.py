@@ -85,8 +85,8 @@ class Layer:
         shape: (out, in).
         dtype: stored type, by safetensors' names.
         read: reads the weight's bytes as they are stored.
-        aliases: other names under which the checkpoint holds the same weight.
-        copies: how many times the file stores it; 1 if all aliases share one storage.
+        tied: other names under which the checkpoint holds the weight.
+        copies: how many times the file stores it; 1 if all names share one storage.
         head: whether it is an output head, which keep rules leave alone.
         view: how the tensor holds the matrix.
     """
@@ -95,7 +95,7 @@ class Layer:
     shape: tuple[int, int]
     dtype: str
     read: Callable[[], RawTensor]
-    aliases: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
     copies: int = 1
     head: bool = False
     view: View = WHOLE

@@ -118,9 +118,9 @@ class Layout(ABC):
             raise no_longer_whole(checkpoint, module)
 
     def new_names(self, layer: Layer) -> set[str]:
-        """The names of a layer's tensors, aliases and bias included, that are new in the file."""
+        """The names, new in the file, of a layer's tensors and bias under all its tied names."""
         names = set()
-        for weight in (layer.tensor, *layer.aliases):
+        for weight in (layer.tensor, *layer.tied):
             old = {weight, member(module_of(weight), "bias")}
             names |= {*self.names(weight), self.bias_name(weight)} - old
         return names

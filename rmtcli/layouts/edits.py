@@ -54,7 +54,7 @@ class Replacements:
         infos = self.checkpoint.infos
         values = self.layout.compress(layer, factors, infos[layer.tensor].shape)
         parts = [self._part(layer, i, part, group) for i, part in enumerate(values.values())]
-        for weight in (layer.tensor, *layer.aliases):
+        for weight in (layer.tensor, *layer.tied):
             self.edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
             bias = member(module_of(weight), "bias")
             if bias in infos and layer.view.rows is None:

@@ -281,7 +281,7 @@ def edited(report: Report, checkpoint: Checkpoint, splitter: Replacements | None
     shared = dict(checkpoint.manifest.shared) if checkpoint.manifest else {}
     if report.layout.splits:
         for plan in report.pruned:
-            names = (plan.layer.tensor, *plan.layer.aliases)
+            names = (plan.layer.tensor, *plan.layer.tied)
             factored |= {module_of(name): plan.rank for name in names}
             if plan.shares_with is not None:
                 shared[plan.layer.module] = module_of(plan.shares_with)

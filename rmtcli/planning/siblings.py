@@ -21,7 +21,7 @@ def sibling_groups(
 
     Calibration keeps the moments of a tensor once, for all layers that read it: siblings are
     recognised by holding the same array. They must be stored in one type, and either all or none
-    have a bias. A weight with aliases keeps factors of its own.
+    have a bias. A tied weight keeps factors of its own.
 
     Args:
         fitted: layers in order.
@@ -32,7 +32,7 @@ def sibling_groups(
     groups: dict[Hashable, list[str]] = {}
     for item in fitted:
         layer, seen = item.layer, calibrations.get(item.layer.name)
-        free = not layer.aliases and layout.supports(layer)
+        free = not layer.tied and layout.supports(layer)
         if seen is not None and free and layout.new_names(layer).isdisjoint(taken):
             key = (id(seen.moments.second), seen.bias, seen.gradients, layer.dtype)
             groups.setdefault(key, []).append(layer.name)

@@ -88,7 +88,7 @@ def _identity(plan: LayerPlan) -> dict[str, Any]:
     layer = plan.layer
     return {
         "name": layer.name,
-        "aliases": list(layer.aliases),
+        "aliases": list(layer.tied),
         "shape": list(layer.shape),
         "dtype": WORDS[layer.dtype],
         "n": max(layer.shape),

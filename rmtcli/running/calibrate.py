@@ -145,7 +145,7 @@ def modules_of(
 ) -> Mapping[str, list[str]]:
     """For each layer's name, the model's linear modules that hold its weight, each object once."""
     if isinstance(model, Pretrained):
-        every = [module_of(name) for layer in layers for name in (layer.name, *layer.aliases)]
+        every = [module_of(name) for layer in layers for name in (layer.name, *layer.tied)]
         places = model.modules_of(every)
     else:
         prefix = prefix_of(model, checkpoint)
@@ -164,4 +164,4 @@ def modules_of(
                 found.setdefault(id(modules[module]), module)
         return list(found.values())
 
-    return {layer.name: distinct((layer.name, *layer.aliases)) for layer in layers}
+    return {layer.name: distinct((layer.name, *layer.tied)) for layer in layers}

@@ -132,7 +132,7 @@ def test_tied_weights_are_one_layer_unless_one_is_an_embedding(
     items = {item.name: item for item in find_layers(checkpoint)}
     first = items["a.weight"]
     assert isinstance(first, Layer)
-    assert first.aliases == ("b.weight",)
+    assert first.tied == ("b.weight",)
     assert items["b.weight"] == Skipped("b.weight", SkipReason.TIED)
     assert items["d.weight"] == Skipped("d.weight", SkipReason.TIED)
     assert items["embed.weight"] == Skipped("embed.weight", SkipReason.EMBEDDING)
