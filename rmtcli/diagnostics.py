@@ -1,4 +1,4 @@
-"""Figures of a spectrum that people know from elsewhere; nothing is decided by them."""
+"""Well-known figures of a spectrum, which are reported and decide nothing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from rmtcli.spectra import Spectrum, max_abs, times
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """Shape and size of a spectrum; all but the norms and x_min do not depend on scale.
+    """Shape and size of a spectrum; only the norms and ``tail_x_min`` depend on its scale.
 
     Attributes:
-        tail_alpha: exponent of the power law of the largest eigenvalues, by Clauset's method; None
-            where all are equal. WeightWatcher's alpha.
-        tail_alpha_error: its standard error.
-        tail_x_min: where that tail begins, in eigenvalue units.
-        tail_count: eigenvalues in it.
-        tail_distance: Kolmogorov–Smirnov distance of the tail to its power law.
+        tail_alpha: exponent of the power law of the largest eigenvalues, by Clauset's method, which
+            is WeightWatcher's alpha; None where all eigenvalues are equal.
+        tail_alpha_error: standard error of ``tail_alpha``.
+        tail_x_min: smallest eigenvalue of the tail, in eigenvalue units.
+        tail_count: number of eigenvalues in the tail.
+        tail_distance: Kolmogorov–Smirnov distance between the tail and its power law.
         hill_alpha: Hill's estimate of the exponent, from the larger half of the eigenvalues.
         stable_rank: ‖W‖_F²/‖W‖₂².
         mp_soft_rank: λ₊/λ_max (Martin and Mahoney, 2021); above 1 where no eigenvalue is above λ₊.
-        spectral_entropy: of the shares λᵢ/Σλ, over ln p; 1 where all are equal, and for p = 1.
+        spectral_entropy: entropy of the shares λᵢ/Σλ, divided by ln p; 1 where all eigenvalues are
+            equal, and for p = 1.
         frobenius_norm: ‖W‖_F.
         spectral_norm: ‖W‖₂.
     """
@@ -48,7 +49,7 @@ class Diagnostics:
 
 
 def diagnose(spectrum: Spectrum, fit: EdgeFit) -> Diagnostics:
-    """The diagnostics of a spectrum that is not zero."""
+    """Return the diagnostics of a spectrum that is not all zeros."""
     values = spectrum.eigenvalues
     law = clauset(values)
     largest = float(values[-1])
@@ -77,8 +78,8 @@ class VectorTest:
     """Porter–Thomas p-values of the singular vectors of k spikes, largest spike first.
 
     Attributes:
-        out: shape (k,): of the vectors on the side of the layer's outputs.
-        into: shape (k,): of those on the side of its inputs.
+        out: shape (k,): p-values of the vectors over the layer's outputs.
+        into: shape (k,): p-values of the vectors over the layer's inputs.
     """
 
     out: FloatArray
@@ -86,15 +87,15 @@ class VectorTest:
 
 
 def compare_vectors(weight: NDArray[np.floating], spectrum: Spectrum, spikes: int) -> VectorTest:
-    """Compare the vectors of the spikes with those of noise, on both sides.
+    """Compare the spikes' singular vectors of both sides with those of noise.
 
     Args:
         weight: shape (out, in).
-        spectrum: of that weight, with vectors.
-        spikes: how many of the largest eigenvalues are spikes.
+        spectrum: the spectrum of ``weight``, with vectors.
+        spikes: number of eigenvalues that are spikes.
 
     Raises:
-        ValueError: a spectrum without vectors.
+        ValueError: the spectrum has no vectors.
     """
     if spectrum.form is None:
         raise ValueError("a test of vectors needs a spectrum with vectors")

@@ -1,8 +1,8 @@
-"""Named choices: frozen dataclasses whose fields are the options a user may set.
+"""Named choices: frozen dataclasses whose fields are the options that a user may set.
 
 A choice is written ``name`` or ``name:field=value,field=value``. The command line, the reports
-and ``rmtcli methods`` all read the same fields. Another package adds a choice by an entry point in
-the registry's group, for example ``rmtcli.keep``, whose value is the class.
+and ``rmtcli methods`` read the options from the fields. Another package adds a choice by an entry
+point in the registry's group, for example ``rmtcli.keep``, whose value is the class.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
     """All choices of one kind.
 
     Args:
-        kind: what a choice is called in messages, such as ``keep rule``.
+        kind: name of a choice in messages, such as ``keep rule``.
         group: the entry-point group through which other packages add choices.
     """
 
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._built_in: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Class decorator that files a choice under ``name``."""
+        """Return a class decorator that registers a choice under ``name``."""
 
         def add(choice: C) -> C:
             self._built_in[name] = choice
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
 
     @cached_property
     def choices(self) -> Mapping[str, type[T]]:
-        """Every choice by name; a built-in name cannot be taken over by an entry point."""
+        """Every choice by name; an entry point cannot replace a built-in choice."""
         added = {
             point.name: point.load()
             for point in entry_points(group=self.group)
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         return self._built_in | added
 
     def options(self, name: str) -> tuple[Option, ...]:
-        """The options of one choice, in the order of its fields."""
+        """Return the options of one choice, in the order of its fields."""
         choice: Any = self.choices[name]
         types = get_type_hints(choice)
         return tuple(
@@ -70,15 +70,20 @@ class Registry(Generic[T]):
         )
 
     def reference(self, name: str) -> str | None:
-        """The publication that a choice comes from: its class variable ``reference``, if any."""
+        """Return the publication that a choice comes from: its class variable ``reference``.
+
+        Returns:
+            The citation, or None for a choice without one.
+        """
         cited = getattr(self.choices[name], "reference", None)
         return cited if isinstance(cited, str) else None
 
     def parse(self, text: str) -> T:
-        """The choice that ``text`` describes.
+        """Return the choice that ``text`` describes.
 
         Raises:
-            UsageError: unknown name or option, or a value out of range.
+            UsageError: the name or an option is unknown, an option is missing or given twice, or a
+                value is out of range.
         """
         name, _, rest = text.partition(":")
         if name not in self.choices:
@@ -95,9 +100,9 @@ class Registry(Generic[T]):
             try:
                 values[key] = types[key](value)
             except ValueError:
-                wanted = {int: "a whole number", float: "a number"}[types[key]]
+                expected = {int: "a whole number", float: "a number"}[types[key]]
                 raise UsageError(
-                    f"{self.kind} '{text}': {key} must be {wanted}, not '{value}'"
+                    f"{self.kind} '{text}': {key} must be {expected}, not '{value}'"
                 ) from None
         missing = [o.name for o in self.options(name) if o.default is None and o.name not in values]
         if missing:
@@ -108,12 +113,13 @@ class Registry(Generic[T]):
             raise UsageError(f"{self.kind} '{text}': {error}") from None
 
     def spell(self, choice: T) -> str:
-        """The text that :meth:`parse` turns back into ``choice``, all options spelled out."""
+        """Return the text that describes ``choice`` to :meth:`parse`, with all options."""
         name = next(key for key, cls in self.choices.items() if cls is type(choice))
         options = ",".join(f"{o.name}={getattr(choice, o.name)}" for o in self.options(name))
         return f"{name}:{options}" if options else name
 
     def _form(self, name: str) -> str:
+        """Return how an option of a choice is written, for messages."""
         known = self.options(name)
         if not known:
             return f"an option of '{name}', which has none"

@@ -1,4 +1,4 @@
-"""The default: keep what stands above the edge, where the fit supports it."""
+"""The default rule: keep the spikes of layers whose fit is trusted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("auto")
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """The edge rank where the law fits; every other layer is left as it is."""
+    """Keep the spikes where the law fits; leave every other layer as it is."""
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int | Untouched:
-        """The number of spikes, or the verdict that speaks against acting on it."""
+        """Return the number of spikes, or the verdict that forbids acting on it."""
         if not fit.verdict.trusted:
             return Untouched[fit.verdict.name]
         return spectrum.count_above(fit.edge) or Untouched.NO_SPIKES

@@ -1,4 +1,4 @@
-"""The seam of all keep rules."""
+"""The interface of keep rules, their registry, and the reasons to leave a layer as it is."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rmtcli.spectra import Spectrum
 
 
 class Untouched(Enum):
-    """Why a layer stays as it is; the value is the sentence a user reads."""
+    """Why a layer stays as it is; the value is the sentence that a user reads."""
 
     HEAD = "output head"
     NOT_SMALLER = "factors of this rank would not be smaller"
     FULL_RANK = "every direction is kept"
-    NO_RANK = "the rule keeps nothing of it: that would remove the layer"
-    NO_SPIKES = "nothing stands above the edge: there is no signal to keep"
-    BUDGET = "dense within the budget"
-    GUARD = "nothing can be removed within the limit"
+    NO_RANK = "the rule keeps no direction, which would remove the layer"
+    NO_SPIKES = "no eigenvalue is above the edge: there is no signal to keep"
+    BUDGET = "the budget lets it stay dense"
+    GUARD = "nothing can be removed within the allowed drop"
     PLAN = "the plan leaves it as it is"
-    NO_DATA = "calibration found nothing out: no input reached it, or its outputs are not used"
+    NO_DATA = "no calibration data: no input reached it, or its outputs are not used"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
-    NAME_TAKEN = "the names its factors need are taken"
+    NAME_TAKEN = "the names that its factors need are already in use"
     ALL_EQUAL = Verdict.ALL_EQUAL.value
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value
     HETEROSCEDASTIC = Verdict.HETEROSCEDASTIC.value
@@ -33,10 +33,13 @@ class Untouched(Enum):
 
 
 class KeepRule(Protocol):
-    """(Spectrum, EdgeFit) to rank. Implementations are frozen dataclasses in ``KEEP_RULES``."""
+    """A rule that chooses a rank: a frozen dataclass, registered in ``KEEP_RULES``.
+
+    One that comes from a publication cites it in a class variable ``reference``.
+    """
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int | Untouched:
-        """How many singular values to keep, from 0 to p, or why the layer is left alone."""
+        """Return how many singular values to keep, from 0 to p, or why the layer is left alone."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Keep what stands above the edge (Shmalo, Jenkins and Krupchytskyi, 2023)."""
+"""Keep the singular values above the edge (Shmalo, Jenkins and Krupchytskyi, 2023)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("edge")
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """All spikes, and the largest of what lies below the edge.
+    """Keep all spikes, and a share of the values below the edge.
 
-    It acts whatever the verdict on the fit: ``auto`` is the rule that obeys it.
+    It acts whatever the verdict on the fit; ``auto`` is the rule that obeys the verdict.
 
     Attributes:
-        below: share of the values below the edge to keep as well, largest first.
+        below: share of the singular values below the edge that is kept too, largest first.
         at_least: smallest rank, such as the number of classes.
     """
 
@@ -32,8 +32,8 @@ class Edge:
         check_count("at_least", self.at_least)
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """Spikes + ⌈below · (p − spikes)⌉, at least ``at_least``."""
+        """Return spikes + ⌈below · (p − spikes)⌉, at least ``at_least``."""
         spikes = spectrum.count_above(fit.edge)
-        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
+        # A product such as 0.07 · 100 is a rounding error above the whole number.
         extra = math.ceil(self.below * (spectrum.p - spikes) - 1e-9)
         return min(max(spikes + extra, self.at_least), spectrum.p)

@@ -14,7 +14,9 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("energy")
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """The usual rule of truncated SVD, without any model of the noise.
+    """Keep a share of the energy Σ sᵢ², the usual rule of truncated SVD.
+
+    It has no model of the noise.
 
     Attributes:
         fraction: share of Σ sᵢ² to keep.
@@ -26,7 +28,7 @@ class Energy:
         check_share("fraction", self.fraction)
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """The smallest rank whose eigenvalues sum to at least ``fraction`` of all."""
+        """Return the smallest rank whose eigenvalues sum to at least ``fraction`` of all."""
         kept = np.cumsum(spectrum.eigenvalues[::-1])
         if self.fraction == 0 or kept[-1] == 0:
             return 0

@@ -1,4 +1,4 @@
-"""Keep the same share of the singular values in every layer."""
+"""Keep one share of the singular values in every layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("fraction")
 @dataclass(frozen=True, slots=True)
 class Fraction:
-    """A uniform ratio: the baseline that every other rule has to beat.
+    """Keep one share of the singular values in every layer, as a baseline for other rules.
 
     Attributes:
         of: share of the p singular values to keep.
@@ -25,6 +25,6 @@ class Fraction:
         check_share("of", self.of)
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """⌈of · p⌉."""
-        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
+        """Return ⌈of · p⌉."""
+        # A product such as 0.07 · 100 is a rounding error above the whole number.
         return math.ceil(self.of * spectrum.p - 1e-9)

@@ -1,4 +1,4 @@
-"""The optimal hard threshold with unknown noise (Gavish and Donoho, 2014)."""
+"""The optimal hard threshold for noise of unknown level (Gavish and Donoho, 2014)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("hard-threshold")
 @dataclass(frozen=True, slots=True)
 class HardThreshold:
-    """Keep s > ω(γ) · median(s), whatever estimator fitted the edge."""
+    """Keep singular values s > ω(γ) · median(s), whichever estimator fitted the edge."""
 
     reference: ClassVar[str] = "Gavish and Donoho (2014), equation 11"
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """Eigenvalues above λ*(γ)² σ², with σ² from the median; ω(γ) = λ*(γ)/√median of the law."""
+        """Count eigenvalues above λ*(γ)² σ², with σ² from the median.
+
+        In singular values, that is ω(γ) · median(s) with ω(γ) = λ*(γ)/√(median of the law).
+        """
         return spectrum.count_above(optimal_threshold(spectrum.gamma) * median_variance(spectrum))

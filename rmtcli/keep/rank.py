@@ -1,4 +1,4 @@
-"""Keep the same number of singular values in every layer."""
+"""Keep one number of singular values in every layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("rank")
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A fixed rank.
+    """Keep a fixed number of singular values in every layer.
 
     Attributes:
-        k: singular values to keep.
+        k: number of singular values to keep.
     """
 
     k: int
@@ -24,5 +24,5 @@ class Rank:
         check_count("k", self.k)
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """k, or p where a layer has no more."""
+        """Return k, or p where the layer has fewer singular values."""
         return min(self.k, spectrum.p)

@@ -13,7 +13,7 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("relative")
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """Keep what is at least a share of the largest singular value.
+    """Keep singular values of at least a share of the largest one.
 
     Attributes:
         threshold: smallest singular value to keep, as a share of the largest.
@@ -26,6 +26,6 @@ class Relative:
         check_share("threshold", self.threshold)
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int:
-        """How many sᵢ ≥ threshold · s₁."""
+        """Return the number of sᵢ ≥ threshold · s₁."""
         values = spectrum.eigenvalues
         return int((values >= self.threshold**2 * values[-1]).sum())

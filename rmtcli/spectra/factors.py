@@ -1,4 +1,4 @@
-"""A weight matrix becomes two thin ones."""
+"""The best low-rank factors of a weight matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Factors:
     Attributes:
         left: shape (out, r).
         right: shape (r, in).
-        shift: shape (out,), what the layer's bias has to take over, or None.
+        shift: shape (out,), to be added to the layer's bias; None for no change.
     """
 
     left: FloatArray
@@ -32,19 +32,21 @@ class Factors:
 
 
 def factorize(weight: NDArray[np.floating], spectrum: Spectrum, rank: int) -> Factors:
-    """The best approximation of a given rank, split evenly: U√S and √S·Vᵀ.
+    """Return the best approximation of a given rank, split evenly into U√S and √S·Vᵀ.
 
     The projection of W on its leading singular vectors is the optimum (Eckart and Young, 1936),
-    also where small singular values are known to few digits. Equal norms on both sides keep
-    factors of half-precision weights within range.
+    even where small singular values are known to few digits. Equal norms on both sides keep the
+    factors of half-precision weights within range. Equivalent, up to signs, to
+    ``u, s, vt = scipy.linalg.svd(weight)`` with the factors ``u[:, :r] * sqrt(s[:r])`` and
+    ``sqrt(s[:r])[:, None] * vt[:r]``.
 
     Args:
         weight: shape (out, in).
-        spectrum: of that weight, with vectors.
-        rank: singular values to keep, from 0 to p.
+        spectrum: the spectrum of ``weight``, with vectors.
+        rank: number of singular values to keep, from 0 to p.
 
     Raises:
-        ValueError: no vectors, or a rank out of range.
+        ValueError: the spectrum has no vectors, or the rank is out of range.
     """
     if spectrum.form is None:
         raise ValueError("factors need a spectrum with vectors")
@@ -54,6 +56,6 @@ def factorize(weight: NDArray[np.floating], spectrum: Spectrum, rank: int) -> Fa
     values = np.sqrt(spectrum.eigenvalues[::-1][:rank] * spectrum.n)
     root = np.sqrt(np.where(values > 0, values, 1.0))  # a zero direction has nothing to share
     other = times(weight, basis) / root
-    if weight.shape[0] >= weight.shape[1]:  # columns are the short side: the basis is on the right
+    if weight.shape[0] >= weight.shape[1]:  # the basis spans the columns, the short side
         return Factors(other, basis.T * root[:, None])
     return Factors(basis * root, other.T)

@@ -1,4 +1,4 @@
-"""A weight matrix becomes its empirical spectral density."""
+"""The spectrum of a weight matrix, by the Gram matrix of its short side."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rmtcli.arrays import FloatArray
 from rmtcli.spectra.lapack import call
 from rmtcli.spectra.tridiagonal import reduce
 
-#: Rows cast to float64 at a time: bounds the copy, not the result.
+#: Size of the rows that are cast to float64 at a time; limits the copy, not the result.
 _BLOCK_BYTES = 16 * 2**20
 
 
 class Form(Protocol):
-    """What eigenvectors of a Gram matrix can be made from."""
+    """A reduced form of a Gram matrix, from which eigenvectors can be computed."""
 
     def vectors(self, count: int) -> FloatArray:
-        """Shape (p, count): those of the largest eigenvalues, largest first."""
+        """Return the eigenvectors of the largest eigenvalues, largest first, shape (p, count)."""
         ...
 
 
@@ -34,7 +34,8 @@ class Spectrum:
         eigenvalues: shape (p,), ascending, sᵢ²/n for the singular values sᵢ of W.
         n: long side of W.
         p: short side of W.
-        form: what the singular vectors of the short side are made from, or None.
+        form: reduced Gram matrix, from which singular vectors of the short side are computed, or
+            None for a spectrum without vectors.
     """
 
     eigenvalues: FloatArray
@@ -48,7 +49,7 @@ class Spectrum:
         return self.p / self.n
 
     def count_above(self, threshold: float) -> int:
-        """How many eigenvalues exceed ``threshold`` (eigenvalue units)."""
+        """Return the number of eigenvalues above ``threshold``, in eigenvalue units."""
         return int(np.count_nonzero(self.eigenvalues > threshold))
 
     def singular_value(self, eigenvalue: float) -> float:
@@ -56,19 +57,19 @@ class Spectrum:
         return math.sqrt(self.n * eigenvalue)
 
     def leading(self, count: int) -> FloatArray:
-        """Shape (p, count): singular vectors of the short side, of the largest values first.
+        """Return singular vectors of the short side, largest values first, shape (p, count).
 
         Raises:
-            ValueError: the spectrum is one without vectors, or has not so many.
+            ValueError: the spectrum was made without vectors, or has fewer than ``count``.
         """
         if self.form is None:
             raise ValueError("the spectrum was made without vectors")
         return self.form.vectors(count)
 
     def relative_error(self, rank: int) -> float:
-        """‖W − W_r‖_F / ‖W‖_F after truncation to ``rank`` (Eckart and Young, 1936).
+        """Return ‖W − W_r‖_F / ‖W‖_F after truncation to ``rank`` (Eckart and Young, 1936).
 
-        Nothing is lost beyond p: siblings' ranks may be larger than that of one of them.
+        The error is 0 for a rank above p, which the shared rank of siblings may be.
         """
         total = float(self.eigenvalues.sum())
         dropped = float(self.eigenvalues[: max(self.p - rank, 0)].sum())
@@ -76,17 +77,19 @@ class Spectrum:
 
 
 def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum:
-    """The spectrum of a real matrix, through the float64 Gram matrix of its short side.
+    """Return the spectrum of a real matrix, by the float64 Gram matrix of its short side.
 
     A Gram matrix in float64 resolves eigenvalues down to about p·eps·λ_max, far below what
-    float32 weights hold; smaller ones are rounding and are returned as 0.
+    float32 weights hold; smaller ones are rounding errors and are returned as 0. Equivalent to
+    ``scipy.linalg.svdvals(weight)[::-1] ** 2 / max(weight.shape)``.
 
     Args:
         weight: shape (out, in), any real floating type.
-        vectors: whether singular vectors may be asked for: 8p² bytes of memory, and no time.
+        vectors: whether singular vectors may be asked for later; costs 8p² bytes of memory and no
+            time.
 
     Raises:
-        ValueError: not a matrix, an empty one, or values that are not finite.
+        ValueError: ``weight`` is not a matrix, is empty, or has values that are not finite.
     """
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a spectrum needs a matrix with entries, not shape {weight.shape}")
@@ -98,13 +101,13 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
 def of_gram(
     values: FloatArray, scale: float, shape: tuple[int, ...], form: Form | None = None
 ) -> Spectrum:
-    """The spectrum of a weight from the eigenvalues of its Gram matrix.
+    """Return the spectrum of a weight from the eigenvalues of its Gram matrix.
 
     Args:
-        values: shape (p,), ascending: of WᵀW / scale².
-        scale: what the weight was divided by.
-        shape: of the weight.
-        form: what vectors are made from.
+        values: shape (p,), ascending: eigenvalues of WᵀW / scale².
+        scale: the number that the weight was divided by.
+        shape: shape of the weight.
+        form: reduced Gram matrix, from which vectors are computed, or None.
     """
     n, p = max(shape), min(shape)
     floor = p * np.finfo(np.float64).eps * max(values[-1], 0.0)
@@ -112,22 +115,32 @@ def of_gram(
 
 
 def leading_vectors(weight: NDArray[np.floating], known: Spectrum, count: int) -> FloatArray:
-    """Those of the weight, from its spectrum; where that has none, decomposed once more."""
+    """Return leading singular vectors of the short side, shape (p, count).
+
+    A weight whose spectrum has no vectors is decomposed again.
+
+    Args:
+        weight: shape (out, in).
+        known: the spectrum of ``weight``.
+        count: number of vectors.
+    """
     if known.form is None and count:
         known = spectrum(weight, vectors=True)
     return known.leading(count) if count else np.zeros((known.p, 0))
 
 
 def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The matrix with its long side first, shape (n, p)."""
+    """Return the matrix with its long side first, shape (n, p): the weight or its transpose."""
     return weight if weight.shape[0] >= weight.shape[1] else weight.T
 
 
 def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
-    """(WᵀW / scale², scale) of the upright matrix: the lower half, in Fortran order, and zeros.
+    """Return (WᵀW / scale², scale) of the tall matrix W.
+
+    The Gram matrix is in Fortran order, with its lower triangle filled and zeros above.
 
     Raises:
-        ValueError: values that are not finite.
+        ValueError: the weight has values that are not finite.
     """
     scale, p = unit_of(weight), min(weight.shape)
     lower = np.zeros((p, p), order="F")
@@ -137,10 +150,12 @@ def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
 
 
 def unit_of(weight: NDArray[np.floating]) -> float:
-    """A power of two near the largest entry; squares of what it divides do not over- or underflow.
+    """Return a power of two near the largest entry.
+
+    Squares of entries that were divided by it neither overflow nor underflow.
 
     Raises:
-        ValueError: values that are not finite.
+        ValueError: the weight has values that are not finite.
     """
     largest = max_abs(weight)
     if not np.isfinite(largest):
@@ -151,17 +166,22 @@ def unit_of(weight: NDArray[np.floating]) -> float:
 def row_blocks(
     weight: NDArray[np.floating], unit: float = 1.0, size: int = _BLOCK_BYTES
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """The upright matrix in float64, over ``unit``, some rows of so many bytes at a time.
+    """Yield ``(rows, block)`` of the tall matrix divided by ``unit``, as float64.
 
-    Each block stands in the memory of the one before.
+    All blocks share one buffer: copy a block to keep it.
+
+    Args:
+        weight: shape (out, in).
+        unit: number that the entries are divided by.
+        size: bytes per block, at least one row.
     """
-    upright = tall(weight)
-    n, p = upright.shape
+    matrix = tall(weight)
+    n, p = matrix.shape
     rows = min(n, max(1, size // (8 * p)))
-    memory = np.empty((rows, p))
+    buffer = np.empty((rows, p))
     for start in range(0, n, rows):
-        part = upright[start : start + rows]
-        block = memory[: len(part)]
+        part = matrix[start : start + rows]
+        block = buffer[: len(part)]
         yield (
             slice(start, start + len(part)),
             np.divide(part, unit, out=block, dtype=np.float64),
@@ -169,7 +189,13 @@ def row_blocks(
 
 
 def times(weight: NDArray[np.floating], basis: FloatArray, unit: float = 1.0) -> FloatArray:
-    """The upright matrix over ``unit`` times a basis of its short side, shape (n, k)."""
+    """Return the tall matrix divided by ``unit`` times a basis of its short side, shape (n, k).
+
+    Args:
+        weight: shape (out, in).
+        basis: shape (p, k).
+        unit: number that the entries are divided by.
+    """
     product = np.empty((max(weight.shape), basis.shape[1]))
     for rows, block in row_blocks(weight, unit):
         np.matmul(block, basis, out=product[rows])
@@ -177,5 +203,5 @@ def times(weight: NDArray[np.floating], basis: FloatArray, unit: float = 1.0) ->
 
 
 def max_abs(weight: NDArray[np.floating]) -> float:
-    """The largest magnitude; not finite where an entry is not."""
+    """Return the largest magnitude of an entry; it is not finite if an entry is not."""
     return max(abs(float(weight.max())), abs(float(weight.min())))

@@ -1,8 +1,8 @@
-"""BLAS and LAPACK as SciPy ships them, without Python's lock.
+"""BLAS and LAPACK as SciPy ships them, called without Python's global interpreter lock.
 
 SciPy's own wrappers of these routines hold the lock, so that threads would wait for one another.
-The addresses are those that SciPy gives to compiled code (``scipy.linalg.cython_lapack``); a call
-through ctypes lets the lock go.
+SciPy also publishes the routines' addresses for compiled code (``scipy.linalg.cython_lapack``), and
+a call through ctypes releases the lock.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scipy.linalg import cython_blas, cython_lapack
 
 
 def call(routine: str, *arguments: str | float | NDArray[Any]) -> None:
-    """Run a routine by its Fortran name, such as ``dsyrk``.
+    """Call a routine by its Fortran name, such as ``dsyrk``.
 
     Args:
-        routine: the name.
-        arguments: all of them but the last ``info`` of LAPACK; arrays are changed in place.
+        routine: name of the routine.
+        arguments: all arguments except LAPACK's last one, ``info``; arrays are changed in place.
 
     Raises:
-        LinAlgError: the routine did not succeed.
+        LinAlgError: the routine failed.
     """
     info = ctypes.c_int(0)
     _address(routine)(*(_reference(value) for value in arguments), ctypes.byref(info))
@@ -34,7 +34,7 @@ def call(routine: str, *arguments: str | float | NDArray[Any]) -> None:
 
 
 def _reference(value: str | float | NDArray[Any]) -> Any:
-    """What Fortran is given: everything by its address."""
+    """Return the address of a value, since Fortran takes every argument by reference."""
     if isinstance(value, str):
         return ctypes.c_char_p(value.encode())
     if isinstance(value, np.ndarray):
@@ -44,6 +44,7 @@ def _reference(value: str | float | NDArray[Any]) -> Any:
 
 @cache
 def _address(routine: str) -> Callable[..., None]:
+    """Return the routine as a ctypes function."""
     for module in (cython_lapack, cython_blas):
         capsule = module.__pyx_capi__.get(routine)
         if capsule is not None:
@@ -54,7 +55,8 @@ def _address(routine: str) -> Callable[..., None]:
 
 
 def _capsule(name: str, result: Any, *more: Any) -> Callable[..., Any]:
-    found: Callable[..., Any] = ctypes.PYFUNCTYPE(result, ctypes.py_object, *more)(
+    """Return a function of Python's C interface that takes a capsule."""
+    function: Callable[..., Any] = ctypes.PYFUNCTYPE(result, ctypes.py_object, *more)(
         (name, ctypes.pythonapi)
     )
-    return found
+    return function

@@ -1,4 +1,4 @@
-"""A symmetric matrix becomes a tridiagonal one: all its values, and as many vectors as needed."""
+"""Tridiagonal form of a symmetric matrix: all eigenvalues, and eigenvectors as needed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from scipy.linalg import eigvalsh_tridiagonal
 from rmtcli.arrays import FloatArray
 from rmtcli.spectra.lapack import call
 
-#: Columns that LAPACK treats at a time; its workspace is so many vectors.
+#: Number of columns that LAPACK treats at a time, and of vectors in its workspace.
 _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tridiagonal:
-    """A = Q T Qᵀ, by Householder's reflections.
+    """A = Q T Qᵀ, by Householder reflections.
 
-    The values need T alone, O(p²), and so do a few vectors of T (Dhillon's MRRR, O(p) each); only
-    these are multiplied by Q. Decompositions with all vectors take two to three times as long.
+    The eigenvalues need only T and O(p²) operations. A few eigenvectors of T take O(p) operations
+    each (Dhillon's MRRR), and only these are multiplied by Q. Decompositions with all eigenvectors
+    take two to three times as long.
 
     Attributes:
-        diagonal: shape (p,): of T.
-        beside: shape (p − 1,): T's other entries.
-        reflections: shape (p, p), Fortran order: below the diagonal, what Q is made of; the rest
-            is never read.
-        scales: shape (p − 1,): their factors.
+        diagonal: shape (p,): diagonal of T.
+        beside: shape (p − 1,): the entries of T beside the diagonal.
+        reflections: shape (p, p), Fortran order: the reflection vectors of Q, below the diagonal;
+            the rest is never read.
+        scales: shape (p − 1,): scalar factors of the reflections.
     """
 
     diagonal: FloatArray
@@ -35,54 +36,61 @@ class Tridiagonal:
     scales: FloatArray
 
     def values(self) -> FloatArray:
-        """Shape (p,): all eigenvalues, ascending, as ``numpy.linalg.eigvalsh`` has them."""
+        """Return all eigenvalues, ascending, shape (p,).
+
+        Equivalent to ``numpy.linalg.eigvalsh``.
+        """
         values = self.diagonal.copy()
         try:
             call("dsterf", len(values), values, _padded(self.beside))
         except np.linalg.LinAlgError:  # QR iteration may not converge; bisection always does
-            found = eigvalsh_tridiagonal(self.diagonal, self.beside, lapack_driver="stebz")
-            return np.asarray(found)
+            bisected = eigvalsh_tridiagonal(self.diagonal, self.beside, lapack_driver="stebz")
+            return np.asarray(bisected)
         return values
 
     def vectors(self, count: int) -> FloatArray:
-        """Shape (p, count): the eigenvectors of the largest eigenvalues, largest first."""
+        """Return the eigenvectors of the largest eigenvalues, largest first, shape (p, count).
+
+        Raises:
+            ValueError: ``count`` is below 0 or above p.
+        """
         p = len(self.diagonal)
         if not 0 <= count <= p:
-            raise ValueError(f"a matrix of {p} has no {count} eigenvectors")
+            raise ValueError(f"a matrix of size {p} does not have {count} eigenvectors")
         if count == 0:
             return np.zeros((p, 0))
-        found = self._of_t(count)
+        vectors = self._of_t(count)
         if p > 1:
             work = np.empty(_BLOCK * (count + _BLOCK))
             of_q = (self.reflections, p, self.scales)
-            call("dormtr", "L", "L", "N", p, count, *of_q, found, p, work, len(work))
-        return found[:, ::-1]
+            call("dormtr", "L", "L", "N", p, count, *of_q, vectors, p, work, len(work))
+        return vectors[:, ::-1]
 
     def _of_t(self, count: int) -> FloatArray:
-        """Shape (p, count), Fortran order: the last eigenvectors of T, ascending."""
+        """Return the last eigenvectors of T, ascending, shape (p, count), in Fortran order."""
         p = len(self.diagonal)
-        found, values = np.empty((p, count), order="F"), np.empty(p)
+        vectors, values = np.empty((p, count), order="F"), np.empty(p)
         number, supports, relative = (np.zeros(size, np.intc) for size in (1, 2 * p, 1))
         relative[0] = 1
         work, whole = np.empty(18 * p), np.empty(10 * p, np.intc)
         try:
             call(
                 *("dstemr", "V", "I", p, self.diagonal.copy(), _padded(self.beside)),
-                *(0.0, 0.0, p - count + 1, p, number, values, found, p, count, supports),
+                *(0.0, 0.0, p - count + 1, p, number, values, vectors, p, count, supports),
                 *(relative, work, len(work), whole, len(whole)),
             )
-        except np.linalg.LinAlgError:  # rare, and then the slow way is sure
+        except np.linalg.LinAlgError:  # rare; the slow way always works
             dense = np.diag(self.diagonal) + np.diag(self.beside, -1)
-            found = np.asfortranarray(np.linalg.eigh(dense)[1][:, p - count :])
-        return found
+            vectors = np.asfortranarray(np.linalg.eigh(dense)[1][:, p - count :])
+        return vectors
 
 
 def reduce(lower: FloatArray) -> Tridiagonal:
-    """The tridiagonal form of a symmetric matrix.
+    """Return the tridiagonal form of a symmetric matrix.
 
     Args:
-        lower: shape (p, p), Fortran order; the part above the diagonal is not read. It is
-            overwritten and belongs to the result.
+        lower: shape (p, p), Fortran order; the part above the diagonal is not read. The array is
+            overwritten and becomes part of the result.
     """
     p = len(lower)
     diagonal, beside, scales = np.empty(p), np.empty(max(p - 1, 1)), np.empty(max(p - 1, 1))
@@ -92,5 +100,5 @@ def reduce(lower: FloatArray) -> Tridiagonal:
 
 
 def _padded(beside: FloatArray) -> FloatArray:
-    """A copy with room for one more, which LAPACK asks for."""
+    """Return a copy with one more entry, which LAPACK requires."""
     return np.append(beside, 0.0)

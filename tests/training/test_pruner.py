@@ -213,7 +213,7 @@ def test_auto_leaves_a_layer_without_signal_alone() -> None:
     model = network(64, 96, 4)
     change = RMTPruner(model, sgd(model), start=0).step().changes[0]
     assert change.action == "kept"
-    assert "nothing stands above the edge" in change.reason
+    assert "no eigenvalue is above the edge" in change.reason
 
 
 def test_penalties_are_those_of_the_loss() -> None:
