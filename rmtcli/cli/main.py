@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
-import mmap
-import os
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +28,7 @@ from rmtcli.cli import (
 )
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.groups import expand_groups
+from rmtcli.cli.memory import libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
 from rmtcli.errors import RmtcliError, one_line, out_of_memory
 from rmtcli.version import __version__
@@ -42,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_NO_MEMORY = "not enough memory: run on a machine with more; nothing was written"
+#: In the order of the help.
 _COMMANDS = (
     analyze,
     prune,
@@ -89,8 +89,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # replace characters that a console cannot print
             stream.reconfigure(errors="replace")
-    _return_freed_memory()
-    if "numpy" not in sys.modules and not _libraries_fit():
+    return_freed_memory()
+    if "numpy" not in sys.modules and not libraries_fit():
         _fail(_NO_MEMORY, 1)
     # SIGTERM unwinds the stack, so that no half-written file stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -111,42 +111,6 @@ def main() -> None:
         if not out_of_memory(error):
             raise
         _fail(_NO_MEMORY, 1)
-
-
-#: glibc's options: the size from which an allocation has pages of its own, which are returned as
-#: soon as it is freed, and how much freed memory of smaller ones is kept.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _BYTES = -3, -1, 8 * 2**20
-
-
-def _return_freed_memory() -> None:
-    """Return large layers' memory when it is freed; glibc would keep blocks of up to 32 MB."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
-        if mallopt is not None:
-            mallopt(_MMAP_THRESHOLD, _BYTES)
-            mallopt(_TRIM_THRESHOLD, 2 * _BYTES)
-
-
-def _libraries_fit() -> bool:
-    """Whether NumPy and SciPy can be loaded where address space is limited (``ulimit -v``).
-
-    OpenBLAS never returns when it gets no memory: it retries for ever, even during its import.
-    """
-    setting = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
-    threads = int(setting) if setting.isdecimal() else min(os.cpu_count() or 1, _MAX_THREADS)
-    try:
-        mmap.mmap(-1, _LIBRARIES + threads * _PER_THREAD).close()
-    except OSError:
-        return False
-    return True
-
-
-#: Bytes of address space that both libraries take with the calling thread, and that each further
-#: thread takes: 32 MB in each library, two stacks of 8 MB, and an arena of 64 MB.
-_LIBRARIES, _PER_THREAD = 214 * 2**20, 144 * 2**20
-#: OpenBLAS starts at most this many threads, as both libraries build it.
-_MAX_THREADS = 64
-_NO_MEMORY = "not enough memory: run on a machine with more; nothing was written"
 
 
 def _fail(message: str, code: int) -> None:

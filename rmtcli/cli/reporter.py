@@ -1,38 +1,36 @@
-"""How a command begins and ends: what it refuses before any work, and how it shows a result."""
+"""The beginning and the end of a command: what it refuses, and how it shows its result."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from rmtcli.cli.output import (
-    check_file,
-    check_plots,
-    check_report,
-    conclude_difference,
-    draw_layers,
-    emit,
-    emit_result,
-)
-from rmtcli.cli.progress import listen
+from rmtcli.cli.output import check_file, check_plots, check_report, draw_layers, write_report
+from rmtcli.cli.progress import finish, is_quiet, listen
+from rmtcli.errors import ConditionError
 
 if TYPE_CHECKING:
     from rmtcli.cli.options import OutputOptions
-    from rmtcli.cli.output import Result
     from rmtcli.report.base import Report
     from rmtcli.report.conditions import Condition
     from rmtcli.report.difference import Difference
+    from rmtcli.report.reproduction import Reproduction
+    from rmtcli.report.verification import Verification
+
+Result = TypeVar("Result", "Report", "Difference", "Verification", "Reproduction")
 
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Shows the result of a command as its options say.
+    """Shows the result of a command as the command's options say.
 
     Attributes:
-        options: the command's.
-        conditions: those of ``--fail-if``, parsed.
+        options: the options.
+        conditions: the conditions of ``--fail-if``.
     """
 
     options: OutputOptions
@@ -48,7 +46,8 @@ class Reporter:
         """Begin a command; :meth:`rmtcli.cli.options.OutputOptions.open` describes the arguments.
 
         Raises:
-            UsageError: a condition or a path that cannot be used.
+            UsageError: an option that contradicts another, a condition that cannot be evaluated, or
+                a file that cannot be written.
         """
         listen(quiet=options.quiet, verbose=options.verbose)
         conditions = _parse(options.fail_if or (), fields)
@@ -58,48 +57,67 @@ class Reporter:
             return [*inputs, *written[:index], *written[index + 1 :]]
 
         check_report(options.report, inputs=others(0), force=options.force)
-        for i, (path, endings) in enumerate(files, start=1):
-            check_file(path, *endings, inputs=others(i), force=options.force)
+        for index, (path, endings) in enumerate(files, start=1):
+            check_file(path, *endings, inputs=others(index), force=options.force)
         check_plots(options.plot, inputs=others(len(files) + 1), force=options.force)
         return Reporter(options, conditions)
 
     def refuse(self, report: Report) -> list[str]:
-        """The conditions that hold, each with the values that make it so."""
+        """The conditions that hold, each with the values for which it does."""
         from rmtcli.report.conditions import reasons, values_of
 
         return reasons(self.conditions, values_of(report))
 
     def show(self, report: Report) -> None:
-        """Draw, write and print a report, and tell GitHub about it.
+        """Plot, write and print a report.
 
         Raises:
             ConditionError: a condition holds; the report is written all the same.
             UsageError: a condition names a value that was not measured.
         """
+        from rmtcli.report.conditions import failures, outcomes, values_of
+        from rmtcli.report.renderers import Context
+        from rmtcli.report.renderers.markdown import to_markdown
+
         draw_layers(report, self.options.plot)
-        emit(
-            report,
-            as_json=self.options.json,
-            report_file=self.options.report,
-            conditions=self.conditions,
+        finish()
+        checked = outcomes(self.conditions, values_of(report)) if self.conditions else ()
+        if self.options.report is not None:
+            write_report(report, self.options.report, Context(_command_line(), checked))
+        self.show_result(report, _print_report)
+        _conclude(
+            f"rmtcli {report.action}",
+            report.source.path,
+            lambda: to_markdown(report, Context()),
+            failures(checked),
+            report.notes,
         )
 
     def show_difference(self, difference: Difference) -> None:
-        """Print how two checkpoints differ, and tell GitHub about it.
+        """Print how two checkpoints differ.
 
         Raises:
             ConditionError: a condition holds.
             UsageError: a condition names a value that was not measured.
         """
         from rmtcli.report.conditions import reasons
-        from rmtcli.report.terminal import show_difference, stdout
+        from rmtcli.report.renderers.markdown import difference_to_markdown
 
-        self.show_result(difference, lambda it: show_difference(it, stdout()))
-        conclude_difference(difference, reasons(self.conditions, difference.values))
+        self.show_result(difference, _print_difference)
+        _conclude(
+            "rmtcli diff",
+            difference.after.path,
+            lambda: difference_to_markdown(difference),
+            reasons(self.conditions, difference.values),
+        )
 
     def show_result(self, result: Result, show: Callable[[Result], None]) -> None:
-        """Print a result that is not a report: as JSON, or by ``show``."""
-        emit_result(result, show, as_json=self.options.json)
+        """Print a result as JSON, or with ``show``."""
+        finish()
+        if self.options.json:
+            _print_json(result)
+        elif not is_quiet():
+            show(result)
 
 
 def _parse(texts: Sequence[str], fields: Mapping[str, str] | None) -> tuple[Condition, ...]:
@@ -108,3 +126,44 @@ def _parse(texts: Sequence[str], fields: Mapping[str, str] | None) -> tuple[Cond
     from rmtcli.report.conditions import Condition
 
     return tuple(Condition.parse(text, fields) for text in texts)
+
+
+def _print_report(report: Report) -> None:
+    from rmtcli.report.terminal import show, stdout
+
+    show(report, stdout())
+
+
+def _print_difference(difference: Difference) -> None:
+    from rmtcli.report.terminal import show_difference, stdout
+
+    show_difference(difference, stdout())
+
+
+def _conclude(
+    title: str,
+    path: str | Path,
+    markdown: Callable[[], str],
+    failed: Sequence[str],
+    notes: Sequence[str] = (),
+) -> None:
+    """Summarize a result for GitHub Actions, if this runs there, and fail if there is a reason.
+
+    Raises:
+        ConditionError: there is a reason to fail.
+    """
+    from rmtcli.report.github import tell_github
+
+    tell_github(title, markdown, notes=notes, failed=failed, stream=sys.stderr)
+    if failed:
+        raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
+
+
+def _print_json(result: Report | Difference | Verification | Reproduction) -> None:
+    """Print a result as JSON, in ASCII with escapes unless stdout is encoded in UTF-8."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(result.to_json(_command_line(), ascii_only=not unicode))
+
+
+def _command_line() -> str:
+    return shlex.join(["rmtcli", *sys.argv[1:]])
