@@ -1,4 +1,4 @@
-"""Running the network over samples to see what its layers see."""
+"""Run a network over samples and collect the moments of its layers' inputs and gradients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rmtcli.layouts.module import prefix_of
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Tokens that moments and sequential fits are taken from at most. Healing sees all.
+#: Largest number of tokens for moments and sequential fits; healing uses all tokens.
 TOKENS_FITTED = 65_536
 
 
@@ -46,13 +46,13 @@ def calibrate(
         settings: the inputs, and the moments to take.
 
     Raises:
-        EvaluationError: data that the network does not take, or that is one row over and over.
+        EvaluationError: the network does not take the data, or all samples are equal.
     """
     source = CalibrationInputs.read(settings, harness)
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
     model = build(harness)
     modules = modules_of(model, harness.checkpoint, layers)
-    found = collect(
+    moments = collect(
         model,
         fitted_on(source.inputs),
         [name for names in modules.values() for name in names],
@@ -62,13 +62,13 @@ def calibrate(
         vectors=source.task.rows is Rows.VECTORS,
         mask=lambda: mask_of(model),
     )
-    seen = {name: [found[m] for m in names if m in found] for name, names in modules.items()}
-    merged = {name: merge(parts) for name, parts in seen.items() if parts}
-    # Without gradients where they were asked for, nothing is done with a layer's outputs.
+    parts = {name: [moments[m] for m in names if m in moments] for name, names in modules.items()}
+    merged = {name: merge(some) for name, some in parts.items() if some}
+    # A layer that gets no gradient although gradients are asked for does not affect the outputs.
     return {
-        name: moments
-        for name, moments in merged.items()
-        if moments.gradient is not None or not settings.gradients
+        name: item
+        for name, item in merged.items()
+        if item.gradient is not None or not settings.gradients
     }
 
 
@@ -78,8 +78,8 @@ class CalibrationInputs:
 
     Attributes:
         inputs: shape (samples, …).
-        run: gives a network's outputs, with the data's name in its errors.
-        task: what the network is for.
+        run: computes a network's outputs; its errors name the data file.
+        task: how the network is fed, and what its outputs are.
     """
 
     inputs: NDArray[Any]
@@ -88,10 +88,11 @@ class CalibrationInputs:
 
     @staticmethod
     def read(settings: Calibration, harness: Harness) -> CalibrationInputs:
-        """The file's training part if it has one, else its inputs.
+        """Read the training part of the calibration data if it has one, else its ``inputs``.
 
         Raises:
-            EvaluationError: it is one row over and over.
+            UsageError: there is no such file, or its ending is unknown.
+            EvaluationError: the file is damaged, or all samples are equal.
         """
         source = settings.data
         assert source is not None
@@ -101,15 +102,20 @@ class CalibrationInputs:
             raise EvaluationError(
                 f"{source}: calibration needs samples that differ from one another"
             )
-        where = str(source)
-        return CalibrationInputs(inputs, lambda network, x: run(network, x, where), harness.task)
+        name = str(source)
+        return CalibrationInputs(inputs, lambda network, x: run(network, x, name), harness.task)
 
     @torch.no_grad()
     def distance(self, dense: nn.Module, pruned: nn.Module, inputs: NDArray[Any]) -> float:
-        """How far a network is from the dense one on some inputs.
+        """How much the outputs of two networks differ on some inputs.
 
-        Mean Kullback–Leibler divergence of class probabilities, or what the mean cosine of vectors
-        is short of 1.
+        The mean Kullback–Leibler divergence of class probabilities from the dense network's, or 1
+        minus the mean cosine of embeddings.
+
+        Args:
+            dense: the dense network.
+            pruned: the compressed network.
+            inputs: shape (samples, …).
         """
         total, rows = 0.0, 0
         for start in range(0, len(inputs), self.task.batch):
@@ -119,15 +125,15 @@ class CalibrationInputs:
                 for network in (dense, pruned)
             )
             if self.task.rows is Rows.VECTORS:
-                apart = 1 - float(cosines(before, after).mean())
+                difference = 1 - float(cosines(before, after).mean())
             else:
-                apart = kullback_leibler(before, after)
-            total, rows = total + apart * len(before), rows + len(before)
+                difference = kullback_leibler(before, after)
+            total, rows = total + difference * len(before), rows + len(before)
         return total / rows
 
 
 def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
-    """Arrays as they are; of much text, samples drawn at random."""
+    """The inputs for moments and fits: all arrays; of long texts, a random selection of samples."""
     if inputs.dtype.kind == "f" or inputs.ndim != 3:
         return inputs
     order = np.random.default_rng(0).permutation(len(inputs))
@@ -136,20 +142,23 @@ def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
 
 
 def mask_of(model: nn.Module) -> Tensor | None:
-    """Which positions of the last batch hold tokens; None where all count."""
+    """Which positions of the last batch hold tokens, shape (samples, positions); None for all."""
     return model.mask if isinstance(model, Pretrained) else None
 
 
 def modules_of(
     model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
 ) -> Mapping[str, list[str]]:
-    """For each layer's name, the model's linear modules that hold its weight, each object once."""
+    """The linear modules of the model that hold each layer's weight, by the layer's name.
+
+    A module that the model registers under several names is listed once.
+    """
     if isinstance(model, Pretrained):
         every = [module_of(name) for layer in layers for name in (layer.name, *layer.tied)]
-        places = model.modules_of(every)
+        modules_by_layer = model.modules_of(every)
     else:
         prefix = prefix_of(model, checkpoint)
-        places = {
+        modules_by_layer = {
             f"{prefix}{name}": name
             for name, module in model.named_modules(remove_duplicate=False)
             if isinstance(module, nn.Linear)
@@ -157,11 +166,11 @@ def modules_of(
     modules = dict(model.named_modules(remove_duplicate=False))
 
     def distinct(names: Sequence[str]) -> list[str]:
-        found: dict[int, str] = {}
+        names_by_object: dict[int, str] = {}
         for name in names:
-            module = places.get(module_of(name))
+            module = modules_by_layer.get(module_of(name))
             if module is not None:
-                found.setdefault(id(modules[module]), module)
-        return list(found.values())
+                names_by_object.setdefault(id(modules[module]), module)
+        return list(names_by_object.values())
 
     return {layer.name: distinct((layer.name, *layer.tied)) for layer in layers}

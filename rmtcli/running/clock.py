@@ -1,4 +1,4 @@
-"""Measuring how long layers and networks take."""
+"""Measure how long layers and networks take to run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rmtcli.computing.device import using
 from rmtcli.layers import break_even
 from rmtcli.planning import Times
 
-#: Rounds at least and at most, and seconds after which no more are begun.
+#: Least and largest number of rounds, and seconds after which no further round begins.
 _ROUNDS, _SECONDS = (5, 25), 0.5
-#: Seconds that calls are repeated for in a round: a clock's own error is far below.
+#: Seconds for which a function is called repeatedly per round, far above the clock's own error.
 _BLOCK = 0.002
-#: Ranks that a layer's times are fitted to, as shares of its break-even rank.
+#: Ranks at which a layer is timed, as shares of its break-even rank.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 _TYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -30,10 +30,14 @@ Shape = tuple[int, int]
 
 @torch.inference_mode()
 def medians(runs: Sequence[Callable[[], object]], device: str) -> list[float]:
-    """Median seconds of a call of each function, measured in turns.
+    """Median seconds per call of each function, with the functions measured in turns.
 
-    Turns, because a machine's speed changes while it is measured: what is compared runs side by
-    side. The first calls are not counted.
+    A machine's speed changes while it is measured, so functions that are compared take turns. The
+    first call of each is not counted.
+
+    Args:
+        runs: the functions.
+        device: device to wait for before the clock is read.
     """
 
     def block(run: Callable[[], object], calls: int) -> float:
@@ -47,22 +51,22 @@ def medians(runs: Sequence[Callable[[], object]], device: str) -> list[float]:
     for run in runs:
         run()
     calls = [max(1, int(_BLOCK / max(block(run, 1), 1e-7))) for run in runs]
-    found: list[list[float]] = [[] for _ in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
     start, least, most = time.perf_counter(), *_ROUNDS
     for done in range(most):
         if done >= least and time.perf_counter() - start > _SECONDS:
             break
-        for times, run, count in zip(found, runs, calls, strict=True):
+        for times, run, count in zip(seconds, runs, calls, strict=True):
             times.append(block(run, count))
-    return [statistics.median(times) for times in found]
+    return [statistics.median(times) for times in seconds]
 
 
 class Clock:
-    """Times of linear layers with random values, each kind of layer measured once.
+    """Times linear layers with random weights; each shape, rank and type is measured once.
 
     Args:
-        batch: rows of the input.
-        device: where to run.
+        batch: number of input rows.
+        device: device to run on.
 
     Raises:
         UsageError: the device cannot be used.
@@ -76,16 +80,16 @@ class Clock:
             torch.zeros(1, device=device)
 
     def pair(self, shape: Shape, rank: int | None, dtype: str) -> tuple[float, float]:
-        """Seconds of a layer as it is, and of its factors; twice the same where rank is None."""
+        """Seconds of a dense layer and of its factors; the dense time twice if rank is None."""
         key = (shape, rank, dtype)
         if key not in self._pairs:
             ranks = [] if rank is None else [rank]
-            found = medians(self._runs(shape, ranks, dtype), self.device)
-            self._pairs[key] = found[0], found[-1]
+            seconds = medians(self._runs(shape, ranks, dtype), self.device)
+            self._pairs[key] = seconds[0], seconds[-1]
         return self._pairs[key]
 
     def times(self, shape: Shape, dtype: str) -> Times:
-        """What a layer takes as it is, and what factors of any rank are expected to take."""
+        """Seconds of a dense layer, and a fit of the seconds of factors of any rank."""
         key = (shape, dtype)
         if key not in self._times:
             most = break_even(*shape)
@@ -100,32 +104,32 @@ class Clock:
         kind = _TYPES.get(dtype, torch.float32)
         random = torch.Generator().manual_seed(0)
 
-        def drawn(*size: int) -> Tensor:
+        def normal(*size: int) -> Tensor:
             return torch.randn(*size, generator=random).to(self.device, kind)
 
         out, inputs = shape
-        x, bias = drawn(self.batch, inputs), drawn(out)
+        x, bias = normal(self.batch, inputs), normal(out)
 
         def factored(right: Tensor, left: Tensor) -> Tensor:
             return nn.functional.linear(nn.functional.linear(x, right), left, bias)
 
         runs: list[Callable[[], object]] = [
-            partial(nn.functional.linear, x, drawn(out, inputs), bias)
+            partial(nn.functional.linear, x, normal(out, inputs), bias)
         ]
-        runs += [partial(factored, drawn(r, inputs), drawn(out, r)) for r in ranks]
+        runs += [partial(factored, normal(r, inputs), normal(out, r)) for r in ranks]
         return runs
 
 
 def network_seconds(
     networks: Sequence[nn.Module], inputs: NDArray[Any], batch: int, device: str
 ) -> list[float]:
-    """Median seconds of each network on the first samples; few samples are taken repeatedly.
+    """Median seconds per forward pass of each network, on the first ``batch`` samples.
 
     Args:
-        networks: in evaluation mode, on their device.
-        inputs: shape (samples, …), which they are known to take.
-        batch: samples that run at a time.
-        device: where.
+        networks: networks in evaluation mode, on their device.
+        inputs: shape (samples, …); repeated if there are fewer than ``batch`` samples.
+        batch: number of samples per forward pass.
+        device: the networks' device.
     """
     x = torch.from_numpy(inputs[np.arange(batch) % len(inputs)]).to(device)
     if x.is_floating_point():
@@ -134,7 +138,7 @@ def network_seconds(
 
 
 def _wait(device: str) -> None:
-    """Until all work that was given to a device is done."""
+    """Block until all work submitted to a device is done."""
     kind = device.partition(":")[0]
     if kind == "cuda":
         torch.cuda.synchronize(device)

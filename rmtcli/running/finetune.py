@@ -1,4 +1,4 @@
-"""A few passes of ordinary training, with the dense network as a teacher if there is one."""
+"""Ordinary training for a few epochs, with the dense network as a teacher if there is one."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Training:
 
     Attributes:
         epochs: passes over the samples.
-        lr: first learning rate of AdamW; it falls to 0 along a cosine.
-        batch: samples to a step.
+        lr: initial learning rate of AdamW; it falls to 0 along a cosine.
+        batch: samples per step.
         distill: share of the loss that is the Kullback–Leibler divergence from the teacher's
             class probabilities (Hinton et al., 2015); the rest is the cross-entropy of the labels.
-        seed: of the order of the samples.
+        seed: random seed for the order of the samples and for dropout.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
 
     epochs: int = 5
@@ -51,23 +51,24 @@ class Training:
 def train(
     model: nn.Module, teacher: nn.Module | None, samples: Samples, settings: Training
 ) -> None:
-    """Train all parameters of a network, in place; it is left in evaluation mode.
+    """Train all parameters of a network, in place, and leave it in evaluation mode.
 
     Args:
         model: the network, on its device.
-        teacher: the dense one, in evaluation mode; None where ``settings.distill`` is 0.
-        samples: what to train on; with targets unless ``settings.distill`` is 1.
-        settings: how.
+        teacher: the dense network, in evaluation mode; None if ``settings.distill`` is 0.
+        samples: samples to train on, with targets unless ``settings.distill`` is 1.
+        settings: how to train.
 
     Raises:
         EvaluationError: the network does not take the samples.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is NaN or infinite.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr)
     steps = settings.epochs * -(-len(samples.inputs) // settings.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    torch.manual_seed(settings.seed)  # dropout draws from it too
-    run(model, torch.from_numpy(samples.inputs[:2]), str(samples.path))  # what is wrong is said
+    torch.manual_seed(settings.seed)  # dropout uses it too
+    # Report inputs that the network does not take.
+    run(model, torch.from_numpy(samples.inputs[:2]), str(samples.path))
     model.train()
     for epoch in range(settings.epochs):
         _LOGGER.info("training: pass %d of %d", epoch + 1, settings.epochs)
@@ -88,6 +89,7 @@ def train(
 def _loss(
     model: nn.Module, teacher: nn.Module | None, samples: Samples, rows: Tensor, share: float
 ) -> Tensor:
+    """The mix of cross-entropy and distillation loss on some rows of the samples."""
     first = next(model.parameters())
     inputs = torch.from_numpy(samples.inputs[rows.numpy()]).to(first.device)
     if inputs.is_floating_point():
@@ -99,6 +101,6 @@ def _loss(
         loss = loss + (1 - share) * nn.functional.cross_entropy(outputs, targets)
     if teacher is not None and share > 0:
         with torch.no_grad():
-            wanted = teacher(inputs).float()
-        loss = loss + share * divergence(outputs, wanted)
+            target = teacher(inputs).float()
+        loss = loss + share * divergence(outputs, target)
     return loss

@@ -1,4 +1,4 @@
-"""The guard's search: measurements on one part of the held-out samples, confirmed on another."""
+"""The guard's search: measure on one part of the held-out samples, confirm on another."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rmtcli.planning import Range, SearchResult, smallest
 
 _LOGGER = logging.getLogger(__name__)
 
-#: How a guard divides the held-out samples: those of the search, those that confirm what it
-#: found, and those of the report.
+#: Shares of the held-out samples that the guard uses to search, to confirm the result of the
+#: search, and to report.
 SHARES = (0.4, 0.2, 0.4)
 
 
@@ -25,21 +25,21 @@ def search(
     sizes: Range,
     max_drop: float,
 ) -> tuple[SearchResult, Samples | None]:
-    """The smallest size whose network loses no more than ``max_drop``.
+    """Find the smallest size whose network loses no more than ``max_drop``.
 
     Args:
         harness: the dense network, and how to score it; its samples are divided between search,
             confirmation and report.
-        make: from a size to the pruned checkpoint.
-        sizes: where to search.
+        make: returns the pruned checkpoint of a size.
+        sizes: the sizes to search.
         max_drop: points of accuracy, or units of the user's own score.
 
     Returns:
-        What was found, and the samples that neither search nor confirmation has seen.
+        The result, and the samples that neither search nor confirmation used.
 
     Raises:
-        UsageError: nothing to measure accuracy or score with.
-        EvaluationError: too few samples.
+        UsageError: there is nothing to measure accuracy or a score with.
+        EvaluationError: there are too few samples to divide.
     """
     task, samples, function = harness.task, harness.samples, harness.evaluation.score
     blind = samples is None or (samples.targets is None and task.rows is Rows.CLASSES)
@@ -53,7 +53,7 @@ def search(
         )
     searched, confirmed, rest = parts
     dense = build(harness)
-    # The user's own score, where there is one, is what is guarded.
+    # The guard watches the user's own score if there is one, else accuracy.
     before = [measure(dense, part, function, task) for part in (searched, confirmed)]
 
     def within(size: int, part: Samples | None, reference: Scores) -> bool:
@@ -71,6 +71,7 @@ def search(
 
 
 def _drop(before: Scores, after: Scores) -> float:
+    """What the second network loses against the first, in the guarded measure."""
     if before.score is not None and after.score is not None:
         return before.score - after.score
     assert before.accuracy is not None

@@ -1,4 +1,4 @@
-"""A few passes in which the factors learn to give what the dense network gives."""
+"""Train the factors for a few passes to reproduce the dense network's outputs (distillation)."""
 
 from __future__ import annotations
 
@@ -15,65 +15,53 @@ from rmtcli.evaluation.pretrained import Pretrained
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Samples to a step.
+#: Samples per step.
 BATCH = 128
-#: Batches of tokens that are sorted by length together.
-_NEAR = 16
-#: Step of Adam, as a share of the root mean square of the tensor that sets its scale. Every
-#: layer learns at its own scale, so the rate needs no tuning to the network.
+#: Number of batches of text whose samples are sorted by length together.
+_SORTED_BATCHES = 16
+#: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
+#: Every layer learns at its own scale, so the rate needs no tuning to the network.
 RATE = 0.003
-#: The same where hidden states are matched as well: they say more, and steps can be longer.
+#: Learning rate where hidden states are matched too: they carry more information, so steps can be
+#: larger.
 DEEP_RATE = 0.006
 
 
 def heal(
-    dense: nn.Module,
-    pruned: nn.Module,
+    loss: HealingLoss,
     trained: Sequence[tuple[Tensor, Tensor]],
-    inputs: NDArray[Any],
-    run: Callable[[nn.Module, Tensor], Tensor],
     *,
     passes: int,
-    vectors: bool = False,
     batch: int = BATCH,
     seed: int = 0,
 ) -> None:
-    """Train parameters of the compressed network, in place, to give what the dense one gives.
+    """Train parameters of the compressed network, in place, to reproduce the dense one's outputs.
 
-    The loss is the Kullback–Leibler divergence from the dense network's probabilities (distillation
-    at temperature 1, Hinton et al., 2015), or for vectors what their cosine is short of 1, and the
-    mean squared distance of the hidden states after each block, as shares of their variance (Jiao
-    et al., TinyBERT, 2020): a vector a text says little about each of its tokens. Adam with a
-    cosine schedule. No labels are used. Inputs in floating point are mixed in pairs (Zhang et al.,
-    2018): the dense network answers between the samples too, and a few thousand of them alone
-    would be learned by heart. Both networks stay in evaluation mode.
+    No labels are used. The optimizer is Adam with a cosine schedule. Both networks stay in
+    evaluation mode.
 
     Args:
-        dense: the dense network.
-        pruned: the compressed one.
-        trained: parameters to change, each with the one whose root mean square sets its step.
-        inputs: shape (samples, …).
-        run: gives a network's outputs.
-        passes: how often every sample is seen.
-        vectors: whether the outputs are vectors and not class scores.
-        batch: samples to a step.
-        seed: of the order of the samples.
+        loss: the networks, the inputs, and how far the networks' outputs are apart.
+        trained: parameters to train, each with the tensor whose root mean square sets its learning
+            rate.
+        passes: number of passes over the samples.
+        batch: samples per step.
+        seed: random seed for the order of the samples and their mixing.
     """
-    loss = _Loss(dense, pruned, inputs, run, vectors=vectors)
     rate = DEEP_RATE if loss.deep else RATE
     with torch.no_grad():
         rates = [rate * float(scale.square().mean().sqrt()) for _, scale in trained]
     groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    steps = passes * -(-len(inputs) // batch)
+    steps = passes * -(-len(loss.inputs) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
-    pruned.requires_grad_(False)
+    loss.pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
     for done in range(passes):
         _LOGGER.info("healing: pass %d of %d", done + 1, passes)
-        for rows in _batches(inputs, batch, generator):
+        for rows in _batches(loss.inputs, batch, generator):
             optimizer.zero_grad()
             torch.autograd.backward(loss(rows, generator))
             optimizer.step()
@@ -81,15 +69,22 @@ def heal(
     loss.end()
 
 
-class _Loss:
-    """How far the compressed network is from the dense one.
+class HealingLoss:
+    """The loss that healing minimises: how far the compressed network is from the dense one.
+
+    For class scores it is the Kullback–Leibler divergence from the dense network's probabilities
+    (distillation at temperature 1, Hinton et al., 2015). For embeddings it is 1 minus the cosine,
+    plus the mean squared distance of the hidden states after each block, as shares of their
+    variance (Jiao et al., TinyBERT, 2020): one vector per text says little about each of its
+    tokens. Inputs in floating point are mixed in pairs (Zhang et al., 2018): the dense network
+    answers for mixtures too, and training on a few thousand samples alone would overfit.
 
     Args:
         dense: the dense network.
-        pruned: the compressed one.
+        pruned: the compressed network.
         inputs: shape (samples, …).
-        run: gives a network's outputs.
-        vectors: whether the outputs are vectors and not class scores.
+        run: computes a network's outputs.
+        vectors: whether the outputs are embeddings and not class scores.
     """
 
     def __init__(
@@ -102,62 +97,63 @@ class _Loss:
         vectors: bool,
     ) -> None:
         self.dense, self.pruned, self.inputs, self.run = dense, pruned, inputs, run
-        self.apart = _angle if vectors else divergence
+        self.distance = _cosine_distance if vectors else divergence
         self.deep: tuple[Pretrained, ...] = ()
         if vectors and isinstance(dense, Pretrained) and isinstance(pruned, Pretrained):
             self.deep = (pruned, dense)
             for network in self.deep:
                 network.deep = True
-        self.known = None
+        self.targets = None
         if inputs.dtype.kind != "f" and not self.deep:
-            self.known = self._targets()
+            self.targets = self._targets()
 
     def __call__(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The loss of some samples."""
         x = _tensor(self.inputs[rows.numpy()])
         if x.is_floating_point():
             x = _mixed(x, self.inputs, generator)
-        if self.known is not None:
-            target = self.known[rows]
+        if self.targets is not None:
+            target = self.targets[rows]
         else:
             with torch.no_grad():
                 target = self.run(self.dense, x)
-        loss = self.apart(self.run(self.pruned, x), target)
+        loss = self.distance(self.run(self.pruned, x), target)
         states = [network.hidden for network in self.deep]
-        return loss + _inside(*states) if any(states) else loss
+        return loss + _hidden_distance(*states) if any(states) else loss
 
     def end(self) -> None:
-        """Let the networks forget their hidden states."""
+        """Release the hidden states that the networks hold."""
         for network in self.deep:
             network.deep, network.hidden = False, ()
 
     @torch.no_grad()
     def _targets(self) -> Tensor | None:
-        """What the dense network gives for every sample, where that is one row each; else None.
+        """The dense network's outputs for all samples, if that is one row per sample; else None.
 
-        Inputs that are not mixed are the same in every pass. A language model's rows would be too
-        many to keep.
+        Inputs that are not mixed are the same in every pass. A language model has too many rows to
+        keep.
         """
-        found = []
+        outputs = []
         for start in range(0, len(self.inputs), BATCH):
             x = _tensor(self.inputs[start : start + BATCH])
-            found.append(self.run(self.dense, x))
-            if len(found[-1]) != len(x):
+            outputs.append(self.run(self.dense, x))
+            if len(outputs[-1]) != len(x):
                 return None
-        return torch.cat(found)
+        return torch.cat(outputs)
 
 
 def divergence(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean Kullback–Leibler divergence from the target's class probabilities, both class scores."""
+    """Mean Kullback–Leibler divergence of class scores from the target's class scores, in nats."""
     logs = (outputs.log_softmax(1), target.log_softmax(1))
     return nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
-def _angle(outputs: Tensor, target: Tensor) -> Tensor:
+def _cosine_distance(outputs: Tensor, target: Tensor) -> Tensor:
+    """1 minus the mean cosine."""
     return 1 - nn.functional.cosine_similarity(outputs, target).mean()
 
 
-def _inside(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+def _hidden_distance(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """Mean squared distance of hidden states, as a share of their variance."""
     parts = [
         (a - b).square().mean() / (b - b.mean(0)).square().mean()
@@ -167,21 +163,21 @@ def _inside(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
 
 
 def _batches(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> list[Tensor]:
-    """Every sample once, in random batches.
+    """Rows of random batches that hold every sample once.
 
-    Token numbers come shortest first: batches of neighbours, drawn from a random part of them,
-    need less padding.
+    Samples of text are stored shortest first: neighbours in a random selection of them have similar
+    lengths, so batches of neighbours need less padding.
     """
     order = torch.randperm(len(inputs), generator=generator)
     if inputs.dtype.kind == "f":
         return list(torch.split(order, batch))
-    parts = (part.sort().values for part in torch.split(order, _NEAR * batch))
-    found = [rows for part in parts for rows in torch.split(part, batch)]
-    return [found[i] for i in torch.randperm(len(found), generator=generator)]
+    parts = (part.sort().values for part in torch.split(order, _SORTED_BATCHES * batch))
+    batches = [rows for part in parts for rows in torch.split(part, batch)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
 def _mixed(x: Tensor, inputs: NDArray[Any], generator: torch.Generator) -> Tensor:
-    """Each sample, moved towards another one by a random share of the way."""
+    """Each sample mixed with a random other one, by a random share."""
     rows = torch.randint(len(inputs), (len(x),), generator=generator)
     share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator, dtype=x.dtype)
     return share * x + (1 - share) * _tensor(inputs[rows.numpy()])

@@ -1,4 +1,4 @@
-"""Factors made better once their ranks are known."""
+"""Refine factors once their ranks are known: sequential fits and healing."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from rmtcli.evaluation.network import build
 from rmtcli.layouts.module import SplitLinear, float64_of
 from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
-from rmtcli.running.heal import BATCH, heal
-from rmtcli.running.sequential import Step, refit
+from rmtcli.running.heal import BATCH, HealingLoss, heal
+from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
 
 NOT_SEQUENTIAL = (
-    "--sequential was left out: on inputs held back, the factors fitted at once are nearer to the "
-    "dense network"
+    "--sequential was undone: on held-out inputs it made the network differ more from the dense "
+    "network"
 )
 NOT_HEALED = (
-    "--heal was left out: on inputs held back, the factors that were not healed are nearer to the "
-    "dense network"
+    "--heal was undone: on held-out inputs it made the network differ more from the dense network"
 )
-#: Share of the inputs that is held back, to see whether a refinement helps on fresh ones.
-HELD_BACK = 0.1
+#: Share of the inputs that is held out to check whether a refinement helps on new inputs.
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refined:
-    """Better factors of the same ranks.
+    """Refined factors, of the planned ranks.
 
     Attributes:
         unhealed: factors by layer name, before healing.
-        factors: the same at last; equal to ``unhealed`` where nothing was healed.
-        notes: what a reader must know.
+        factors: factors by layer name, after healing; equal to ``unhealed`` if nothing was healed.
+        notes: remarks for the report.
     """
 
     unhealed: Mapping[str, Factors]
@@ -52,20 +51,20 @@ def refine(
     harness: Harness,
     factored: Checkpoint,
     plans: Sequence[LayerPlan],
-    data: Mapping[str, LayerCalibration],
+    calibrations: Mapping[str, LayerCalibration],
     settings: Calibration,
 ) -> Refined:
-    """New factors of the same ranks, by what the compressed network as a whole gives.
+    """Refine factors by running the compressed network as a whole; their ranks do not change.
 
-    A part of the inputs is held back; a step after which the network is further from the dense one
-    there is taken back.
+    A part of the inputs is held out. A step that makes the network differ more from the dense one
+    on these is undone.
 
     Args:
-        harness: the dense network, and how to build it.
-        factored: the pruned one, its layers split.
-        plans: its pruned layers, with factors.
-        data: what calibration found out about them.
-        settings: what to do, and on which inputs.
+        harness: the dense network, and how networks are built and fed.
+        factored: the pruned checkpoint, with its layers split.
+        plans: the pruned layers, with factors.
+        calibrations: results of calibration, by layer name.
+        settings: the steps to take, and the inputs.
     """
     source = CalibrationInputs.read(settings, harness)
     dense, pruned = build(harness), build(harness, factored)
@@ -75,7 +74,7 @@ def refine(
     notes = []
     if settings.sequential:
         steps = {
-            p.layer.name: _step(p, modules[p.layer.name], data[p.layer.name])
+            p.layer.name: _step(p, modules[p.layer.name], calibrations[p.layer.name])
             for p in plans
             if not _routed(modules[p.layer.name])
         }
@@ -88,13 +87,13 @@ def refine(
 
 
 class _Pair:
-    """The dense network and the compressed one, whose factors are to become better.
+    """The dense network and the compressed one, whose factors are refined.
 
     Args:
         dense: the dense network.
-        pruned: the compressed one.
-        held: its split layers, by name.
-        source: inputs; some are held back.
+        pruned: the compressed network.
+        held: split layers of the compressed network, by name.
+        source: the inputs, some of which are held out.
     """
 
     def __init__(
@@ -106,8 +105,8 @@ class _Pair:
     ) -> None:
         self.dense, self.pruned, self.held, self.source = dense, pruned, held, source
         order = np.random.default_rng(0).permutation(len(source.inputs))
-        count = max(1, round(HELD_BACK * len(order)))
-        self.inputs, self.fresh = (
+        count = max(1, round(HELD_OUT * len(order)))
+        self.inputs, self.held_out = (
             source.inputs[np.sort(order[count:])],
             source.inputs[order[:count]],
         )
@@ -118,7 +117,7 @@ class _Pair:
         return {name: item.factors for name, item in self.held.items()}
 
     def helps(self, step: Callable[[], None]) -> bool:
-        """Take a step, and take it back if it leads away from the dense network."""
+        """Take a step, and undo it if it makes the network differ more from the dense one."""
         before, distance = self.factors, self._distance()
         step()
         if self._distance() <= distance:
@@ -127,8 +126,8 @@ class _Pair:
             item.put(before[name])
         return False
 
-    def fit(self, steps: Mapping[str, Step], batch: int) -> None:
-        """Fit layer after layer."""
+    def fit(self, steps: Mapping[str, RefitStep], batch: int) -> None:
+        """Fit the layers again, one after another."""
 
         def put(name: str, factors: Factors) -> None:
             self.held[name].put(factors)
@@ -145,40 +144,35 @@ class _Pair:
         )
 
     def learn(self, passes: int) -> None:
-        """Heal all layers at once."""
-        for network in (self.dense, self.pruned):  # half precision is too coarse to learn in
+        """Heal all layers together."""
+        for network in (self.dense, self.pruned):  # half precision is too coarse for training
             if next(network.parameters()).dtype in (torch.float16, torch.bfloat16):
                 network.float()
         for item in self.held.values():
             item.put(item.factors)
-        # Siblings share a right factor, which is to learn once.
+        # Siblings share a right factor, which is trained once.
         trained = {id(p): (p, scale) for item in self.held.values() for p, scale in item.trained}
-        heal(
-            self.dense,
-            self.pruned,
-            list(trained.values()),
-            self.inputs,
-            self.source.run,
-            passes=passes,
-            vectors=self.source.task.rows is Rows.VECTORS,
-            batch=min(BATCH, max(1, self.source.task.batch // 2)),
-        )
+        task = self.source.task
+        vectors = task.rows is Rows.VECTORS
+        loss = HealingLoss(self.dense, self.pruned, self.inputs, self.source.run, vectors=vectors)
+        batch = min(BATCH, max(1, task.batch // 2))
+        heal(loss, list(trained.values()), passes=passes, batch=batch)
         for item in self.held.values():
             item.take()
 
     def _distance(self) -> float:
-        """How far the compressed network is from the dense one on the inputs held back."""
-        return self.source.distance(self.dense, self.pruned, self.fresh)
+        """How much the compressed network differs from the dense one on the held-out inputs."""
+        return self.source.distance(self.dense, self.pruned, self.held_out)
 
 
 def _routed(modules: Sequence[str]) -> bool:
-    """Whether a layer is an expert's: it reads other tokens in the compressed network."""
+    """Whether a layer belongs to an expert: routing gives it other tokens once compressed."""
     return any("experts" in module.split(".") for module in modules)
 
 
-def _step(plan: LayerPlan, modules: Sequence[str], data: LayerCalibration) -> Step:
-    gradient = data.moments.gradient if data.gradients else None
-    return Step(modules, plan.layer.load(), plan.rank, data.bias, gradient)
+def _step(plan: LayerPlan, modules: Sequence[str], calibration: LayerCalibration) -> RefitStep:
+    gradient = calibration.moments.gradient if calibration.gradients else None
+    return RefitStep(modules, plan.layer.load(), plan.rank, calibration.bias, gradient)
 
 
 @dataclass(slots=True, eq=False)
@@ -186,9 +180,9 @@ class _Held:
     """A layer's factors, and the modules of the compressed network that hold them.
 
     Attributes:
-        factors: as planned, last stored, or learned.
-        modules: those modules; they share the first one's factors, and have a bias each.
-        biases: the dense network's biases of the same modules.
+        factors: the factors as planned, last stored, or trained.
+        modules: these modules; they share the first one's factors, and each has its own bias.
+        biases: the biases of these modules in the dense network.
     """
 
     factors: Factors
@@ -197,7 +191,7 @@ class _Held:
 
     @staticmethod
     def of(dense: nn.Module, pruned: nn.Module, names: Sequence[str], plan: LayerPlan) -> _Held:
-        """The modules of one layer, made to share their factors."""
+        """Find the modules of one layer, and let them share their factors."""
         assert plan.factors is not None
         modules = [pruned.get_submodule(name) for name in names]
         for module in modules[1:]:
@@ -214,13 +208,16 @@ class _Held:
         right.weight.copy_(torch.from_numpy(factors.right))
         left.weight.copy_(torch.from_numpy(factors.left))
         for module, bias in zip(self.modules, self.biases, strict=True):
-            own = _maps(module)[1].bias
-            if own is not None and bias is not None and factors.shift is not None:
-                own.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
+            current = _maps(module)[1].bias
+            if current is not None and bias is not None and factors.shift is not None:
+                current.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
 
     @property
     def trained(self) -> list[tuple[Tensor, Tensor]]:
-        """What may learn, each with what sets its scale; a bias only where there is but one."""
+        """Parameters to train, each with the tensor that sets its scale; a bias only if not shared.
+
+        Modules that share factors have different biases, so these are not trained.
+        """
         right, left = _maps(self.modules[0])
         pairs = [(right.weight, right.weight), (left.weight, left.weight)]
         if len(self.modules) == 1 and left.bias is not None:
@@ -229,7 +226,7 @@ class _Held:
 
     @torch.no_grad()
     def take(self) -> None:
-        """Take over what the network has learned."""
+        """Read the trained factors from the network."""
         right, left = _maps(self.modules[0])
         bias, shift = self.biases[0], self.factors.shift
         if len(self.modules) == 1 and left.bias is not None and bias is not None:
@@ -238,6 +235,6 @@ class _Held:
 
 
 def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
-    """The two linear maps that stand in place of one, first the one to ``rank`` values."""
-    split = cast(SplitLinear, module)  # or transformers', whose siblings hold no right factor
+    """The right and the left map of a split layer."""
+    split = cast(SplitLinear, module)  # or FactoredLinear, which has the same two attributes
     return split.right, split.left

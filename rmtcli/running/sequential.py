@@ -1,4 +1,4 @@
-"""Each layer fitted once more, on what the compressed layers before it really give."""
+"""Fit each layer again, on the outputs of the compressed layers before it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Run = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One layer that is to be fitted again.
+class RefitStep:
+    """One layer to fit again.
 
     Attributes:
-        modules: the modules that hold its weight, in either network.
+        modules: names of the modules that hold its weight, in both networks.
         weight: shape (out, in), of the dense layer.
         rank: rank of its factors.
-        bias: whether a bias can make up for the mean.
-        gradient: shape (out, out), the moment of its output gradients, or None.
+        bias: whether the layer has a bias that can correct the mean of its outputs.
+        gradient: shape (out, out), second moment of its output gradients, or None.
     """
 
     modules: Sequence[str]
@@ -46,7 +46,7 @@ class Step:
 def refit(
     dense: nn.Module,
     pruned: nn.Module,
-    steps: Mapping[str, Step],
+    steps: Mapping[str, RefitStep],
     inputs: NDArray[Any],
     run: Run,
     put: Callable[[str, Factors], None],
@@ -54,25 +54,25 @@ def refit(
     batch: int,
     mask: Callable[[], Tensor | None] = lambda: None,
 ) -> None:
-    """Fit layer after layer, in the order in which the network runs through them.
+    """Fit the layers one after another, in the order in which the network runs them.
 
-    A layer's target is what the dense layer gives in the dense network; its inputs are those in the
-    compressed one, where the layers before it have been fitted already. Layers that read the same
+    A layer's targets are its outputs in the dense network. Its inputs are those it gets in the
+    compressed network, where the layers before it are fitted already. Layers that read the same
     tensors are fitted together; each such group takes one pass through both networks.
 
     Args:
         dense: the dense network.
-        pruned: the compressed one.
+        pruned: the compressed network.
         steps: the layers, by name.
         inputs: shape (samples, …).
-        run: gives a network's class scores.
+        run: computes a network's outputs.
         put: stores a layer's new factors in the compressed network.
-        batch: samples that run at a time.
-        mask: gives, once a batch has run through the dense network, which of its positions count;
-            None for all.
+        batch: samples per forward pass.
+        mask: returns, once a batch has run through the dense network, which of its positions hold
+            tokens; None for all.
     """
     for names, calls in _groups(dense, steps, inputs[:batch], run):
-        _LOGGER.info("fitting once more: %s", ", ".join(names))
+        _LOGGER.info("fitting again: %s", ", ".join(names))
         modules, sums = steps[names[0]].modules, _Sums()
         for start in range(0, len(inputs), batch):
             chunk = inputs[start : start + batch]
@@ -85,7 +85,7 @@ def refit(
 
 @dataclass
 class _Sums:
-    """Running sums over what a layer reads: x in the dense network, y in the compressed one."""
+    """Running sums over a layer's inputs: x in the dense network, y in the compressed one."""
 
     rows: int = 0
     x: FloatArray = field(default_factory=lambda: np.zeros(()))
@@ -94,6 +94,7 @@ class _Sums:
     yy: FloatArray = field(default_factory=lambda: np.zeros(()))
 
     def add(self, x: Tensor, y: Tensor) -> None:
+        """Add rows, shape (rows, in) each."""
         x, y = x.double(), y.double()
         self.rows += len(x)
         self.x = self.x + x.sum(0).cpu().numpy()
@@ -101,25 +102,27 @@ class _Sums:
         self.xy = self.xy + (x.T @ y).cpu().numpy()
         self.yy = self.yy + (y.T @ y).cpu().numpy()
 
-    def fit(self, step: Step, samples: int) -> Factors:
+    def fit(self, step: RefitStep, samples: int) -> Factors:
+        """The best factors of one layer that reads these inputs."""
         n = self.rows
-        seen = Moments(n, samples, self.y / n, self.yy / n, step.gradient)
-        found = redirect(step.weight, seen, mean=self.x / n, cross=self.xy / n, bias=step.bias)
-        return found.factors(step.rank)
+        moments = Moments(n, samples, self.y / n, self.yy / n, step.gradient)
+        fit = redirect(step.weight, moments, mean=self.x / n, cross=self.xy / n, bias=step.bias)
+        return fit.factors(step.rank)
 
 
 def _groups(
-    model: nn.Module, steps: Mapping[str, Step], inputs: NDArray[Any], run: Run
+    model: nn.Module, steps: Mapping[str, RefitStep], inputs: NDArray[Any], run: Run
 ) -> list[tuple[list[str], int]]:
-    """Names of layers that read the same tensors, in the order in which they first do.
+    """Group the layers that read the same tensors, in the order of their first reads.
 
-    With each group comes how many reads one of its layers does in a run.
+    Returns:
+        Names of each group's layers, and how many tensors one of these layers reads per run.
     """
     owner = {module: name for name, step in steps.items() for module in step.modules}
-    places: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     reads: dict[str, list[int]] = {}
     for module, tensor in _read(model, list(owner), inputs, run):
-        reads.setdefault(owner[module], []).append(places.setdefault(id(tensor), len(places)))
+        reads.setdefault(owner[module], []).append(numbers.setdefault(id(tensor), len(numbers)))
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, read in reads.items():
         groups.setdefault(tuple(read), []).append(name)
@@ -127,29 +130,38 @@ def _groups(
 
 
 class _Enough(BaseException):
-    """All that was wanted of a run is there; no error, so that no network's handlers catch it."""
+    """Ends a run early; not an Exception, so that no handler in a network catches it."""
 
 
 def _read(
     model: nn.Module, modules: Sequence[str], inputs: NDArray[Any], run: Run, calls: int = 0
 ) -> list[tuple[str, Tensor]]:
-    """The tensors that some modules read in one run, in order; it ends after so many calls."""
-    found: list[tuple[str, Tensor]] = []
+    """The tensors that some modules read in one run, in order.
+
+    Args:
+        model: the network.
+        modules: names of the modules.
+        inputs: shape (samples, …).
+        run: computes the network's outputs.
+        calls: number of reads after which the run ends; 0 for a whole run.
+    """
+    reads: list[tuple[str, Tensor]] = []
 
     def note(name: str, tensor: Tensor) -> None:
-        found.append((name, tensor))
-        if len(found) == calls:
+        reads.append((name, tensor))
+        if len(reads) == calls:
             raise _Enough
 
     with _hooked(model, modules, note), suppress(_Enough):
         run(model, torch.from_numpy(np.array(inputs)))
-    return found
+    return reads
 
 
 @contextmanager
 def _hooked(
     model: nn.Module, modules: Sequence[str], note: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
+    """Call ``note`` with a module's name and input whenever one of the modules runs."""
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(
             lambda _, args, name=name: note(name, args[0])

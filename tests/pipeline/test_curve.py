@@ -94,10 +94,10 @@ def test_sizes_that_cannot_be_met_are_told() -> None:
 def test_a_refinement_that_was_taken_back_is_noted(tmp_path: Path) -> None:
     import numpy as np
 
-    # Two samples, of which one is held back: healing learns the other by heart.
+    # Two samples, of which one is held out: healing overfits to the other.
     with np.load(SAMPLES / "mnist.npz") as data:
         np.savez(tmp_path / "two.npz", inputs=data["train_inputs"][:2])
     calibration = rmtcli.Calibration(tmp_path / "two.npz", heal=1)
     report = rmtcli.curve(DEEP, sizes=["20%"], evaluation=MNIST, calibration=calibration)
     assert len(report.notes) == 1
-    assert report.notes[0].startswith("20%: --heal was left out")
+    assert report.notes[0].startswith("20%: --heal was undone")

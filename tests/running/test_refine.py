@@ -1,4 +1,4 @@
-"""Factors fitted layer after layer, and healed."""
+"""Refinement: sequential fits and healing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rmtcli.errors import UsageError
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 from rmtcli.running.refine import NOT_HEALED, NOT_SEQUENTIAL
-from rmtcli.running.sequential import Step, refit
+from rmtcli.running.sequential import RefitStep, refit
 from tests.conftest import SAMPLES
 
 DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
@@ -24,7 +24,7 @@ REFINED = {"sequential": True, "heal": 8}
 
 
 def pairs(rows: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A weight, what its layer reads, and what it reads after compression, off and biased."""
+    """A weight, its layer's inputs, and its inputs after compression, with noise and a shift."""
     rng = np.random.default_rng(0)
     w, x = rng.standard_normal((20, 30)), rng.standard_normal((rows, 30))
     y = x @ (np.eye(30) + 0.05 * rng.standard_normal((30, 30))) + 0.5
@@ -32,27 +32,27 @@ def pairs(rows: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fitted(rank: int, *, bias: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The product and the shift of the sequential fit, with its inputs and targets."""
+    """Product and shift of the sequential fit, and the inputs and targets that it fits."""
     w, x, y = pairs()
     moments = Moments(len(y), len(y), y.mean(0), y.T @ y / len(y), None)
-    found = redirect(w, moments, mean=x.mean(0), cross=x.T @ y / len(y), bias=bias)
-    factors = found.factors(rank)
+    fit = redirect(w, moments, mean=x.mean(0), cross=x.T @ y / len(y), bias=bias)
+    factors = fit.factors(rank)
     return factors.product, np.zeros(20) if factors.shift is None else factors.shift, y, x @ w.T
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_fit_is_reduced_rank_regression(bias: bool) -> None:
-    """Izenman (1975), written out: regress, then keep the leading directions of the fit."""
+def test_a_sequential_fit_equals_reduced_rank_regression(bias: bool) -> None:
+    """Izenman (1975) transcribed: regress, then keep the leading directions of the fit."""
     product, shift, y, target = fitted(6, bias=bias)
     a, b = (y - y.mean(0), target - target.mean(0)) if bias else (y, target)
     full = np.linalg.lstsq(a, b, rcond=None)[0]
     vh = np.linalg.svd(a @ full, full_matrices=False)[2][:6]
     best = np.linalg.norm(a @ full @ vh.T @ vh - b)
-    # The ridge of 1e-4 costs at most that share of the weight's own part.
+    # A ridge of 1e-4 costs at most that share of the part that the weight explains.
     assert np.linalg.norm(y @ product.T + shift - target) <= best * (1 + 1e-3)
 
 
-def test_it_beats_the_fit_that_does_not_know() -> None:
+def test_a_sequential_fit_beats_one_that_ignores_the_change_of_the_inputs() -> None:
     w, x, y = pairs()
     moments = Moments(len(x), len(x), x.mean(0), x.T @ x / len(x), None)
     blind = decompose(w, moments, bias=True, gradients=False).factors(6)
@@ -61,7 +61,7 @@ def test_it_beats_the_fit_that_does_not_know() -> None:
     assert np.linalg.norm(y @ product.T + shift - target) < 0.8 * error
 
 
-def test_without_a_change_before_it_nothing_changes() -> None:
+def test_a_sequential_fit_on_unchanged_inputs_changes_nothing() -> None:
     w, x, _ = pairs()
     moments = Moments(len(x), len(x), x.mean(0), x.T @ x / len(x), np.eye(20))
     plain = decompose(w, moments, bias=True, gradients=True).factors(5)
@@ -71,7 +71,7 @@ def test_without_a_change_before_it_nothing_changes() -> None:
 
 
 class Branches(nn.Module):
-    """Siblings, a layer that runs twice, and one that is not reached."""
+    """A network with siblings, a layer that runs twice, and one that never runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Branches(nn.Module):
 
 
 def branches(folder: Path) -> rmtcli.Evaluation:
-    """A trained network of that build, with data."""
+    """Write a trained network of branches, with its data, and return how to evaluate it."""
     torch.manual_seed(0)
     model = Branches()
     rng = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_layers_are_fitted_in_the_order_in_which_they_run() -> None:
     order: list[str] = []
     names = ["unused", "twice", "k", "q", "stem"]
     weights = {name: model.state_dict()[f"{name}.weight"].numpy() for name in names}
-    steps = {name: Step([name], weights[name], 5, True, None) for name in names}
+    steps = {name: RefitStep([name], weights[name], 5, True, None) for name in names}
     refit(model, model, steps, inputs, nn.Module.__call__, lambda n, _: order.append(n), batch=4)
     assert order == ["stem", "q", "k", "twice"]
 
@@ -135,19 +135,19 @@ def test_any_network_is_refined(tmp_path: Path, options: dict[str, int], layout:
     assert [p.rank for p in plain.layers] == [p.rank for p in better.layers]
     assert plain.comparison is not None
     assert better.comparison is not None
-    # A step that leads away is taken back, and the report says so.
-    taken_back = sum(note in better.notes for note in (NOT_SEQUENTIAL, NOT_HEALED))
-    assert taken_back <= len(options)
+    # A step that makes the network worse is undone, and the report says so.
+    undone = sum(note in better.notes for note in (NOT_SEQUENTIAL, NOT_HEALED))
+    assert undone <= len(options)
     same = better.comparison.divergence == plain.comparison.divergence
-    assert same == (taken_back == len(options))
-    # What was measured is what was written.
+    assert same == (undone == len(options))
+    # The written network is the one that was measured.
     again = rmtcli.evaluate(tmp_path / "a.pruned.pt", evaluation=evaluation)
     assert again.comparison is not None
     assert again.comparison.after.accuracy == better.comparison.after.accuracy
     assert (better.comparison.unhealed is not None) == ("heal" in options)
 
 
-def test_healing_is_reported_apart_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_healing_is_reported_separately_and_leaves_other_tensors_alone(tmp_path: Path) -> None:
     evaluation = rmtcli.Evaluation(MNIST)
 
     def run(heal: int) -> Report:
@@ -175,7 +175,7 @@ def test_healing_is_repeatable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_types_are_refined(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_networks_of_other_dtypes_are_refined(tmp_path: Path, dtype: torch.dtype) -> None:
     evaluation = branches(tmp_path)
     state = {name: t.to(dtype) for name, t in torch.load(tmp_path / "a.pt").items()}
     torch.save(state, tmp_path / "a.pt")
@@ -189,7 +189,7 @@ def test_other_types_are_refined(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 class Tied(nn.Module):
-    """Two layers with one weight and a bias each."""
+    """A network with two layers that share one weight and have a bias each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,17 +221,17 @@ def test_tied_layers_keep_one_weight_and_their_own_biases(tmp_path: Path, ending
     written = open_checkpoint(tmp_path / f"t.pruned.{ending}")
     for part in ("0.weight", "1.weight"):
         assert np.array_equal(written.array(f"a.{part}"), written.array(f"b.{part}"))
-    # Both biases moved by the same, so that each layer keeps its own.
+    # Both biases move by the same amount, so each layer keeps its own.
     shifts = [written.array(f"{n}.1.bias") - state[f"{n}.bias"].numpy() for n in "ab"]
     np.testing.assert_allclose(*shifts, atol=1e-6)
     again = rmtcli.evaluate(tmp_path / f"t.pruned.{ending}", evaluation=evaluation)
     assert report.comparison is not None
     assert again.comparison is not None
-    found, shown = again.comparison.after.outputs, report.comparison.after.outputs
-    np.testing.assert_array_equal(found, shown)
+    outputs = again.comparison.after.outputs
+    np.testing.assert_array_equal(outputs, report.comparison.after.outputs)
 
 
-def test_refinement_within_the_guard_gives_a_smaller_network() -> None:
+def test_the_guard_finds_a_smaller_network_with_refinement() -> None:
     def size(**options: object) -> int:
         calibration = rmtcli.Calibration(MNIST, **options)  # type: ignore[arg-type]
         evaluation = rmtcli.Evaluation(MNIST)
@@ -245,7 +245,7 @@ def test_refinement_within_the_guard_gives_a_smaller_network() -> None:
     assert size(sequential=True) < size()
 
 
-def test_refinement_needs_inputs() -> None:
+def test_refinement_without_inputs_is_refused() -> None:
     with pytest.raises(UsageError, match="give inputs with --calib"):
         rmtcli.prune(DEEP, calibration=rmtcli.Calibration(heal=1), dry_run=True)
     with pytest.raises(UsageError, match="healing takes at least 0 passes"):
