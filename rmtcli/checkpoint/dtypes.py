@@ -1,4 +1,4 @@
-"""Tensors as their bytes. Types go by the names that safetensors gives them."""
+"""Tensors as bytes, with types by their names in safetensors."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Types that can be analysed, and what numpy holds their values in. bfloat16 has no numpy type;
-#: float32 holds every value of it exactly.
+#: Types that can be analysed, and the NumPy type that holds their values exactly. NumPy has no
+#: bfloat16; float32 holds every value of it.
 FLOATS: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<f4"),
 }
-#: Bytes of one value.
+#: Bytes per value.
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-#: The largest error of rounding to it: relative, and where numbers are subnormal, absolute.
+#: The largest rounding error of each type: relative, and for subnormal numbers absolute.
 ROUNDING = {
     "F64": (2.0**-53, 2.0**-1075),
     "F32": (2.0**-24, 2.0**-150),
     "F16": (2.0**-11, 2.0**-25),
     "BF16": (2.0**-8, 2.0**-134),
 }
-#: What users call them.
+#: Names of the types in messages and options.
 WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawTensor:
-    """A tensor as it stands in a file.
+    """A tensor as a file stores it.
 
     Attributes:
         dtype: safetensors' name of the type, such as ``BF16``.
@@ -45,11 +45,11 @@ class RawTensor:
 
     @property
     def nbytes(self) -> int:
-        """Size of the data."""
+        """Bytes of the data."""
         return self.data.nbytes
 
     def read(self) -> RawTensor:
-        """The tensor itself, which is in memory already."""
+        """The tensor itself, which is already in memory."""
         return self
 
 
@@ -63,7 +63,7 @@ def decode(raw: RawTensor) -> NDArray[np.floating]:
 
 
 def encode(values: NDArray[np.floating], dtype: str) -> RawTensor:
-    """``values`` rounded to ``dtype``, ties to even; to bfloat16 by way of float32.
+    """Round ``values`` to ``dtype``, ties to even; bfloat16 is rounded from float32.
 
     Raises:
         OverflowError: a value is beyond the range of ``dtype``.

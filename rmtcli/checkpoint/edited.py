@@ -43,7 +43,7 @@ class Edited(Checkpoint):
         self.aliases = self._edited_aliases()
 
     def _edited_infos(self) -> dict[str, TensorInfo]:
-        """The source's tensors, each replaced one's place taken by its new tensors."""
+        """The source's tensors in their order, with new tensors instead of each replaced one."""
         names: list[str] = []
         for name in self.source.infos:
             names.extend(self.edits.get(name, [name]))

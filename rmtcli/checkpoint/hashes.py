@@ -1,15 +1,15 @@
-"""Hashes that tell one file, checkpoint or layer from another."""
+"""Hashes that identify a file or a checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.base import Checkpoint
 
 
 def checkpoint_sha256(checkpoint: Checkpoint) -> str:
-    """Hash of a checkpoint: of its file, or of the names and hashes of a directory's files."""
+    """SHA-256 of a checkpoint's file, or of the names and hashes of a directory's files."""
     if checkpoint.files == (checkpoint.path,):
         return file_sha256(checkpoint.path)
     names = sorted((str(path.relative_to(checkpoint.path)), path) for path in checkpoint.files)
@@ -18,6 +18,6 @@ def checkpoint_sha256(checkpoint: Checkpoint) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -159,7 +159,7 @@ def _header(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> bytes:
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a pickle can hold a lone surrogate
         raise CheckpointError(
-            f"{checkpoint.path}: a tensor's name is no text, and cannot be stored in safetensors"
+            f"{checkpoint.path}: a tensor's name is not valid Unicode, as safetensors requires"
         ) from None
     return encoded + b" " * (-len(encoded) % 8)
 

@@ -1,4 +1,4 @@
-"""New tensors that wait on the disk until they are written to their place."""
+"""New tensors, kept in a temporary file until the output is written."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 
 from rmtcli.checkpoint.dtypes import RawTensor
 
-#: Up to here they wait in memory.
+#: Up to so many bytes they are kept in memory.
 IN_MEMORY = 8 * 2**20
 
 
 class Stored(Protocol):
-    """A tensor whose bytes can be had when they are needed."""
+    """A tensor whose bytes are read when they are needed."""
 
     @property
     def dtype(self) -> str:
-        """Safetensors' name of the type."""
+        """Name of the type in safetensors."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """Shape of the tensor."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Size of its data."""
+        """Bytes of the data."""
         ...
 
     def read(self) -> RawTensor:
@@ -39,38 +39,38 @@ class Stored(Protocol):
 
 
 class Spill:
-    """A nameless temporary file that holds the factors of all layers.
+    """An unnamed temporary file that holds the factors of all layers.
 
-    They are as large as the checkpoint that they will stand in, so they must not pile up in memory.
-    The file is in the system's folder for temporary files (``TMPDIR``) and goes with the process.
+    Together they are as large as the output, so they must not pile up in memory. The file is in the
+    system's folder for temporary files (``TMPDIR``) and is deleted with the process.
     """
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
         self._end = 0
-        weakref.finalize(self, self._file.close)  # when the last tensor in it is gone
+        weakref.finalize(self, self._file.close)  # once no tensor refers to it
 
     def keep(self, tensor: RawTensor) -> Spilled:
-        """Put a tensor's bytes away."""
+        """Store a tensor."""
         kept = Spilled(tensor.dtype, tensor.shape, tensor.nbytes, self._end, self)
         self.write(self._end, tensor)
         self._end += tensor.nbytes
         return kept
 
     def read(self, offset: int, size: int) -> bytes:
-        """Some of its bytes."""
+        """Read ``size`` bytes from ``offset`` on."""
         self._file.seek(offset)
         return self._file.read(size)
 
     def write(self, offset: int, tensor: RawTensor) -> None:
-        """A tensor's bytes to some place."""
+        """Write a tensor's bytes at ``offset``."""
         self._file.seek(offset)
         self._file.write(tensor.data.data)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spilled:
-    """A tensor in a :class:`Spill`."""
+    """A tensor that a :class:`Spill` holds."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ class Spilled:
     spill: Spill
 
     def read(self) -> RawTensor:
-        """The tensor, read anew each time, so that nobody's memory holds it."""
+        """The tensor, read from the file at each call, so that no memory holds it."""
         data = np.frombuffer(self.spill.read(self.offset, self.nbytes), np.uint8)
         return RawTensor(self.dtype, self.shape, data)
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: in the format of its name, read back before it gets it."""
+"""Writing a checkpoint, which is read back and compared before it gets its name."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def _naming(target: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        what = str(error)
-        if not what.startswith(str(temporary)):
+        message = str(error)
+        if not message.startswith(str(temporary)):
             raise
         raise differs(
-            target, f"it is damaged ({what.removeprefix(str(temporary)).lstrip('/: ')})"
+            target, f"it is damaged ({message.removeprefix(str(temporary)).lstrip('/: ')})"
         ) from None

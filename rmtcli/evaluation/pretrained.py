@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.huggingface.write import entry
+from rmtcli.checkpoint.huggingface.write import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
 from rmtcli.evaluation.tasks import Task
@@ -92,7 +92,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
                 directory, local_files_only=True, trust_remote_code=False
             )
             if checkpoint.manifest is not None and checkpoint.manifest.factored:
-                config.quantization_config = entry(checkpoint.manifest)
+                config.quantization_config = quantization_config(checkpoint.manifest)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
             network, found = kind.from_pretrained(

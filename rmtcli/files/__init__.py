@@ -1,9 +1,10 @@
-"""Paths and URLs: where something is read from, and how it is written whole or not at all.
+"""Paths and URLs, and atomic writes to them. Nothing here knows what a checkpoint is.
 
-Nothing here knows what a checkpoint is. A file appears under its name only when it is complete
-(:mod:`~rmtcli.files.atomic`); paths that must not be written to are refused before any work is
-done (:mod:`~rmtcli.files.target`). Paths on this machine and URLs are handled by the same code
-(:mod:`~rmtcli.files.path`).
+A file or directory appears under its name only when it is complete (:mod:`~rmtcli.files.atomic`,
+:mod:`~rmtcli.files.upload`). Where nothing may be replaced, a finished file gets its name by a hard
+link: a rename would silently replace the output of another run. Outputs that must not be written
+are refused before any work is done (:mod:`~rmtcli.files.target`). Local paths and URLs are handled
+by the same code (:mod:`~rmtcli.files.path`).
 """
 
 from rmtcli.files.atomic import write_file

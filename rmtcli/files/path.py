@@ -80,7 +80,7 @@ def path_or_file(path: Path) -> Path | BinaryIO:
 
 
 def read_range(path: Path, offset: int, size: int) -> bytes:
-    """Some bytes of a file from afar; no others are asked for."""
+    """Read ``size`` bytes of a remote file from ``offset`` on; no others are requested."""
     with reaching(path):
         return cast(
             bytes, file_system(path).cat_file(path_in_store(path), start=offset, end=offset + size)

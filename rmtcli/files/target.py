@@ -10,17 +10,17 @@ from rmtcli.files.path import is_remote, reaching
 
 
 def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:
-    """Refuse a place that cannot be written, before any work is done.
+    """Refuse an output that cannot be written, before any work is done.
 
     Args:
-        target: the place.
+        target: path or URL of the output.
         inputs: files and directories that are read.
-        force: whether something that is there may be replaced.
-        directory: whether a directory is to be written.
+        force: whether an existing output may be replaced.
+        directory: whether the output is a directory.
 
     Raises:
-        UsageError: it is an input or in one (whatever ``force`` says), exists already, or has no
-            folder.
+        UsageError: the output is an input, lies in one or holds one, even with ``force``; it exists
+            already; or its folder does not exist or is not writable.
     """
     with reaching(target):
         if target.is_dir() and not directory:
@@ -37,28 +37,29 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
         if target.exists() and not force:
             raise UsageError(f"{target}: exists already: give --force to replace it")
         if target.exists() and directory and not (target / "config.json").is_file():
-            raise UsageError(f"{target}: holds no model that could be replaced: name another place")
+            raise UsageError(f"{target}: holds no model that could be replaced: name another one")
 
 
 def _check_folder(target: Path, inputs: list[Path]) -> None:
-    """Refuse a place in no folder, or one that two files would have; a store has no folders."""
+    """Refuse a local output without a writable folder, or one that is named for two files."""
     if not target.parent.is_dir():
         raise UsageError(f"{target}: its folder does not exist: create it first")
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"{target}: its folder may not be written to")
-    here = {path.resolve() for path in inputs if not is_remote(path)}
-    if not target.exists() and target.resolve() in here:
+    inputs_here = {path.resolve() for path in inputs if not is_remote(path)}
+    if not target.exists() and target.resolve() in inputs_here:
         raise UsageError(f"{target}: is named for two things: give each a file of its own")
 
 
 def _same(target: Path, path: Path) -> bool:
-    """Whether two paths, both local or both URLs, lead to one thing."""
+    """Whether two paths, both local or both URLs, are one file or directory."""
     if is_remote(target):
         return str(target) == str(path)
     return target.exists() and path.exists() and target.samefile(path)
 
 
 def _within(path: Path, folder: Path) -> bool:
+    """Whether a path is in a folder, both local or both URLs."""
     if is_remote(path):
         return f"{path}/".startswith(f"{folder}/")
     return path.resolve().is_relative_to(folder.resolve())

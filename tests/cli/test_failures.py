@@ -354,7 +354,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         two_models,
         "prune m -o thesis --force",
         2,
-        "thesis: holds no model that could be replaced: name another place",
+        "thesis: holds no model that could be replaced: name another one",
     ),
     "quantised by another method": (
         quantised,

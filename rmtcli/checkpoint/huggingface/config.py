@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
         OSError: the file does not exist, or cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: a folder, a pipe or a device, and no file")
+        raise CheckpointError(f"{path}: is a folder, a pipe or a device, not a file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

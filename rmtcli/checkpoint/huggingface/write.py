@@ -1,4 +1,4 @@
-"""Writing a Hugging Face directory: new weights, and everything else as it was."""
+"""Writing a Hugging Face directory: new weights, and every other file copied."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rmtcli.errors import CheckpointError
 from rmtcli.files import is_remote
 from rmtcli.files.path import inside
 
-#: Bytes of tensors in one file, as transformers divides them.
+#: Bytes of tensors in one file, beyond which weights are divided; transformers has the same limit.
 SHARD_BYTES = 5 * 10**9
-#: The file that registers rmtcli's layers with transformers, in our package and in a directory.
+#: The file that registers rmtcli's layers with transformers, here and in a written directory.
 LOADER = "rmtcli_loading.py"
 _LOADER_SOURCE = Path(__file__).parents[2] / "integrations" / LOADER
-#: The model card.
+#: Name of the model card's file.
 CARD = "README.md"
 
 #: Endings of files that hold a dense network's weights, or the state of its training.
@@ -35,12 +35,12 @@ _DENSE = (
     *(".onnx", ".onnx_data", ".mlmodel", ".mlpackage", ".pb", ".npz"),
 )
 _DENSE_NAMES = re.compile(r"(pytorch_model|openvino_model|model|weight).*\.bin|.*\.index\.json")
-#: What tools keep in a directory for themselves.
-_OTHERS = (".git", ".cache")
+#: Folders in which other tools keep their own files.
+_TOOLS = (".git", ".cache")
 
 
 class Part(Checkpoint):
-    """Some tensors of a checkpoint: what one file of several holds."""
+    """Some tensors of a checkpoint, which are written to one of several files."""
 
     def __init__(self, whole: Checkpoint, names: Sequence[str]) -> None:
         self.whole = whole
@@ -54,11 +54,11 @@ class Part(Checkpoint):
         return self.whole.raw(name)
 
     def nbytes(self, name: str) -> int:
-        """Size of one tensor."""
+        """Bytes of one tensor."""
         return self.whole.nbytes(name)
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
-        """The ties of the whole."""
+        """The ties in the whole checkpoint."""
         return self.whole.ties(names)
 
 
@@ -91,8 +91,8 @@ def write_directory(
         with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
             shutil.copyfileobj(old, new)
     home.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(configured(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
-    # Half a character, which JSON can spell and no encoding has, stays spelt.
+    config = json.dumps(new_config(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
+    # JSON can spell a lone surrogate, which no encoding has: it stays an escape.
     (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
     if manifest and manifest.factored and _LOADER_SOURCE.exists():
         shutil.copyfile(_LOADER_SOURCE, home / LOADER)
@@ -109,59 +109,83 @@ def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:
     """
     source = checkpoint.source if isinstance(checkpoint, Edited) else checkpoint
     if not isinstance(source, HuggingFaceDirectory):
-        raise CheckpointError(f"{source.path}: is no directory, so none can be made from it")
+        raise CheckpointError(
+            f"{source.path}: is a file, and a directory can be written from a directory only"
+        )
     return source
 
 
 def left_out(source: HuggingFaceDirectory) -> list[str]:
-    """Files that hold the dense network in some other way, and so have no place in the result."""
+    """Names of files that hold the dense network in another format, and so are not copied."""
     kept = set(_kept(source))
     replaced = {inside(path, source.path) for path in source.weights}
     replaced |= {inside(source.home / source.main, source.path)}
-    gone = set(_files(source.path)) - kept - replaced
-    return sorted(map(str, gone))
+    return sorted(map(str, set(_files(source.path)) - kept - replaced))
 
 
-def configured(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
-    """A configuration with what a loader must know of split layers, or without if none is."""
-    split = manifest is not None and bool(manifest.factored)
+def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
+    """A configuration that tells a loader which layers are factored, or no longer does.
+
+    The entries of other tools stay: their ``quantization_config`` unless layers are factored, and
+    their classes in ``auto_map``.
+    """
+    factored = manifest is not None and bool(manifest.factored)
     new = {key: value for key, value in config.items() if key != "quantization_config"}
     other = config.get("quantization_config")
     if other and not (isinstance(other, dict) and other.get("quant_method") == METHOD):
         new["quantization_config"] = other
-    found = new.pop("auto_map", None)
-    automatic = dict(found) if isinstance(found, dict) else {}
-    ours = LOADER.removesuffix(".py")
-    if str(automatic.get("AutoConfig", "")).startswith(f"{ours}."):
-        del automatic["AutoConfig"]
+    old_map = new.pop("auto_map", None)
+    auto_map = dict(old_map) if isinstance(old_map, dict) else {}
+    module = LOADER.removesuffix(".py")
+    if str(auto_map.get("AutoConfig", "")).startswith(f"{module}."):
+        del auto_map["AutoConfig"]
     name = config_class(config)
-    if split and name and "AutoConfig" not in automatic:
-        automatic["AutoConfig"] = f"{ours}.{name}"
-    if automatic:
-        new["auto_map"] = automatic
-    if manifest is not None and split:
-        new["quantization_config"] = entry(manifest)
+    if factored and name and "AutoConfig" not in auto_map:
+        auto_map["AutoConfig"] = f"{module}.{name}"
+    if auto_map:
+        new["auto_map"] = auto_map
+    if manifest is not None and factored:
+        new["quantization_config"] = quantization_config(manifest)
     return new
 
 
-def entry(manifest: Manifest) -> dict[str, Any]:
-    """What ``quantization_config`` says of split layers, for ``rmtcli_loading.py``."""
-    found = {"quant_method": METHOD, "version": 1, "ranks": dict(manifest.factored)}
-    return found | ({"shared": dict(manifest.shared)} if manifest.shared else {})
+def quantization_config(manifest: Manifest) -> dict[str, Any]:
+    """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
+    entry = {"quant_method": METHOD, "version": 1, "ranks": dict(manifest.factored)}
+    return entry | ({"shared": dict(manifest.shared)} if manifest.shared else {})
 
 
 def config_class(config: Mapping[str, Any]) -> str | None:
-    """The name of transformers' class for a configuration; None where it has none, or is absent."""
+    """The name of transformers' class for a configuration.
+
+    None for a model type without one, and where transformers is not installed.
+    """
     try:
         from transformers.models.auto import configuration_auto
     except ImportError:
         return None
-    found = vars(configuration_auto)["CONFIG_MAPPING_NAMES"].get(str(config.get("model_type")))
-    return None if found is None else str(found)
+    name = vars(configuration_auto)["CONFIG_MAPPING_NAMES"].get(str(config.get("model_type")))
+    return None if name is None else str(name)
 
 
 def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None:
-    """One file, or shards and their index; one tensor in memory at a time."""
+    """Write one file, or shards and their index; one tensor is in memory at a time."""
+    groups = _shards(checkpoint, shard_bytes)
+    stem, _, ending = WEIGHTS[0].partition(".")
+    weight_map: dict[str, str] = {}
+    for i, names in enumerate(groups, start=1):
+        file = f"{stem}-{i:05}-of-{len(groups):05}.{ending}" if len(groups) > 1 else WEIGHTS[0]
+        with (home / file).open("xb") as stream:
+            write_safetensors(Part(checkpoint, names), stream)
+        weight_map |= dict.fromkeys(names, file)
+    if len(groups) > 1:
+        total = sum(checkpoint.nbytes(name) for name in checkpoint.distinct)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (home / f"{WEIGHTS[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(checkpoint: Checkpoint, shard_bytes: int) -> list[list[str]]:
+    """The names of the tensors in each file; only a single tensor exceeds the limit."""
     groups: list[list[str]] = [[]]
     size = 0
     for name in checkpoint.distinct:
@@ -170,21 +194,11 @@ def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None
             size = 0
         groups[-1].append(name)
         size += checkpoint.nbytes(name)
-    stem, _, ending = WEIGHTS[0].partition(".")
-    places: dict[str, str] = {}
-    for i, names in enumerate(groups, start=1):
-        file = f"{stem}-{i:05}-of-{len(groups):05}.{ending}" if len(groups) > 1 else WEIGHTS[0]
-        with (home / file).open("xb") as stream:
-            write_safetensors(Part(checkpoint, names), stream)
-        places |= dict.fromkeys(names, file)
-    if len(groups) > 1:
-        total = sum(checkpoint.nbytes(name) for name in checkpoint.distinct)
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (home / f"{WEIGHTS[0]}{INDEX}").write_text(json.dumps(index, indent=2) + "\n")
+    return groups
 
 
 def _kept(source: HuggingFaceDirectory) -> Iterator[Path]:
-    """Files to copy, relative to the directory: all that hold no weights of the dense network."""
+    """Files to copy, relative to the directory: those without weights of the dense network."""
     for file in _files(source.path):
         beside = any(file.is_relative_to(folder) for folder in source.beside)
         dense = file.suffix in _DENSE or _DENSE_NAMES.fullmatch(file.name)
@@ -193,26 +207,27 @@ def _kept(source: HuggingFaceDirectory) -> Iterator[Path]:
 
 
 def _check_inside(source: HuggingFaceDirectory, file: Path) -> None:
-    """Refuse to copy what a directory only points to: it may be a secret of whoever copies it.
+    """Refuse to copy a file that a directory only links to: it may be a secret of the user.
 
-    A cache of the Hugging Face Hub keeps all files in ``blobs``, beside its snapshots.
+    The Hugging Face Hub's cache is accepted: its snapshots link to files in ``blobs`` beside them.
 
     Raises:
-        CheckpointError: the file is a link to somewhere else, or no file.
+        CheckpointError: the file links outside of the directory, or is not a regular file.
     """
-    root, found = source.path.resolve(), file.resolve()
+    root, linked = source.path.resolve(), file.resolve()
     homes = (root, root.parent.parent / "blobs") if root.parent.name == "snapshots" else (root,)
-    if not any(found.is_relative_to(home) for home in homes):
-        raise CheckpointError(f"{file}: links to {found}, outside of the directory: not copied")
+    if not any(linked.is_relative_to(home) for home in homes):
+        raise CheckpointError(f"{file}: links to {linked}, outside of the directory: not copied")
     if not file.is_file():
-        raise CheckpointError(f"{file}: leads to no file: remove it")
+        raise CheckpointError(f"{file}: is not a regular file: remove it")
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Files in a folder and its folders, relative to it, without those of other tools."""
     if is_remote(folder):
         paths = (inside(path, folder) for path in folder.rglob("*") if path.is_file())
-        yield from sorted(path for path in paths if not set(path.parts) & set(_OTHERS))
+        yield from sorted(path for path in paths if not set(path.parts) & set(_TOOLS))
         return
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - set(_OTHERS))
+        folders[:] = sorted(set(folders) - set(_TOOLS))
         yield from (Path(root, name).relative_to(folder) for name in sorted(names))

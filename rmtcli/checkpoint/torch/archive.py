@@ -67,11 +67,11 @@ def entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
     Raises:
         zipfile.BadZipFile: the entry is compressed, so that it could unpack to any size. torch
-            compresses none.
+            writes uncompressed entries.
     """
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise zipfile.BadZipFile(f"'{name}' is compressed, and torch compresses none")
+        raise zipfile.BadZipFile(f"'{name}' is compressed, which torch does not do")
     return archive.read(info)
 
 

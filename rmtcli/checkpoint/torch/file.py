@@ -164,8 +164,8 @@ def _check_entries(path: Path) -> None:
     """Refuse an archive whose entries unpack to more bytes than the file has.
 
     Raises:
-        CheckpointError: the archive is damaged, or an entry is compressed (torch compresses none)
-            or overlaps another.
+        CheckpointError: the archive is damaged, or an entry is compressed, which torch does not
+            do, or overlaps another.
     """
     try:
         with reading(path) as archive:

@@ -47,7 +47,7 @@ class TorchScriptFile(Archive):
             return dict(_tensors(module, ()))
         except RefusedError as error:
             raise CheckpointError(
-                f"{self.path}: refused: its pickle calls for {error}, which is no weight "
+                f"{self.path}: refused: its pickle calls for {error}, which is not a weight "
                 "(nothing was run): save model.state_dict() instead"
             ) from None
         # The type of an unpickler's error on a damaged pickle depends on where it fails.
@@ -94,7 +94,7 @@ class StorageUnpickler(pickle._Unpickler):  # the C version allocates up to the 
         """The stand-in for a global.
 
         Raises:
-            RefusedError: there is none.
+            RefusedError: no stand-in is known.
         """
         if module == "torch" and name in STORAGES:
             return STORAGES[name]

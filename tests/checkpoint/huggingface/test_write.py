@@ -231,5 +231,5 @@ def hidden(paths: Iterable[Path]) -> list[str]:
 
 def test_a_file_makes_no_directory(tmp_path: Path, samples: Path) -> None:
     source = open_checkpoint(samples / "planted.safetensors")
-    with pytest.raises(CheckpointError, match="is no directory, so none can be made from it"):
+    with pytest.raises(CheckpointError, match="a directory can be written from a directory only"):
         write_directory(source, tmp_path / "out")
