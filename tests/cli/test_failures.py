@@ -360,8 +360,8 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         quantised,
         "prune m",
         1,
-        "m: no fully connected layers among 1 tensors; 1 quantised by another method: prune the "
-        "network that it was made from",
+        "m: no fully connected layers among 1 tensors; 1 already quantised by another tool: prune "
+        "the network that it was made from",
     ),
     "info on nothing": (nothing, "info none.pt", 2, "none.pt: no such file"),
     "nothing to densify": (
