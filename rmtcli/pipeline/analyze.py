@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import connected
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored
-from rmtcli.pipeline import stages as assemble
-from rmtcli.pipeline.stages import Track
-from rmtcli.pipeline.timing import check_batches, timed
+from rmtcli.pipeline.fits import Track, decomposer_for, fit_layers
+from rmtcli.pipeline.stages import Method, describe, layers_of, plan_layers
+from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule
 from rmtcli.report.base import Report
 from rmtcli.report.notes import TAILS
@@ -53,20 +52,28 @@ def analyze(
     """
     check_batches(batches)
     checkpoint = open_checkpoint(path)
-    report = assemble.started("analyze", checkpoint, edge, "auto", Factored())
-    found = assemble.layers_of(checkpoint, selection)
-    report = replace(report, notes=(TAILS,))
+    method = Method.spelled(edge, "auto", Factored())
+    source, items = describe(checkpoint), layers_of(checkpoint, selection)
     with connected(executor) as cluster:
-        fits = assemble.fits(
-            found,
+        fits = fit_layers(
+            items,
             edge,
             None,
-            track=track,
             approximate=False,
             vectors=True,
-            cache=cache,
-            device=device,
+            decomposer=decomposer_for(device, cache),
             cluster=cluster,
+            track=track,
         )
-        report = assemble.decided(report, checkpoint, fits, by_rule("auto"))
-    return timed(report, batches, device)
+        planned = plan_layers(checkpoint, fits, by_rule("auto"), method.layout)
+    return Report(
+        "analyze",
+        source,
+        edge=method.edge,
+        keep=method.keep,
+        layout=method.layout,
+        layers=planned.layers,
+        skipped=planned.skipped,
+        latency=time_layers(planned.layers, batches, device),
+        notes=(TAILS,),
+    )

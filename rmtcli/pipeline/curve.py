@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.calibration import Calibration
@@ -12,11 +11,11 @@ from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
-from rmtcli.layouts import Factored
-from rmtcli.pipeline.calibrated import check_calibration
-from rmtcli.pipeline.job import calibration_source, paired, prepare
-from rmtcli.pipeline.stages import Track
-from rmtcli.planning import Allocation, Budget, Goal, allocation_of, under_budget
+from rmtcli.pipeline.calibrate import calibration_source, check_calibration
+from rmtcli.pipeline.decide import accuracy_drop, allocate
+from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.run import Prepared, Request, prepare
+from rmtcli.planning import Allocation, Budget, Goal, under_budget
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 
@@ -72,35 +71,50 @@ def curve(
     checkpoint = open_checkpoint(path)
     files = (path, evaluation.data, calibration.data, calibration.stats)
     check_calibration(calibration, [Path(file) for file in files if file])
-    # A budget makes the layers a list; which one plays no part.
+    # Any budget makes ranks joint, so that the layers are held; the sizes follow below.
     goal = Goal("auto", Budget("100%"), None, rank_multiple, share_inputs=share_inputs)
-    job = prepare(
-        "curve",
-        evaluation.resolve(checkpoint),
+    request = Request(
         goal,
-        edge=edge,
-        layout=Factored(),
+        edge,
         selection=selection,
         calibration=calibration,
         cache=cache,
         track=track,
     )
-    allocation = allocation_of(checkpoint, job.fitted, job.data, goal)
-    budgets = _budgets(checkpoint, allocation, sizes)
-    from rmtcli.evaluation.score import Scorer
+    prepared = prepare(evaluation.resolve(checkpoint), request)
+    points, notes = _measure(prepared, sizes)
+    return Report(
+        "curve",
+        prepared.source,
+        edge=prepared.method.edge,
+        keep=prepared.method.keep,
+        made_by=prepared.method.made_by,
+        layout=prepared.method.layout,
+        calibrated=prepared.calibrated,
+        curve=tuple(points),
+        notes=(*prepared.notes, *notes),
+    )
 
-    scorer, points, notes = Scorer(job.harness, job.harness), [], []
+
+def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], list[str]]:
+    """A network of each size with its scores, and what a user should know about them."""
+    from rmtcli.evaluation.score import Scorer  # needs torch
+
+    checkpoint, allocation = prepared.checkpoint, allocate(prepared)
+    budgets = _budgets(checkpoint, allocation, sizes)
+    scorer = Scorer(prepared.harness, prepared.harness)
+    points, notes = [], []
     for i, budget in enumerate(budgets, 1):
         _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)
-        result = job.result(under_budget(checkpoint, allocation, budget, job.data))
-        comparison = scorer.compare(result.pruned, result.unhealed)
-        notes += [f"{budget.text}: {note}" for note in result.report.notes]
-        ranks = {plan.layer.name: plan.rank for plan in result.report.pruned}
-        drop = paired(comparison)
-        points.append(
-            Point(result.pruned.parameters, ranks, comparison, None if drop is None else drop.error)
-        )
-    return replace(job.report, budget=None, curve=tuple(points), notes=(*job.notes, *notes))
+        choose = under_budget(checkpoint, allocation, budget, prepared.calibrations)
+        result = prepared.result(choose)
+        comparison = scorer.compare(result.network, result.unhealed)
+        notes += [f"{budget.text}: {note}" for note in result.notes]
+        ranks = {plan.layer.name: plan.rank for plan in result.planned.pruned}
+        drop = accuracy_drop(comparison)
+        error = None if drop is None else drop.error
+        points.append(Point(result.network.parameters, ranks, comparison, error))
+    return points, notes
 
 
 def _budgets(checkpoint: Checkpoint, allocation: Allocation, sizes: Sequence[str]) -> list[Budget]:

@@ -12,7 +12,8 @@ from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.layouts import join
-from rmtcli.pipeline.stages import Track, describe
+from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.stages import describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference
 from rmtcli.spectra import Spectrum, spectrum
 

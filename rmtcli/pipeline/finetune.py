@@ -24,9 +24,12 @@ from rmtcli.evaluation import Evaluation, Harness, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
 from rmtcli.files import check_target
 from rmtcli.layers import Selection
-from rmtcli.layouts import Factored, ReadBack
-from rmtcli.pipeline.job import Refuse, calibration_source, decided, prepare
-from rmtcli.pipeline.stages import Track, describe
+from rmtcli.layouts import ReadBack
+from rmtcli.pipeline.calibrate import calibration_source
+from rmtcli.pipeline.decide import decide
+from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.run import Refuse, Request, prepare
+from rmtcli.pipeline.stages import describe
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
@@ -97,22 +100,21 @@ def finetune(
     factored = checkpoint.manifest is not None and bool(checkpoint.manifest.factored)
     if factored and (keep is not None or budget is not None):
         raise UsageError(f"{path}: is pruned already: leave out --keep and --budget")
-    if not factored and teacher is not None:
-        raise UsageError(f"{path}: is dense, and its own teacher: leave out --teacher")
-    if factored and teacher is None and training.distill:
-        raise UsageError("--distill needs the dense network: name it with --teacher")
-    dense = open_checkpoint(teacher) if teacher is not None else None if factored else checkpoint
+    dense = _teacher(path, checkpoint, teacher, factored=factored, distills=training.distill > 0)
     harness = evaluation.resolve(checkpoint)
     reference = None if dense is None else evaluation.resolve(dense)
     report, pruned = Report("finetune", describe(checkpoint)), checkpoint
     if not factored:
-        goal = Goal(keep or "auto", budget, None)
-        report, pruned = _pruned(harness, goal, edge, selection, track)
-    tuned = Edited(
-        checkpoint,
-        _learned(harness, pruned, reference, samples, training),
-        pruned.manifest,
-    )
+        request = Request(
+            Goal(keep or "auto", budget, None),
+            edge,
+            selection=selection,
+            calibration=calibration_source(Calibration(), evaluation, joint=budget is not None),
+            track=track,
+        )
+        report, pruned = _pruned(harness, request)
+    edits = _learned(harness, pruned, reference, samples, training)
+    tuned = Edited(checkpoint, edits, pruned.manifest)
     from rmtcli.evaluation.score import Scorer
 
     comparison = Scorer(harness, reference).compare(tuned, pruned)
@@ -120,7 +122,6 @@ def finetune(
         report,
         comparison=replace(comparison, training="fine-tuning"),
         reference=describe(dense) if factored and dense is not None else None,
-        layers=tuple(replace(layer, factors=None) for layer in report.layers),
         notes=(*report.notes, *on_extras(checkpoint, target)),
     )
     if refuse(report):
@@ -128,6 +129,28 @@ def finetune(
     write_checkpoint(tuned, target, force=force, verify=verify)
     readback = ReadBack(len(tuned.infos), {}) if verify else None
     return replace(report, output=describe(open_checkpoint(target)), readback=readback)
+
+
+def _teacher(
+    path: Path,
+    checkpoint: Checkpoint,
+    teacher: str | Path | None,
+    *,
+    factored: bool,
+    distills: bool,
+) -> Checkpoint | None:
+    """The dense network: a dense checkpoint itself, or the one given beside a factored checkpoint.
+
+    Raises:
+        UsageError: a teacher beside a dense checkpoint, or none where one has to teach.
+    """
+    if not factored and teacher is not None:
+        raise UsageError(f"{path}: is dense, and its own teacher: leave out --teacher")
+    if factored and teacher is None and distills:
+        raise UsageError("--distill needs the dense network: name it with --teacher")
+    if teacher is not None:
+        return open_checkpoint(teacher)
+    return None if factored else checkpoint
 
 
 def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
@@ -142,28 +165,18 @@ def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
     return samples
 
 
-def _pruned(
-    harness: Harness,
-    goal: Goal,
-    edge: str,
-    selection: Selection | None,
-    track: Track,
-) -> tuple[Report, Checkpoint]:
-    """The checkpoint as ``prune`` would write it."""
-    job = prepare(
-        "finetune",
-        harness,
-        goal,
-        edge=edge,
-        layout=Factored(),
-        selection=selection,
-        calibration=calibration_source(Calibration(), harness.evaluation, joint=goal.joint),
-        track=track,
-    )
-    result = decided(job, goal)
-    if not result.report.pruned:
-        raise UsageError(f"{harness.checkpoint.path}: no layer can be pruned by {goal.words}")
-    return result.report, result.pruned
+def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint]:
+    """The report and the checkpoint that ``prune`` would write.
+
+    Raises:
+        UsageError: no layer can be pruned.
+    """
+    prepared = prepare(harness, request)
+    result = decide(prepared)
+    if not result.planned.pruned:
+        path, words = harness.checkpoint.path, request.goal.words
+        raise UsageError(f"{path}: no layer can be pruned by {words}")
+    return prepared.report("finetune", result, notes=result.notes), result.network
 
 
 def _learned(
@@ -195,9 +208,8 @@ def _learned(
         except OverflowError as error:
             raise TrainingError(f"{name}: {error}: training has diverged: lower --lr") from None
 
-    return {
-        old: {new: stored(new) for new in edits.get(old, [old])} for old in harness.checkpoint.infos
-    }
+    names = harness.checkpoint.infos
+    return {old: {new: stored(new) for new in edits.get(old, [old])} for old in names}
 
 
 def _values(model: nn.Module) -> dict[str, FloatArray]:

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from rmtcli.calibration import Calibration
-from rmtcli.checkpoint import (
-    DIRECTORY,
-    Checkpoint,
-    find_format,
-    format_of,
-    open_checkpoint,
-    staged,
-)
+from rmtcli.checkpoint import DIRECTORY, find_format, format_of, open_checkpoint, staged
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
-from rmtcli.evaluation import Comparison, Evaluation
+from rmtcli.evaluation import Evaluation
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
-from rmtcli.pipeline.calibrated import check_calibration
-from rmtcli.pipeline.job import Job, Refuse, Result, calibration_source, decided, paired, prepare
-from rmtcli.pipeline.stages import Track, describe
-from rmtcli.pipeline.timing import check_batches, timed
+from rmtcli.pipeline.calibrate import calibration_source, check_calibration
+from rmtcli.pipeline.decide import reach
+from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.run import Refuse, Request, Result, prepare
+from rmtcli.pipeline.stages import describe
+from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import (
     Budget,
     Goal,
-    Guard,
     Plan,
-    Range,
-    allocation_of,
-    by_size,
     calibration_of,
-    nothing_within,
     plan_of,
 )
 from rmtcli.report.base import Report
@@ -131,62 +120,47 @@ def prune(
         check_target(target, inputs=inputs, force=force, directory=directory)
     harness = evaluation.resolve(checkpoint)
     with connected(executor) as cluster:
-        job = prepare(
-            "prune",
-            harness,
-            goal,
-            edge=edge,
-            layout=LAYOUTS.parse(layout),
-            selection=selection,
-            calibration=calibration,
-            cache=cache,
-            cluster=cluster,
-            track=track,
-        )
-        result, comparison, guard = _carried_out(job, goal)
-    report = timed(result.report, batches, evaluation.device, (harness, result.pruned))
-    report = replace(
-        report,
+        options = selection, calibration, cache, cluster, track
+        request = Request(goal, edge, LAYOUTS.parse(layout), *options, hashed=planned is None)
+        prepared = prepare(harness, request)
+        result, comparison, guard = reach(prepared)
+    report = prepared.report(
+        "prune",
+        result,
         comparison=comparison,
         guard=guard,
-        plan=plan_of(checkpoint, report.layers, goal.words, job.report.calibrated, planned),
-        notes=(*on_cost(comparison), *job.notes, *report.notes, *on_extras(checkpoint, target)),
-        # The factors are in the file; a report that lives on need not hold them.
-        layers=tuple(replace(layer, factors=None) for layer in report.layers),
+        plan=plan_of(checkpoint, result.planned.layers, goal.words, prepared.calibrated, planned),
+        latency=time_layers(
+            result.planned.layers, batches, evaluation.device, (harness, result.network)
+        ),
+        notes=(
+            *on_cost(comparison),
+            *prepared.notes,
+            *result.notes,
+            *on_extras(checkpoint, target),
+        ),
     )
     if dry_run or not report.pruned or refuse(report):
         return report
-    card = None
-    if directory:
-        report = replace(report, notes=(*report.notes, *_on_loading(report, checkpoint)))
-        card = with_section(read_card(checkpoint), report, factored=_splits(report))
-    errors: dict[str, float] = {}
-    with staged(result.pruned, target, card=card, force=force, verify=verify) as written:
+    return _written(report, result, target, force=force, verify=verify)
+
+
+def _written(report: Report, result: Result, target: Path, *, force: bool, verify: bool) -> Report:
+    """Write the pruned checkpoint, and complete the report with what reading it back shows."""
+    checkpoint, layout, card = result.network.source, report.layout, None
+    assert layout is not None
+    if format_of(checkpoint, target) is DIRECTORY:
+        if layout.splits:
+            report = replace(report, notes=(*report.notes, *on_loading(checkpoint)))
+        card = with_section(read_card(checkpoint), report, factored=layout.splits)
+    readback = None
+    with staged(result.network, target, card=card, force=force, verify=verify) as written:
         if written is not None:
-            assert report.layout is not None
-            errors = stored_errors(
-                [(plan.layer, plan.relative_error) for plan in report.pruned],
-                written,
-                report.layout,
-                target,
-                optimal=report.calibrated is None,
-            )
-    readback = ReadBack(len(result.pruned.infos), errors) if verify else None
+            optimal = report.calibrated is None
+            layers = [(plan.layer, plan.relative_error) for plan in report.pruned]
+            errors = stored_errors(layers, written, layout, target, optimal=optimal)
+            readback = ReadBack(len(result.network.infos), errors)
     return replace(report, output=describe(open_checkpoint(target)), readback=readback)
-
-
-def _carried_out(job: Job, goal: Goal) -> tuple[Result, Comparison | None, Guard | None]:
-    """What becomes of the checkpoint, and how it scores where there is something to score on."""
-    if goal.max_drop is not None:
-        return _within(job, goal, goal.max_drop)
-    result = decided(job, goal)
-    if not job.harness.evaluation.measures:
-        return result, None, None
-    # Only evaluation needs torch: analysing and pruning safetensors do without it.
-    from rmtcli.evaluation.score import Scorer
-
-    scorer = Scorer(job.harness, job.harness)
-    return result, scorer.compare(result.pruned, result.unhealed), None
 
 
 def default_output(path: Path) -> Path:
@@ -204,20 +178,12 @@ def default_output(path: Path) -> Path:
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
 
 
-def _splits(report: Report) -> bool:
-    return report.layout is not None and report.layout.splits
-
-
-def _on_loading(report: Report, checkpoint: Checkpoint) -> tuple[str, ...]:
-    return on_loading(checkpoint) if _splits(report) else ()
-
-
 def _calibration(
     given: Calibration, evaluation: Evaluation, selection: Selection | None, goal: Goal
 ) -> Calibration:
     """How to calibrate: as a plan says, or as was asked for, with inputs where they are needed."""
     if goal.plan is not None:
-        # What kinds of layers there are is no choice among them.
+        # --conv and --recurrent say which kinds of layers there are, not which of them to prune.
         if selection and replace(selection, convolutions=False, recurrent=False) != Selection():
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
@@ -225,25 +191,3 @@ def _calibration(
     if evaluation.model and not (evaluation.measures or settings.data or settings.stats):
         raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
     return settings
-
-
-def _within(job: Job, goal: Goal, max_drop: float) -> tuple[Result, Comparison, Guard]:
-    """The smallest network that loses no more than ``max_drop``."""
-    from rmtcli.evaluation.score import Scorer
-    from rmtcli.running.guarded import search
-
-    allocation = allocation_of(job.checkpoint, job.fitted, job.data, goal)
-
-    @lru_cache(maxsize=3)  # what the search found is asked for again
-    def at(size: int) -> Result:
-        return job.result(by_size(allocation, size, job.data))
-
-    sizes = Range(allocation.least, allocation.at_edge, allocation.total)
-    found, rest = search(job.harness, lambda n: at(n).pruned, sizes, max_drop)
-    result = job.result(nothing_within(job.data)) if found.size is None else at(found.size)
-    scorer = Scorer(job.harness, job.harness, rest)
-    comparison = scorer.compare(result.pruned, result.unhealed)
-    # A score of the user's own is one number: nothing is known of its spread.
-    drop = None if comparison.after.score is not None else paired(comparison)
-    sure = None if drop is None else drop.confidence(max_drop)
-    return result, comparison, Guard(max_drop, found.searched, found.confirmed, sure)

@@ -1,16 +1,14 @@
-"""What pruning does to the time that a network takes."""
+"""Forward times of the layers and of the network, before and after pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.planning import Latency, LayerPlan
-from rmtcli.report.base import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,23 +20,23 @@ def check_batches(batches: Sequence[int]) -> None:
     """Refuse batches that cannot be run.
 
     Raises:
-        UsageError: one of no samples.
+        UsageError: a batch without samples.
     """
     if any(batch < 1 for batch in batches):
         raise UsageError("--batch must be at least 1")
 
 
-def timed(
-    report: Report,
+def time_layers(
+    layers: Sequence[LayerPlan],
     batches: Sequence[int],
     device: str,
     networks: tuple[Harness, Checkpoint] | None = None,
-) -> Report:
-    """The report with measured times.
+) -> tuple[Latency, ...]:
+    """Measure forward times, one value per batch, smallest batch first.
 
     Args:
-        report: every layer's fate.
-        batches: for each, all linear layers are run alone on so many rows.
+        layers: the plan of every layer; each linear layer is run alone, dense and as planned.
+        batches: for each, so many rows are given to a layer, and so many samples to a network.
         device: where layers and networks run.
         networks: the dense network's harness and the pruned checkpoint; both networks run as a
             whole where the harness has samples.
@@ -47,36 +45,36 @@ def timed(
         UsageError: the device cannot be used.
     """
     if not batches:
-        return report
+        return ()
     from rmtcli.running.clock import Clock, network_seconds
 
-    run = None if networks is None else _networks(*networks)
-    found = []
+    built = None if networks is None else _built(*networks)
+    times = []
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
-        layers = {
+        seconds = {
             plan.layer.name: clock.pair(plan.layer.shape, _rank(plan), plan.layer.dtype)
-            for plan in report.layers
+            for plan in layers
             if plan.layer.linear
         }
         whole = None
-        if run is not None:
-            models, inputs = run
+        if built is not None:
+            models, inputs = built
             before, after = network_seconds(models, inputs, batch, device)
             whole = before, after
-        found.append(Latency(batch, device, clock.threads, layers, whole))
-    return replace(report, latency=tuple(found))
+        times.append(Latency(batch, device, clock.threads, seconds, whole))
+    return tuple(times)
 
 
 def _rank(plan: LayerPlan) -> int | None:
-    """Rank of a layer that runs as two factors."""
+    """The rank of a layer that runs as two factors; None for a dense layer."""
     return plan.rank if plan.untouched is None and plan.layout.splits else None
 
 
-def _networks(
+def _built(
     harness: Harness, pruned: Checkpoint
 ) -> tuple[list[nn.Module], NDArray[np.generic]] | None:
-    """Networks that can be run, and what to run them on."""
+    """Networks that can be run, and the samples to run them on; None without samples."""
     if harness.samples is None:
         return None
     from rmtcli.evaluation.network import build

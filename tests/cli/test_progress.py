@@ -112,7 +112,7 @@ def test_the_library_configures_no_logging(capfd: pytest.CaptureFixture[str]) ->
 
 def test_names_in_logged_steps_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     progress.listen(quiet=False, verbose=True)
-    logging.getLogger("rmtcli.pipeline.stages").info("%s", "\x1b[31mred\nnext\u202eturned")
+    logging.getLogger("rmtcli.pipeline.fits").info("%s", "\x1b[31mred\nnext\u202eturned")
     line = capsys.readouterr().err
     assert "\x1b" not in line
     assert "\u202e" not in line

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import rmtcli
-from rmtcli.pipeline import stages as assemble
+from rmtcli.pipeline import fits
 from rmtcli.planning import Budget
 from tests.conftest import planted
 
@@ -88,7 +88,7 @@ def test_what_is_not_held_is_made_anew_and_comes_out_the_same(
     save_file({f"{name}.weight": w for name, w in weights.items()}, tmp_path / "m.safetensors")
     first = rmtcli.prune(tmp_path / "m.safetensors", tmp_path / "a.pt", budget=Budget("30%"))
     # A layer takes 60·60 vectors and 80·60 weights of 8 bytes: not all three are held.
-    monkeypatch.setattr(assemble, "HELD_BYTES", 8 * 3 * (60 * 60 + 80 * 60) - 1)
+    monkeypatch.setattr(fits, "HELD_BYTES", 8 * 3 * (60 * 60 + 80 * 60) - 1)
     second = rmtcli.prune(tmp_path / "m.safetensors", tmp_path / "b.pt", budget=Budget("30%"))
     assert len(first.pruned) == 3
     assert first.output is not None

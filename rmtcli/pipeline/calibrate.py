@@ -1,0 +1,154 @@
+"""Calibration: the moments of each layer, read from a file or collected by running the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rmtcli.calibration import Calibrated, Calibration, Moments, Origin, read_stats, write_stats
+from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.hashes import file_sha256
+from rmtcli.checkpoint.names import member
+from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.evaluation.data import has_training_part
+from rmtcli.files import check_target
+from rmtcli.layers import Layer
+from rmtcli.planning import LayerCalibration
+
+
+def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
+    """Refuse settings that cannot be carried out, before any work is done.
+
+    Raises:
+        UsageError: inputs that do not exist, an option that needs inputs without any, or a file of
+            statistics that cannot be written.
+    """
+    if settings.data is not None and not Path(settings.data).is_file():
+        raise UsageError(f"{settings.data}: no such file")
+    if settings.refines and settings.data is None:
+        raise UsageError("--sequential and --heal run the network: give inputs with --calib")
+    if settings.stats is None or Path(settings.stats).exists():
+        return
+    if settings.data is None:
+        raise UsageError(f"{settings.stats}: no such file: give inputs with --calib to make it")
+    if Path(settings.stats).suffix != ".safetensors":
+        raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
+    others = [path for path in inputs if path != Path(settings.stats)]
+    check_target(Path(settings.stats), inputs=others, force=False)
+
+
+def calibration_source(
+    calibration: Calibration, evaluation: Evaluation, *, joint: bool
+) -> Calibration:
+    """The settings, with the training part of the data where inputs are needed and none are given.
+
+    Args:
+        calibration: the settings that a user gave.
+        evaluation: names the data.
+        joint: whether ranks are decided for all layers at once.
+    """
+    data, stats = evaluation.data, calibration.stats
+    missing = joint if stats is None else not Path(stats).exists()
+    wanted = calibration.data is None and (missing or calibration.refines)
+    if wanted and data is not None and has_training_part(data):
+        return replace(calibration, data=data)
+    return calibration
+
+
+def calibrate_layers(
+    harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
+) -> tuple[dict[str, LayerCalibration], Calibrated]:
+    """The calibration of each layer, by name; a layer that no input reached is missing.
+
+    Args:
+        harness: the dense network, and how it is built and fed.
+        sha256: hash of its checkpoint.
+        layers: the layers to calibrate.
+        settings: the inputs to run it on, or the file of statistics to read.
+
+    Raises:
+        UsageError: a file of statistics of another checkpoint, network or data.
+        EvaluationError: the network cannot be built or fed.
+    """
+    moments = _moments(harness, sha256, layers, settings)
+    calibrations = {
+        layer.name: _calibration(harness, layer, moments[layer.name], settings)
+        for layer in layers
+        if layer.name in moments
+    }
+    arrays = {
+        id(array): array.nbytes
+        for m in moments.values()
+        for array in (m.mean, m.second, m.gradient)
+        if array is not None
+    }
+    samples = max((m.samples for m in moments.values()), default=0)
+    return calibrations, Calibrated(settings, samples, sum(arrays.values()))
+
+
+def _calibration(
+    harness: Harness, layer: Layer, moments: Moments, settings: Calibration
+) -> LayerCalibration:
+    bias = harness.checkpoint.infos.get(member(layer.module, "bias"))
+    biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
+    return LayerCalibration(moments, biased, settings.gradients and moments.gradient is not None)
+
+
+def _moments(
+    harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
+) -> Mapping[str, Moments]:
+    """The moments of each layer, from the file of statistics if it exists; else it is written."""
+    path = None if settings.stats is None else Path(settings.stats)
+    data = None if settings.data is None else file_sha256(Path(settings.data))
+    origin = Origin(sha256, data or "", settings.gradients, harness.description)
+    if path is not None and path.exists():
+        return _read_moments(path, harness, layers, origin, settings)
+    from rmtcli.running.calibrate import calibrate  # needs torch
+
+    assert data is not None
+    moments = calibrate(harness, layers, settings)
+    if path is not None:
+        write_stats(path, {layer.name: moments.get(layer.name) for layer in layers}, origin)
+    return moments
+
+
+def _read_moments(
+    path: Path,
+    harness: Harness,
+    layers: Sequence[Layer],
+    wanted: Origin,
+    settings: Calibration,
+) -> Mapping[str, Moments]:
+    """The moments in a file of statistics.
+
+    Raises:
+        UsageError: they are of another checkpoint, network or data, or lack what is needed.
+        CheckpointError: they do not fit the layers.
+    """
+    moments, origin = read_stats(path)
+    if origin.checkpoint != wanted.checkpoint:
+        raise UsageError(f"{path}: statistics of another checkpoint than {harness.checkpoint.path}")
+    if settings.data is not None and origin.data != wanted.data:
+        raise UsageError(f"{path}: statistics of other data than {settings.data}")
+    if origin.network != wanted.network:
+        raise UsageError(f"{path}: statistics of another network: {origin.network}")
+    if wanted.gradients and not origin.gradients:
+        raise UsageError(
+            f"{path}: statistics without gradients: use --metric one-sided, or delete the file "
+            "to collect them again"
+        )
+    for layer in layers:
+        if layer.name not in moments:
+            raise UsageError(
+                f"{path}: holds no statistics of {layer.name}: delete the file to collect them "
+                "again"
+            )
+        item, (out, inputs) = moments[layer.name], layer.shape
+        if item is not None and item.shapes not in (
+            ((inputs,), (inputs, inputs), (out, out)),
+            ((inputs,), (inputs, inputs), None),
+        ):
+            raise CheckpointError(f"{path}: the statistics of {layer.name} do not fit its shape")
+    return {name: item for name, item in moments.items() if item is not None}

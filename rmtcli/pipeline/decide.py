@@ -1,0 +1,106 @@
+"""The result that a goal asks for: ranks by plan, rule or budget, or by a search within a limit."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from rmtcli.evaluation import Comparison
+from rmtcli.layers import Layer
+from rmtcli.pipeline.run import Prepared, Result
+from rmtcli.planning import (
+    Allocation,
+    Guard,
+    PairedDrop,
+    Range,
+    Times,
+    allocation_of,
+    by_plan,
+    by_rule,
+    by_size,
+    nothing_within,
+    paired_drop,
+    timed_allocation,
+    under_budget,
+)
+
+
+def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
+    """The result that the goal asks for, and its scores where there is something to score on."""
+    goal = prepared.request.goal
+    if goal.max_drop is not None:
+        return search(prepared, goal.max_drop)
+    result = decide(prepared)
+    return result, compare(prepared, result), None
+
+
+def decide(prepared: Prepared) -> Result:
+    """The result for ranks that need no measurement of the network: by plan, rule or budget."""
+    goal, calibrations = prepared.request.goal, prepared.calibrations
+    if goal.plan is not None:
+        return prepared.result(by_plan(goal.plan, calibrations))
+    if goal.budget is None:
+        return prepared.result(by_rule(goal.keep, calibrations))
+    allocation = allocate(prepared)
+    return prepared.result(under_budget(prepared.checkpoint, allocation, goal.budget, calibrations))
+
+
+def allocate(prepared: Prepared) -> Allocation:
+    """The layers that share a budget, with what their factors cost in its unit."""
+    goal = prepared.request.goal
+    layers = prepared.checkpoint, prepared.held.fitted, prepared.calibrations
+    if goal.budget is None or goal.budget.unit != "ms":
+        return allocation_of(*layers, goal)
+    from rmtcli.running.clock import Clock  # needs torch
+
+    assert goal.batch is not None
+    clock = Clock(goal.batch, prepared.harness.evaluation.device)
+
+    def times(layer: Layer) -> Times:
+        return clock.times(layer.shape, layer.dtype)
+
+    return timed_allocation(*layers, goal, times)
+
+
+def compare(prepared: Prepared, result: Result) -> Comparison | None:
+    """The scores of the result beside the dense network's; None without anything to score on."""
+    if not prepared.harness.evaluation.measures:
+        return None
+    # Only evaluation needs torch: safetensors files are analysed and pruned without it.
+    from rmtcli.evaluation.score import Scorer
+
+    scorer = Scorer(prepared.harness, prepared.harness)
+    return scorer.compare(result.network, result.unhealed)
+
+
+def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Guard]:
+    """The smallest network that loses at most ``max_drop``, with its scores."""
+    from rmtcli.evaluation.score import Scorer
+    from rmtcli.running import guarded
+
+    harness, calibrations, allocation = prepared.harness, prepared.calibrations, allocate(prepared)
+
+    @lru_cache(maxsize=3)  # the size that the search ends with is asked for again
+    def at(size: int) -> Result:
+        return prepared.result(by_size(allocation, size, calibrations))
+
+    sizes = Range(allocation.least, allocation.at_edge, allocation.total)
+    end, rest = guarded.search(harness, lambda n: at(n).network, sizes, max_drop)
+    result = prepared.result(nothing_within(calibrations)) if end.size is None else at(end.size)
+    scorer = Scorer(harness, harness, rest)
+    comparison = scorer.compare(result.network, result.unhealed)
+    # A score of the user's own is one number: nothing is known of its spread.
+    drop = None if comparison.after.score is not None else accuracy_drop(comparison)
+    confidence = None if drop is None else drop.confidence(max_drop)
+    return result, comparison, Guard(max_drop, end.searched, end.confirmed, confidence)
+
+
+def accuracy_drop(comparison: Comparison) -> PairedDrop | None:
+    """The accuracy lost, sample by sample; None where predictions are not right or wrong."""
+    samples, before, after = comparison.samples, comparison.before, comparison.after
+    if samples is None or samples.targets is None or before is None:
+        return None
+    targets = samples.targets.reshape(-1)
+    right = [np.asarray(scores.predictions == targets) for scores in (before, after)]
+    return paired_drop(*right)

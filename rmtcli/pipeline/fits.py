@@ -1,0 +1,227 @@
+"""All layers of a checkpoint with their fits: as a stream that passes once, or held in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rmtcli.checkpoint.dtypes import BYTES
+from rmtcli.computing import Cache, Cluster, in_order
+from rmtcli.edges import EDGES
+from rmtcli.errors import UsageError
+from rmtcli.layers import Layer, Skipped
+from rmtcli.planning import Decomposer, Fitted, LayerCalibration, LayerPlan, fit_layer
+from rmtcli.spectra import spectrum
+
+_LOGGER = logging.getLogger(__name__)
+
+#: Memory for decompositions of layers whose ranks are decided at once: either all are held or none.
+#: A budget needs each layer's factors once, a search needs them more often; a decomposition that
+#: is not held is computed again.
+HELD_BYTES = 96 * 2**20
+#: Memory for layers that are computed side by side, unless three times the largest layer in float64
+#: is more: about what importing torch takes.
+ROOM_BYTES = 256 * 2**20
+#: Short side from which one layer keeps all cores busy: two layers of 4,096 take as long side by
+#: side as one after the other (docs/benchmarks.md).
+LARGE = 3072
+
+T = TypeVar("T")
+U = TypeVar("U")
+R = TypeVar("R", Fitted, LayerPlan)
+#: Yields the layers one by one; a caller may watch their progress.
+Track = Callable[[Sequence[Layer | Skipped]], Iterable[Layer | Skipped]]
+
+
+class FitStream:
+    """Layers that are fitted while they pass, once.
+
+    Args:
+        layers: the layers in order, and the matrices that are not layers.
+        fit: fits one layer; runs in another thread, or on the cluster.
+        room: bytes for all layers that are under way in this process.
+        releases: whether layers that wait for others are held without what can be computed again.
+        cluster: where layers are fitted; None for this process.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Layer | Skipped],
+        fit: Callable[[Layer], Fitted | Skipped],
+        *,
+        room: int,
+        releases: bool,
+        cluster: Cluster | None,
+    ) -> None:
+        self._layers: Iterable[Layer | Skipped] | None = layers
+        self._fit, self._room, self._releases = fit, room, releases
+        self._cluster = cluster
+
+    def map(self, function: Callable[[Fitted], R]) -> Iterator[R | Skipped]:
+        """Fit each layer and apply ``function`` where the fit was computed, in order.
+
+        Raises:
+            RuntimeError: the stream has passed already.
+        """
+        if self._layers is None:
+            raise RuntimeError("a stream of fits passes once: hold it to use it again")
+        layers, self._layers = self._layers, None
+        fit = self._fit  # a task that is sent to a cluster must not carry all layers
+
+        def both(item: Layer | Skipped) -> R | Skipped:
+            fitted = item if isinstance(item, Skipped) else fit(item)
+            return fitted if isinstance(fitted, Skipped) else function(fitted)
+
+        for done in _compute(both, layers, _layer_of, self._room, self._cluster):
+            _log(done)
+            yield done
+            del done  # not held while the next layer is computed
+
+    def held(self) -> FittedLayers:
+        """All fits in memory, so that they can be used more than once."""
+        items = self.map(Fitted.released if self._releases else _unchanged)
+        return FittedLayers(tuple(items), self._cluster)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedLayers:
+    """The layers of a checkpoint with their fits, in memory.
+
+    Attributes:
+        items: the layers in order, and the matrices that are not layers.
+        cluster: where factors are computed; None for this process.
+    """
+
+    items: tuple[Fitted | Skipped, ...]
+    cluster: Cluster | None
+
+    @property
+    def fitted(self) -> list[Fitted]:
+        """The layers that have a spectrum."""
+        return [item for item in self.items if isinstance(item, Fitted)]
+
+    def map(self, function: Callable[[Fitted], LayerPlan]) -> Iterator[LayerPlan | Skipped]:
+        """Apply ``function`` to each layer, in order."""
+
+        def apply(item: Fitted | Skipped) -> LayerPlan | Skipped:
+            return item if isinstance(item, Skipped) else function(item)
+
+        return _compute(apply, self.items, _layer_of, ROOM_BYTES, self.cluster)
+
+
+def fit_layers(
+    layers: Sequence[Layer | Skipped],
+    edge: str,
+    calibrations: Mapping[str, LayerCalibration] | None,
+    *,
+    approximate: bool,
+    vectors: bool = False,
+    hashed: bool = False,
+    decomposer: Decomposer = spectrum,
+    cluster: Cluster | None = None,
+    track: Track = iter,
+) -> FitStream:
+    """Fit all layers as they are asked for.
+
+    Args:
+        layers: the layers in order, and the matrices that are not layers.
+        edge: edge estimator with options.
+        calibrations: the calibration of each layer, by name; None without calibration.
+        approximate: whether each layer's low-rank approximations are prepared.
+        vectors: whether the vectors of the spikes are compared with noise.
+        hashed: whether the bytes of each layer are hashed as they are read.
+        decomposer: computes the spectra.
+        cluster: where layers are fitted; None for this process.
+        track: wraps the iteration over layers, for progress.
+    """
+    estimator = EDGES.parse(edge)
+
+    def fit(layer: Layer) -> Fitted | Skipped:
+        return fit_layer(
+            layer,
+            estimator,
+            approximate=approximate,
+            calibration=None if calibrations is None else calibrations.get(layer.name),
+            vectors=vectors,
+            hashed=hashed,
+            decomposer=decomposer,
+        )
+
+    sizes = [item for item in layers if isinstance(item, Layer)]
+    room = max(ROOM_BYTES, 3 * max(map(_float64_bytes, sizes)))
+    releases = cluster is not None or sum(map(_held_bytes, sizes)) > HELD_BYTES
+    return FitStream(track(layers), fit, room=room, releases=releases, cluster=cluster)
+
+
+def decomposer_for(device: str, cache: str | Path | None) -> Decomposer:
+    """What computes spectra: the processor, an accelerator, or a folder of earlier results.
+
+    Raises:
+        UsageError: the cache's folder cannot be created or written to, or the device cannot be
+            used.
+    """
+    if device != "cpu":
+        from rmtcli.computing.device import OnDevice, has_solver  # needs torch
+
+        if has_solver(device):
+            if cache is not None:
+                raise UsageError(
+                    f"--cache keeps what the processor computes: leave it out, or --device {device}"
+                )
+            return OnDevice(device).spectrum
+    return spectrum if cache is None else Cache.at(cache).spectrum
+
+
+def _unchanged(item: Fitted) -> Fitted:
+    return item
+
+
+def _compute(
+    function: Callable[[T], U],
+    items: Iterable[T],
+    layer_of: Callable[[T], Layer | None],
+    room: int,
+    cluster: Cluster | None,
+) -> Iterator[U]:
+    """The function of each item in order, computed here or on the cluster."""
+
+    def large(item: T) -> bool:
+        layer = layer_of(item)
+        return layer is not None and min(layer.shape) >= LARGE
+
+    def weight(item: T) -> int:
+        layer = layer_of(item)
+        return 0 if layer is None else _working_bytes(layer)
+
+    if cluster is not None:
+        return cluster.in_order(function, items, alone=large)
+    return in_order(function, items, weigh=weight, room=room, alone=large)
+
+
+def _layer_of(item: Layer | Fitted | Skipped) -> Layer | None:
+    if isinstance(item, Skipped):
+        return None
+    return item.layer if isinstance(item, Fitted) else item
+
+
+def _held_bytes(layer: Layer) -> int:
+    """Memory for a weight and the tridiagonal form of its Gram matrix."""
+    return layer.size * BYTES[layer.dtype] + 8 * min(layer.shape) ** 2
+
+
+def _float64_bytes(layer: Layer) -> int:
+    return 8 * layer.shape[0] * layer.shape[1]
+
+
+def _working_bytes(layer: Layer) -> int:
+    """Memory for a weight with a copy in float64, and two square matrices of its short side."""
+    return _float64_bytes(layer) * 3 // 2 + 16 * min(layer.shape) ** 2
+
+
+def _log(item: Fitted | LayerPlan | Skipped) -> None:
+    if not isinstance(item, Skipped):
+        words = (*item.layer.shape, item.spikes, item.fit.verdict.value)
+        _LOGGER.info("%s, %d×%d: %d above the edge; %s", item.layer.name, *words)
