@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import connected
+from rmtcli.edges import EDGES
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored
-from rmtcli.pipeline.fits import Track, decomposer_for, fit_layers
+from rmtcli.pipeline.fits import Fitter, Track, decomposer_for, fit_layers
 from rmtcli.pipeline.stages import Method, describe, layers_of, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule
@@ -55,16 +56,8 @@ def analyze(
     method = Method.spelled(edge, "auto", Factored())
     source, items = describe(checkpoint), layers_of(checkpoint, selection)
     with connected(executor) as cluster:
-        fits = fit_layers(
-            items,
-            edge,
-            None,
-            approximate=False,
-            vectors=True,
-            decomposer=decomposer_for(device, cache),
-            cluster=cluster,
-            track=track,
-        )
+        fitter = Fitter(EDGES.parse(edge), vectors=True, decomposer=decomposer_for(device, cache))
+        fits = fit_layers(items, fitter, cluster=cluster, track=track)
         planned = plan_layers(checkpoint, fits, by_rule("auto"), method.layout)
     return Report(
         "analyze",

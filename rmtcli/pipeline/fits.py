@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.computing import Cache, Cluster, in_order
-from rmtcli.edges import EDGES
+from rmtcli.edges import EdgeEstimator
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped
 from rmtcli.planning import Decomposer, Fitted, LayerCalibration, LayerPlan, fit_layer
@@ -112,15 +112,44 @@ class FittedLayers:
         return _compute(apply, self.items, _layer_of, ROOM_BYTES, self.cluster)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitter:
+    """Fits one layer.
+
+    Attributes:
+        edge: edge estimator.
+        calibrations: the calibration of each layer, by name; None without calibration.
+        approximate: whether the layer's low-rank approximations are prepared.
+        vectors: whether the vectors of the spikes are compared with noise.
+        hashed: whether the layer's bytes are hashed as they are read.
+        decomposer: computes the spectra.
+    """
+
+    edge: EdgeEstimator
+    calibrations: Mapping[str, LayerCalibration] | None = None
+    approximate: bool = False
+    vectors: bool = False
+    hashed: bool = False
+    decomposer: Decomposer = spectrum
+
+    def __call__(self, layer: Layer) -> Fitted | Skipped:
+        """The layer with its fit, or the reason why it has none."""
+        known = self.calibrations
+        return fit_layer(
+            layer,
+            self.edge,
+            approximate=self.approximate,
+            calibration=None if known is None else known.get(layer.name),
+            vectors=self.vectors,
+            hashed=self.hashed,
+            decomposer=self.decomposer,
+        )
+
+
 def fit_layers(
     layers: Sequence[Layer | Skipped],
-    edge: str,
-    calibrations: Mapping[str, LayerCalibration] | None,
+    fitter: Fitter,
     *,
-    approximate: bool,
-    vectors: bool = False,
-    hashed: bool = False,
-    decomposer: Decomposer = spectrum,
     cluster: Cluster | None = None,
     track: Track = iter,
 ) -> FitStream:
@@ -128,32 +157,14 @@ def fit_layers(
 
     Args:
         layers: the layers in order, and the matrices that are not layers.
-        edge: edge estimator with options.
-        calibrations: the calibration of each layer, by name; None without calibration.
-        approximate: whether each layer's low-rank approximations are prepared.
-        vectors: whether the vectors of the spikes are compared with noise.
-        hashed: whether the bytes of each layer are hashed as they are read.
-        decomposer: computes the spectra.
+        fitter: fits each of them.
         cluster: where layers are fitted; None for this process.
         track: wraps the iteration over layers, for progress.
     """
-    estimator = EDGES.parse(edge)
-
-    def fit(layer: Layer) -> Fitted | Skipped:
-        return fit_layer(
-            layer,
-            estimator,
-            approximate=approximate,
-            calibration=None if calibrations is None else calibrations.get(layer.name),
-            vectors=vectors,
-            hashed=hashed,
-            decomposer=decomposer,
-        )
-
     sizes = [item for item in layers if isinstance(item, Layer)]
     room = max(ROOM_BYTES, 3 * max(map(_float64_bytes, sizes)))
     releases = cluster is not None or sum(map(_held_bytes, sizes)) > HELD_BYTES
-    return FitStream(track(layers), fit, room=room, releases=releases, cluster=cluster)
+    return FitStream(track(layers), fitter, room=room, releases=releases, cluster=cluster)
 
 
 def decomposer_for(device: str, cache: str | Path | None) -> Decomposer:

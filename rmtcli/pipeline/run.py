@@ -9,12 +9,20 @@ from pathlib import Path
 from rmtcli.calibration import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.computing import Cluster
+from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.layouts import LAYOUTS, Factored, Layout, Replacements
 from rmtcli.pipeline.calibrate import calibrate_layers
-from rmtcli.pipeline.fits import FitStream, FittedLayers, Track, decomposer_for, fit_layers
+from rmtcli.pipeline.fits import (
+    FitStream,
+    FittedLayers,
+    Fitter,
+    Track,
+    decomposer_for,
+    fit_layers,
+)
 from rmtcli.pipeline.stages import (
     Method,
     Planned,
@@ -225,16 +233,14 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     calibrations, calibrated = None, None
     if request.calibrates:
         calibrations, calibrated = _calibrate(harness, source, items, request)
-    stream = fit_layers(
-        items,
-        request.edge,
+    fitter = Fitter(
+        EDGES.parse(request.edge),
         calibrations,
         approximate=not request.shares,
         hashed=request.hashed,
         decomposer=decomposer_for(harness.evaluation.device, request.cache),
-        cluster=request.cluster,
-        track=request.track,
     )
+    stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
     if not (goal.joint or request.shares):
         return Prepared(*values, stream, calibrations, calibrated)
