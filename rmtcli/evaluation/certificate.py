@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
-from rmtcli.layouts.module import SplitLinear
+from rmtcli.layouts.split import SplitLinear
 
 #: Activations whose outputs differ by no more than this many times what their inputs differ by.
 #: The constants of GELU and SiLU are the maxima of their derivatives, rounded up.

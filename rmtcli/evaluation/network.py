@@ -19,7 +19,8 @@ from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.harness import Harness
 from rmtcli.layers import Link, ordered
 from rmtcli.layouts import check_factors
-from rmtcli.layouts.module import SplitLinear, load
+from rmtcli.layouts.module import load
+from rmtcli.layouts.split import SplitLinear
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -1,8 +1,9 @@
 """How compressed layers are stored, in a checkpoint and in a torch module: one file per layout.
 
 A layout is an object with both directions side by side: it makes the tensors that take the place of
-a weight, and the weight from these tensors. :mod:`~rmtcli.layouts.module` needs torch and is
-imported where a network is run; everything else works on tensors in files.
+a weight, and the weight from these tensors. :mod:`~rmtcli.layouts.module` and
+:mod:`~rmtcli.layouts.split` need torch and are imported where a network is run; everything else
+works on tensors in files.
 """
 
 # The default comes first: help and messages list layouts in the order of these imports.

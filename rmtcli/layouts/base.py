@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
@@ -14,6 +14,9 @@ from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.registry import Registry
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Reconstruction(Protocol):
@@ -107,6 +110,19 @@ class Layout(ABC):
     @abstractmethod
     def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> Reconstruction:
         """The approximated weight of a layer, from a checkpoint written in this layout."""
+
+    @abstractmethod
+    def split(self, module: nn.Module, checkpoint: Checkpoint, name: str) -> nn.Module | None:
+        """The torch module that takes the place of a module, ready for the checkpoint's values.
+
+        Args:
+            module: the dense module.
+            checkpoint: holds the module's weight in this layout.
+            name: the module's name in the checkpoint.
+
+        Returns:
+            The new module; None if a module of this kind cannot be split.
+        """
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
         """Make sure that a checkpoint holds the tensors of a module that this layout has split.

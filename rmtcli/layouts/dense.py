@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from rmtcli.checkpoint.names import member, module_of
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import LAYOUTS, Layout
 from rmtcli.spectra import Factors, tall
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @LAYOUTS.register("dense")
@@ -62,6 +65,10 @@ class Dense(Layout):
         """The layer's matrix in the file."""
         matrix = tall(layer.view.matrix(layer.view.read(checkpoint, layer.tensor)))
         return StoredWeight(matrix.astype(np.float64))
+
+    def split(self, module: nn.Module, checkpoint: Checkpoint, name: str) -> nn.Module | None:
+        """The module as it is."""
+        return module
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -119,13 +119,20 @@ def join(checkpoint: Checkpoint) -> Edits:
 def layout_of(checkpoint: Checkpoint, module: str) -> Layout:
     """The layout in which a checkpoint holds a split module, recognised by its tensors' names.
 
-    If several match, the one with most tensors; if none does, the factored layout, whose check then
-    says that the tensors are missing.
+    If there is none, the factored layout, whose check then says that the tensors are missing.
     """
-    weight = member(module, "weight")
+    return recognised(checkpoint, module) or Factored()
+
+
+def recognised(checkpoint: Checkpoint, module: str) -> Layout | None:
+    """The layout that has all its tensors for a module in a checkpoint; None if there is none.
+
+    If several have, the one with most tensors.
+    """
+    weight, names = member(module, "weight"), checkpoint.infos.keys()
     layouts = [LAYOUTS.parse(name) for name in LAYOUTS.choices]
-    matches = [x for x in layouts if x.splits and checkpoint.infos.keys() >= set(x.names(weight))]
-    return max(matches, key=lambda layout: len(layout.names(weight)), default=Factored())
+    matches = [x for x in layouts if x.splits and names >= set(x.names(weight))]
+    return max(matches, key=lambda layout: len(layout.names(weight)), default=None)
 
 
 def check_factors(checkpoint: Checkpoint, module: str) -> None:

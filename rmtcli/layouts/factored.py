@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from rmtcli.checkpoint.names import factors_of, module_of
 from rmtcli.layers import Layer, break_even
 from rmtcli.layouts.base import LAYOUTS, Layout, no_longer_whole
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @LAYOUTS.register("factored")
@@ -75,6 +78,14 @@ class Factored(Layout):
         """The product of the factors, never held whole."""
         left, right = factor_matrices(checkpoint, layer.module)
         return Product(left, right)
+
+    def split(self, module: nn.Module, checkpoint: Checkpoint, name: str) -> nn.Module | None:
+        """Two modules in a row: linear maps, or a convolution and one with kernel size 1."""
+        from rmtcli.layouts.split import split_module  # needs torch
+
+        right, _, bias = factors_of(name)
+        rank = checkpoint.infos[right].shape[0]
+        return split_module(module, rank, bias=bias in checkpoint.infos)
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
         """Make sure that a checkpoint holds both factors of a module, with one rank."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
+from rmtcli.layouts.edits import recognised
 
 #: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
@@ -59,15 +60,14 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
 
 
 def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
-    """Replace the modules whose weights the checkpoint holds as factors."""
+    """Replace the modules whose weights the checkpoint holds in a layout that splits them."""
     names = checkpoint.infos.keys()
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
     replaced: dict[str, Any] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         full = f"{prefix}{name}" if name else prefix.rstrip(".")
-        right, left, bias = factors_of(full)
-        factored = member(full, "weight") not in names and {right, left} <= names
-        if not factored or "weight" not in module._parameters:
+        layout = None if member(full, "weight") in names else recognised(checkpoint, full)
+        if layout is None or "weight" not in module._parameters:
             continue
         if not name:
             raise CheckpointError(
@@ -75,8 +75,7 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
                 "wrap it in a module, or run rmtcli densify"
             )
         if id(module) not in split:
-            rank = checkpoint.infos[right].shape[0]
-            made = split_module(module, rank, bias=bias in names)
+            made = layout.split(module, checkpoint, full)
             if made is None:
                 raise CheckpointError(
                     f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: "
@@ -92,42 +91,6 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             replaced[full][0] = replaced[first][0]
 
 
-def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
-    """Two modules of this rank that can replace one; None if it cannot be replaced."""
-    if isinstance(module, nn.Linear):
-        return SplitLinear(module, rank, bias=bias)
-    if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
-        inputs, outputs = cast(Tensor, module.weight).shape  # transformers': stored as in × out
-        dtype = cast(Tensor, module.weight).dtype
-        linear = nn.Linear(inputs, outputs, bias=bias, device="meta", dtype=dtype)
-        made = SplitLinear(linear, rank, bias=bias)
-        return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
-        return split_convolution(module, rank, bias=bias)
-    return None
-
-
-def split_convolution(
-    module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool
-) -> nn.Sequential:
-    """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
-    kind = type(module)
-    options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
-    first = kind(
-        module.in_channels,
-        rank,
-        cast(Any, module.kernel_size),
-        stride=cast(Any, module.stride),
-        padding=cast(Any, module.padding),
-        dilation=cast(Any, module.dilation),
-        padding_mode=module.padding_mode,
-        bias=False,
-        **options,
-    )
-    second = kind(rank, module.out_channels, 1, bias=bias, **options)
-    return nn.Sequential(first, second).train(module.training)
-
-
 def _words(module: nn.Module) -> str:
     groups = getattr(module, "groups", 1)
     name = type(module).__name__
@@ -141,43 +104,6 @@ def _complete(model: nn.Module, state: dict[str, Tensor]) -> None:
     for name, value in own.items():
         if name not in state and id(value) in held:
             state[name] = state[held[id(value)]]
-
-
-class SplitLinear(nn.Sequential):
-    """Two linear maps in place of one, with the parameter names of a plain ``nn.Sequential``.
-
-    Modules that read a layer's weight instead of calling the layer (attention, fused encoders) get
-    the product of the factors. It is computed at each access, so such modules do not get faster.
-    """
-
-    def __init__(self, layer: nn.Linear, rank: int, *, bias: bool) -> None:
-        weight = layer.weight
-        options = {"device": weight.device, "dtype": weight.dtype}
-        right = nn.Linear(layer.in_features, rank, bias=False, **options)
-        left = nn.Linear(rank, layer.out_features, bias=bias, **options)
-        super().__init__(right, left)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.train(layer.training)
-
-    @property
-    def right(self) -> nn.Linear:
-        """The first map, to ``rank`` values."""
-        return cast(nn.Linear, self[0])
-
-    @property
-    def left(self) -> nn.Linear:
-        """The second map, with the bias."""
-        return cast(nn.Linear, self[1])
-
-    @property
-    def weight(self) -> Tensor:
-        """The product of the factors, shape (out, in)."""
-        return self.left.weight @ self.right.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the second map."""
-        return self.left.bias
 
 
 def float64_of(tensor: Tensor) -> FloatArray:

@@ -14,7 +14,8 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Harness, Rows
 from rmtcli.evaluation.network import build
-from rmtcli.layouts.module import SplitLinear, float64_of
+from rmtcli.layouts.module import float64_of
+from rmtcli.layouts.split import SplitLinear
 from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
 from rmtcli.running.heal import BATCH, HealingLoss, heal

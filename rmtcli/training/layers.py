@@ -16,7 +16,8 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import TrainingError
 from rmtcli.layers import Selection
-from rmtcli.layouts.module import SplitLinear, float64_of
+from rmtcli.layouts.module import float64_of
+from rmtcli.layouts.split import SplitLinear
 from rmtcli.spectra import Factors, Spectrum, factorize, spectrum
 from rmtcli.training.carry import Heir, carry
 
@@ -41,7 +42,7 @@ class TrainedLayer:
     Attributes:
         name: the weight's name in the dense network, such as ``fc1.weight``.
         places: every parent module, and the layer's name in it.
-        module: ``nn.Linear`` or :class:`~rmtcli.layouts.module.SplitLinear`.
+        module: ``nn.Linear`` or :class:`~rmtcli.layouts.split.SplitLinear`.
         scale: what the gradients of the factors are multiplied by; 1 of a dense layer.
     """
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from rmtcli.errors import TrainingError, UsageError
-from rmtcli.layouts.module import SplitLinear
+from rmtcli.layouts.split import SplitLinear
 from rmtcli.training import read_log
 from tests.training.networks import network, task
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rmtcli.errors import UsageError
-from rmtcli.layouts.module import SplitLinear
+from rmtcli.layouts.split import SplitLinear
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

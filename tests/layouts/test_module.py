@@ -39,12 +39,12 @@ def block() -> Block:
 X = torch.randn(20, 60, generator=torch.Generator().manual_seed(1))
 
 
-def dense_twin(model: nn.Module, path: Path) -> torch.Tensor:
+def dense_outputs(model: nn.Module, path: Path) -> torch.Tensor:
     """The model's outputs with the truncated products as its weights."""
     rmtcli.prune(path, path.with_name("dense.pt"), keep="rank:k=9", layout="dense")
-    twin = copy.deepcopy(model)
-    twin.load_state_dict(torch.load(path.with_name("dense.pt")))
-    return twin(X)
+    dense = copy.deepcopy(model)
+    dense.load_state_dict(torch.load(path.with_name("dense.pt")))
+    return dense(X)
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
@@ -57,7 +57,7 @@ def test_factored_files_load_into_any_module(tmp_path: Path, block: Block, endin
     assert isinstance(loaded.body["up"], nn.Sequential)
     assert loaded.body["down"][1].bias is None
     assert sum(t.numel() for t in loaded.state_dict().values()) == report.output.parameters
-    expected = dense_twin(block, tmp_path / "a.pt")
+    expected = dense_outputs(block, tmp_path / "a.pt")
     torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_a_wrappers_prefix_is_ignored(tmp_path: Path, block: Block, prefix: str)
     rmtcli.prune(tmp_path / "a.ckpt", tmp_path / "b.ckpt", keep="rank:k=9")
     assert f"{prefix}body.up.0.weight" in torch.load(tmp_path / "b.ckpt")["state_dict"]
     torch.save(block.state_dict(), tmp_path / "a.pt")
-    expected = dense_twin(block, tmp_path / "a.pt")
+    expected = dense_outputs(block, tmp_path / "a.pt")
     loaded = rmtcli.load(Block(), tmp_path / "b.ckpt").eval()
     torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
 
@@ -224,5 +224,5 @@ def test_files_written_by_trainers_are_read_and_loaded(
     assert len(report.pruned) == 2
     loaded = rmtcli.load(Block(), tmp_path / "a.pruned.ckpt").eval()
     torch.save(block.state_dict(), tmp_path / "a.pt")
-    expected = dense_twin(block, tmp_path / "a.pt")
+    expected = dense_outputs(block, tmp_path / "a.pt")
     torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import nn
 
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.layers import Selection
-from rmtcli.layouts.module import SplitLinear
+from rmtcli.layouts.split import SplitLinear
 from rmtcli.training import RMTPruner
 from tests.training.networks import epoch, network, task
 

@@ -1,0 +1,80 @@
+"""Torch modules of the factored layout: two in place of one."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+class SplitLinear(nn.Sequential):
+    """Two linear maps in place of one, with the parameter names of a plain ``nn.Sequential``.
+
+    Modules that read a layer's weight instead of calling the layer (attention, fused encoders) get
+    the product of the factors. It is computed at each access, so such modules do not get faster.
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int, *, bias: bool) -> None:
+        weight = layer.weight
+        options = {"device": weight.device, "dtype": weight.dtype}
+        right = nn.Linear(layer.in_features, rank, bias=False, **options)
+        left = nn.Linear(rank, layer.out_features, bias=bias, **options)
+        super().__init__(right, left)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.train(layer.training)
+
+    @property
+    def right(self) -> nn.Linear:
+        """The first map, to ``rank`` values."""
+        return cast(nn.Linear, self[0])
+
+    @property
+    def left(self) -> nn.Linear:
+        """The second map, with the bias."""
+        return cast(nn.Linear, self[1])
+
+    @property
+    def weight(self) -> Tensor:
+        """The product of the factors, shape (out, in)."""
+        return self.left.weight @ self.right.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the second map."""
+        return self.left.bias
+
+
+def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
+    """Two modules of this rank that can replace one; None if it cannot be replaced."""
+    if isinstance(module, nn.Linear):
+        return SplitLinear(module, rank, bias=bias)
+    if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
+        inputs, outputs = cast(Tensor, module.weight).shape  # transformers': stored as in × out
+        dtype = cast(Tensor, module.weight).dtype
+        linear = nn.Linear(inputs, outputs, bias=bias, device="meta", dtype=dtype)
+        made = SplitLinear(linear, rank, bias=bias)
+        return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
+        return split_convolution(module, rank, bias=bias)
+    return None
+
+
+def split_convolution(
+    module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool
+) -> nn.Sequential:
+    """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
+    kind = type(module)
+    options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+    first = kind(
+        module.in_channels,
+        rank,
+        cast(Any, module.kernel_size),
+        stride=cast(Any, module.stride),
+        padding=cast(Any, module.padding),
+        dilation=cast(Any, module.dilation),
+        padding_mode=module.padding_mode,
+        bias=False,
+        **options,
+    )
+    second = kind(rank, module.out_channels, 1, bias=bias, **options)
+    return nn.Sequential(first, second).train(module.training)
