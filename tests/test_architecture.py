@@ -157,7 +157,6 @@ OFFENDERS: set[tuple[str, str]] = {
     ("rmtcli/pipeline/stages.py", "fits parameters"),
     ("rmtcli/pipeline/stages.py", "lines"),
     ("rmtcli/planning/plan_file.py", "anew"),
-    ("rmtcli/report/reproduction.py", "what came of"),
     ("rmtcli/running/__init__.py", "docstring"),
     ("rmtcli/running/heal.py", "heal parameters"),
     ("rmtcli/running/refine.py", "taken back"),

@@ -19,7 +19,7 @@ def command(*, file: Checkpoint, outputs: Annotated[OutputOptions, Only("json")]
     if outputs.json:
         print(description.to_json())
         return
-    from rmtcli.report.rows import shown
+    from rmtcli.report.formatting import shown
 
     width = max(len(label) for label, _ in description.lines)
     for label, text in description.lines:

@@ -1,4 +1,4 @@
-"""Accuracy against size."""
+"""The points of a curve of accuracy against size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Point:
 
     Attributes:
         parameters: entries of all its tensors.
-        ranks: rank of each pruned layer, by name; a layer that is missing stays dense.
-        comparison: its scores beside the dense ones.
-        error: standard error of the accuracy lost, in points, by the samples where the two
-            networks differ; None where it was not measured.
+        ranks: rank of each pruned layer, by name; layers that are missing stay dense.
+        comparison: its scores next to those of the dense network.
+        error: standard error of the accuracy lost, in points, from the samples on which the two
+            networks differ; None if it was not measured.
     """
 
     parameters: int
@@ -27,7 +27,11 @@ class Point:
     error: float | None
 
     def to_dict(self, dense: int) -> dict[str, Any]:
-        """The point as plain values; ``dense`` is the number of the dense network's parameters."""
+        """The point as plain values.
+
+        Args:
+            dense: number of parameters of the dense network.
+        """
         return {
             "parameters": self.parameters,
             "ratio": self.parameters / dense,

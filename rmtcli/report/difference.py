@@ -1,4 +1,4 @@
-"""Two checkpoints, layer by layer: what a training run or a quantisation has changed."""
+"""The difference between two checkpoints, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rmtcli.report.base import Source
+from rmtcli.report.formatting import shown
 from rmtcli.report.record import as_text, header
-from rmtcli.report.rows import shown
 
-#: What conditions may name, and what it is.
+#: The fields that conditions may use, with their meanings.
 FIELDS = {
     "layers.count": "layers in both checkpoints",
     "layers.changed": "layers whose weights differ",
@@ -24,16 +24,16 @@ FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A layer in one of the checkpoints.
+    """Figures of a layer in one of the checkpoints.
 
     Attributes:
         norm: Frobenius norm.
         largest: largest singular value.
         stable_rank: ‖W‖_F²/‖W‖₂².
-        rank: singular values above rounding.
-        sigma: deviation of the noise.
-        edge: as a singular value.
-        spikes: singular values above it.
+        rank: number of singular values above rounding.
+        sigma: standard deviation of a noise entry.
+        edge: the edge as a singular value.
+        spikes: number of singular values above the edge.
     """
 
     norm: float
@@ -50,13 +50,13 @@ class LayerDifference:
     """One layer in both checkpoints, A and B.
 
     Attributes:
-        name: its name.
+        name: name of the layer.
         shape: (out, in).
-        change: ‖A − B‖/‖A‖, Frobenius norms; 0 for equal weights.
-        spectral: largest difference of two singular values in the same place of the order, as a
-            share of A's largest.
-        before: A.
-        after: B.
+        change: ‖A − B‖/‖A‖ in Frobenius norms; 0 for equal weights.
+        spectral: largest difference between the i-th singular values of A and B, as a share of A's
+            largest singular value.
+        before: figures in A.
+        after: figures in B.
     """
 
     name: str
@@ -69,14 +69,14 @@ class LayerDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two checkpoints, A and B.
+    """The difference between two checkpoints, A and B.
 
     Attributes:
-        before: A.
-        after: B.
-        edge: the edge estimator.
-        layers: those that both hold, in A's order.
-        missing: names that only one holds, or with another shape, and which.
+        before: checkpoint A.
+        after: checkpoint B.
+        edge: the edge estimator with all its options.
+        layers: the layers that both hold, in A's order.
+        missing: layers that only one holds or whose shapes differ: name, and which holds it.
     """
 
     before: Source
@@ -87,7 +87,7 @@ class Difference:
 
     @property
     def values(self) -> dict[str, float | None]:
-        """The fields that conditions may name; None where there are no layers."""
+        """The fields that conditions may use; a mean or maximum over no layers is None."""
         changes = [layer.change for layer in self.layers]
         pairs = [(layer.before, layer.after) for layer in self.layers]
         edges = [abs(b.edge - a.edge) / (max(a.edge, b.edge) or 1.0) for a, b in pairs]
@@ -103,15 +103,15 @@ class Difference:
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Headings, and a row a layer."""
+        """Column names, and one row per layer."""
         headings = ["layer", "shape", "‖A−B‖/‖A‖", "Δs/s₁", "‖A‖ → ‖B‖", "s₁", "stable rank"]
         headings += ["rank", "edge s₊", "spikes"]
         return headings, [_row(layer) for layer in self.layers]
 
     def summary(self) -> list[tuple[str, str]]:
-        """What a reader wants to know first: label and text."""
-        found = self.values
-        changed, count = found["layers.changed"], found["layers.count"]
+        """The lines that a terminal shows: label and text."""
+        values = self.values
+        changed, count = values["layers.changed"], values["layers.count"]
         lines = [
             ("A", f"{self.before.path}: {self.before.parameters:,} parameters"),
             ("B", f"{self.after.path}: {self.after.parameters:,} parameters"),
@@ -119,12 +119,19 @@ class Difference:
         ]
         if self.layers:
             widest = max(self.layers, key=lambda layer: layer.change)
-            lines.append(("most", f"{widest.name}: {100 * widest.change:.3g} % of its norm"))
+            lines.append(
+                ("most changed", f"{widest.name}: {100 * widest.change:.3g} % of its norm")
+            )
         lines += [(f"only in {which}", name) for name, which in self.missing]
         return [(label, shown(text)) for label, text in lines]
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
-        """The difference as JSON text."""
+        """The difference as JSON text.
+
+        Args:
+            command: the command line that made it, or None from Python.
+            ascii_only: whether to write every other character as an escape.
+        """
         record = header() | {
             "command": command,
             "action": "diff",

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself."""
+"""The contents of a checkpoint, and how rmtcli made it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Info:
 
     Attributes:
         source: the checkpoint.
-        form: its format.
+        form: name of its format.
         files: names of the files that hold its tensors.
-        types: how many tensors there are of each type.
-        model_type: what its configuration calls the network, or None.
-        manifest: rmtcli's record, or None where rmtcli did not write it.
+        types: number of tensors of each data type.
+        model_type: the model type in its configuration, or None.
+        manifest: rmtcli's record of how it was made, or None if rmtcli did not write it.
     """
 
     source: Source
@@ -32,7 +32,7 @@ class Info:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """What a reader wants to know: label and text."""
+        """The lines that a terminal shows: label and text."""
         source, manifest = self.source, self.manifest
         kind = "" if self.model_type is None else f", model type {self.model_type}"
         types = ", ".join(f"{count} {name}" for name, count in self.types.items())
@@ -45,7 +45,10 @@ class Info:
             ("sha256", source.sha256),
         ]
         if manifest is None:
-            return [*lines, ("rmtcli", "no record: not written by rmtcli, or dense again")]
+            return [
+                *lines,
+                ("rmtcli", "no record: not written by rmtcli, or converted back to dense"),
+            ]
         lines += [
             ("rmtcli", manifest.rmtcli),
             ("made from", f"{manifest.source}, sha256 {manifest.source_sha256}"),
@@ -54,14 +57,16 @@ class Info:
         ]
         ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
         split = "split in two" if manifest.factored else "truncated in place"
-        firsts = {f"{a}.weight": f", shares the first with {b}" for a, b in manifest.shared.items()}
+        firsts = {
+            f"{a}.weight": f", shares the first factor with {b}" for a, b in manifest.shared.items()
+        }
         return lines + [
             ("layer", f"{name}: rank {r}, {split}{firsts.get(name, '')}")
             for name, r in ranks.items()
         ]
 
     def to_json(self) -> str:
-        """The same as JSON text."""
+        """All of this as JSON text, in ASCII."""
         record = header() | {
             "source": asdict(self.source),
             "format": self.form,

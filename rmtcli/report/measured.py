@@ -1,4 +1,4 @@
-"""What was measured, as plain values for JSON."""
+"""Scores as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from rmtcli.arrays import FloatArray
 from rmtcli.evaluation import Comparison
 
-#: Shares of the samples at which the distribution of margins is reported.
+#: Quantiles at which the distributions of margins and cosines are reported.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def measured(comparison: Comparison | None) -> dict[str, Any]:
-    """Scores of two networks side by side; numbers that were not measured are null."""
+    """The scores of two networks side by side; a number that was not measured is None."""
     if comparison is None:
         return {"measured": False}
     samples = comparison.samples
@@ -49,18 +49,18 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
 
 
 def quantiles(values: FloatArray) -> list[float]:
-    """The values at :data:`QUANTILES`."""
+    """The quantiles of the values at :data:`QUANTILES`."""
     return [float(value) for value in np.quantile(values, QUANTILES)]
 
 
 def _cosines(comparison: Comparison) -> dict[str, Any] | None:
-    found = comparison.cosines
-    if found is None:
+    cosines = comparison.cosines
+    if cosines is None:
         return None
     return {
-        "mean": float(found.mean()),
+        "mean": float(cosines.mean()),
         "quantiles": list(QUANTILES),
-        "values": quantiles(found),
+        "values": quantiles(cosines),
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from rmtcli.report.base import Report
-from rmtcli.report.rows import shown, summary, table
+from rmtcli.report.formatting import shown
+from rmtcli.report.summary import summary
+from rmtcli.report.table import table
 
 
 def to_fragment(report: Report) -> str:

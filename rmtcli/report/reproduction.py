@@ -1,4 +1,4 @@
-"""What came of an experiment: a row a way of training, means over the seeds."""
+"""Results of an experiment: one row per way of training, with means over the seeds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEADINGS += ("parameters", "left", "published")
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What came of an experiment.
+    """Results of an experiment.
 
     Attributes:
-        experiment: its rows and where they are from.
-        data: folder of the images.
-        outcomes: title of a row -> seed -> what came out.
+        experiment: the experiment: its rows and their source.
+        data: directory of the images.
+        outcomes: title of a row -> seed -> outcome of the run.
     """
 
     experiment: Experiment
@@ -32,10 +32,10 @@ class Reproduction:
     outcomes: Mapping[str, Mapping[int, Outcome]]
 
     def rows(self) -> list[list[str]]:
-        """A row each: runs, test accuracy and its distance from the first row's, and size.
+        """One row per way of training: accuracy, its difference from the dense row, and size.
 
-        Accuracies are mean ± standard deviation over the seeds; the distance is a mean of
-        differences seed by seed, ± its standard error.
+        Accuracies are mean ± standard deviation over the seeds. The difference is the mean of the
+        differences per seed, ± its standard error.
         """
         published = {row.title: row.published for row in self.experiment.rows}
         published |= self.experiment.published
@@ -70,7 +70,12 @@ class Reproduction:
         return f"{np.mean(differences):+.2f}" + (f" ± {error:.2f}" if differences[1:] else "")
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
-        """Everything, run by run; :meth:`from_json` reads it again."""
+        """All runs as JSON text; :meth:`from_json` reads it.
+
+        Args:
+            command: the command line that made it, or None from Python.
+            ascii_only: whether to write every other character as an escape.
+        """
         record = {
             "schema_version": SCHEMA_VERSION,
             "rmtcli": __version__,
@@ -88,20 +93,25 @@ class Reproduction:
 
     @staticmethod
     def from_json(text: str, experiment: Experiment, data: str) -> Reproduction:
-        """What an earlier run wrote.
+        """The results that an earlier run wrote.
+
+        Args:
+            text: the JSON text.
+            experiment: the experiment that they must belong to.
+            data: directory of the images that they must come from.
 
         Raises:
-            ValueError: it is no record of this experiment.
+            ValueError: the text is a record of another experiment, other data or other settings.
         """
         record = json.loads(text)
         if not isinstance(record, dict) or record.get("experiment") != experiment.name:
             raise ValueError(f"not a record of {experiment.name}")
         if record.get("data") != data:
-            raise ValueError(f"a record of other data: {record.get('data')}")
+            raise ValueError(f"a record for other data: {record.get('data')}")
         for row in experiment.rows:
             own = json.loads(json.dumps(asdict(row)))
             if record["settings"].get(row.title, own) != own:
-                raise ValueError(f"a record of other settings of '{row.title}'")
+                raise ValueError(f"a record with other settings for '{row.title}'")
         outcomes = {
             title: {
                 int(seed): replace(Outcome(**run), curve=tuple(run["curve"]))
@@ -113,9 +123,9 @@ class Reproduction:
 
 
 def _ranks(runs: Sequence[Outcome]) -> str:
-    """Of each layer, the smallest and the largest rank."""
-    found = {name: [run.ranks[name] for run in runs] for name in runs[0].ranks}
-    ends = [(min(ranks), max(ranks)) for ranks in found.values()]
+    """The smallest and the largest rank of each layer."""
+    ranks_of = {name: [run.ranks[name] for run in runs] for name in runs[0].ranks}
+    ends = [(min(ranks), max(ranks)) for ranks in ranks_of.values()]
     return ", ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in ends)
 
 

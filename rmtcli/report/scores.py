@@ -1,4 +1,4 @@
-"""What was measured, as lines of a summary: label and text."""
+"""Scores as lines of a summary: label and text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rmtcli.report.base import Report, Source
 
 
 def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, str]]:
-    """A network beside the one that it is compared with."""
+    """The scores of a network, next to those of the network that it is compared with."""
     other = "the dense network" if reference is None else reference.path
     before, after = comparison.before, comparison.after
     lines = [("network", comparison.network), *data(comparison)]
@@ -25,16 +25,19 @@ def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, 
         lines.append(("accuracy", text))
     if after.perplexity is not None:
         text = "" if before is None else f"{before.perplexity:.4g} → "
-        lines.append(("perplexity", f"{text}{after.perplexity:.4g} (accuracy: next tokens)"))
+        lines.append(
+            ("perplexity", f"{text}{after.perplexity:.4g} (accuracy is that of the next token)")
+        )
     if comparison.agreement is not None:
         text = f"{comparison.agreement:.2f} % with {other}"
         if comparison.divergence is not None:
-            text += f", {comparison.divergence:.3g} nats from it (KL)"
+            text += f"; KL divergence {comparison.divergence:.3g} nats"
         lines.append(("agreement", text))
     lines += _margins(comparison)
     if comparison.certificate is not None:
-        text = f"{comparison.certificate.hidden:.1f} % cannot have changed class, by how far the "
-        text += f"last hidden layer moved; {comparison.certificate.propagated:.1f} % by norms alone"
+        hidden, norms = comparison.certificate.hidden, comparison.certificate.propagated
+        text = f"{hidden:.1f} % of the samples provably keep their class, by the change of the "
+        text += f"last hidden layer; {norms:.1f} % by weight norms alone"
         lines.append(("certificate", text))
     if after.score is not None:
         text = f"{after.score:.6g}"
@@ -47,27 +50,27 @@ def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, 
 
 
 def _cosines(comparison: Comparison) -> str:
-    """How near the embeddings are to the dense network's."""
-    found = comparison.cosines
-    assert found is not None
-    text = f"{found.mean():.4f} with the dense embeddings; 5 % of the samples below "
-    text += f"{np.quantile(found, 0.05):.4f}"
+    """The mean cosine with the dense network's embeddings, and its lower tail."""
+    cosines = comparison.cosines
+    assert cosines is not None
+    text = f"mean {cosines.mean():.4f} with the dense embeddings; 5th percentile "
+    text += f"{np.quantile(cosines, 0.05):.4f}"
     if comparison.unhealed is not None and comparison.unhealed.accuracy is not None:
         text += f"; {comparison.unhealed.accuracy / 100:.4f} before {comparison.training}"
     return text
 
 
 def data(comparison: Comparison) -> list[tuple[str, str]]:
-    """What was measured on."""
+    """The data that the scores were measured on."""
     samples = comparison.samples
     if samples is None:
         return []
-    scaled = ", bytes divided by 255" if samples.scaled else ""
+    scaled = ", byte values divided by 255" if samples.scaled else ""
     return [("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}")]
 
 
 def dense(report: Report) -> str:
-    """How good the dense network of a curve is, as the end of a line."""
+    """The accuracy or score of a curve's dense network, as the end of a line."""
     before = report.curve[0].comparison.before
     if before is None:
         return ""
@@ -77,11 +80,11 @@ def dense(report: Report) -> str:
 
 
 def _margins(comparison: Comparison) -> list[tuple[str, str]]:
-    """The median and the lowest twentieth: what is usual, and what is near to the border."""
+    """The median margin and its 5th percentile: the typical sample, and those near the boundary."""
     if comparison.margins is None:
         return []
     known = [values for values in comparison.margins if values is not None]
     middle, low = (
         " → ".join(f"{np.quantile(values, share):.2f}" for values in known) for share in (0.5, 0.05)
     )
-    return [("margin", f"median {middle}; 5 % of the samples below {low}")]
+    return [("margin", f"median {middle}; 5th percentile {low}")]

@@ -14,8 +14,9 @@ from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
 from rmtcli.report.reproduction import HEADINGS, Reproduction
-from rmtcli.report.rows import NUMERIC, summary, table
 from rmtcli.report.sparkline import EDGE, sparkline
+from rmtcli.report.summary import summary
+from rmtcli.report.table import NUMERIC, table
 
 #: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
 _PIPE_WIDTH = 1_000_000

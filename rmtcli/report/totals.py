@@ -1,21 +1,21 @@
-"""What a model costs before and after, stated in every way that is known."""
+"""The cost of a model before and after, by every measure that is known."""
 
 from __future__ import annotations
 
 from rmtcli.report.base import Report
-from rmtcli.report.rows import change, milliseconds
+from rmtcli.report.formatting import milliseconds, percent_change
 
 
 def totals(report: Report) -> list[tuple[str, str, str, str]]:
-    """What is counted, before, after, change: of pruned layers, the model, its file, its work.
+    """Measure, before, after and change: of the pruned layers, the model, its file and its work.
 
-    Multiply-adds are those of all fully connected layers at one position; what was not written
-    has no size on the disk and is left out, as is time that was not measured.
+    Multiply-adds are those of all fully connected layers at one position. Size on disk is left out
+    if nothing was written, and time if it was not measured.
     """
     return [
-        *((label, f"{a:,}", f"{b:,}", change(a, b)) for label, a, b in _counted(report)),
+        *((label, f"{a:,}", f"{b:,}", percent_change(a, b)) for label, a, b in _counted(report)),
         *(
-            (label, milliseconds(a), milliseconds(b), change(a, b))
+            (label, milliseconds(a), milliseconds(b), percent_change(a, b))
             for label, a, b in _timed(report)
         ),
     ]
@@ -38,16 +38,16 @@ def _counted(report: Report) -> list[tuple[str, int, int]]:
     if report.layers:
         before = sum(plan.layer.size for plan in report.layers)
         after = sum(plan.macs for plan in report.layers)
-        lines.append(("multiply-adds of the fully connected layers, a position", before, after))
+        lines.append(("multiply-adds per position of the fully connected layers", before, after))
     return lines
 
 
 def _timed(report: Report) -> list[tuple[str, float, float]]:
     lines = []
-    for found in report.latency:
-        at = f"at batch {found.batch}, {found.device}"
-        if found.layers:
-            lines.append((f"time of the linear layers {at}", *found.total))
-        if found.network is not None:
-            lines.append((f"time of the network {at}", *found.network))
+    for latency in report.latency:
+        at = f"at batch {latency.batch}, {latency.device}"
+        if latency.layers:
+            lines.append((f"time of the linear layers {at}", *latency.total))
+        if latency.network is not None:
+            lines.append((f"time of the network {at}", *latency.network))
     return lines

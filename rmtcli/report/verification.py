@@ -1,4 +1,4 @@
-"""What verifying a directory found."""
+"""The result of verifying a directory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rmtcli.report.record import as_text, header
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far the outputs of two models are apart.
+    """The distance between the outputs of two models.
 
     Attributes:
         path: the other model's directory.
-        output: which output was compared.
+        output: name of the output that was compared.
         cosine: mean cosine of the output vectors.
         divergence: mean Kullback–Leibler divergence from the other model in nats; None where the
-            outputs are no logits.
+            outputs are not logits.
         largest: largest difference of two entries, as a share of the other model's largest entry.
     """
 
@@ -29,20 +29,20 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verifying a directory found; anything wrong with it is an error instead.
+    """The result of verifying a directory; anything wrong with it raises an error instead.
 
     Attributes:
         path: the directory.
         kind: class of the model.
         auto: the Auto class that opens it.
         transformers: version of transformers that opened it.
-        layers: how many layers are factored.
+        layers: number of factored layers.
         tolerance: largest difference allowed.
-        difference: largest difference between the outputs and those of the dense product, over both
-            ways of loading, as a share of the largest entry; None where the model could not be run.
-        random: weights that transformers would draw at random if loaded in neither way.
-        against: distance from the dense model; None where none was given.
-        notes: sentences a user should read.
+        difference: largest difference from the outputs of the dense product, over both ways of
+            loading, as a share of the largest entry; None if the model could not be run.
+        random: number of weights that transformers would draw at random without either of them.
+        against: distance from the dense model; None if none was given.
+        notes: sentences that a user should read.
     """
 
     path: str
@@ -57,28 +57,28 @@ class Verification:
     notes: tuple[str, ...] = ()
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
-        """The findings as JSON text.
+        """The result as JSON text.
 
         Args:
             command: the command line that made it, or None from Python.
-            ascii_only: whether every other sign is escaped.
+            ascii_only: whether to write every other character as an escape.
         """
         record = header() | {"command": command, "action": "verify"} | asdict(self)
         return as_text(record, ascii_only=ascii_only)
 
     def summary(self) -> list[tuple[str, str]]:
-        """Label and text of each line that a reader sees."""
+        """The lines that a terminal shows: label and text."""
         lines = [
             ("opens as", f"{self.kind} ({self.auto}, transformers {self.transformers})"),
-            ("factored", f"{self.layers} layers; no weight is missing or left over"),
-            ("load it by", "import rmtcli.integrations.transformers"),
-            ("or by", "from_pretrained(…, trust_remote_code=True)"),
+            ("factored", f"{self.layers} layers; no weight is missing or unused"),
+            ("load with", "import rmtcli.integrations.transformers"),
+            ("or with", "from_pretrained(…, trust_remote_code=True)"),
         ]
         if self.random:
-            text = f"{self.random} weights would be random: transformers only warns"
-            lines.append(("by neither", text))
+            text = f"{self.random} weights would be random, and transformers only warns"
+            lines.append(("with neither", text))
         if self.difference is not None:
-            text = f"{self.difference:.1e} of the largest output, to the product of the factors"
+            text = f"{self.difference:.1e} of the largest output, from the product of the factors"
             lines.append(("difference", text))
         if self.against is not None:
             lines.append((f"{self.against.output}", _text(self.against)))
@@ -89,5 +89,5 @@ def _text(distance: Distance) -> str:
     parts = [f"mean cosine {distance.cosine:.4f}"]
     if distance.divergence is not None:
         parts.append(f"divergence {distance.divergence:.3g} nats")
-    parts.append(f"largest difference {distance.largest:.3g} of the largest")
+    parts.append(f"largest difference {distance.largest:.3g} of the largest output")
     return f"{', '.join(parts)}, against {distance.path}"

@@ -96,7 +96,7 @@ def test_prune_keeps_everything_beside_the_weights_of_a_torch_file(
     assert torch.equal(new["model_state_dict"]["fc5.weight"], old["model_state_dict"]["fc5.weight"])
     assert any("optimizer_state_dict" in note for note in report["notes"])
     assert report["accuracy"] == {"measured": False}
-    assert any(note.startswith("accuracy: not measured") for note in report["notes"])
+    assert any(note.startswith("accuracy was not measured") for note in report["notes"])
 
 
 def test_a_dry_run_writes_nothing_but_the_report(workdir: Path, rmtcli: Run) -> None:

@@ -23,7 +23,8 @@ from rmtcli.evaluation.tasks import (
 from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Budget
-from rmtcli.report.rows import summary, table
+from rmtcli.report.summary import summary
+from rmtcli.report.table import table
 from rmtcli.running.calibrate import calibrate, modules_of
 from tests.integrations.factored import CASES, WORDS, tokenizer
 

@@ -134,7 +134,7 @@ def test_a_small_run_by_the_command_line(images: Path, tmp_path: Path, rmtcli: R
     assert more.stderr.count("seed ") == 1
     other = rmtcli(*arguments[:4], "--epochs", "2", "-o", output)
     assert other.returncode == 2
-    assert "a record of other settings of" in other.stderr
+    assert "a record with other settings for" in other.stderr
 
 
 def test_a_run_is_the_same_whatever_ran_before(images: Path) -> None:

@@ -16,7 +16,7 @@ from rmtcli.errors import CheckpointError, LayerError
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, View, find_layers
 from rmtcli.planning import Budget
 from rmtcli.planning.plan import Untouched
-from rmtcli.report.rows import summary
+from rmtcli.report.summary import summary
 from tests.conftest import model_directory
 
 CONV = Selection(convolutions=True, min_side=0)
@@ -68,7 +68,7 @@ def test_convolutions_are_split_in_two(tmp_path: Path, kind: type, kernel: int, 
     )
     assert split[0][0].weight.shape == (5, 8, *(kernel,) * size)
     assert split[0][1].weight.shape == (24, 5, *(1,) * size)
-    text = f"{24 * inner:,} → {5 * inner + 24 * 5:,} multiply-adds at an output position"
+    text = f"{24 * inner:,} → {5 * inner + 24 * 5:,} multiply-adds per output position"
     assert any(line.startswith(text) for label, line in summary(report) if label == "convolutions")
     assert report.plan is not None
     again = rmtcli.prune(tmp_path / "a.pt", plan=report.plan, selection=CONV_PLAN, dry_run=True)

@@ -41,4 +41,4 @@ def test_info_on_a_directory(tmp_path: Path) -> None:
     assert found.model_type == "bert"
     assert found.types == {"float32": 1, "I64": 1}
     assert found.files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    assert ("rmtcli", "no record: not written by rmtcli, or dense again") in found.lines
+    assert ("rmtcli", "no record: not written by rmtcli, or converted back to dense") in found.lines

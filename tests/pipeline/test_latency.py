@@ -16,7 +16,7 @@ from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
 from rmtcli.planning import Budget, Latency, Times
 from rmtcli.planning.allocate import RankOptions, allocate
-from rmtcli.report.rows import summary
+from rmtcli.report.summary import summary
 from rmtcli.report.totals import totals
 from rmtcli.running.clock import Clock, medians
 from tests.conftest import SAMPLES, Run

@@ -310,9 +310,9 @@ def test_the_command_reports_which_layers_share(folder: Path, tmp_path: Path, rm
         *("--data", folder / "d.npz", "--model", FACTORY, "--share-inputs"),
     )
     assert result.returncode == 0, result.stderr
-    assert "shares the first with" in " ".join(result.stdout.split())
+    assert "shares the first factor with" in " ".join(result.stdout.split())
     info = rmtcli("info", tmp_path / "b.safetensors")
-    assert "shares the first with q" in " ".join(info.stdout.split())
+    assert "shares the first factor with q" in " ".join(info.stdout.split())
     values = json.loads(rmtcli("info", tmp_path / "b.safetensors", "--json").stdout)
     assert values["manifest"]["shared"] == {"k": "q"}
 

@@ -12,9 +12,11 @@ import pytest
 
 import rmtcli
 from rmtcli.report.base import Report
+from rmtcli.report.formatting import shown
 from rmtcli.report.renderers import Context
 from rmtcli.report.renderers.html import to_html
-from rmtcli.report.rows import shown, summary, table
+from rmtcli.report.summary import summary
+from rmtcli.report.table import table
 from tests.conftest import SAMPLES, Run
 from tests.report.hostile import NAMES, hostile_report
 

@@ -10,7 +10,7 @@ import rmtcli
 from rmtcli.report.base import Report
 from rmtcli.report.renderers import Context
 from rmtcli.report.renderers.junit import to_junit
-from rmtcli.report.rows import summary
+from rmtcli.report.summary import summary
 from tests.conftest import SAMPLES
 from tests.report.hostile import NAMES, hostile_report
 

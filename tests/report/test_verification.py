@@ -10,16 +10,16 @@ FOUND = Verification("out", "BertModel", "AutoModel", "5.0", 7, 1e-4, None, 0)
 def test_a_verification_tells_what_it_found() -> None:
     assert dict(FOUND.summary())["opens as"] == "BertModel (AutoModel, transformers 5.0)"
     assert dict(FOUND.summary())["factored"].startswith("7 layers")
-    assert not {"by neither", "difference", "note"} & dict(FOUND.summary()).keys()
+    assert not {"with neither", "difference", "note"} & dict(FOUND.summary()).keys()
     distance = Distance("dense", "logits", 0.98765, 0.01234, 0.5)
     full = Verification(
         "out", "BertModel", "AutoModel", "5.0", 7, 1e-4, 2.34e-6, 3, distance, ("one", "two")
     )
     summary = full.summary()
-    assert dict(summary)["by neither"].startswith("3 weights would be random")
+    assert dict(summary)["with neither"].startswith("3 weights would be random")
     assert dict(summary)["difference"].startswith("2.3e-06 of the largest output")
     assert dict(summary)["logits"] == (
-        "mean cosine 0.9877, divergence 0.0123 nats, largest difference 0.5 of the largest, "
+        "mean cosine 0.9877, divergence 0.0123 nats, largest difference 0.5 of the largest output, "
         "against dense"
     )
     assert summary[-2:] == [("note", "one"), ("note", "two")]

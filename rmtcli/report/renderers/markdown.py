@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
+from rmtcli.report.formatting import shown
 from rmtcli.report.renderers.base import Context, Renderer
-from rmtcli.report.rows import NUMERIC, options, shown, summary, table
+from rmtcli.report.summary import options, summary
+from rmtcli.report.table import NUMERIC, table
 
 #: Signs that begin markup; an underscore within a word does not.
 _MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")

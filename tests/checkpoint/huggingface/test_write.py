@@ -167,7 +167,7 @@ def test_other_code_keeps_its_place_in_the_configuration(tmp_path: Path) -> None
     model_directory(tmp_path / "m", state(), own)
     report = rmtcli.prune(tmp_path / "m", keep="rank:k=3")
     assert config(tmp_path / "m.pruned")["auto_map"] == own["auto_map"]
-    assert any("the model brings code of its own" in note for note in report.notes)
+    assert any("the model comes with its own code" in note for note in report.notes)
 
 
 def test_the_hash_is_that_of_weights_and_configuration(model: Path) -> None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
+from rmtcli.report.formatting import shown
 from rmtcli.report.renderers.base import Context, Renderer
-from rmtcli.report.rows import NUMERIC, action, options, shown, summary, table
+from rmtcli.report.summary import options, summary
+from rmtcli.report.table import NUMERIC, action, table
 from rmtcli.report.totals import totals
 from rmtcli.version import __version__
 

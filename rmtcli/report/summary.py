@@ -1,0 +1,158 @@
+"""The summary of a report: lines of label and text, for every renderer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rmtcli.calibration import Calibrated
+from rmtcli.planning import Guard, Latency
+from rmtcli.report.base import Report
+from rmtcli.report.formatting import (
+    before_after,
+    count_of,
+    memory,
+    milliseconds,
+    shown,
+    some_of,
+    word_of,
+)
+from rmtcli.report.scores import data, dense, scores
+
+#: A label and its text.
+Line = tuple[str, str]
+
+
+def summary(report: Report) -> list[Line]:
+    """The most important results first, then notes, and the path of the output last."""
+    lines = [*_result(report), *_conditions(report)]
+    if report.output is not None:
+        lines.append(("bytes on disk", before_after(report.source.bytes, report.output.bytes)))
+    lines += [*_readback(report), *(line for times in report.latency for line in _latency(times))]
+    if report.comparison is not None:
+        lines += scores(report.comparison, report.reference)
+    lines += [("not layers", text) for text in _skipped(report)]
+    lines += [("note", note) for note in report.notes]
+    if report.output is not None:
+        lines.append(("wrote", report.output.path))
+    # Notes and paths may quote text from a file.
+    return [(label, shown(text)) for label, text in lines]
+
+
+def options(report: Report) -> list[Line]:
+    """The edge estimator and the keep rule, as the command line spells them."""
+    # A budget or a limit on the loss decides in place of a keep rule.
+    rule = None if report.budget or report.guard else report.keep
+    return [(label, text) for label, text in (("edge", report.edge), ("keep", rule)) if text]
+
+
+def _result(report: Report) -> list[Line]:
+    """The result of the command itself."""
+    if report.action == "analyze":
+        return _analysis(report)
+    if report.curve:
+        comparison = report.curve[0].comparison
+        parameters = f"{report.source.parameters:,} parameters{dense(report)}"
+        return [("dense", parameters), ("network", comparison.network), *data(comparison)]
+    if report.action in ("prune", "finetune") and report.layers:
+        return _pruning(report)
+    if report.action == "simulate":
+        text = f"{report.source.path}: {report.source.parameters:,} parameters"
+        return [("wrote", f"{text}; the metadata holds the true values")]
+    return []
+
+
+def _analysis(report: Report) -> list[Line]:
+    """The verdicts, the estimators, and the effect that pruning would have."""
+    verdicts = {plan.fit.verdict: plan.fit.verdict.value for plan in report.layers}
+    lines = [(word_of(verdict), text) for verdict, text in verdicts.items()]
+    chosen = Counter(plan.fit.chosen for plan in report.layers if plan.fit.chosen)
+    lines += [("edge", f"{text} ({count_of(n, 'layer')})") for text, n in chosen.most_common()]
+    lines.append(("parameters", f"{report.source.parameters:,}"))
+    change = before_after(*report.parameters, "parameters")
+    lines.append(("prune --keep auto", change if report.pruned else "would change nothing"))
+    return lines
+
+
+def _pruning(report: Report) -> list[Line]:
+    """The number of parameters, and of multiply-adds where convolutions are split."""
+    pruned = "no layer can be pruned by this rule"
+    if report.pruned:
+        pruned = before_after(*report.pruned_parameters)
+    lines = [("parameters", before_after(*report.parameters))]
+    lines.append((f"in {count_of(len(report.pruned), 'layer')}", pruned))
+    kernels = [p for p in report.pruned if p.layer.view.kernel and p.layout.splits]
+    if kernels:
+        before, after = sum(p.layer.size for p in kernels), sum(p.size for p in kernels)
+        text = before_after(before, after, "multiply-adds per output position")
+        lines.append(("convolutions", text))
+    return lines
+
+
+def _conditions(report: Report) -> Iterator[Line]:
+    """The data and the limits by which the ranks of all layers were decided together."""
+    if report.calibrated is not None:
+        yield "calibrated", _calibrated(report.calibrated)
+    if report.budget is not None:
+        yield "budget", report.budget.words
+    if report.guard is not None:
+        yield "guard", _guard(report.guard)
+
+
+def _calibrated(calibrated: Calibrated) -> str:
+    settings = calibrated.settings
+    parts = [f"{calibrated.samples:,} samples", f"{settings.metric} metric"]
+    text = ", ".join([*parts, f"{memory(calibrated.bytes)} of moments"])
+    if settings.sequential:
+        text += "; layer by layer"
+    if settings.heal:
+        text += f"; healed in {count_of(settings.heal, 'pass')}"
+    return text
+
+
+def _guard(guard: Guard) -> str:
+    text = f"a loss of at most {guard.max_drop:g} is allowed"
+    if guard.searched:
+        text += f"; searched on {guard.searched:,} samples, confirmed on {guard.confirmed:,}"
+    if guard.confidence is not None:
+        text += f"; {100 * guard.confidence:.0f} % confidence, from the samples below"
+    return text
+
+
+def _readback(report: Report) -> Iterator[Line]:
+    """The result of comparing the written output with what was intended."""
+    readback = report.readback
+    if readback is None:
+        return
+    text = f"{count_of(readback.tensors, 'tensor')} bit-identical to what was intended"
+    # The predicted errors are those of plain truncation.
+    if readback.errors and report.calibrated is None:
+        layers = len(readback.errors)
+        owner = "1 layer's error" if layers == 1 else f"the errors of {layers} layers"
+        text += f", {owner} as predicted"
+    yield "verified", text
+
+
+def _latency(latency: Latency) -> Iterator[Line]:
+    """The times of forward passes at one batch size, and the layers that got slower."""
+    threads = count_of(latency.threads, "thread")
+    at = f"at batch {latency.batch} ({latency.device}, {threads})"
+    parts = [("linear layers", latency.total)] if latency.layers else []
+    parts += [("network", latency.network)] if latency.network else []
+    text = "; ".join(f"{name} {_times(*times)}" for name, times in parts)
+    yield "latency", f"{text or 'no linear layers'} {at}"
+    if latency.slower:
+        names = some_of([shown(name) for name in latency.slower])
+        yield "slower", f"{names}: the two factors take longer than the dense layer {at}"
+
+
+def _times(before: float, after: float) -> str:
+    return f"{milliseconds(before)} → {milliseconds(after)} ({100 * (after / before - 1):+.0f} %)"
+
+
+def _skipped(report: Report) -> list[str]:
+    """One line per reason, with the first few names; JSON lists all of them."""
+    groups: dict[str, list[str]] = {}
+    for item in report.skipped:
+        groups.setdefault(item.reason.value, []).append(shown(item.name))
+    return [f"{some_of(names)}: {reason}" for reason, names in groups.items()]

@@ -1,0 +1,93 @@
+"""The table of a report: column names and rows of text, for every renderer."""
+
+from __future__ import annotations
+
+from rmtcli.planning import LayerPlan
+from rmtcli.report.base import Report
+from rmtcli.report.curve import Point
+from rmtcli.report.formatting import optional, shape_of, shown, word_of
+
+#: The columns after an analysis.
+_FIT: tuple[str, ...] = ("layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "p", "spikes")
+_FIT += ("break-even", "stable rank", "tail α", "verdict")
+#: The columns after pruning.
+_PRUNE: tuple[str, ...] = ("layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters")
+_PRUNE += ("action",)
+#: The columns of a curve.
+_CURVE: tuple[str, ...] = ("parameters", "left", "accuracy", "cosine", "change", "perplexity")
+_CURVE += ("agreement", "KL", "score")
+#: Columns whose text is aligned to the left; all others hold numbers.
+_TEXT = {"layer", "shape", "verdict", "action"}
+#: Columns of numbers, aligned to the right.
+NUMERIC = {*_FIT, *_PRUNE, *_CURVE} - _TEXT
+
+
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Column names, and one row per layer or per network of a curve."""
+    if report.curve:
+        rows = [_curve_row(point, report.source.parameters) for point in report.curve]
+        used = [i for i in range(len(_CURVE)) if any(row[i] for row in rows)]
+        return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
+    if report.action == "analyze":
+        return list(_FIT), [_fit_row(plan) for plan in report.layers]
+    return list(_PRUNE), [_prune_row(plan) for plan in report.layers]
+
+
+def action(plan: LayerPlan) -> str:
+    """What is done with a layer, and why it is left alone if it is."""
+    if plan.untouched is not None:
+        return f"left alone: {plan.untouched.value}"
+    if plan.shares_with is not None:
+        return f"split in two, shares the first factor with {shown(plan.shares_with)}"
+    return plan.layout.action
+
+
+def _fit_row(plan: LayerPlan) -> list[str]:
+    layer, fit, figures = plan.layer, plan.fit, plan.diagnostics
+    return [
+        shown(layer.name),
+        shape_of(layer.shape),
+        f"{fit.law.gamma:.3f}",
+        f"{fit.law.sigma:.4g}",
+        f"{plan.spectrum.singular_value(plan.largest):.4g}",
+        f"{plan.spectrum.singular_value(fit.edge):.4g}",
+        f"{fit.ks_distance:.4f}",
+        "–" if fit.p_value is None else f"{fit.p_value:.2g}",
+        str(plan.spikes),
+        str(layer.break_even_rank),
+        f"{figures.stable_rank:.1f}",
+        "–" if figures.tail_alpha is None else f"{figures.tail_alpha:.3g}",
+        word_of(fit.verdict) + (", output head" if layer.head else ""),
+    ]
+
+
+def _prune_row(plan: LayerPlan) -> list[str]:
+    layer, fit, after = plan.layer, plan.fit, plan.size
+    return [
+        shown(layer.name),
+        shape_of(layer.shape),
+        f"{plan.spectrum.singular_value(fit.edge):.4g}",
+        f"{fit.ks_distance:.4f}",
+        str(plan.spikes),
+        f"{plan.rank} of {min(layer.shape)}",
+        f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
+        action(plan),
+    ]
+
+
+def _curve_row(point: Point, dense: int) -> list[str]:
+    """A network of a curve; a cell is empty where its quantity was not measured."""
+    comparison, error = point.comparison, point.error
+    cosines, drop = comparison.cosines, comparison.drop
+    return [
+        f"{point.parameters:,}",
+        f"{100 * point.parameters / dense:.1f} %",
+        optional(comparison.after.accuracy if cosines is None else None, ".2f", " %"),
+        optional(None if cosines is None else float(cosines.mean()), ".4f"),
+        optional(None if drop is None else -drop + 0.0, "+.2f")
+        + ("" if error is None else f" ± {error:.2f}"),
+        optional(comparison.after.perplexity, ".4g"),
+        optional(comparison.agreement, ".2f", " %"),
+        optional(comparison.divergence, ".3g"),
+        optional(comparison.after.score, ".6g"),
+    ]
