@@ -1,4 +1,4 @@
-"""What an experiment consists of."""
+"""The parts of an experiment: its rows, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of training, run once a seed.
+    """One way of training, run once per seed.
 
     Attributes:
-        title: what stands in the table.
-        sizes: widths of the network, inputs and outputs included.
-        epochs: passes over the training images.
+        title: title of the row in the table.
+        sizes: widths of the network, with its inputs and outputs.
+        epochs: number of passes over the training images.
         lr: learning rate of SGD with momentum 0.9.
-        decay: what the learning rate is multiplied by after every ``decay_every`` epochs.
-        decay_every: epochs between two decays.
+        decay: factor of the learning rate after every ``decay_every`` epochs.
+        decay_every: number of epochs between two decays.
         prune: options of :class:`~rmtcli.training.RMTPruner`, called before each epoch; None for
             a network that is not pruned.
-        magnitude_like: title of the row whose final size is reached by magnitude pruning, at the
-            time when that row's pruner starts; None for none.
-        ranks: the trained network is truncated to each of these ranks in turn, and to its edge
-            rank; what is reported are those networks.
+        magnitude_like: title of the row whose final size magnitude pruning has to reach, halfway
+            through the training; None for no magnitude pruning.
+        ranks: ranks to which the trained network is truncated, one after the other, and then to its
+            edge rank; the truncated networks are reported.
         dropout: share of the hidden values that are dropped in training.
         l1: weight of Σ|w|.
         l2: weight of Σw².
         relu_logits: whether a ReLU follows the last layer.
-        noise: share of the training labels that are replaced by another class, drawn at random.
+        noise: share of the training labels that are replaced by another class at random.
         published: test accuracy that was published, in percent.
     """
 
@@ -51,14 +51,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of one row with one seed.
+    """Result of one row with one seed.
 
     Attributes:
         test: accuracy on the test images, in percent.
-        train: accuracy on the training images and the labels trained with, in percent.
-        parameters: of the network; those that are not zero after magnitude pruning.
-        dense: parameters of the network that training began with.
-        ranks: rank of each pruned layer.
+        train: accuracy on the training images with the labels of the training, in percent.
+        parameters: number of parameters of the network; after magnitude pruning, of those that are
+            not zero.
+        dense: number of parameters of the network when training began.
+        ranks: rank of each pruned layer, by name.
         curve: test accuracy after each epoch, in percent.
     """
 
@@ -75,9 +76,9 @@ class Experiment:
     """Rows that are compared with one another.
 
     Attributes:
-        name: what it is called.
+        name: name on the command line.
         source: paper and section.
-        rows: ways of training; the first of each ``noise`` is the network that is not pruned.
+        rows: ways of training; the first row of each ``noise`` is the network without pruning.
         published: published accuracies of truncated networks, by their titles.
     """
 
@@ -87,6 +88,6 @@ class Experiment:
     published: Mapping[str, str] = field(default_factory=dict)
 
     def reference(self, title: str) -> str:
-        """Title of the row that another one is compared with."""
+        """Return the title of the row that the row of this title is compared with."""
         row = next((row for row in self.rows if row.title == title), self.rows[0])
         return next(other.title for other in self.rows if other.noise == row.noise)

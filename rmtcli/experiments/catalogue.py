@@ -1,6 +1,6 @@
 """The published experiments, with their settings and figures.
 
-Settings are those of the papers and their notebooks; where a row differs, its title says so.
+Settings are those of the papers and their notebooks; if a row differs, its title says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rmtcli.experiments.base import Experiment, Row
 
-#: 2303.08986: BEMA with α = 0.2, β = 0.1, a fit accepted up to 0.1.
+#: arXiv 2303.08986: BEMA with α = 0.2 and β = 0.1; a fit is accepted up to a distance of 0.1.
 _SEED_EDGE = "bema:alpha=0.2,beta=0.1,max_distance=0.1,refits=0"
 _PRETRAINED_EDGE = "bema:alpha=0.25,beta=0.1,max_distance=1,refits=0"
 
@@ -19,6 +19,7 @@ _SPIKES = {"edge": "select", "keep": "auto"}
 
 
 def _titled(row: Row, title: str, **changes: object) -> Row:
+    """Return a row with another title and other settings."""
     return replace(row, title=title, **changes)  # type: ignore[arg-type]
 
 
@@ -98,7 +99,7 @@ def _fashion_2606() -> Experiment:
         "every": 4,
         "start": 4,
     }
-    found = _fashion("fashion-deep", "arXiv 2606.02608, appendix", base, prune, 1e-6)
+    experiment = _fashion("fashion-deep", "arXiv 2606.02608, appendix", base, prune, 1e-6)
     published = {
         "dense, ReLU on the logits": "71.64",
         "RMT-SVD, ReLU on the logits": "81.22",
@@ -106,13 +107,14 @@ def _fashion_2606() -> Experiment:
         "L1 + L2, ReLU on the logits": "81.70",
         "RMT-SVD + L2, ReLU on the logits": "90.16",
     }
-    last = found.rows[-1]
+    last = experiment.rows[-1]
     more = (
         _titled(last, "L1 + L2, ReLU on the logits", prune=None),
         _titled(last, "RMT-SVD + L2, ReLU on the logits", l1=0.0),
     )
-    rows = (replace(row, published=published.get(row.title, "")) for row in (*found.rows, *more))
-    return replace(found, rows=tuple(rows))
+    rows = (*experiment.rows, *more)
+    rows = tuple(replace(row, published=published.get(row.title, "")) for row in rows)
+    return replace(experiment, rows=rows)
 
 
 def _label_noise() -> Experiment:

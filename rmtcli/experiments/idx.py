@@ -1,4 +1,4 @@
-"""MNIST and its like, in the four IDX files that they are published as."""
+"""Data sets such as MNIST, in the four IDX files that they are published as."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ Bytes = NDArray[np.uint8]
 
 
 def read_split(folder: Path, split: str) -> tuple[Bytes, Bytes]:
-    """Images as rows of bytes, shape (samples, pixels), and their labels, shape (samples,).
+    """Read the images and labels of one split.
 
     Args:
-        folder: holds ``<split>-images-idx3-ubyte`` and ``<split>-labels-idx1-ubyte``, plain or
-            gzipped (``.gz``).
+        folder: folder with ``<split>-images-idx3-ubyte`` and ``<split>-labels-idx1-ubyte``, plain
+            or gzipped (``.gz``).
         split: ``train`` or ``t10k``.
 
+    Returns:
+        Images as rows of bytes, shape (samples, pixels), and their labels, shape (samples,).
+
     Raises:
-        UsageError: a file is not there.
-        EvaluationError: a file is damaged, or there are not as many labels as images.
+        UsageError: a file does not exist.
+        EvaluationError: a file is damaged, or the numbers of images and labels differ.
     """
     images = read_idx(_find(folder, f"{split}-images-idx3-ubyte"), 3)
     labels = read_idx(_find(folder, f"{split}-labels-idx1-ubyte"), 1)
@@ -36,10 +39,15 @@ def read_split(folder: Path, split: str) -> tuple[Bytes, Bytes]:
 
 
 def read_idx(path: Path, axes: int) -> Bytes:
-    """The array in an IDX file (LeCun, 1998): a magic number, big-endian sizes, then bytes.
+    """Read the array in an IDX file (LeCun, 1998): a magic number, big-endian sizes, then bytes.
+
+    Args:
+        path: the file, gzipped if its name ends in ``.gz``.
+        axes: number of axes that the array must have.
 
     Raises:
-        EvaluationError: the file is no IDX file of bytes with so many axes, or is cut short.
+        EvaluationError: the file is not an IDX file of bytes with this number of axes, or is cut
+            short.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -55,6 +63,11 @@ def read_idx(path: Path, axes: int) -> Bytes:
 
 
 def _find(folder: Path, name: str) -> Path:
+    """Return the path of a file, plain or gzipped.
+
+    Raises:
+        UsageError: the folder has neither.
+    """
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

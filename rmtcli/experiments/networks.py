@@ -13,11 +13,11 @@ from torch import nn
 def mlp(
     sizes: Sequence[int], seed: int, *, dropout: float = 0.0, relu_logits: bool = False
 ) -> nn.Sequential:
-    """Linear layers ``fc1``, ``fc2``, … with a ReLU between them and PyTorch's default weights.
+    """Return linear layers ``fc1``, ``fc2``, … with ReLUs between them and default weights.
 
     Args:
         sizes: width of the inputs, of each hidden layer, and of the outputs.
-        seed: of torch's random numbers, from here on.
+        seed: seed of torch's global random numbers, which are used from here on.
         dropout: share of the hidden values that are dropped in training.
         relu_logits: whether a ReLU follows the last layer too, as in the published notebooks.
     """

@@ -1,4 +1,4 @@
-"""Train one row of an experiment with one seed."""
+"""Training one row of an experiment with one seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Images:
 
     @staticmethod
     def read(folder: Path) -> Images:
-        """From the four IDX files of a folder."""
+        """Read the four IDX files of a folder."""
         arrays = (*read_split(folder, "train"), *read_split(folder, "t10k"))
         train, labels, test, test_labels = map(torch.from_numpy, arrays)
         return Images(train.float() / 255, labels.long(), test.float() / 255, test_labels.long())
@@ -40,13 +40,16 @@ class Images:
 def run(
     row: Row, seed: int, images: Images, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, Outcome]]:
-    """Train, and yield what came out: one outcome, or one a rank.
+    """Train, and yield the outcome with its title, or one outcome per rank.
 
     Args:
-        row: how to train.
-        seed: of the weights, the batches, and the wrong labels.
-        images: what to train and to test on.
-        sizes: parameters that other rows came to with this seed, by title.
+        row: the way of training.
+        seed: seed of the weights, the batches and the wrong labels.
+        images: training and test images.
+        sizes: numbers of parameters that other rows had at the end with this seed, by title.
+
+    Yields:
+        (title, outcome).
 
     Raises:
         TrainingError: the loss is no longer finite.
@@ -79,6 +82,11 @@ def run(
 def _epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, pruner: RMTPruner, x: Tensor, y: Tensor
 ) -> None:
+    """Train for one epoch on the images x and the labels y.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+    """
     model.train()
     loss = torch.zeros(())
     for rows in torch.split(torch.randperm(len(x)), BATCH):
@@ -94,7 +102,7 @@ def _epoch(
 def _truncated(
     model: nn.Sequential, row: Row, options: Mapping[str, str], images: Images, labels: Tensor
 ) -> Iterator[tuple[str, Outcome]]:
-    """The first layer of a trained network at each rank, and at its edge rank."""
+    """Yield the outcome with the first layer truncated to each rank, and to its edge rank."""
     dense = sum(p.numel() for p in model.parameters())
     rules = [*(f"rank:k={rank}" for rank in row.ranks), "edge:at_least=10"]
     for rule in rules:
@@ -111,7 +119,7 @@ def _truncated(
 
 
 def noisy(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Labels of which a share is replaced by another class, each other class as likely."""
+    """Return labels of which a share is replaced by another class, all equally likely."""
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))]
     classes = int(labels.max()) + 1
@@ -122,15 +130,15 @@ def noisy(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def cut_smallest(model: nn.Module, count: int) -> None:
-    """Magnitude pruning: the ``count`` smallest weights of all layers are 0 from now on."""
+    """Prune by magnitude: fix the ``count`` smallest weights of all linear layers at 0."""
     weights = [(m, "weight") for m in model.modules() if isinstance(m, nn.Linear)]
     prune.global_unstructured(weights, prune.L1Unstructured, amount=count)
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy in percent."""
+    """Return the top-1 accuracy in percent."""
     model.eval()
     batches = zip(torch.split(images, 4096), torch.split(labels, 4096), strict=True)
-    right = [int((model(x).argmax(1) == y).sum()) for x, y in batches]
-    return 100 * sum(right) / len(images)
+    correct = [int((model(x).argmax(1) == y).sum()) for x, y in batches]
+    return 100 * sum(correct) / len(images)

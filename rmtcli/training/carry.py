@@ -1,9 +1,9 @@
-"""An optimizer's memory of a parameter, carried over to what takes the parameter's place.
+"""Carrying an optimizer's state over from a parameter to the parameters that replace it.
 
-Where a parameter W becomes new ones, the gradient of each new one is a linear map of W's:
-W = A·B gives ∂A = G·Bᵀ and ∂B = Aᵀ·G. Whatever an optimizer averages over gradients goes the same
-way. Averages of squared gradients go through the squared maps, which is their expectation for
-entries that are independent.
+When a parameter W with gradient G is replaced, the gradient of each new parameter is a linear map
+of G: W = A·B gives ∂A = G·Bᵀ and ∂B = Aᵀ·G. An optimizer's averages of gradients are mapped in this
+way too. Averages of squared gradients are mapped by the squared matrices, which gives their
+expectation if the entries are independent.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-#: State that is linear in the gradients, and state that is quadratic, by torch's names.
+#: torch's names of optimizer state that is linear in the gradients, and of state that is quadratic.
 _LINEAR = ("momentum_buffer", "exp_avg", "grad_avg")
 _SQUARE = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heir:
-    """A new parameter whose gradient is left · G · right, G that of the old one.
+    """A new parameter with the gradient left · G · right, where G is the old parameter's gradient.
 
     Attributes:
         parameter: the new parameter.
@@ -37,7 +37,7 @@ class Heir:
     right: Tensor | None = None
 
     def map(self, gradient: Tensor, *, squared: bool = False) -> Tensor:
-        """What the old parameter's gradient, or its square, is for the new one."""
+        """Map a gradient of the old parameter, or its square, to the new one."""
         for side, matrix in (("left", self.left), ("right", self.right)):
             if matrix is not None:
                 m = (matrix.square() if squared else matrix).to(gradient)
@@ -47,15 +47,16 @@ class Heir:
 
 @torch.no_grad()
 def carry(optimizer: Optimizer, old: nn.Parameter, heirs: Sequence[Heir]) -> None:
-    """Put new parameters into the place of an old one, with its state and pending gradient.
+    """Replace a parameter in its optimizer, and carry over its state and pending gradient.
 
-    State that torch's optimizers are not known to keep is dropped, with a warning.
+    If the optimizer keeps state of an unknown kind, all state of the parameter is dropped, with a
+    warning.
 
     Args:
-        optimizer: any torch optimizer that holds ``old``; its groups stay the same objects, so
-            that schedulers go on.
-        old: the parameter that goes.
-        heirs: the parameters that come.
+        optimizer: any torch optimizer that holds ``old``; its groups stay the same objects, so that
+            schedulers keep working.
+        old: the parameter to replace.
+        heirs: the parameters that replace it.
     """
     for group in optimizer.param_groups:
         group["params"] = [
@@ -64,11 +65,11 @@ def carry(optimizer: Optimizer, old: nn.Parameter, heirs: Sequence[Heir]) -> Non
             for parameter in ([h.parameter for h in heirs] if held is old else [held])
         ]
     state = optimizer.state.pop(old, {})
-    unknown = [k for k, v in state.items() if _of(v, old) and k not in (*_LINEAR, *_SQUARE)]
+    unknown = [k for k, v in state.items() if _per_entry(v, old) and k not in (*_LINEAR, *_SQUARE)]
     if unknown:
         warnings.warn(
             f"{type(optimizer).__name__} keeps {', '.join(unknown)}, which cannot be carried over "
-            "to factors: its state for them starts anew",
+            "to factors: its state for them is reset",
             stacklevel=2,
         )
         state = {}
@@ -81,12 +82,13 @@ def carry(optimizer: Optimizer, old: nn.Parameter, heirs: Sequence[Heir]) -> Non
             }
 
 
-def _of(value: Any, parameter: nn.Parameter) -> bool:
-    """Whether a piece of state belongs to the parameter's entries."""
+def _per_entry(value: Any, parameter: nn.Parameter) -> bool:
+    """Whether a piece of state has one value per entry of the parameter."""
     return isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
 
 
 def _carried(name: str, value: Any, old: nn.Parameter, heir: Heir) -> Any:
-    if _of(value, old):
+    """Return a piece of state for the new parameter; state of other shapes is copied."""
+    if _per_entry(value, old):
         return heir.map(value, squared=name in _SQUARE)
     return value.clone() if isinstance(value, Tensor) else value

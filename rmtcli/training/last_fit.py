@@ -1,4 +1,4 @@
-"""What a pruner remembers of a layer between two calls."""
+"""The last fit of a layer, which a pruner keeps between two calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rmtcli.spectra import Spectrum
 
 
 @dataclass(slots=True, eq=False)
-class Memory:
+class LastFit:
     """The last fit of a layer.
 
     Attributes:
-        fit: the fit, or None before the first.
-        spikes: eigenvalues above its edge.
-        cut: the rank that the layer was cut to since, or None while it is whole.
+        fit: the fit; None before the first one.
+        spikes: number of eigenvalues above its edge.
+        cut: rank that the layer was truncated to afterwards; None for a layer that is whole.
     """
 
     fit: EdgeFit | None = None
@@ -31,7 +31,13 @@ class Memory:
     def refit(
         self, spectrum: Spectrum, weight: Callable[[], FloatArray], edge: EdgeEstimator
     ) -> EdgeFit:
-        """The fit of a whole weight; of one that was cut, the last fit, carried over."""
+        """Fit a whole weight; carry the last fit over to a weight that was truncated.
+
+        Args:
+            spectrum: the layer's spectrum now.
+            weight: function that gives the weight, shape (out, in).
+            edge: the edge estimator.
+        """
         if self.fit is None or self.cut is None:
             self.fit = edge.fit(spectrum, weight())
         else:
@@ -40,7 +46,7 @@ class Memory:
         return self.fit
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers and text."""
+        """Return the fit as plain numbers and text, for a state dict."""
         fit = self.fit
         return {
             "spikes": self.spikes,
@@ -58,15 +64,15 @@ class Memory:
         }
 
     @staticmethod
-    def of(state: Mapping[str, Any]) -> Memory:
-        """The memory that :meth:`state` tells of."""
-        found = state["fit"]
-        fit = found and EdgeFit(
-            MarchenkoPastur(found["gamma"], found["sigma"]),
-            found["edge"],
-            found["ks_distance"],
-            Verdict[found["verdict"]],
-            Noise(found["top"], found["scale"]),
-            one_variance=found["one_variance"],
+    def of(state: Mapping[str, Any]) -> LastFit:
+        """Return the fit from the result of :meth:`state`."""
+        saved = state["fit"]
+        fit = saved and EdgeFit(
+            MarchenkoPastur(saved["gamma"], saved["sigma"]),
+            saved["edge"],
+            saved["ks_distance"],
+            Verdict[saved["verdict"]],
+            Noise(saved["top"], saved["scale"]),
+            one_variance=saved["one_variance"],
         )
-        return Memory(fit, state["spikes"], state["cut"])
+        return LastFit(fit, state["spikes"], state["cut"])

@@ -1,9 +1,8 @@
-"""The linear layers of a network in training, dense or split in two."""
+"""The linear layers of a network in training, dense or split into two factors."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import TrainingError
-from rmtcli.layers import Selection
 from rmtcli.layouts.module import float64_of
 from rmtcli.layouts.split import SplitLinear
 from rmtcli.spectra import Factors, Spectrum, factorize, spectrum
@@ -28,7 +25,7 @@ class Decomposition:
 
     Attributes:
         spectrum: all p eigenvalues, without vectors; those that were cut off are 0.
-        factors: the best approximation of a rank.
+        factors: function that gives the best approximation of a rank.
     """
 
     spectrum: Spectrum
@@ -37,17 +34,17 @@ class Decomposition:
 
 @dataclass(slots=True, eq=False)
 class TrainedLayer:
-    """One linear layer, wherever the network holds it.
+    """One linear layer, which several modules of the network may hold.
 
     Attributes:
         name: the weight's name in the dense network, such as ``fc1.weight``.
-        places: every parent module, and the layer's name in it.
+        parents: every module that holds the layer, with the layer's name in it.
         module: ``nn.Linear`` or :class:`~rmtcli.layouts.split.SplitLinear`.
-        scale: what the gradients of the factors are multiplied by; 1 of a dense layer.
+        scale: number that the gradients of the factors are multiplied by; 1 for a dense layer.
     """
 
     name: str
-    places: list[tuple[nn.Module, str]]
+    parents: list[tuple[nn.Module, str]]
     module: nn.Linear | SplitLinear
     scale: float = 1.0
 
@@ -58,19 +55,19 @@ class TrainedLayer:
 
     @property
     def rank(self) -> int:
-        """Inner width of a split layer; p of a dense one."""
+        """Number of inner values of a split layer; p for a dense one."""
         if isinstance(self.module, SplitLinear):
             return self.module.left.in_features
         return min(self.shape)
 
     @property
     def split(self) -> bool:
-        """Whether it is two linear maps now."""
+        """Whether the layer is split into two linear maps."""
         return isinstance(self.module, SplitLinear)
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """The weight, or the right and the left factor."""
+        """The weight, or the right factor and the left factor."""
         if isinstance(self.module, SplitLinear):
             return [_parameter(self.module.right), _parameter(self.module.left)]
         return [_parameter(self.module)]
@@ -83,13 +80,13 @@ class TrainedLayer:
     @property
     def in_place(self) -> bool:
         """Whether the network still holds the module."""
-        return all(parent._modules.get(key) is self.module for parent, key in self.places)
+        return all(parent._modules.get(key) is self.module for parent, key in self.parents)
 
     def decompose(self) -> Decomposition:
-        """Singular values and vectors; of a split layer, through the small core of its product.
+        """Decompose the weight; a split layer, by the small core of the product of its factors.
 
         Raises:
-            TrainingError: values that are not finite, or nothing but zeros.
+            TrainingError: the weight has values that are not finite, or only zeros.
         """
         arrays = [float64_of(weight) for weight in self.weights]
         if not all(np.isfinite(array).all() for array in arrays):
@@ -104,22 +101,28 @@ class TrainedLayer:
             )
         if not self.split:
             (weight,) = arrays
-            found = spectrum(weight, vectors=True)
-            bare = Spectrum(found.eigenvalues, found.n, found.p)
-            return Decomposition(bare, lambda rank: factorize(weight, found, rank))
+            whole = spectrum(weight, vectors=True)
+            bare = Spectrum(whole.eigenvalues, whole.n, whole.p)
+            return Decomposition(bare, lambda rank: factorize(weight, whole, rank))
         return _product(*arrays)
 
     @torch.no_grad()
     def replace(self, factors: Factors, optimizer: Optimizer) -> None:
-        """Stand as two linear maps from now on; the optimizer's state goes along.
+        """Replace the layer by two linear maps, and carry the optimizer's state over.
 
-        The gradients of the new factors A'·B' are linear in those of what they come from: with a
-        weight's G, they are G·B'ᵀ and A'ᵀ·G; with factors A' = A·T and B' = Q·B, they are ∂A·Qᵀ and
-        Tᵀ·∂B, where Q = S⁻¹A'ᵀA and T = B·B'ᵀS⁻¹ (S the singular values).
+        The gradients of the new factors A'·B' are linear in the old gradients. If the layer was
+        dense and its weight has the gradient G, they are G·B'ᵀ and A'ᵀ·G. If it was split into A
+        and B, so that A' = A·T and B' = Q·B, they are ∂A·Qᵀ and Tᵀ·∂B, where Q = S⁻¹A'ᵀA and
+        T = B·B'ᵀS⁻¹ with the singular values S.
 
         A step η of gradient descent on the factors moves their product by η(G·BᵀB + AAᵀ·G), up to
         2s₁ times as far as it would move the weight. The gradients of the factors are therefore
-        multiplied by 1/(2s₁), or a learning rate that suited the dense layer would be too large.
+        multiplied by 1/(2s₁); otherwise a learning rate that suits the dense layer would be too
+        large.
+
+        Args:
+            factors: the new factors.
+            optimizer: optimizer of the layer's parameters.
         """
         left, right = (_tensor(f, self.weights[0]) for f in (factors.left, factors.right))
         a, b = nn.Parameter(left), nn.Parameter(right)
@@ -135,120 +138,62 @@ class TrainedLayer:
         else:
             heirs = [Heir(b, left=change * left.T), Heir(a, right=change * right.T)]
             carry(optimizer, self.weights[0], heirs)
-        self._stand(split_of(self.module, a, b))
+        self._put_into_network(split_of(self.module, a, b))
         self.scale_gradients(scale)
 
     @torch.no_grad()
     def overwrite(self, weight: FloatArray) -> None:
-        """Change the values of a dense layer."""
+        """Replace the values of a dense layer, shape (out, in)."""
         (own,) = self.weights
         own.copy_(_tensor(weight, own))
 
     def split_empty(self, rank: int, optimizer: Optimizer | None = None) -> None:
-        """Stand as two maps of zeros, to be loaded into; an optimizer forgets the weight."""
+        """Split the layer into two maps of zeros, so that a state dict can be loaded.
+
+        Args:
+            rank: number of inner values.
+            optimizer: optimizer of the layer, which drops its state of the weight; None for none.
+        """
         old = self.weights[0]
         out, inputs = self.shape
         b, a = (nn.Parameter(old.new_zeros(shape)) for shape in ((rank, inputs), (out, rank)))
         if optimizer is not None:
             optimizer.state.pop(old, None)
             carry(optimizer, old, [Heir(b), Heir(a)])
-        self._stand(split_of(self.module, a, b))
+        self._put_into_network(split_of(self.module, a, b))
 
     def scale_gradients(self, scale: float) -> None:
-        """Multiply what the factors' gradients are from now on; once for each pair of factors."""
+        """Multiply all further gradients of the factors; call it once per pair of factors."""
         self.scale = scale
         for weight in self.weights:
             weight.register_hook(lambda gradient: scale * gradient)  # type: ignore[no-untyped-call]
 
-    def _stand(self, module: SplitLinear) -> None:
-        for parent, key in self.places:
+    def _put_into_network(self, module: SplitLinear) -> None:
+        """Replace the module in every parent."""
+        for parent, key in self.parents:
             setattr(parent, key, module)
         self.module, self.scale = module, 1.0
 
 
 def split_of(module: nn.Linear | SplitLinear, a: nn.Parameter, b: nn.Parameter) -> SplitLinear:
-    """Two linear maps with these weights in place of a layer, whose bias they share."""
-    # On the meta device no weights are drawn: torch's random numbers stay what they would be.
-    blank = nn.Linear(module.in_features, module.out_features, device="meta", dtype=a.dtype)
-    made = SplitLinear(blank, a.shape[1], bias=module.bias is not None)
-    made.right.weight, made.left.weight = b, a
-    if module.bias is not None:
-        made.left.bias = cast(nn.Parameter, module.bias)
-    return made.train(module.training)
-
-
-@torch.no_grad()
-def adopt(model: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Give linear layers the shapes that a state dict has for them, so that it can be loaded.
+    """Return two linear maps with the weights ``b``, then ``a``, and the bias of a layer.
 
     Args:
-        model: the network, whose layers are replaced in place.
-        state: a state dict of the network after it was pruned.
-        prefix: what the network's names begin with in it.
+        module: the layer that they replace.
+        a: left factor, shape (out, rank).
+        b: right factor, shape (rank, in).
     """
-    for layer in _all_layers(model):
-        path = f"{prefix}{module_of(layer.name)}"
-        right, _, _ = factors_of(path)
-        if right in state and not layer.split:
-            layer.split_empty(len(state[right]))
-        for name, own in layer.module.named_parameters():
-            shape = getattr(state.get(member(path, name)), "shape", own.shape)
-            if shape != own.shape:  # a hidden layer that got narrower
-                setattr(layer.module, name, nn.Parameter(own.new_zeros(shape)))
-        if not layer.split:
-            layer.module.out_features, layer.module.in_features = layer.module.weight.shape
-
-
-def layers_in(model: nn.Module, selection: Selection) -> tuple[list[TrainedLayer], dict[str, str]]:
-    """Every linear layer that may be pruned, in the network's order, and why others may not.
-
-    The last linear layer and those with few outputs are output heads.
-    """
-    layers = _all_layers(model)
-    users = Counter(id(p) for owner in model.modules() for p in owner._parameters.values())
-    kept, others = [], {}
-    for layer in layers:
-        if selection.leaves_out(layer.name):
-            others[layer.name] = "left out by include or exclude"
-        elif layer.name in selection.include:
-            kept.append(layer)
-        elif layer is layers[-1] or layer.shape[0] < selection.min_side:
-            others[layer.name] = "output head"
-        elif any(users[id(weight)] > 1 for weight in layer.weights):
-            others[layer.name] = "tied to another module"
-        elif not all(weight.requires_grad for weight in layer.weights):
-            others[layer.name] = "frozen"
-        else:
-            kept.append(layer)
-    return kept, others
-
-
-def classes_of(model: nn.Module, selection: Selection) -> int:
-    """Outputs of the last linear layer, where they are few enough to be classes; else 1."""
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    return last.out_features if last.out_features < selection.min_side else 1
-
-
-def _all_layers(model: nn.Module) -> list[TrainedLayer]:
-    found: dict[int, TrainedLayer] = {}
-    for parent, key, module, path in _linears(model):
-        if id(module) in found:
-            found[id(module)].places.append((parent, key))
-        else:
-            found[id(module)] = TrainedLayer(member(path, "weight"), [(parent, key)], module)
-    return list(found.values())
-
-
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | SplitLinear, str]]:
-    """(parent, key, module, path) of linear layers, those inside a split layer left out."""
-    inside = {id(part) for m in model.modules() if isinstance(m, SplitLinear) for part in m}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if path and isinstance(module, nn.Linear | SplitLinear) and id(module) not in inside:
-            yield model.get_submodule(module_of(path)), path.rpartition(".")[2], module, path
+    # On the meta device no weights are drawn, so that torch's random numbers are not affected.
+    blank = nn.Linear(module.in_features, module.out_features, device="meta", dtype=a.dtype)
+    split = SplitLinear(blank, a.shape[1], bias=module.bias is not None)
+    split.right.weight, split.left.weight = b, a
+    if module.bias is not None:
+        split.left.bias = cast(nn.Parameter, module.bias)
+    return split.train(module.training)
 
 
 def _product(right: FloatArray, left: FloatArray) -> Decomposition:
-    """That of left · right, from the r × r core between the orthonormal bases of both."""
+    """Decompose left · right by the r × r core between orthonormal bases of both."""
     (a, core_a), (b, core_b) = np.linalg.qr(left), np.linalg.qr(right.T)
     core = core_a @ core_b.T
     inner = spectrum(core, vectors=True)
@@ -257,6 +202,7 @@ def _product(right: FloatArray, left: FloatArray) -> Decomposition:
     eigenvalues[p - inner.p :] = inner.eigenvalues * inner.n / n
 
     def factors(rank: int) -> Factors:
+        """Return the best approximation of the product, of this rank."""
         small = factorize(core, inner, rank)
         return Factors(a @ small.left, small.right @ b.T)
 
@@ -264,8 +210,10 @@ def _product(right: FloatArray, left: FloatArray) -> Decomposition:
 
 
 def _parameter(linear: nn.Linear) -> nn.Parameter:
+    """Return the weight with its type, which torch declares as Tensor."""
     return cast(nn.Parameter, linear.weight)
 
 
 def _tensor(values: FloatArray, like: Tensor) -> Tensor:
+    """Return the values as a tensor with the device and type of another one."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype)

@@ -1,4 +1,4 @@
-"""Steps of a pruner as rows of a table, and to and from files."""
+"""Logs of a pruner: its steps as rows of a table, in CSV or JSON files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rmtcli.training.step import Change, Step
 
 Row = Mapping[str, Any]
 
-#: Endings of files that hold a log.
+#: Endings of log files.
 ENDINGS = (".csv", ".json")
 _CHANGE = [field.name for field in fields(Change)]
 _NEEDED = {"time": int, "parameters": int, "layer": str, "rank": int}
@@ -24,21 +24,25 @@ _WORDS = ("layer", "action", "reason")
 
 
 def rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
-    """A row for each layer and time; where no layer was looked at, one that names only its rank."""
-    found: list[dict[str, Any]] = []
+    """Return one row per layer and step; where no layer was fitted, it has only the rank."""
+    table: list[dict[str, Any]] = []
     for step in steps:
         changes = {change.layer: asdict(change) for change in step.changes}
         for layer, rank in step.ranks.items():
             own = changes.get(layer, {"layer": layer, "rank": rank})
-            found.append({"time": step.time, "parameters": step.parameters, **own, **step.metrics})
-    return found
+            table.append({"time": step.time, "parameters": step.parameters, **own, **step.metrics})
+    return table
 
 
 def write_log(table: Sequence[Row], path: str | Path) -> None:
-    """Write rows as ``.csv`` or ``.json``, whole or not at all; an older log is replaced.
+    """Write rows as ``.csv`` or ``.json``, completely or not at all; replaces an older log.
+
+    Args:
+        table: the rows, as :func:`rows` returns them.
+        path: the file.
 
     Raises:
-        UsageError: another ending.
+        UsageError: the name has another ending.
     """
     path = check_ending(path)
     if path.suffix == ".json":
@@ -56,10 +60,10 @@ def write_log(table: Sequence[Row], path: str | Path) -> None:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a log, numbers as numbers.
+    """Read the rows of a log, with numbers as numbers.
 
     Raises:
-        UsageError: no such file, another ending, or no log.
+        UsageError: the file does not exist, has another ending, or is not a log.
     """
     path = check_ending(path)
     try:
@@ -78,10 +82,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def check_ending(path: str | Path) -> Path:
-    """The path, if it ends as a log does.
+    """Return the path if its ending is that of a log.
 
     Raises:
-        UsageError: it does not.
+        UsageError: the name has another ending.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
@@ -90,19 +94,20 @@ def check_ending(path: str | Path) -> Path:
 
 
 def _is_row(row: object) -> bool:
+    """Whether a value has the fields that every row of a log has."""
     return isinstance(row, dict) and all(
         isinstance(row.get(k), kind) for k, kind in _NEEDED.items()
     )
 
 
 def _numbers(row: Mapping[str | None, str]) -> dict[str, Any]:
-    """A row of a CSV file: empty cells are left out."""
-    found: dict[str, Any] = {}
+    """Return a row of a CSV file with its numbers converted and its empty cells left out."""
+    converted: dict[str, Any] = {}
     for key, value in row.items():
         if key is None:
             raise ValueError("a row has more cells than the first one names")
         if key in _WORDS or not value:
-            found |= {key: value} if value else {}
+            converted |= {key: value} if value else {}
         else:
-            found[key] = float(value) if set(value) & set(".einf") else int(value)
-    return found
+            converted[key] = float(value) if set(value) & set(".einf") else int(value)
+    return converted

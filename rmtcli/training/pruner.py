@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, cast
 
 import torch
@@ -17,30 +16,23 @@ from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.layers import Selection
 from rmtcli.spectra import Spectrum
 from rmtcli.training.absorb import absorb, followers, narrow_empty
-from rmtcli.training.last_fit import Memory
-from rmtcli.training.layers import Decomposition, TrainedLayer, classes_of, layers_in
+from rmtcli.training.action import Action
+from rmtcli.training.find import check_optimizer, classes_of, layers_in
+from rmtcli.training.last_fit import LastFit
+from rmtcli.training.layers import Decomposition, TrainedLayer
 from rmtcli.training.log import rows
 from rmtcli.training.schedules import SCHEDULES
 from rmtcli.training.step import Change, Step
 
 
-class Action(Enum):
-    """What becomes of a layer whose singular values are to go; the value is its name."""
-
-    SPLIT = "split"
-    TRUNCATE = "truncate"
-    HALVE = "halve"
-    ABSORB = "absorb"
-
-
 class RMTPruner:
-    """Fits, truncates and splits the linear layers of a network at chosen times of its training.
+    """Fits, truncates and splits the linear layers of a network during its training.
 
-    Call :meth:`step` once an epoch, before it, or once an optimizer step, after it; ``start``,
-    ``every`` and the schedule count these calls. Between them everything is an ordinary network
-    and an ordinary optimizer: gradient scaling, schedulers and ``torch.compile`` go on as they
-    were. Momentum and moments go over to the factors. The method is that of Shmalo, Jenkins and
-    Krupchytskyi (2023, arXiv 2303.08986).
+    Call :meth:`step` before each epoch, or after each step of the optimizer; ``start``, ``every``
+    and the schedule count these calls. Between two calls, the network and the optimizer are
+    ordinary ones: gradient scaling, schedulers and ``torch.compile`` keep working. Momentum and
+    moments are carried over to the factors. The method is that of Shmalo, Jenkins and Krupchytskyi
+    (2023, arXiv 2303.08986).
 
     Examples:
         >>> pruner = RMTPruner(model, optimizer, schedule="constant:of=0.45")  # doctest: +SKIP
@@ -53,28 +45,29 @@ class RMTPruner:
         optimizer: any torch optimizer over its parameters.
         edge: edge estimator with options.
         keep: keep rule with options.
-        schedule: share of what the rule drops that is kept all the same, by time.
-        action: ``split`` puts two linear maps in place of a layer where they are smaller, and
-            truncates it in place where they are not; ``truncate`` never splits; ``halve`` halves
-            the dropped singular values; ``absorb`` gives a factor to the next layer, so that the
-            hidden layer gets narrower (Paul and Nelson, 2023).
+        schedule: share of the rule's dropped singular values that is still kept, over time.
+        action: ``split`` replaces a layer by two linear maps if they are smaller, and otherwise
+            truncates it in place; ``truncate`` never splits; ``halve`` halves the dropped singular
+            values; ``absorb`` multiplies a factor into the next layer, which makes the hidden layer
+            narrower (Paul and Nelson, 2023).
         start: the first call that acts; the first call has time 0.
-        every: how many calls lie between two that act.
-        stop: the call from which on none acts, or None.
-        hysteresis: a layer is left alone unless its rank falls by more than this share.
-        least: smallest rank; by default the number of classes, the outputs of the last linear
-            layer if it has fewer than ``selection.min_side``, else 1.
+        every: number of calls from one that acts to the next.
+        stop: the first call that no longer acts, or None.
+        hysteresis: a layer is left alone unless its rank falls by at least this share.
+        least: smallest rank; by default the number of outputs of the last linear layer if it is
+            below ``selection.min_side``, else 1.
         l1: weight of Σ|w| over all weights of two or more dimensions, for :meth:`penalize`.
-        l2: weight of Σw² over the same.
+        l2: weight of Σw² over these weights, for :meth:`penalize`.
         selection: which layers may be pruned.
 
     Attributes:
         layers: the layers that may be pruned.
-        left_alone: other linear layers, and why.
-        log: a row for each layer and call, for :func:`~rmtcli.training.write_log`.
+        left_alone: why other linear layers are not pruned, by name.
+        log: one row per layer and call, for :func:`~rmtcli.training.write_log`.
 
     Raises:
-        UsageError: a wrong option, no layer to prune, or a weight that the optimizer does not hold.
+        UsageError: an option is wrong, there is no layer to prune, or the optimizer does not hold a
+            layer's weight.
     """
 
     def __init__(
@@ -98,14 +91,14 @@ class RMTPruner:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             raise UsageError(
                 f"{type(model).__name__} fixes its parameters: make the pruner with model.module, "
-                "and wrap anew after each step that changed a layer"
+                "and wrap the model again after each step that changes a layer"
             )
         self.model = cast(nn.Module, getattr(model, "_orig_mod", model))
         self.optimizer = optimizer
         self.edge, self.keep = EDGES.parse(edge), KEEP_RULES.parse(keep)
         self.schedule = SCHEDULES.parse(schedule)
-        self.action = _action(action)
-        _check(start=start, every=every - 1, stop=stop or 0, l1=l1, l2=l2, least=least or 0)
+        self.action = Action.named(action)
+        _check_numbers(start=start, every=every - 1, stop=stop or 0, l1=l1, l2=l2, least=least or 0)
         if not 0 <= hysteresis < 1:
             raise UsageError(f"hysteresis must be in [0, 1), not {hysteresis}")
         self.start, self.every, self.stop = start, every, stop
@@ -116,27 +109,21 @@ class RMTPruner:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.left_alone.items())
             raise UsageError(f"no linear layer to prune{': ' if why else ''}{why}")
         self.least = classes_of(self.model, selection) if least is None else least
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for layer in self.layers:
-            if not {id(weight) for weight in layer.weights} <= known:
-                raise UsageError(
-                    f"{layer.name} is not among the optimizer's parameters: give the pruner the "
-                    "optimizer that trains it, or leave the layer out"
-                )
+        check_optimizer(optimizer, self.layers)
         self._next: dict[str, nn.Linear] = {}
         if self.action is Action.ABSORB:
             self._next = followers(self.model, self.layers)
             last = [layer.name for layer in self.layers if layer.name not in self._next]
-            self.left_alone |= dict.fromkeys(last, "no layer follows that could take a factor")
+            self.left_alone |= dict.fromkeys(last, "no layer follows that could absorb a factor")
             self.layers = [layer for layer in self.layers if layer.name in self._next]
         self.time = 0
         self.dense = self.parameters
         self.log: list[dict[str, Any]] = []
-        self._memory = {layer.name: Memory() for layer in self.layers}
+        self._fits = {layer.name: LastFit() for layer in self.layers}
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole network, as it is now."""
+        """Number of parameters of the whole network now."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
@@ -148,14 +135,14 @@ class RMTPruner:
         """Count a call, and prune if it is time.
 
         Args:
-            metrics: what to log beside the ranks, such as ``loss=…``.
+            metrics: measurements to log with the ranks, such as ``loss=…``.
 
         Returns:
-            What was done; as text, one line.
+            The result of the call; ``str`` gives one line.
 
         Raises:
-            TrainingError: a metric or weight that is not finite, a layer that is all zeros, or one
-                that is no longer in the network.
+            TrainingError: a metric or a weight is not finite, a layer is all zeros, or a layer is
+                no longer in the network.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -189,7 +176,7 @@ class RMTPruner:
                 weight.grad.add_(weight, alpha=2 * scale * self.l2)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a later run needs to go on: plain numbers and text."""
+        """Return the state that a later run needs to resume: plain numbers and text."""
         return {
             "time": self.time,
             "dense": self.dense,
@@ -198,7 +185,7 @@ class RMTPruner:
                     "rank": layer.rank if layer.split else None,
                     "scale": layer.scale,
                     "shape": list(layer.shape),
-                    **self._memory[layer.name].state(),
+                    **self._fits[layer.name].state(),
                 }
                 for layer in self.layers
             },
@@ -206,16 +193,16 @@ class RMTPruner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a run was stopped.
+        """Restore the state of an earlier run.
 
-        Layers are given the shapes that they had, so that the network's and then the optimizer's
-        state dicts can be loaded, in that order, after this.
+        Layers get the shapes that they had, so that afterwards the state dict of the network can be
+        loaded, and then that of the optimizer.
 
         Raises:
-            UsageError: the state of another network.
+            UsageError: the state belongs to another network.
         """
         if "layers" not in state or state["layers"].keys() != self.ranks.keys():
-            raise UsageError("the state is that of a network with other layers")
+            raise UsageError("the state belongs to a network with other layers")
         self.time, self.dense, self.log = state["time"], state["dense"], list(state["log"])
         for layer in self.layers:
             saved = state["layers"][layer.name]
@@ -227,23 +214,27 @@ class RMTPruner:
             if layer.split:
                 layer.scale_gradients(saved["scale"])
             if list(layer.shape) != saved["shape"]:
-                raise UsageError(f"the state is that of a network whose {layer.name} differs")
-            self._memory[layer.name] = Memory.of(saved)
+                raise UsageError(
+                    f"the state belongs to a network whose {layer.name} has another shape"
+                )
+            self._fits[layer.name] = LastFit.of(saved)
 
     def _prune(self, layer: TrainedLayer) -> Change:
+        """Fit a layer, and act on it if its rank falls far enough."""
         if not layer.in_place:
             raise TrainingError(
-                f"{layer.name} is no longer in the network: make a pruner anew after changing it"
+                f"{layer.name} is no longer in the network: make a new pruner after changing it"
             )
-        found, before = layer.decompose(), layer.rank
-        fit = self._memory[layer.name].refit(found.spectrum, lambda: layer.values, self.edge)
-        rank = self._rank(found.spectrum, fit, before)
+        decomposed, before = layer.decompose(), layer.rank
+        spectrum = decomposed.spectrum
+        fit = self._fits[layer.name].refit(spectrum, lambda: layer.values, self.edge)
+        rank = self._rank(spectrum, fit, before)
         action, reason = "kept", fit.verdict.value
-        kept = found.spectrum.p
+        kept = spectrum.p
         if isinstance(rank, Untouched):
             reason = rank.value
         elif rank < before and rank <= (1 - self.hysteresis) * before:
-            action, kept = self._act(layer, found, rank), rank
+            action, kept = self._act(layer, decomposed, rank), rank
         out, inputs = layer.shape
         return Change(
             layer=layer.name,
@@ -251,52 +242,50 @@ class RMTPruner:
             inputs=inputs,
             before=before,
             rank=layer.rank if layer.split or action == "absorbed" else kept,
-            spikes=found.spectrum.count_above(fit.edge),
+            spikes=spectrum.count_above(fit.edge),
             edge=fit.edge,
             sigma=fit.law.sigma,
             ks_distance=fit.ks_distance,
             action=action,
             reason=reason,
-            relative_error=found.spectrum.relative_error(kept) / (2 if action == "halved" else 1),
+            relative_error=spectrum.relative_error(kept) / (2 if action == "halved" else 1),
         )
 
     def _rank(self, spectrum: Spectrum, fit: EdgeFit, before: int) -> int | Untouched:
-        """The rule's rank and the schedule's share of the rest, or why the layer is left alone."""
+        """Return the rule's rank plus the schedule's share, or why the layer is left alone."""
         chosen = self.keep.rank(spectrum, fit)
         if isinstance(chosen, Untouched):
             return chosen
-        # A share such as 0.07 · 100 comes out a rounding error above the whole number.
+        # A product such as 0.07 · 100 is a rounding error above the whole number.
         share = self.schedule.share(self.time)
         extra = math.ceil(share * (spectrum.p - chosen) - 1e-9)
         return min(max(chosen + extra, self.least, 1), before)
 
-    def _act(self, layer: TrainedLayer, found: Decomposition, rank: int) -> str:
-        factors = found.factors(rank)
+    def _act(self, layer: TrainedLayer, decomposed: Decomposition, rank: int) -> str:
+        """Reduce a layer to a rank, and return the name of the action for the log."""
+        factors = decomposed.factors(rank)
         if self.action is Action.ABSORB:
             absorb(layer, self._next[layer.name], factors, self.optimizer)
             return "absorbed"
         smaller = rank * sum(layer.shape) < layer.shape[0] * layer.shape[1]
         if layer.split or (self.action is Action.SPLIT and smaller):
             layer.replace(factors, self.optimizer)
-            self._memory[layer.name].cut = rank
+            self._fits[layer.name].cut = rank
             return "split"
         if self.action is Action.HALVE:
             layer.overwrite((layer.values + factors.product) / 2)
             return "halved"
         layer.overwrite(factors.product)
-        self._memory[layer.name].cut = rank
+        self._fits[layer.name].cut = rank
         return "truncated"
 
 
-def _action(name: str) -> Action:
-    try:
-        return Action(name)
-    except ValueError:
-        known = ", ".join(action.value for action in Action)
-        raise UsageError(f"unknown action '{name}': choose one of {known}") from None
+def _check_numbers(**values: float) -> None:
+    """Reject numbers below 0; ``every`` is given as one less than its value.
 
-
-def _check(**values: float) -> None:
+    Raises:
+        UsageError: a number is out of range.
+    """
     for name, value in values.items():
         if not 0 <= value < math.inf:
             least = 1 if name == "every" else 0

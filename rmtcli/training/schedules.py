@@ -1,4 +1,4 @@
-"""How much of what a keep rule drops is kept all the same, at which time."""
+"""Schedules: the share of a keep rule's dropped singular values that is still kept, over time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from rmtcli.registry import Registry
 
 
 class Schedule(Protocol):
-    """Time to share. Implementations are frozen dataclasses in ``SCHEDULES``."""
+    """A share that depends on time: a frozen dataclass, registered in ``SCHEDULES``."""
 
     def share(self, time: int) -> float:
-        """Share, from 0 to 1, of the dropped singular values that are kept, largest first.
+        """Return the share of the dropped singular values that is kept, largest first.
 
         Args:
-            time: how often the pruner was called before: epochs or steps.
+            time: number of earlier calls of the pruner, which are epochs or steps.
+
+        Returns:
+            From 0 to 1.
         """
         ...
 
@@ -42,7 +45,7 @@ class Constant:
         check_share("of", self.of)
 
     def share(self, time: int) -> float:
-        """``of``."""
+        """Return ``of``."""
         return self.of
 
 
@@ -54,7 +57,7 @@ class Linear:
     Berlyand et al. (2023) use max(0, 1 − epoch/300).
 
     Attributes:
-        until: the time from which on nothing is kept but by the rule.
+        until: time from which nothing more is kept than the keep rule keeps.
     """
 
     until: int
@@ -64,5 +67,5 @@ class Linear:
         check_count("until", self.until)
 
     def share(self, time: int) -> float:
-        """max(0, 1 − time/until)."""
+        """Return max(0, 1 − time/until)."""
         return max(0.0, 1 - time / self.until)

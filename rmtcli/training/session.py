@@ -1,4 +1,4 @@
-"""What the callbacks of all trainers have in common."""
+"""The part that the callbacks of all trainers share."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rmtcli.errors import UsageError
-from rmtcli.training.layers import adopt
+from rmtcli.training.find import adopt
 from rmtcli.training.log import check_ending, write_log
 from rmtcli.training.pruner import RMTPruner
 from rmtcli.training.step import Step
 
 
 class Session:
-    """A pruner inside a trainer: made when training begins, called once an epoch or step.
+    """A pruner inside a trainer: made when training begins, called once per epoch or step.
 
     Args:
-        interval: ``epoch`` (before each) or ``step`` (after each).
+        interval: ``epoch``, to call the pruner before each epoch, or ``step``, to call it after
+            each step of the optimizer.
         log: ``.csv`` or ``.json`` file, written after each call, or None.
-        show: is given each step; ``print`` shows a line.
-        options: of :class:`~rmtcli.training.RMTPruner`.
+        show: function that is called with each step; ``print`` prints one line.
+        options: options of :class:`~rmtcli.training.RMTPruner`.
 
     Raises:
-        UsageError: another interval, or a log of another ending.
+        UsageError: the interval is unknown, or the log has another ending.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Session:
         self.saved: Mapping[str, Any] | None = None
 
     def watch(self, model: nn.Module) -> None:
-        """Let the model take state dicts of its pruned self, as a trainer that resumes loads."""
+        """Let the model load state dicts of its pruned form, as a resuming trainer does."""
 
         def shape(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: object) -> None:
             adopt(module, state, prefix)
@@ -53,7 +54,7 @@ class Session:
         model.register_load_state_dict_pre_hook(shape)  # type: ignore[no-untyped-call]
 
     def begin(self, model: nn.Module, optimizer: Optimizer) -> RMTPruner:
-        """Make the pruner, and go on where a run was stopped."""
+        """Make the pruner, and restore its state if a run is resumed."""
         self.pruner = RMTPruner(model, optimizer, **self.options)
         if self.saved is not None:
             self.pruner.load_state_dict(self.saved)
@@ -61,7 +62,11 @@ class Session:
         return self.pruner
 
     def call(self, metrics: Mapping[str, float]) -> None:
-        """Prune if it is time, and show and log what was done; only losses have to be finite."""
+        """Prune if it is time, and show and log the step; only losses must be finite.
+
+        Args:
+            metrics: measurements of the trainer; those whose name ends in ``loss`` are used.
+        """
         assert self.pruner is not None
         losses = {name: value for name, value in metrics.items() if name.endswith("loss")}
         step = self.pruner.step(**losses)
@@ -70,7 +75,7 @@ class Session:
             write_log(self.pruner.log, self.log)
 
     def state(self) -> dict[str, Any]:
-        """The pruner's state, for the trainer's checkpoint."""
+        """Return the pruner's state, for the trainer's checkpoint."""
         if self.pruner is not None:
             return self.pruner.state_dict()
         return dict(self.saved or {})

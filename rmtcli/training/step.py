@@ -1,4 +1,4 @@
-"""What a pruner did to a network at one time."""
+"""Results of one call of a pruner."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One layer at one time.
+    """Result of one call for one layer.
 
     Attributes:
         layer: the weight's name, such as ``fc1.weight``.
-        out: outputs of the layer now.
-        inputs: inputs of the layer now.
-        before: rank before; p where the weight was whole.
+        out: number of outputs of the layer now.
+        inputs: number of inputs of the layer now.
+        before: rank before the call; p for a whole weight.
         rank: rank now.
-        spikes: eigenvalues above the edge.
+        spikes: number of eigenvalues above the edge.
         edge: threshold in eigenvalue units.
-        sigma: deviation of the noise.
-        ks_distance: distance of the fitted from the empirical distribution function, in [0, 1].
-        action: what was done: ``split``, ``truncated``, ``halved``, ``absorbed`` or ``kept``.
-        reason: why it was kept as it is, or the verdict on the fit.
-        relative_error: ‖W − W'‖_F / ‖W‖_F of what was done.
+        sigma: standard deviation of one noise entry.
+        ks_distance: distance between the fitted and the empirical distribution function, in
+            [0, 1].
+        action: ``split``, ``truncated``, ``halved``, ``absorbed`` or ``kept``.
+        reason: why the layer was kept as it is, or the verdict on the fit.
+        relative_error: ‖W − W'‖_F / ‖W‖_F of the change from W to W'.
     """
 
     layer: str
@@ -42,15 +43,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of the pruner. As text it is one line.
+    """Result of one call of the pruner; ``str`` gives one line.
 
     Attributes:
-        time: how often the pruner was called before.
-        parameters: of the whole network, now.
-        dense: parameters of the network that training began with.
-        changes: every layer that was looked at; empty where it was not the time.
+        time: number of earlier calls of the pruner.
+        parameters: number of parameters of the whole network now.
+        dense: number of parameters of the network when training began.
+        changes: one entry per fitted layer; empty if the call was not one that acts.
         ranks: rank of every layer now, by name.
-        metrics: what the caller measured, such as the loss.
+        metrics: measurements of the caller, such as the loss.
     """
 
     time: int

@@ -27,7 +27,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Images of ten classes, each its own bright rows; the test files are not gzipped."""
+    """Write images of ten classes with bright rows; the test files are not gzipped."""
     folder = tmp_path / "digits"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_idx_files(images: Path) -> None:
+def test_idx_files_are_read(images: Path) -> None:
     x, y = read_split(images, "train")
     assert (x.shape, y.shape) == ((1280, 784), (1280,))
     assert x.dtype == np.uint8
@@ -83,13 +83,13 @@ def torn(folder: Path) -> None:
         (torn, "train-images-idx3-ubyte.gz: cannot be read"),
     ],
 )
-def test_damaged_images(images: Path, harm: object, line: str) -> None:
+def test_damaged_images_are_refused(images: Path, harm: object, line: str) -> None:
     harm(images)  # type: ignore[operator]
     with pytest.raises((EvaluationError, UsageError), match=line):
         reproduce("mnist-training", images, seeds=1, epochs=1)
 
 
-def test_wrong_labels_are_as_many_as_asked_for_and_wrong() -> None:
+def test_the_requested_share_of_labels_is_wrong() -> None:
     labels = torch.arange(10).repeat(100)
     changed = noisy(labels, 0.4, seed=0)
     assert int((changed != labels).sum()) == 400
@@ -100,7 +100,7 @@ def test_wrong_labels_are_as_many_as_asked_for_and_wrong() -> None:
     assert torch.equal(noisy(labels, 0.0, seed=0), labels)
 
 
-def test_magnitude_pruning_zeroes_the_smallest() -> None:
+def test_magnitude_pruning_sets_the_smallest_weights_to_zero() -> None:
     model = mlp([20, 30, 10], seed=0)
     sizes = torch.cat([p.abs().flatten() for p in model.parameters() if p.ndim > 1]).sort()[0]
     cut_smallest(model, 500)
@@ -109,8 +109,8 @@ def test_magnitude_pruning_zeroes_the_smallest() -> None:
     assert kept[kept > 0].min() == sizes[500]
 
 
-def test_a_small_run_by_the_command_line(images: Path, tmp_path: Path, rmtcli: Run) -> None:
-    """Rows, baselines at equal size, and a second run that does nothing over again."""
+def test_a_small_run_on_the_command_line(images: Path, tmp_path: Path, rmtcli: Run) -> None:
+    """Rows and baselines of equal size; a second run repeats nothing."""
     output = tmp_path / "results.json"
     arguments = ("reproduce", "mnist-training", "--data", images, "--epochs", "6", "-o", output)
     rows = ("--rows", "magnitude*")
@@ -137,14 +137,14 @@ def test_a_small_run_by_the_command_line(images: Path, tmp_path: Path, rmtcli: R
     assert "a record with other settings for" in other.stderr
 
 
-def test_a_run_is_the_same_whatever_ran_before(images: Path) -> None:
+def test_a_run_does_not_depend_on_earlier_runs(images: Path) -> None:
     alone = reproduce("mnist-training", images, seeds=1, epochs=2, rows="dropout*")
     both = reproduce("mnist-training", images, seeds=1, epochs=2, rows="d*")
     assert len(both.outcomes) == 3
     assert both.outcomes["dropout 0.5"] == alone.outcomes["dropout 0.5"]
 
 
-def test_truncated_networks_stand_beside_the_dense_one(images: Path) -> None:
+def test_truncated_networks_are_compared_with_the_dense_one(images: Path) -> None:
     found = reproduce("mnist-pretrained", images, seeds=1, epochs=2)
     (first, *others) = found.rows()
     assert first[0] == "dense"
@@ -169,13 +169,13 @@ def test_truncated_networks_stand_beside_the_dense_one(images: Path) -> None:
         ({"output": "nowhere/results.json"}, "nowhere: no such folder"),
     ],
 )
-def test_wrong_requests(images: Path, options: dict[str, object], line: str) -> None:
+def test_wrong_requests_are_named(images: Path, options: dict[str, object], line: str) -> None:
     arguments = {"name": "mnist-training", "data": images} | options
     with pytest.raises(UsageError, match=line):
         reproduce(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_file_of_something_else_is_left_alone(images: Path, tmp_path: Path) -> None:
+def test_a_file_with_other_contents_is_not_replaced(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "mine.json"
     output.write_text('{"experiment": "fashion"}')
     with pytest.raises(UsageError, match=r"mine\.json: not a record of mnist-training"):

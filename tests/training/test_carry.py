@@ -1,4 +1,4 @@
-"""What an optimizer remembers goes over to the factors."""
+"""An optimizer's state is carried over to the factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 
 from rmtcli.layers import Selection
 from rmtcli.training.carry import Heir, carry
-from rmtcli.training.layers import TrainedLayer, layers_in
+from rmtcli.training.find import layers_in
+from rmtcli.training.layers import TrainedLayer
 from tests.training.networks import epoch, network, task
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -34,8 +35,8 @@ def trained(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_state_of_a_split_weight_is_that_of_its_factors(name: str) -> None:
-    """Momentum M of W = A·B is M·Bᵀ for A and Aᵀ·M for B; squares go by squared factors."""
+def test_state_of_a_split_weight_is_mapped_to_its_factors(name: str) -> None:
+    """Momentum M of W = A·B is M·Bᵀ for A and Aᵀ·M for B; squares are mapped by squared factors."""
     layer, optimizer = trained(OPTIMIZERS[name])
     old = optimizer.state[layer.weights[0]]
     before = {k: v.clone() for k, v in old.items() if isinstance(v, torch.Tensor)}
@@ -54,14 +55,13 @@ def test_state_of_a_split_weight_is_that_of_its_factors(name: str) -> None:
             assert (optimizer.state[a][key] >= 0).all()
 
 
-def test_state_of_factors_goes_on_when_they_shrink() -> None:
+def test_state_of_factors_is_kept_when_their_rank_falls() -> None:
     """Momentum is linear in the gradients: shrinking later or at once gives the same state."""
     layer, optimizer = trained(OPTIMIZERS["sgd"])
     momentum = optimizer.state[layer.weights[0]]["momentum_buffer"].double()
     layer.replace(layer.decompose().factors(20), optimizer)
     first = layer.scale
-    found = layer.decompose().factors(6)
-    layer.replace(found, optimizer)
+    layer.replace(layer.decompose().factors(6), optimizer)
     b, a = layer.weights
     assert layer.scale == pytest.approx(first, rel=1e-5)  # the largest value has not changed
     for parameter, expected in (
@@ -94,7 +94,7 @@ def test_a_step_on_the_factors_is_no_longer_than_on_the_weight() -> None:
     assert 0.1 * dense.norm() < split.norm() <= 1.05 * dense.norm()
 
 
-def test_pending_gradients_go_along() -> None:
+def test_pending_gradients_are_carried_over() -> None:
     layer, optimizer = trained(OPTIMIZERS["sgd"])
     gradient = torch.randn(layer.shape)
     layer.weights[0].grad = gradient.clone()
@@ -104,7 +104,7 @@ def test_pending_gradients_go_along() -> None:
     torch.testing.assert_close(b.grad, layer.scale * a.detach().T @ gradient)
 
 
-def test_state_that_nobody_knows_starts_anew_with_a_warning() -> None:
+def test_state_of_an_unknown_kind_is_reset_with_a_warning() -> None:
     weight = nn.Parameter(torch.randn(4, 3))
     optimizer = torch.optim.Adamax([weight], lr=1e-3)
     weight.grad = torch.ones_like(weight)
@@ -116,7 +116,7 @@ def test_state_that_nobody_knows_starts_anew_with_a_warning() -> None:
     assert optimizer.param_groups[0]["params"][0] is heir
 
 
-def test_places_in_the_groups_are_kept() -> None:
+def test_parameters_keep_their_position_in_the_groups() -> None:
     first, second, third = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
     optimizer = torch.optim.SGD([{"params": [first, second]}, {"params": [third], "lr": 0.5}], 0.1)
     a, b = nn.Parameter(torch.zeros(2, 1)), nn.Parameter(torch.zeros(1, 2))

@@ -36,7 +36,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path: Path, ending: str) -> None:
     assert read_log(tmp_path / f"log{ending}") == rows
 
 
-def test_names_with_commas_and_quotes_survive(tmp_path: Path) -> None:
+def test_names_with_commas_and_quotes_are_read_as_written(tmp_path: Path) -> None:
     rows = [{"time": 0, "parameters": 1, "layer": 'a,"b"\n.weight', "rank": 1}]
     write_log(rows, tmp_path / "log.csv")
     assert read_log(tmp_path / "log.csv") == rows
@@ -54,7 +54,9 @@ def test_names_with_commas_and_quotes_survive(tmp_path: Path) -> None:
         ("log.json", '[{"time":"now","parameters":1,"layer":"a","rank":1}]', "not a log"),
     ],
 )
-def test_what_is_no_log(tmp_path: Path, name: str, text: str | None, line: str) -> None:
+def test_files_that_are_not_logs_are_refused(
+    tmp_path: Path, name: str, text: str | None, line: str
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=line):

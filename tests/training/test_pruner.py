@@ -100,7 +100,7 @@ def test_the_edge_follows_noise_that_has_shrunk() -> None:
     assert second.rank == first.rank  # a share of the same bulk: nothing more goes
 
 
-def test_a_ramp_goes_on_below_the_break_even_rank() -> None:
+def test_a_schedule_continues_below_the_break_even_rank() -> None:
     """A layer truncated in place keeps the edge of the bulk that it had, and its verdict."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(200, 300), nn.Linear(300, 4))
@@ -126,7 +126,7 @@ def test_truncate_keeps_the_layer_whole() -> None:
     assert step.parameters == step.dense
 
 
-def test_halve_halves_what_the_rule_drops() -> None:
+def test_halve_halves_the_dropped_singular_values() -> None:
     model = network(*SIZES)
     before = torch.linalg.svdvals(model.fc1.weight.detach().double())
     step = pruner_of(model, action="halve").step()
@@ -171,7 +171,7 @@ def test_absorb_needs_neighbours() -> None:
         pruner_of(Apart(), action="absorb")
     partly = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40), nn.LayerNorm(40), nn.Linear(40, 4))
     assert pruner_of(partly, action="absorb").left_alone == {
-        "1.weight": "no layer follows that could take a factor",
+        "1.weight": "no layer follows that could absorb a factor",
         "3.weight": "output head",
     }
     normed = nn.Sequential(nn.Linear(40, 40), nn.LayerNorm(40), nn.Linear(40, 4))
@@ -179,7 +179,7 @@ def test_absorb_needs_neighbours() -> None:
         pruner_of(normed, action="absorb")
 
 
-def test_times() -> None:
+def test_it_acts_at_the_times_that_are_given() -> None:
     model = network(*SIZES)
     pruner = pruner_of(model, start=1, every=2, stop=4, keep="rank:k=40", action="halve")
     assert [bool(pruner.step().changes) for _ in range(6)] == [
@@ -192,7 +192,7 @@ def test_times() -> None:
     ]
 
 
-def test_hysteresis_waits_for_a_change_that_is_worth_it() -> None:
+def test_hysteresis_waits_for_a_large_enough_change() -> None:
     model = network(*SIZES)
     pruner = pruner_of(model, schedule="linear:until=20", hysteresis=0.3)
     ranks = [pruner.step().ranks["fc1.weight"] for _ in range(21)]
@@ -201,7 +201,7 @@ def test_hysteresis_waits_for_a_change_that_is_worth_it() -> None:
     assert all(step <= 0.7 for step in steps)
 
 
-def test_never_below_the_number_of_classes() -> None:
+def test_a_rank_is_at_least_the_number_of_classes() -> None:
     model = network(48, 64, 7)
     pruner = pruner_of(model, keep="rank:k=1")
     assert pruner.least == 7
@@ -216,7 +216,7 @@ def test_auto_leaves_a_layer_without_signal_alone() -> None:
     assert "no eigenvalue is above the edge" in change.reason
 
 
-def test_penalties_are_those_of_the_loss() -> None:
+def test_penalties_have_the_gradient_of_the_penalised_loss() -> None:
     """The gradient of loss + l1 Σ|w| + l2 Σw², in matrices; of factors, on their own scale."""
     model, (x, y) = network(48, 64, 4), task()
     pruner = pruner_of(model, l1=1e-3, l2=1e-2, start=1)
@@ -231,7 +231,7 @@ def test_penalties_are_those_of_the_loss() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
-def test_a_compiled_network_goes_on() -> None:
+def test_a_compiled_network_keeps_training() -> None:
     model, (x, y) = network(*SIZES), task()
     compiled = torch.compile(model, backend="eager")
     pruner = pruner_of(compiled, start=1)
@@ -242,7 +242,7 @@ def test_a_compiled_network_goes_on() -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
-def test_gradient_scaling_and_schedulers_go_on() -> None:
+def test_gradient_scaling_and_schedulers_keep_working() -> None:
     model, (x, y) = network(*SIZES), task()
     pruner = pruner_of(model, start=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -266,7 +266,7 @@ def test_gradient_scaling_and_schedulers_go_on() -> None:
 
 @pytest.mark.parametrize("action", ["split", "truncate", "halve", "absorb"])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(action: str, kind: type) -> None:
+def test_a_resumed_run_is_bit_identical(action: str, kind: type) -> None:
     x, y = task()
     settings = {"lr": 0.01, "momentum": 0.9} if kind is torch.optim.SGD else {"lr": 1e-3}
 
@@ -303,7 +303,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(action: str, kind: type) -> 
         assert resumed.ranks["fc1.weight"] < 28
 
 
-def test_its_file_is_an_ordinary_factored_checkpoint() -> None:
+def test_its_state_dict_is_an_ordinary_factored_checkpoint() -> None:
     """State dicts have the names that ``rmtcli prune`` writes."""
     model = network(*SIZES)
     pruner_of(model).step()
@@ -331,7 +331,7 @@ def taken(model: nn.Sequential) -> None:
     [
         (broken, "fc2.weight holds values that are NaN or infinite: training has diverged: lower"),
         (zeroed, "fc2.weight is zero everywhere: the layer has vanished: lower the penalties"),
-        (taken, "fc2.weight is no longer in the network: make a pruner anew"),
+        (taken, "fc2.weight is no longer in the network: make a new pruner"),
     ],
 )
 def test_a_broken_network_is_named(harm: Any, line: str) -> None:
@@ -358,12 +358,12 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
         ({"selection": Selection(include=["nothing"])}, "no linear layer to prune: fc1.weight"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], line: str) -> None:
+def test_wrong_options_are_named(options: dict[str, Any], line: str) -> None:
     with pytest.raises(UsageError, match=line):
         pruner_of(network(*SIZES), **options)
 
 
-def test_a_parameter_that_the_optimizer_does_not_know() -> None:
+def test_a_parameter_that_the_optimizer_does_not_hold_is_an_error() -> None:
     model = network(*SIZES)
     with pytest.raises(UsageError, match=r"fc1\.weight is not among the optimizer's parameters"):
         RMTPruner(model, torch.optim.SGD(model.fc2.parameters(), lr=0.1))
@@ -377,7 +377,7 @@ def test_tied_and_frozen_layers_are_left_alone() -> None:
         pruner_of(model)
 
 
-def test_a_layer_in_two_places_is_replaced_in_both() -> None:
+def test_a_layer_with_two_parents_is_replaced_in_both() -> None:
     shared = nn.Linear(40, 40)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(40, 4))
     pruner_of(model).step()
@@ -389,11 +389,11 @@ def test_the_state_of_another_network_is_refused() -> None:
     state = pruner_of(network(48, 64, 4)).state_dict()
     with pytest.raises(UsageError, match="other layers"):
         pruner_of(network(*SIZES)).load_state_dict(state)
-    with pytest.raises(UsageError, match=r"fc1\.weight differs"):
+    with pytest.raises(UsageError, match=r"fc1\.weight has another shape"):
         pruner_of(network(40, 64, 4)).load_state_dict(state)
 
 
-def test_the_line_of_a_step() -> None:
+def test_a_step_prints_one_line() -> None:
     model = network(48, 64, 4)
     pruner = pruner_of(model)
     assert str(pruner.step(loss=0.25)).strip().split("  ") == [

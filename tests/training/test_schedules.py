@@ -10,7 +10,7 @@ from rmtcli.training import SCHEDULES
 
 
 @pytest.mark.parametrize("text", ["constant:of=0.45", "linear:until=300"])
-def test_shares_never_rise_and_stay_shares(text: str) -> None:
+def test_shares_never_rise_and_stay_between_0_and_1(text: str) -> None:
     shares = [SCHEDULES.parse(text).share(time) for time in range(400)]
     assert all(0 <= b <= a <= 1 for a, b in pairwise(shares))
 
