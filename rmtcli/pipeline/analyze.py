@@ -1,4 +1,4 @@
-"""Fit every layer; write nothing."""
+"""Fit the noise of every layer, without writing anything."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ def analyze(
 ) -> Report:
     """Fit the noise of every fully connected layer; nothing is written.
 
-    Each layer also shows what ``prune`` with ``keep="auto"`` would do with it.
+    The report also says for each layer what ``prune`` with ``keep="auto"`` would do.
 
     Args:
-        path: a checkpoint, a file or a Hugging Face directory.
+        path: the checkpoint, a file or a Hugging Face directory.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
         cache: folder in which decompositions are kept and looked up; none by default.
-        executor: ``dask://host:port`` of a cluster that is to fit the layers; it must reach the
-            checkpoint, and the cache, under the same paths.
-        batches: rows at which each linear layer's forward pass is timed, dense and as it would be.
-        device: where that happens, and layers are decomposed; MPS has no float64, and leaves
-            decompositions to the processor.
+        executor: ``dask://host:port`` of a cluster that fits the layers; it must reach the
+            checkpoint and the cache under the same paths.
+        batches: numbers of rows at which each linear layer's forward pass is timed, dense and as
+            ``auto`` would prune it.
+        device: where layers are timed and decomposed; MPS has no float64, so that layers are
+            decomposed on the processor there.
         track: wraps the iteration over layers, for progress.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Accuracy against size, from one decomposition a layer."""
+"""Accuracy against size, from one decomposition per layer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration
 from rmtcli.pipeline.decide import accuracy_drop, allocate
 from rmtcli.pipeline.fits import Track
-from rmtcli.pipeline.run import Prepared, Request, prepare
+from rmtcli.pipeline.prepare import prepare
+from rmtcli.pipeline.prepared import Prepared
+from rmtcli.pipeline.request import Request
 from rmtcli.planning import Allocation, Budget, Goal, under_budget
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Sizes that are measured where none are named, in percent of all parameters.
+#: Sizes that are measured by default, as shares of all parameters.
 SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 2))
 
 
@@ -40,22 +42,22 @@ def curve(
 ) -> Report:
     """Measure networks of several sizes; nothing is written.
 
-    Each size is a budget of ``prune``: the same ranks and factors come out. All points are measured
-    on the same samples, so their differences are known better than they are themselves; a size that
-    was picked on the curve should be confirmed on other samples, as ``prune`` with ``max_drop``
-    does.
+    Each size is a budget, and gives the ranks and factors that ``prune`` gives for it. All points
+    are measured on the same samples, so that their differences are known better than the points
+    themselves. Confirm a size that you pick on the curve on other samples, as ``prune`` with
+    ``max_drop`` does.
 
     Args:
         path: the checkpoint.
-        sizes: budgets in parameters, such as ``"10%"``; :data:`SIZES` as far as the checkpoint
-            allows by default.
+        sizes: budgets in parameters, such as ``"10%"``; by default those of :data:`SIZES` that
+            the checkpoint can meet.
         edge: edge estimator with options.
         rank_multiple: ranks are multiples of it.
         share_inputs: layers that read the same input share a right factor.
         selection: which matrices are layers.
         evaluation: how to score.
-        calibration: how to find out what the layers see; by default on the training part of the
-            evaluation's data, if it has one.
+        calibration: how to calibrate; by default on the training part of the evaluation's data, if
+            it has one.
         cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
 
@@ -118,7 +120,7 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
 
 
 def _budgets(checkpoint: Checkpoint, allocation: Allocation, sizes: Sequence[str]) -> list[Budget]:
-    """The sizes, largest first; of those that nobody asked for, the ones that can be met."""
+    """The sizes, largest first; of the default sizes, those that can be met."""
     budgets = [Budget(text) for text in sizes or SIZES]
     if not sizes:
         budgets = [b for b in budgets if b.amount(allocation.total) >= allocation.least]

@@ -8,7 +8,7 @@ import numpy as np
 
 from rmtcli.evaluation import Comparison
 from rmtcli.layers import Layer
-from rmtcli.pipeline.run import Prepared, Result
+from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.planning import (
     Allocation,
     Guard,

@@ -1,4 +1,4 @@
-"""Factors back to dense weights."""
+"""Multiply factors back into dense weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def densify(
         path: a factored checkpoint, a file or a Hugging Face directory.
         output: file or directory to write.
         force: whether an existing output may be replaced.
-        verify: whether what was written is read back and compared before it gets its name.
+        verify: whether the output is read back and compared before it appears under its name.
 
     Raises:
         UsageError: a wrong path.
-        CheckpointError: the file cannot be read, or what was written is not what was meant.
+        CheckpointError: the file cannot be read, or the output differs from what was intended.
         LayerError: it holds no factors, or not those that its manifest names.
     """
     target = as_path(output)

@@ -28,11 +28,11 @@ def diff(
 ) -> Difference:
     """Compare two checkpoints layer by layer: spectra, ranks, norms and edges.
 
-    A factored checkpoint is compared by the products of its factors.
+    Factored layers are compared by the product of their factors.
 
     Args:
-        before: a checkpoint, A; a file or a directory.
-        after: another one, B.
+        before: checkpoint A, a file or a directory.
+        after: checkpoint B.
         edge: edge estimator with options.
         selection: which matrices are layers.
         track: wraps the iteration over layers, for progress.
@@ -66,15 +66,15 @@ def diff(
 
 
 def _whole(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with products in place of its factors."""
+    """The checkpoint with dense weights in place of its factors."""
     if checkpoint.manifest is None or not checkpoint.manifest.factored:
         return checkpoint
     return Edited(checkpoint, join(checkpoint), None)
 
 
 def _layers(checkpoint: Checkpoint, selection: Selection | None) -> dict[str, Layer]:
-    found = find_layers(checkpoint, selection)
-    return {item.name: item for item in found if isinstance(item, Layer)}
+    items = find_layers(checkpoint, selection)
+    return {item.name: item for item in items if isinstance(item, Layer)}
 
 
 def _compare(a: Layer, b: Layer, estimator: EdgeEstimator) -> LayerDifference:

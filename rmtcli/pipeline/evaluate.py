@@ -1,4 +1,4 @@
-"""Score a checkpoint, alone or beside another."""
+"""Score a checkpoint, on its own or against another."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rmtcli.report.base import Report
 def evaluate(
     path: str | Path, *, evaluation: Evaluation, against: str | Path | None = None
 ) -> Report:
-    """Score a checkpoint, factored or not, alone or beside another.
+    """Score a checkpoint, factored or dense, on its own or against another.
 
     Args:
-        path: the checkpoint in question.
+        path: the checkpoint to score.
         evaluation: how to score it.
         against: the dense checkpoint to compare with.
 
     Raises:
-        UsageError: a wrong option or path, or nothing to evaluate on.
+        UsageError: a wrong option or path, or nothing to evaluate with.
         CheckpointError: a file cannot be read, or does not fit the network.
         EvaluationError: the network cannot be built, fed or scored.
     """

@@ -1,4 +1,4 @@
-"""Prune, then train for a few epochs."""
+"""Prune a checkpoint and train it for a few epochs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from rmtcli.layouts import ReadBack
 from rmtcli.pipeline.calibrate import calibration_source
 from rmtcli.pipeline.decide import decide
 from rmtcli.pipeline.fits import Track
-from rmtcli.pipeline.run import Refuse, Request, prepare
+from rmtcli.pipeline.prepare import prepare
+from rmtcli.pipeline.request import Refuse, Request
 from rmtcli.pipeline.stages import describe
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
@@ -56,34 +57,35 @@ def finetune(
     verify: bool = True,
     track: Track = iter,
 ) -> Report:
-    """Prune a dense checkpoint, or take one that is pruned, and train it for a few epochs.
+    """Prune a dense checkpoint, or take a pruned one, and train it for a few epochs.
 
-    All parameters learn, on the training part of the evaluation's data (``train_inputs`` and
-    ``train_targets``). The report compares, on the held-out part, with the dense network and with
-    what pruning alone gave.
+    All parameters are trained, on the training part of the evaluation's data (``train_inputs`` and
+    ``train_targets``). On the held-out part, the report compares the result with the dense network
+    and with the network before training.
 
     Args:
-        path: dense or factored checkpoint; a file.
+        path: a dense or factored checkpoint file.
         output: file to write; ``<name>.finetuned<ending>`` beside the input by default.
         evaluation: data, and how to build the network.
-        keep: keep rule, ``auto`` by default; a dense checkpoint only.
-        budget: what the pruned model may cost, instead; the same.
-        edge: edge estimator; the same.
-        selection: which matrices are layers; the same.
-        teacher: the dense checkpoint that a factored one was made from. A dense checkpoint is its
-            own teacher. It teaches where ``training.distill`` is above 0.
+        keep: keep rule, ``auto`` by default; for a dense checkpoint only.
+        budget: what the pruned model may cost, in place of a keep rule; for a dense checkpoint
+            only.
+        edge: edge estimator with options; used for a dense checkpoint only.
+        selection: which matrices are layers; used for a dense checkpoint only.
+        teacher: the dense checkpoint that a factored one was made from; a dense checkpoint is its
+            own teacher. Needed where ``training.distill`` is above 0.
         training: how to train.
-        refuse: is given the report, and returns reasons for which nothing is to be written.
+        refuse: takes the report, and returns reasons why nothing is to be written.
         force: whether an existing output may be replaced.
-        verify: whether what was written is read back and compared before it gets its name.
+        verify: whether the output is read back and compared before it appears under its name.
         track: wraps the iteration over layers, for progress.
 
     Raises:
-        UsageError: a wrong option or path, or options that do not go together.
+        UsageError: a wrong option or path, or options that exclude each other.
         CheckpointError: a file cannot be read, or does not fit the network.
         LayerError: no layers, or one whose values are not finite.
-        EvaluationError: the network cannot be built or fed, or there is nothing to learn from.
-        TrainingError: the loss, or a weight, is no longer finite or fits its type no longer.
+        EvaluationError: the network cannot be built or fed, or the data has no training part.
+        TrainingError: the loss or a weight is no longer finite, or a weight exceeds its type.
     """
     from rmtcli.running.finetune import Training  # needs torch
 
@@ -91,9 +93,9 @@ def finetune(
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: train it with rmtcli.integrations.trainer")
     samples = _samples(evaluation, needs_labels=training.distill < 1)
-    target = path.with_name(f"{path.stem}.finetuned{path.suffix}") if output is None else output
     checkpoint = open_checkpoint(path)
-    target = Path(target)
+    default = path.with_name(f"{path.stem}.finetuned{path.suffix}")
+    target = default if output is None else Path(output)
     format_of(checkpoint, target)
     inputs = [Path(file) for file in (path, evaluation.data, teacher) if file is not None]
     check_target(target, inputs=inputs, force=force)
@@ -105,14 +107,8 @@ def finetune(
     reference = None if dense is None else evaluation.resolve(dense)
     report, pruned = Report("finetune", describe(checkpoint)), checkpoint
     if not factored:
-        request = Request(
-            Goal(keep or "auto", budget, None),
-            edge,
-            selection=selection,
-            calibration=calibration_source(Calibration(), evaluation, joint=budget is not None),
-            track=track,
-        )
-        report, pruned = _pruned(harness, request)
+        goal = Goal(keep or "auto", budget, None)
+        report, pruned = _pruned(harness, Request(goal, edge, selection=selection, track=track))
     edits = _learned(harness, pruned, reference, samples, training)
     tuned = Edited(checkpoint, edits, pruned.manifest)
     from rmtcli.evaluation.score import Scorer
@@ -171,7 +167,8 @@ def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint]:
     Raises:
         UsageError: no layer can be pruned.
     """
-    prepared = prepare(harness, request)
+    calibration = calibration_source(Calibration(), harness.evaluation, joint=request.goal.joint)
+    prepared = prepare(harness, replace(request, calibration=calibration))
     result = decide(prepared)
     if not result.planned.pruned:
         path, words = harness.checkpoint.path, request.goal.words
@@ -186,7 +183,7 @@ def _learned(
     samples: Samples,
     training: Training,
 ) -> dict[str, Mapping[str, Stored]]:
-    """The pruned network's tensors after training, by the source's tensors that they replace."""
+    """The tensors after training, by the name of the source's tensor that they replace."""
     from rmtcli.evaluation.network import build
     from rmtcli.layouts.module import prefix_of
     from rmtcli.running.finetune import train

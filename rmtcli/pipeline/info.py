@@ -1,4 +1,4 @@
-"""What is in a checkpoint, and where it comes from."""
+"""Contents and origin of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmtcli.report.info import Info
 
 
 def info(path: str | Path) -> Info:
-    """Look into a checkpoint; no weight is decomposed.
+    """Describe a checkpoint without decomposing a weight.
 
     Args:
         path: a file, or a Hugging Face directory.

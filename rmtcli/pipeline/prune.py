@@ -17,7 +17,9 @@ from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
-from rmtcli.pipeline.run import Refuse, Request, Result, prepare
+from rmtcli.pipeline.prepare import prepare
+from rmtcli.pipeline.prepared import Result
+from rmtcli.pipeline.request import Refuse, Request
 from rmtcli.pipeline.stages import describe
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import (
@@ -58,49 +60,51 @@ def prune(
 ) -> Report:
     """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
 
-    Ranks come from a keep rule, layer by layer; or for all layers at once from a budget, or from a
-    limit on what may be lost. With calibration data the factors are those that change the layers'
-    outputs least; a budget or a limit takes the training part of the evaluation's data for it.
+    Ranks come from a keep rule, layer by layer; or, for all layers together, from a budget or a
+    limit on the loss of accuracy. With calibration data, factors are chosen that change the layers'
+    outputs least; with a budget or limit, the training part of the evaluation's data serves as
+    calibration data by default.
 
     Args:
         path: the checkpoint to prune, a file or a Hugging Face directory; it is never changed.
-        output: file to write, its format by its ending; ``<name>.pruned<ending>`` beside the
-            input by default. For a directory, the directory to write.
+        output: file to write, in the format of its ending; for a directory, the directory to
+            write. By default ``<name>.pruned<ending>`` beside the input.
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
         budget: what the whole model may cost.
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
         rank_multiple: with a budget or limit, ranks are multiples of it.
-        share_inputs: with a budget or limit, let layers that read the same input share a right
-            factor; calibration tells which do.
+        share_inputs: with a budget or limit, layers that read the same input share a right factor;
+            calibration shows which layers do.
         plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
         edge: edge estimator with options.
         layout: ``factored``, or ``dense`` for the product under the old names.
         selection: which matrices are layers.
         evaluation: how to score both networks.
-        calibration: how to find out what the layers see. It happens where its ``data`` is given,
-            and under a budget or limit where the evaluation's data has a training part.
-            ``stats`` is written where it does not exist, after a dry run as well.
-        batches: samples at which forward passes are timed: each linear layer alone on so many rows
-            and, with evaluation data, the whole network. A budget of time takes the first.
+        calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
+            a budget or limit where the evaluation's data has a training part. ``stats`` is written
+            where it does not exist, in a dry run as well.
+        batches: numbers of samples at which forward passes are timed: each linear layer alone on so
+            many rows and, with evaluation data, the whole network. A budget of time is measured at
+            the first.
         dry_run: plan and evaluate, but write nothing.
-        refuse: is given the report, and returns reasons for which nothing is to be written.
+        refuse: takes the report, and returns reasons why nothing is to be written.
         force: whether an existing output may be replaced.
-        verify: whether what was written is read back before it gets its name: every tensor is
-            compared, and the error of every pruned layer with the predicted one.
+        verify: whether the output is read back before it appears under its name: every tensor is
+            compared, and the error of each pruned layer with the predicted error.
         cache: folder in which decompositions are kept and looked up; none by default.
-        executor: ``dask://host:port`` of a cluster that is to decompose the layers; it must reach
-            the checkpoint, and the cache, under the same paths. Nothing can be calibrated then.
+        executor: ``dask://host:port`` of a cluster that decomposes the layers; it must reach the
+            checkpoint and the cache under the same paths. It excludes calibration.
         track: wraps the iteration over layers, for progress.
 
     Returns:
-        The report. Its ``output`` is None after a dry run, and where no layer could be pruned:
-        then no file is written.
+        The report. Its ``output`` is None where no file is written: in a dry run, where no layer
+        can be pruned, and where ``refuse`` returns a reason.
 
     Raises:
         UsageError: a wrong option or path.
-        CheckpointError: the file cannot be read, or what was written is not what was meant.
-        LayerError: no layers, or one whose values are not finite or do not fit its type; a plan
-            that is for other weights.
+        CheckpointError: the file cannot be read, or the output differs from what was intended.
+        LayerError: no layers; a layer whose values are not finite or exceed its type; a plan for
+            other weights.
         EvaluationError: the network cannot be built, fed or scored.
         ClusterError: the cluster was lost.
     """
@@ -164,7 +168,7 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
 
 
 def default_output(path: Path) -> Path:
-    """Where ``prune`` writes when it is not told: ``model.pt`` becomes ``model.pruned.pt``.
+    """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
 
     A directory ``model`` becomes ``model.pruned``; a file of a format that is only read, such as an
     exported program, becomes a safetensors file.
@@ -181,7 +185,7 @@ def default_output(path: Path) -> Path:
 def _calibration(
     given: Calibration, evaluation: Evaluation, selection: Selection | None, goal: Goal
 ) -> Calibration:
-    """How to calibrate: as a plan says, or as was asked for, with inputs where they are needed."""
+    """The calibration that a plan or the user asks for, with default inputs where it needs any."""
     if goal.plan is not None:
         # --conv and --recurrent say which kinds of layers there are, not which of them to prune.
         if selection and replace(selection, convolutions=False, recurrent=False) != Selection():

@@ -1,4 +1,4 @@
-"""Run a published experiment again."""
+"""Repeat a published experiment."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ def reproduce(
     output: str | Path | None = None,
     watch: Callable[[str], object] = lambda line: None,
 ) -> Reproduction:
-    """Run a published experiment again, with its baselines, over several seeds.
+    """Repeat a published experiment, with its baselines, over several seeds.
 
     Args:
         name: one of ``rmtcli.experiments.catalogue.EXPERIMENTS``.
         data: folder with the four IDX files of MNIST or Fashion-MNIST.
-        seeds: how often each row is run, with seeds 0, 1, ….
-        rows: glob over the rows' titles; a row that another one takes its size from is run too.
-        epochs: passes over the data, instead of the experiment's own; schedules stay as they are.
-        output: ``.json`` file for the results, written after each run. What it holds already is
-            not run again.
-        watch: is given a line after each run.
+        seeds: number of runs per row, with seeds 0, 1, ….
+        rows: glob over the titles of rows to run; a row from which another takes its size is run
+            as well.
+        epochs: passes over the data, in place of the experiment's own number; schedules stay as
+            they are.
+        output: ``.json`` file for the results, written after each run. Runs that it holds already
+            are not repeated.
+        watch: takes a line of text after each run.
 
     Raises:
-        UsageError: no such experiment, row or folder, or a file of other results.
+        UsageError: an unknown experiment, row or folder, or a file of other results.
         EvaluationError: the images cannot be read.
         TrainingError: a loss that is no longer finite.
     """
@@ -84,7 +86,7 @@ def _experiment(name: str, epochs: int | None) -> Experiment:
 
 
 def _chosen(experiment: Experiment, pattern: str) -> set[str]:
-    """Titles that the pattern matches, and those that they take their size from."""
+    """Titles that match the pattern, and the titles of rows from which these take their size."""
     titles = {row.title for row in experiment.rows if fnmatchcase(row.title, pattern)}
     if not titles:
         known = ", ".join(row.title for row in experiment.rows)
@@ -94,7 +96,7 @@ def _chosen(experiment: Experiment, pattern: str) -> set[str]:
 
 
 def _started(experiment: Experiment, data: str, output: str | Path | None) -> Reproduction:
-    """What an earlier run left in the output file, or nothing."""
+    """The results in the output file of an earlier run; empty without one."""
     if output is None:
         return Reproduction(experiment, data, {})
     path = Path(output)
@@ -113,9 +115,9 @@ def _started(experiment: Experiment, data: str, output: str | Path | None) -> Re
 def _ordered(
     outcomes: dict[str, dict[int, Outcome]], experiment: Experiment
 ) -> dict[str, dict[int, Outcome]]:
-    """Rows in the experiment's order; truncated networks stay where they came."""
-    places = {row.title: i for i, row in enumerate(experiment.rows)}
-    return dict(sorted(outcomes.items(), key=lambda item: places.get(item[0], len(places))))
+    """The outcomes in the experiment's order of rows; those of truncated networks come last."""
+    order = {row.title: i for i, row in enumerate(experiment.rows)}
+    return dict(sorted(outcomes.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def _line(title: str, seed: int, outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint whose noise and signal are known, to test this tool or another."""
+"""A checkpoint whose noise and signal are known, to test this tool or others."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def simulate(
     seed: int = 0,
     force: bool = False,
 ) -> Report:
-    """Write layers of noise with planted directions; the truth stands in the file's metadata.
+    """Write layers of noise with planted directions, and the truth into the file's metadata.
 
-    A small output head of noise comes last, so that every other layer may be pruned.
+    The last layer is a small output head of noise, so that every other layer may be pruned.
 
     Args:
-        output: ``.safetensors`` file to write: other formats have no place for the truth.
+        output: ``.safetensors`` file to write; other formats cannot hold the truth.
         shape: (out, in) of every layer.
-        layers: how many.
+        layers: number of layers.
         noise: kind of noise with options, such as ``"student:df=3"``.
-        sigma: deviation of one entry of the noise.
-        rank: planted directions in each layer.
-        times: their strength over the detection limit.
+        sigma: standard deviation of the noise.
+        rank: number of planted directions per layer.
+        times: strength of the planted directions, as a multiple of the detection limit.
         dtype: ``float64``, ``float32``, ``float16`` or ``bfloat16``.
-        seed: same seed, same file.
+        seed: seed of the random numbers; the same seed gives the same file.
         force: whether an existing output may be replaced.
 
     Raises:
@@ -91,7 +91,7 @@ def simulate(
 
 
 class _Drawn(Checkpoint):
-    """Layers that are drawn when they are read, one in memory at a time."""
+    """Layers that are drawn when they are read, so that memory holds one at a time."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Drawn(Checkpoint):
         self._shape, self._noise, self._dtype, self._truth = shape, noise, dtype, truth
 
     def raw(self, name: str) -> RawTensor:
-        """The layer, drawn from the seed and its number alone."""
+        """The layer, drawn from the seed and the layer's number."""
         seed, sigma = int(self._truth["seed"]), float(self._truth["sigma"])
         if name == _HEAD:
             rng = np.random.default_rng(seed)
@@ -129,5 +129,5 @@ class _Drawn(Checkpoint):
         return encode(weight, self._dtype)
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
-        """None: every layer is drawn for itself."""
+        """No ties: every layer is drawn independently."""
         return {}

@@ -30,7 +30,7 @@ def test_each_point_is_what_prune_gives() -> None:
         assert 0 < point.error < 1
 
 
-def test_the_standard_sizes_reach_down_to_what_can_be_met(tmp_path: Path) -> None:
+def test_the_default_sizes_stop_where_none_can_be_met(tmp_path: Path) -> None:
     report = rmtcli.curve(SAMPLES / "mnist_mlp.safetensors", evaluation=MNIST)
     sizes = [p.parameters for p in report.curve]
     assert sizes == sorted(sizes, reverse=True)
@@ -64,7 +64,7 @@ def score(model: object) -> float:
     return 7.0
 
 
-def test_a_score_of_the_users_own_has_a_curve_too(tmp_path: Path) -> None:
+def test_a_custom_score_has_a_curve_too(tmp_path: Path) -> None:
     from rmtcli.report.plot import draw_curve
 
     evaluation = rmtcli.Evaluation(score="tests.pipeline.test_curve:score")
@@ -76,7 +76,7 @@ def test_a_score_of_the_users_own_has_a_curve_too(tmp_path: Path) -> None:
         assert (tmp_path / f"c{ending}").stat().st_size > 1000
 
 
-def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_reported_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     from rmtcli.report import extras, plot
 
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
@@ -84,14 +84,14 @@ def test_without_matplotlib_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) ->
         plot.check_plots()
 
 
-def test_sizes_that_cannot_be_met_are_told() -> None:
+def test_sizes_that_cannot_be_met_are_reported() -> None:
     with pytest.raises(UsageError, match=r"a budget of 0\.1% cannot be met"):
         rmtcli.curve(DEEP, sizes=["0.1%"], evaluation=MNIST)
     with pytest.raises(UsageError, match="nothing to evaluate on"):
         rmtcli.curve(DEEP, evaluation=rmtcli.Evaluation())
 
 
-def test_a_refinement_that_was_taken_back_is_noted(tmp_path: Path) -> None:
+def test_an_undone_refinement_is_noted(tmp_path: Path) -> None:
     import numpy as np
 
     # Two samples, of which one is held out: healing overfits to the other.

@@ -17,8 +17,8 @@ pytest.importorskip("matplotlib")
 
 
 @pytest.mark.parametrize("name", ["mnist_deep.pt", "planted.safetensors"])
-def test_threads_and_time_change_no_byte(name: str, tmp_path: Path, rmtcli: Run) -> None:
-    found = []
+def test_threads_and_time_do_not_change_a_byte(name: str, tmp_path: Path, rmtcli: Run) -> None:
+    result = []
     for threads, epoch in (("1", "0"), ("2", "1700000000")):
         folder = tmp_path / threads
         folder.mkdir()
@@ -38,12 +38,12 @@ def test_threads_and_time_change_no_byte(name: str, tmp_path: Path, rmtcli: Run)
             )
             assert done.returncode == 0, done.stderr
         files = (path for path in folder.rglob("*") if path.is_file())
-        found.append({path.relative_to(folder): path.read_bytes() for path in files})
-    assert found[0].keys() == found[1].keys()
-    assert [path for path, data in found[0].items() if data != found[1][path]] == []
+        result.append({path.relative_to(folder): path.read_bytes() for path in files})
+    assert result[0].keys() == result[1].keys()
+    assert [path for path, data in result[0].items() if data != result[1][path]] == []
 
 
-def test_the_order_of_layers_changes_no_layer(tmp_path: Path) -> None:
+def test_the_order_of_layers_does_not_change_a_layer(tmp_path: Path) -> None:
     state = load_file(SAMPLES / "planted.safetensors")
     matrices = [name for name in state if name.endswith("weight")]
     renamed = {f"z{9 - i}.weight": state[name] for i, name in enumerate(matrices)}

@@ -22,9 +22,9 @@ def changed(path: Path, **replaced: np.ndarray) -> Path:
     return path
 
 
-def test_a_checkpoint_and_itself(tmp_path: Path) -> None:
-    found = package.diff(MLP, MLP)
-    assert found.values == {
+def test_a_checkpoint_does_not_differ_from_itself(tmp_path: Path) -> None:
+    result = package.diff(MLP, MLP)
+    assert result.values == {
         "layers.count": 2,
         "layers.changed": 0,
         "layers.missing": 0,
@@ -69,17 +69,17 @@ def test_factors_are_compared_by_their_product(tmp_path: Path) -> None:
     assert package.diff(small, dense).values["change.max"] < 1e-6
 
 
-def test_layers_that_only_one_holds(tmp_path: Path) -> None:
+def test_layers_that_only_one_checkpoint_holds_are_listed(tmp_path: Path) -> None:
     shorter = load_file(MLP)["fc2.weight"][:, :500].copy()
     other = changed(
         tmp_path / "b.safetensors", **{"fc2.weight": shorter, "fc3.weight": 2 * shorter}
     )
-    found = package.diff(MLP, other)
-    assert [layer.name for layer in found.layers] == ["fc1.weight"]
-    assert found.missing == (("fc2.weight", "A"), ("fc3.weight", "B"))
+    result = package.diff(MLP, other)
+    assert [layer.name for layer in result.layers] == ["fc1.weight"]
+    assert result.missing == (("fc2.weight", "A"), ("fc3.weight", "B"))
 
 
-def test_nothing_in_common(tmp_path: Path) -> None:
+def test_checkpoints_without_a_common_layer_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.safetensors"
     save_file({"x.weight": np.ones((40, 40), np.float32)}, path)
     with pytest.raises(LayerError, match="have no layer of the same name and shape"):
@@ -117,18 +117,20 @@ def test_the_command(workdir: Path, rmtcli: Run) -> None:
     same = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed > 0")
     assert same.returncode == 0, same.stderr
     assert "changed  0 of 2 layers" in same.stdout
-    found = rmtcli("diff", MLP, other, "--json", "--fail-if", "change.max > 0.5")
-    assert found.returncode == 1
-    assert found.stderr.count("\n") == 1
-    assert "fails: change.max > 0.5 (change.max is " in found.stderr
-    record = json.loads(found.stdout)
+    result = rmtcli("diff", MLP, other, "--json", "--fail-if", "change.max > 0.5")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "fails: change.max > 0.5 (change.max is " in result.stderr
+    record = json.loads(result.stdout)
     assert record["totals"]["layers.changed"] == 1
     wrong = rmtcli("diff", MLP, "gone.pt")
     assert wrong.returncode == 2
     assert wrong.stderr == "rmtcli: error: gone.pt: no such file\n"
 
 
-def test_github_is_told(workdir: Path, rmtcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_gets_annotations_and_a_summary(
+    workdir: Path, rmtcli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(workdir / "summary.md"))
     done = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed < 1")

@@ -22,11 +22,11 @@ EVALUATION = rmtcli.Evaluation(DATA)
 
 
 def accuracies(report: Any) -> tuple[float, float, float]:
-    found = report.comparison
-    return found.before.accuracy, found.unhealed.accuracy, found.after.accuracy
+    result = report.comparison
+    return result.before.accuracy, result.unhealed.accuracy, result.after.accuracy
 
 
-def test_training_makes_up_for_pruning(tmp_path: Path) -> None:
+def test_training_recovers_the_accuracy_lost_by_pruning(tmp_path: Path) -> None:
     """Plain truncation at the edge costs points; two epochs bring most of them back."""
     out = tmp_path / "small.safetensors"
     settings = Training(epochs=2, distill=0.5)
@@ -40,7 +40,7 @@ def test_training_makes_up_for_pruning(tmp_path: Path) -> None:
     assert report.parameters == (1_061_130, open_checkpoint(out).parameters)
 
 
-def test_what_is_pruned_already_learns_from_the_dense_network(tmp_path: Path) -> None:
+def test_a_pruned_checkpoint_learns_from_the_dense_network(tmp_path: Path) -> None:
     small, out = tmp_path / "small.pt", tmp_path / "tuned.pt"
     rmtcli.prune(DEEP, small, keep="edge")
     settings = Training(epochs=1, distill=1.0)
@@ -54,7 +54,7 @@ def test_what_is_pruned_already_learns_from_the_dense_network(tmp_path: Path) ->
     assert moved.abs().max() > 0
 
 
-def test_a_budget_and_the_same_seed_twice(tmp_path: Path) -> None:
+def test_a_budget_is_met_and_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for file in files:
         rmtcli.finetune(
@@ -73,7 +73,7 @@ def without_labels(folder: Path) -> Path:
     return path
 
 
-def test_labels_are_needed_only_beside_the_teacher(tmp_path: Path) -> None:
+def test_labels_are_not_needed_where_only_the_teacher_teaches(tmp_path: Path) -> None:
     evaluation = rmtcli.Evaluation(without_labels(tmp_path))
     with pytest.raises(EvaluationError, match="has no 'train_targets': add them, or set --distill"):
         rmtcli.finetune(DEEP, tmp_path / "x.pt", evaluation=evaluation)
@@ -114,7 +114,7 @@ def test_wrong_requests(
     assert not output.exists()
 
 
-def test_options_that_a_pruned_checkpoint_leaves_no_room_for(tmp_path: Path) -> None:
+def test_a_pruned_checkpoint_refuses_options_of_pruning(tmp_path: Path) -> None:
     small = tmp_path / "small.pt"
     rmtcli.prune(DEEP, small, keep="edge")
     with pytest.raises(UsageError, match="is pruned already: leave out --keep and --budget"):

@@ -17,12 +17,12 @@ def test_a_written_file_names_its_source_and_its_ranks(
     run: Run = request.getfixturevalue("rmtcli")  # the name of the package too
     source = samples / "planted.safetensors"
     rmtcli.prune(source, tmp_path / "a.pt", keep="rank:k=3", edge="bema")
-    found = rmtcli.info(tmp_path / "a.pt")
-    assert found.manifest is not None
-    assert found.manifest.source_sha256 == file_sha256(source)
-    assert found.form == "torch file"
-    ranks = {name: rank for name, rank in found.manifest.ranks.items() if rank == 3}
-    assert len(ranks) == len(found.manifest.factored) == 4
+    result = rmtcli.info(tmp_path / "a.pt")
+    assert result.manifest is not None
+    assert result.manifest.source_sha256 == file_sha256(source)
+    assert result.form == "torch file"
+    ranks = {name: rank for name, rank in result.manifest.ranks.items() if rank == 3}
+    assert len(ranks) == len(result.manifest.factored) == 4
     printed = run("info", tmp_path / "a.pt").stdout
     assert f"made from      planted.safetensors, sha256 {file_sha256(source)}" in printed
     assert "ranks by       keep rank:k=3" in printed
@@ -36,9 +36,12 @@ def test_a_written_file_names_its_source_and_its_ranks(
 def test_info_on_a_directory(tmp_path: Path) -> None:
     tensors = {"a.weight": torch.from_numpy(planted((64, 64), 2, times=4)).float()}
     tensors["n"] = torch.ones(3, dtype=torch.int64)
-    found = rmtcli.info(model_directory(tmp_path / "m", tensors, shards=2))
-    assert found.form == "Hugging Face directory"
-    assert found.model_type == "bert"
-    assert found.types == {"float32": 1, "I64": 1}
-    assert found.files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    assert ("rmtcli", "no record: not written by rmtcli, or converted back to dense") in found.lines
+    result = rmtcli.info(model_directory(tmp_path / "m", tensors, shards=2))
+    assert result.form == "Hugging Face directory"
+    assert result.model_type == "bert"
+    assert result.types == {"float32": 1, "I64": 1}
+    assert result.files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert (
+        "rmtcli",
+        "no record: not written by rmtcli, or converted back to dense",
+    ) in result.lines

@@ -41,7 +41,7 @@ def test_ten_percent_of_the_parameters_keep_the_accuracy() -> None:
     assert drop(plain) > drop(report) + 1
 
 
-def test_budgets_come_in_three_units(tmp_path: Path) -> None:
+def test_a_budget_counts_parameters_bytes_or_multiply_adds(tmp_path: Path) -> None:
     by_share, by_number = pruned("10%"), pruned(str(round(0.1 * 1_061_130)))
     assert [p.rank for p in by_share.layers] == [p.rank for p in by_number.layers]
     in_bytes = pruned("10%", "bytes")
@@ -51,20 +51,20 @@ def test_budgets_come_in_three_units(tmp_path: Path) -> None:
     assert 0.095 < sum(sizes) / sum(p.layer.size for p in macs.layers) <= 0.1
 
 
-def test_ranks_are_multiples_where_asked(tmp_path: Path) -> None:
+def test_ranks_are_multiples_of_rank_multiple(tmp_path: Path) -> None:
     report = pruned("10%", rank_multiple=8)
     assert all(plan.rank % 8 == 0 for plan in report.pruned)
     assert report.parameters[1] <= 0.1 * report.parameters[0]
 
 
-def test_a_budget_without_data_goes_by_the_weights() -> None:
+def test_a_budget_without_data_is_divided_by_the_weights() -> None:
     report = pruned("10%", evaluation=None)
     assert report.calibrated is None
     assert report.parameters[1] <= 0.1 * report.parameters[0]
     assert all(plan.predicted_loss is None for plan in report.layers)
 
 
-def test_calibration_mends_the_factors_of_any_rule() -> None:
+def test_calibration_improves_the_factors_of_any_rule() -> None:
     calibration = rmtcli.Calibration(SAMPLES / "mnist.npz")
     plain = rmtcli.prune(DEEP, evaluation=MNIST, dry_run=True)
     mended = rmtcli.prune(DEEP, evaluation=MNIST, calibration=calibration, dry_run=True)
@@ -73,7 +73,7 @@ def test_calibration_mends_the_factors_of_any_rule() -> None:
 
 
 @pytest.mark.parametrize("layout", ["factored", "dense"])
-def test_what_is_written_is_what_was_measured(tmp_path: Path, layout: str) -> None:
+def test_the_written_network_is_the_measured_one(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "a.safetensors"
     report = rmtcli.prune(DEEP, path, budget=Budget("10%"), evaluation=MNIST, layout=layout)
     again = rmtcli.evaluate(path, evaluation=MNIST)
@@ -82,7 +82,7 @@ def test_what_is_written_is_what_was_measured(tmp_path: Path, layout: str) -> No
     assert again.comparison.after.accuracy == report.comparison.after.accuracy
 
 
-def test_the_guard_holds_on_samples_that_nothing_else_saw() -> None:
+def test_the_guard_holds_on_unseen_samples() -> None:
     report = rmtcli.prune(DEEP, max_drop=0.2, evaluation=MNIST, dry_run=True)
     assert report.parameters[1] <= 0.2 * report.parameters[0]
     assert drop(report) <= 0.3
@@ -118,7 +118,9 @@ def whole(model: nn.Module) -> float:
     return 0.0 if isinstance(model.fc, nn.Sequential) else 1.0
 
 
-def test_where_nothing_can_go_only_the_report_is_written(tmp_path: Path, rmtcli: Run) -> None:
+def test_where_nothing_can_be_removed_only_the_report_is_written(
+    tmp_path: Path, rmtcli: Run
+) -> None:
     torch.save(Guarded().state_dict(), tmp_path / "a.pt")
     before = tree(tmp_path)
     result = rmtcli(
@@ -174,7 +176,7 @@ class Lstm(nn.Module):
 
 @pytest.mark.parametrize("name", ["Normed", "Residual", "Shared", "Lstm"])
 @pytest.mark.parametrize("metric", ["two-sided", "one-sided"])
-def test_networks_of_every_build_are_calibrated(tmp_path: Path, name: str, metric: str) -> None:
+def test_networks_of_every_kind_are_calibrated(tmp_path: Path, name: str, metric: str) -> None:
     torch.manual_seed(0)
     model = globals()[name]()
     rng = np.random.default_rng(0)
@@ -211,7 +213,7 @@ def calibration_on(tmp_path: Path, inputs: np.ndarray) -> rmtcli.Calibration:
     return rmtcli.Calibration(tmp_path / "c.npz")
 
 
-def test_bad_calibration_data_is_told(tmp_path: Path) -> None:
+def test_bad_calibration_data_is_reported(tmp_path: Path) -> None:
     good = np.random.default_rng(0).random((50, 784)).astype(np.float32)
     nan = good.copy()
     nan[3, 4] = np.nan
@@ -257,6 +259,6 @@ def test_three_rows_are_poor_but_the_guard_holds(tmp_path: Path) -> None:
         ({"budget": Budget("5%"), "rank_multiple": 0}, "--rank-multiple must be at least 1"),
     ],
 )
-def test_goals_that_cannot_be_are_told(options: dict[str, object], message: str) -> None:
+def test_contradictory_goals_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         rmtcli.prune(DEEP, **({"evaluation": MNIST, "dry_run": True} | options))  # type: ignore[arg-type]

@@ -29,21 +29,21 @@ DEEP = SAMPLES / "mnist_deep.pt"
     step=st.floats(1e-9, 1e-5),
     ranks=st.lists(st.integers(1, 2000), min_size=2, max_size=6, unique=True),
 )
-def test_a_line_is_found_again(fixed: float, step: float, ranks: list[int]) -> None:
-    found = Times.fit(1.0, ranks, [fixed + step * rank for rank in ranks])
+def test_a_fit_recovers_the_line(fixed: float, step: float, ranks: list[int]) -> None:
+    result = Times.fit(1.0, ranks, [fixed + step * rank for rank in ranks])
     for rank in ranks:
-        assert found.fixed + found.step * rank == pytest.approx(fixed + step * rank, rel=1e-6)
+        assert result.fixed + result.step * rank == pytest.approx(fixed + step * rank, rel=1e-6)
 
 
 @given(seconds=st.lists(st.floats(1e-6, 1), min_size=2, max_size=6))
 def test_no_layer_becomes_faster_by_a_larger_rank(seconds: list[float]) -> None:
-    found = Times.fit(1.0, range(1, len(seconds) + 1), seconds)
-    assert found.fixed >= 0
-    assert found.step >= 0
-    assert found.fixed + found.step > 0
+    result = Times.fit(1.0, range(1, len(seconds) + 1), seconds)
+    assert result.fixed >= 0
+    assert result.step >= 0
+    assert result.fixed + result.step > 0
 
 
-def test_measured_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timed_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only the functions move: their own times come out, whatever the machine does."""
     now, calls = 0.0, ""
 
@@ -59,7 +59,7 @@ def test_measured_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aba" in calls
 
 
-def test_a_kind_of_layer_is_measured_once() -> None:
+def test_each_shape_and_type_is_timed_once() -> None:
     clock = Clock(3, "cpu")
     first = clock.pair((40, 60), 5, "F32")
     assert clock.pair((40, 60), 5, "F32") is first
@@ -68,17 +68,17 @@ def test_a_kind_of_layer_is_measured_once() -> None:
     assert clock.times((2, 3), "F64").dense > 0  # one rank is all there is
 
 
-def test_what_is_slower_is_named() -> None:
-    found = Latency(1, "cpu", 2, {"a": (1.0, 2.0), "b": (2.0, 1.0), "c": (1.0, 1.0)})
-    assert found.slower == ("a",)
-    assert found.total == (4.0, 4.0)
-    assert found.ratio == 1.0
+def test_slower_layers_are_listed() -> None:
+    result = Latency(1, "cpu", 2, {"a": (1.0, 2.0), "b": (2.0, 1.0), "c": (1.0, 1.0)})
+    assert result.slower == ("a",)
+    assert result.total == (4.0, 4.0)
+    assert result.ratio == 1.0
     whole = Latency(1, "cpu", 2, {}, (2.0, 1.0))
     assert (whole.ratio, whole.total) == (0.5, (0, 0))
     assert Latency(1, "cpu", 2, {}).ratio is None
 
 
-def test_an_allocation_counts_what_factors_take_whatever_their_rank() -> None:
+def test_an_allocation_counts_the_fixed_time_of_two_factors() -> None:
     losses = np.array([8.0, 4.0, 2.0, 1.0])
     cheap, slow = RankOptions(losses, 10, 100), RankOptions(losses, 10, 100, fixed=75, most=3)
     assert cheap.least == 10
@@ -99,7 +99,7 @@ def test_a_budget_of_time_is_a_share_or_milliseconds() -> None:
 
 
 @pytest.mark.usefixtures("steady")
-def test_a_report_tells_times_of_layers_and_of_the_network() -> None:
+def test_a_report_has_times_of_layers_and_of_the_network() -> None:
     report = rmtcli.prune(
         DEEP,
         budget=Budget("60%", "ms"),
@@ -107,7 +107,7 @@ def test_a_report_tells_times_of_layers_and_of_the_network() -> None:
         evaluation=rmtcli.Evaluation(SAMPLES / "mnist.npz"),
         dry_run=True,
     )
-    assert [found.batch for found in report.latency] == [1, 64]
+    assert [result.batch for result in report.latency] == [1, 64]
     at_budget = report.latency[1]
     assert at_budget.network is not None
     before, after = at_budget.total
@@ -121,9 +121,9 @@ def test_a_report_tells_times_of_layers_and_of_the_network() -> None:
 
 
 def test_analyze_times_what_auto_would_do() -> None:
-    (found,) = rmtcli.analyze(SAMPLES / "planted.safetensors", batches=[8]).latency
-    assert len(found.layers) == 5
-    assert found.network is None
+    (result,) = rmtcli.analyze(SAMPLES / "planted.safetensors", batches=[8]).latency
+    assert len(result.layers) == 5
+    assert result.network is None
 
 
 def test_convolutions_are_not_timed(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_convolutions_are_not_timed(tmp_path: Path) -> None:
         {"c.weight": torch.randn(64, 32, 3, 3), "f.weight": torch.randn(80, 90)}, tmp_path / "c.pt"
     )
     wide = Selection(convolutions=True)
-    (found,) = rmtcli.analyze(tmp_path / "c.pt", selection=wide, batches=[2]).latency
-    assert set(found.layers) == {"f.weight"}
+    (result,) = rmtcli.analyze(tmp_path / "c.pt", selection=wide, batches=[2]).latency
+    assert set(result.layers) == {"f.weight"}
     budget = Budget("50%", "ms")
     with pytest.raises(UsageError, match="is a convolution"):
         rmtcli.prune(tmp_path / "c.pt", budget=budget, batches=[2], selection=wide)
@@ -147,7 +147,7 @@ def test_convolutions_are_not_timed(tmp_path: Path) -> None:
         (("--budget-latency", "0.001%", "--batch", "1"), "cannot be met"),
     ],
 )
-def test_what_cannot_be_timed_is_said(
+def test_what_cannot_be_timed_is_reported(
     workdir: Path, rmtcli: Run, arguments: tuple[str, ...], message: str
 ) -> None:
     data = ("--data", "sample_models/mnist.npz")
@@ -163,7 +163,7 @@ def test_a_condition_on_time(workdir: Path, rmtcli: Run) -> None:
     done = rmtcli(*arguments, "--fail-if", "latency.ratio > 0.0001")
     assert done.returncode == 1
     assert "latency.ratio is" in done.stderr
-    found = json.loads(done.stdout)["latency"][0]
-    assert found["layers"]["ratio"] == found["layers"]["after"] / found["layers"]["before"]
+    result = json.loads(done.stdout)["latency"][0]
+    assert result["layers"]["ratio"] == result["layers"]["after"] / result["layers"]["before"]
     unmeasured = rmtcli(*arguments[:2], "--fail-if", "latency.ratio > 1", "--dry-run")
     assert unmeasured.returncode == 2

@@ -74,14 +74,14 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", ["", "40%"])
-def test_two_gigabytes_are_pruned_in_one(tmp_path: Path, budget: str) -> None:
+def test_a_two_gigabyte_model_is_pruned_in_one_gigabyte(tmp_path: Path, budget: str) -> None:
     size = sharded(tmp_path / "m", shards=5, layers=24, side=2048)
     assert size > 2e9
     used = peak(tmp_path / "m", tmp_path / "a", budget)
     assert used < 2**30, f"{used / 2**20:.0f} MB"
 
 
-def test_what_is_not_held_is_made_anew_and_comes_out_the_same(
+def test_decompositions_that_are_not_held_are_repeated_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = {f"a{i}": planted((80, 60), 3, times=4, seed=i) for i in range(3)}

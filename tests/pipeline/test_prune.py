@@ -69,9 +69,7 @@ def test_auto_prunes_what_the_fit_supports_and_nothing_else(file: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
-def test_every_type_keeps_its_type_and_its_rank(
-    tmp_path: Path, dtype: torch.dtype, ending: str
-) -> None:
+def test_each_type_keeps_its_type_and_rank(tmp_path: Path, dtype: torch.dtype, ending: str) -> None:
     tensors = {name: value.to(dtype) for name, value in state().items()}
     source = tmp_path / f"a{ending}"
     if ending == ".pt":
@@ -84,7 +82,7 @@ def test_every_type_keeps_its_type_and_its_rank(
     assert {info.dtype for info in written.infos.values()} == {report.layers[0].layer.dtype}
 
 
-def test_what_is_reported_is_what_is_written(file: Path) -> None:
+def test_the_report_describes_the_written_file(file: Path) -> None:
     report = rmtcli.prune(file)
     assert report.output is not None
     assert report.parameters == (report.source.parameters, report.output.parameters)
@@ -170,7 +168,7 @@ def test_a_tied_layer_stored_twice_counts_twice(tmp_path: Path) -> None:
     assert report.output.parameters == report.parameters[1]
 
 
-def test_names_that_are_taken_leave_a_layer_alone(tmp_path: Path) -> None:
+def test_a_layer_whose_factor_names_are_taken_is_left_alone(tmp_path: Path) -> None:
     w = torch.from_numpy(planted((120, 120), 4, times=4)).float()
     tensors = {"a.weight": w, "a.0.weight": w + 1, "head.weight": torch.ones(10, 120)}
     torch.save(tensors, tmp_path / "a.pt")
@@ -191,9 +189,7 @@ def test_a_pruned_file_is_not_pruned_twice(file: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_stop_a_prune_and_not_an_analysis(
-    file: Path, value: float
-) -> None:
+def test_values_that_are_not_finite_stop_prune_but_not_analyze(file: Path, value: float) -> None:
     tensors = state()
     tensors["b_noise.weight"][3, 4] = value
     save_file(tensors, file)
@@ -206,7 +202,7 @@ def test_values_that_are_not_finite_stop_a_prune_and_not_an_analysis(
     assert rmtcli.prune(file, selection=selection).output is not None
 
 
-def test_a_product_beyond_a_types_range_is_told(tmp_path: Path) -> None:
+def test_a_product_beyond_the_range_of_its_type_is_reported(tmp_path: Path) -> None:
     # Rank 1 of entries at the end of float16's range lies beyond it in places.
     rng = np.random.default_rng(0)
     w = torch.from_numpy(6.5e4 * np.sign(rng.standard_normal((64, 64)))).half()
@@ -232,7 +228,7 @@ def test_factors_share_a_large_norm(tmp_path: Path) -> None:
     assert float(written["a.0.weight"].abs().max()) < 1e3
 
 
-def test_wrong_requests_are_told(file: Path) -> None:
+def test_wrong_requests_are_reported(file: Path) -> None:
     for options, message in [
         ({"layout": "sparse"}, "unknown layout 'sparse': choose one of factored, dense"),
         ({"edge": "ben"}, "unknown edge estimator 'ben'"),
@@ -262,7 +258,7 @@ def test_safetensors_are_pruned_without_torch(file: Path, tmp_path: Path) -> Non
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)
 
 
-def test_pruning_in_two_steps_remembers_the_first(tmp_path: Path) -> None:
+def test_the_record_of_a_second_pruning_keeps_the_first(tmp_path: Path) -> None:
     from tests.conftest import SAMPLES
 
     one, two, dense = (tmp_path / f"{n}.pt" for n in ("one", "two", "dense"))
@@ -283,7 +279,7 @@ def test_pruning_in_two_steps_remembers_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", ["energy:fraction=0", "fraction:of=0", "hard-threshold"])
-def test_a_rule_that_keeps_nothing_does_not_delete_a_layer(file: Path, keep: str) -> None:
+def test_a_rank_of_zero_does_not_delete_a_layer(file: Path, keep: str) -> None:
     report = rmtcli.prune(file, keep=keep, dry_run=True)
     assert {p.layer.name: p.untouched for p in report.layers}["b_noise.weight"] is Untouched.NO_RANK
 
@@ -295,15 +291,15 @@ def test_values_whose_squares_leave_float64_are_skipped(tmp_path: Path, scale: f
     assert [item.reason.name for item in rmtcli.analyze(tmp_path / "a.pt").skipped] == ["RANGE"]
 
 
-def test_equal_biases_that_share_no_storage_stay_apart(tmp_path: Path) -> None:
+def test_equal_biases_with_separate_storage_stay_separate(tmp_path: Path) -> None:
     w = [torch.from_numpy(planted((120, 120), 4, times=4, seed=s)).float() for s in (0, 9)]
     tensors = {"a.weight": w[0], "a.bias": torch.zeros(120), "b.weight": w[1]}
     tensors |= {"b.bias": torch.zeros(120), "head.weight": torch.ones(10, 120)}
     save_file(tensors, tmp_path / "a.safetensors")
     report = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt")
-    found = torch.load(tmp_path / "b.pt")
-    assert found["a.1.bias"].data_ptr() != found["b.1.bias"].data_ptr()
-    assert report.parameters[1] == sum(t.numel() for t in found.values())
+    result = torch.load(tmp_path / "b.pt")
+    assert result["a.1.bias"].data_ptr() != result["b.1.bias"].data_ptr()
+    assert report.parameters[1] == sum(t.numel() for t in result.values())
 
 
 def test_reports_count_what_was_written(tmp_path: Path) -> None:
@@ -318,7 +314,7 @@ def test_reports_count_what_was_written(tmp_path: Path) -> None:
     assert report.to_dict()["parameters"]["after"] == 2 * 120 * 120 + 1200
 
 
-def test_notes_that_a_torch_file_cannot_hold_are_named(tmp_path: Path) -> None:
+def test_metadata_that_a_torch_file_cannot_hold_is_listed(tmp_path: Path) -> None:
     save_file(state(), tmp_path / "a.safetensors", metadata={"format": "pt", "truth": "precious"})
     report = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt")
     assert any(note.endswith("file cannot hold metadata: truth") for note in report.notes)

@@ -25,7 +25,7 @@ def test_noise_has_mean_0_and_mean_variance_1(name: str) -> None:
     assert np.array_equal(again, entries[0])
 
 
-def test_planted_directions_have_the_strength_that_is_asked() -> None:
+def test_planted_directions_have_the_requested_strength() -> None:
     rng = np.random.default_rng(0)
     w = planted(rng, (60, 90), NOISES.parse("gaussian"), sigma=1e-9, rank=3, times=1e9)
     singular = np.linalg.svd(w, compute_uv=False)
@@ -34,7 +34,7 @@ def test_planted_directions_have_the_strength_that_is_asked() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_what_is_planted_is_found(dtype: str, tmp_path: Path) -> None:
+def test_planted_directions_are_recovered(dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     rmtcli.simulate(path, (150, 200), layers=2, sigma=0.02, rank=4, times=3, dtype=dtype)
     with safe_open(path, "np") as file:

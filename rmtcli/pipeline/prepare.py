@@ -1,0 +1,154 @@
+"""Prepare a checkpoint: find its layers, calibrate them and fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rmtcli.calibration import Calibrated
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.edges import EDGES
+from rmtcli.errors import LayerError, UsageError
+from rmtcli.evaluation import Harness
+from rmtcli.layers import Layer, Skipped
+from rmtcli.layouts import LAYOUTS
+from rmtcli.pipeline.calibrate import calibrate_layers
+from rmtcli.pipeline.fits import (
+    FittedLayers,
+    Fitter,
+    decomposer_for,
+    fit_layers,
+)
+from rmtcli.pipeline.prepared import Prepared
+from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.stages import (
+    Method,
+    describe,
+    layers_of,
+    refuse_not_finite,
+)
+from rmtcli.planning import (
+    LayerCalibration,
+    Plan,
+    approximated,
+    check_plan,
+    sibling_groups,
+)
+from rmtcli.report.base import Source
+from rmtcli.report.notes import NO_SIBLINGS
+
+
+def prepare(harness: Harness, request: Request) -> Prepared:
+    """Find the layers, calibrate if there is something to calibrate on, and fit them.
+
+    Raises:
+        UsageError: a wrong option, or two that cannot be combined.
+        LayerError: no layers, or a plan that is not for them.
+        EvaluationError: the network cannot be built or fed.
+    """
+    checkpoint, goal, layout = harness.checkpoint, request.goal, request.layout
+    method = Method.spelled(request.edge, goal.keep, layout, goal.words)
+    source = describe(checkpoint)
+    items = layers_of(checkpoint, request.selection)
+    if goal.plan is not None:
+        check_plan(goal.plan, checkpoint, items, layout)
+    if request.shares:
+        _check_sharing(request)
+    calibrations, calibrated = None, None
+    if request.calibrates:
+        calibrations, calibrated = _calibrate(harness, source, items, request)
+    fitter = Fitter(
+        EDGES.parse(request.edge),
+        calibrations,
+        approximate=not request.shares,
+        hashed=request.hashed,
+        decomposer=decomposer_for(harness.evaluation.device, request.cache),
+    )
+    stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
+    values = harness, request, source, method
+    if not (goal.joint or request.shares):
+        return Prepared(*values, stream, calibrations, calibrated)
+    layers = stream.held()
+    notes: tuple[str, ...] = ()
+    refuse_not_finite(checkpoint.path, layers.items)
+    if request.shares and calibrations is not None:
+        layers, notes = _share(checkpoint, layers, calibrations, request)
+    return Prepared(*values, layers, calibrations, calibrated, notes)
+
+
+def _calibrate(
+    harness: Harness, source: Source, items: Sequence[Layer | Skipped], request: Request
+) -> tuple[dict[str, LayerCalibration], Calibrated]:
+    """The calibration of all layers that may be pruned: no output heads, unless a plan names them.
+
+    Raises:
+        UsageError: layers are computed on a cluster.
+    """
+    if request.cluster is not None:
+        raise UsageError(
+            "--executor computes layers from their weights alone: leave out --calib, --stats "
+            "and, with a budget or limit, the training part of --data"
+        )
+    plan = request.goal.plan
+    layers = [
+        item
+        for item in items
+        if isinstance(item, Layer) and (item.name in plan.ranks if plan else not item.head)
+    ]
+    return calibrate_layers(harness, source.sha256, layers, request.calibration)
+
+
+def _share(
+    checkpoint: Checkpoint,
+    fits: FittedLayers,
+    calibrations: Mapping[str, LayerCalibration],
+    request: Request,
+) -> tuple[FittedLayers, tuple[str, ...]]:
+    """The layers with approximations, siblings with one right factor; and what a user should know.
+
+    Raises:
+        LayerError: a plan groups layers that do not read the same input.
+    """
+    groups = sibling_groups(fits.fitted, calibrations, checkpoint.infos.keys(), request.layout)
+    notes = () if groups else (NO_SIBLINGS,)
+    if request.goal.plan is not None:
+        _check_groups(checkpoint, request.goal.plan, groups)
+        groups = request.goal.plan.groups
+    items = approximated(fits.items, calibrations, groups)
+    return replace(fits, items=tuple(items)), notes
+
+
+def _check_sharing(request: Request) -> None:
+    """Make sure that layers can share right factors.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not request.calibrates:
+        raise UsageError(
+            "--share-inputs has to see which layers read the same input: give inputs with --calib"
+        )
+    if request.calibration.sequential:
+        raise UsageError(
+            "--share-inputs and --sequential exclude each other: a sequential fit gives each layer "
+            "factors of its own; --heal does not"
+        )
+    if not request.layout.shared_parts:
+        raise UsageError(
+            f"--share-inputs and --layout {LAYOUTS.spell(request.layout)} exclude each other: "
+            "nothing is shared"
+        )
+
+
+def _check_groups(checkpoint: Checkpoint, plan: Plan, known: Mapping[str, str]) -> None:
+    """Make sure that the layers of each of a plan's groups read the same input.
+
+    Raises:
+        LayerError: they do not.
+    """
+    for name, first in plan.groups.items():
+        if known.get(name) is None or known[name] != known.get(first):
+            raise LayerError(
+                f"{checkpoint.path}: the plan's layer '{name}' cannot share its right factor "
+                f"with '{first}': they do not read the same input, or are stored in different ways"
+            )

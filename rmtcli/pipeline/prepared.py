@@ -1,0 +1,168 @@
+"""A checkpoint that is ready to be pruned, and the results that are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rmtcli.calibration import Calibrated
+from rmtcli.checkpoint import Checkpoint, Edited
+from rmtcli.evaluation import Comparison, Harness
+from rmtcli.layouts import Factored, Replacements
+from rmtcli.pipeline.fits import (
+    FitStream,
+    FittedLayers,
+)
+from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.stages import (
+    Method,
+    Planned,
+    edited,
+    plan_layers,
+    refuse_not_finite,
+)
+from rmtcli.planning import (
+    Guard,
+    Latency,
+    LayerCalibration,
+    LayerPlan,
+    Plan,
+    RankChooser,
+)
+from rmtcli.report.base import Report, Source
+from rmtcli.spectra import Factors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A checkpoint pruned with one choice of ranks.
+
+    Attributes:
+        planned: the plan of every layer.
+        network: the pruned checkpoint.
+        unhealed: the pruned checkpoint before healing; None where nothing was healed.
+        notes: sentences a user should read.
+    """
+
+    planned: Planned
+    network: Edited
+    unhealed: Edited | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A checkpoint whose layers are found and calibrated, and fitted or about to be.
+
+    Attributes:
+        harness: the dense network, and how it is built, fed and scored.
+        request: how it is to be pruned.
+        source: the checkpoint's path, hash and sizes.
+        method: the request's method, with all options spelled out.
+        fits: the layers. They are held where ranks are decided for all layers at once or siblings
+            share a factor; else they are a stream, which makes one result.
+        calibrations: the calibration of each layer, by name; None without calibration.
+        calibrated: what was calibrated on; None without calibration.
+        notes: sentences a user should read, whatever the ranks.
+    """
+
+    harness: Harness
+    request: Request
+    source: Source
+    method: Method
+    fits: FitStream | FittedLayers
+    calibrations: Mapping[str, LayerCalibration] | None
+    calibrated: Calibrated | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The dense network's checkpoint."""
+        return self.harness.checkpoint
+
+    @property
+    def held(self) -> FittedLayers:
+        """The layers in memory.
+
+        Raises:
+            TypeError: they are a stream.
+        """
+        if isinstance(self.fits, FitStream):
+            raise TypeError("the layers are a stream: ranks are decided one by one")
+        return self.fits
+
+    def result(self, choose: RankChooser) -> Result:
+        """Prune the checkpoint with these ranks.
+
+        Raises:
+            LayerError: a layer that holds values that are not finite.
+        """
+        refines = self.request.calibration.refines and self.calibrations is not None
+        replacements = None if refines else Replacements(self.checkpoint, self.method.layout)
+        planned = plan_layers(self.checkpoint, self.fits, choose, self.method.layout, replacements)
+        refuse_not_finite(self.checkpoint.path, planned.skipped)
+        if refines and planned.pruned:
+            return self._refined(planned)
+        return Result(planned, self._edited(planned, replacements))
+
+    def _refined(self, planned: Planned) -> Result:
+        """The result after the factors were fitted again, or healed, on the calibration data."""
+        from rmtcli.running.refine import refine  # needs torch
+
+        assert self.calibrations is not None
+        request = self.request
+        factored = replace(self.method, layout=Factored())
+        split = edited(self.checkpoint, self.source, factored, planned.pruned)
+        refined = refine(
+            self.harness, split, planned.pruned, self.calibrations, request.calibration
+        )
+        unhealed = None
+        if request.calibration.heal:
+            unhealed = self._edited(_with_factors(planned, refined.unhealed))
+        planned = _with_factors(planned, refined.factors)
+        return Result(planned, self._edited(planned), unhealed, refined.notes)
+
+    def _edited(self, planned: Planned, replacements: Replacements | None = None) -> Edited:
+        return edited(self.checkpoint, self.source, self.method, planned.pruned, replacements)
+
+    def report(
+        self,
+        action: str,
+        result: Result,
+        *,
+        comparison: Comparison | None = None,
+        guard: Guard | None = None,
+        plan: Plan | None = None,
+        latency: tuple[Latency, ...] = (),
+        notes: Sequence[str] = (),
+    ) -> Report:
+        """The report of a result, before it is written."""
+        return Report(
+            action,
+            self.source,
+            edge=self.method.edge,
+            keep=self.method.keep,
+            made_by=self.method.made_by,
+            layout=self.method.layout,
+            # The factors are in the network; a report that lives on need not hold them.
+            layers=tuple(replace(layer, factors=None) for layer in result.planned.layers),
+            skipped=result.planned.skipped,
+            comparison=comparison,
+            calibrated=self.calibrated,
+            budget=self.request.goal.budget,
+            guard=guard,
+            plan=plan,
+            latency=latency,
+            notes=tuple(notes),
+        )
+
+
+def _with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:
+    layers = (_refactored(plan, factors) for plan in planned.layers)
+    return replace(planned, layers=tuple(layers))
+
+
+def _refactored(plan: LayerPlan, factors: Mapping[str, Factors]) -> LayerPlan:
+    if plan.untouched is not None:
+        return plan
+    return replace(plan, factors=factors[plan.layer.name])

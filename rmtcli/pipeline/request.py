@@ -1,0 +1,60 @@
+"""What a command asks for, beside its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rmtcli.calibration import Calibration
+from rmtcli.computing import Cluster
+from rmtcli.layers import Selection
+from rmtcli.layouts import Factored, Layout
+from rmtcli.pipeline.fits import (
+    Track,
+)
+from rmtcli.planning import (
+    Goal,
+)
+from rmtcli.report.base import Report
+
+#: Gives reasons why nothing is to be written, from the report of what would be.
+Refuse = Callable[[Report], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """How a checkpoint is to be pruned.
+
+    Attributes:
+        goal: how ranks are decided.
+        edge: edge estimator with options.
+        layout: how pruned layers are stored.
+        selection: which matrices are layers; None for the default.
+        calibration: how to find out what the layers see; without data or statistics they are
+            pruned from their weights alone.
+        cache: folder in which decompositions are kept and looked up, or None.
+        cluster: where layers are computed; None for this process.
+        track: wraps the iteration over layers, for progress.
+        hashed: whether the bytes of each layer are hashed as they are read, for a new plan.
+    """
+
+    goal: Goal
+    edge: str = "select"
+    layout: Layout = field(default_factory=Factored)
+    selection: Selection | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    cache: str | Path | None = None
+    cluster: Cluster | None = None
+    track: Track = iter
+    hashed: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether there is something to calibrate on."""
+        return self.calibration.data is not None or self.calibration.stats is not None
+
+    @property
+    def shares(self) -> bool:
+        """Whether layers that read the same input share a right factor."""
+        return self.goal.share_inputs or bool(self.goal.plan and self.goal.plan.groups)
