@@ -164,7 +164,6 @@ OFFENDERS: set[tuple[str, str]] = {
     ("tests/checkpoint/huggingface/test_read.py", "turned"),
     ("tests/checkpoint/huggingface/test_write.py", "turned"),
     ("tests/checkpoint/torch/test_plain.py", "turned"),
-    ("tests/cli/test_failures.py", "anew"),
     ("tests/computing/test_cache.py", "anew"),
     ("tests/conftest.py", "turned"),
     ("tests/contracts/test_edges.py", "turned"),
