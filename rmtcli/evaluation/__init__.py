@@ -1,6 +1,8 @@
-"""How well a network still does what it did.
+"""Measure how well a network still does what it is for.
 
-The values here need no torch; building and running a network
+:class:`Evaluation` is what the user asks for. :meth:`Evaluation.resolve` gives the :class:`Harness`
+of one checkpoint: its task, its samples, and a description of its network, each resolved once per
+run. The values in this package's face need no torch; building and running a network
 (:mod:`~rmtcli.evaluation.network`, :mod:`~rmtcli.evaluation.pretrained`) does.
 """
 

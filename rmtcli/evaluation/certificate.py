@@ -1,4 +1,4 @@
-"""On which samples a change of the weights cannot have changed the class."""
+"""Certify samples whose class a change of the weights cannot have changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
 from rmtcli.layouts.split import SplitLinear
 
-#: Activations whose outputs differ by no more than this many times what their inputs differ by.
-#: The constants of GELU and SiLU are the maxima of their derivatives, rounded up.
+#: Lipschitz constants of the activations. Those of GELU and SiLU are the maxima of their
+#: derivatives, rounded up.
 LIPSCHITZ: dict[type[nn.Module], float] = {
     nn.ReLU: 1.0,
     nn.GELU: 1.13,
@@ -23,9 +23,9 @@ LIPSCHITZ: dict[type[nn.Module], float] = {
     nn.Sigmoid: 0.25,
     nn.Identity: 1.0,
 }
-#: What does nothing in evaluation mode.
+#: Modules that do nothing in evaluation mode.
 PASSIVE = (nn.Identity, nn.Dropout)
-#: Samples that are bounded at a time.
+#: Samples per pass.
 BATCH = 1024
 
 
@@ -33,29 +33,30 @@ BATCH = 1024
 def certified(
     dense: nn.Module, pruned: nn.Module, inputs: NDArray[np.floating]
 ) -> Certificate | None:
-    """Shares of the samples whose margin exceeds what the change can do to it.
+    """Shares of the samples whose margin exceeds the largest possible effect of the change.
 
-    With x what a layer of the dense network reads and r a bound on how far the pruned one's can be
-    from it, r' = L (‖A‖ r + ‖(W − A)x + b − b'‖) bounds the next layer's, L the constant of the
-    activation. The class i stays for certain where z_i − z_j − (e_i − e_j) > ‖a_i − a_j‖ r for
-    every other class j, with z the dense class scores, e the last layer's own change and a_i the
-    rows of its weight. Norms multiply, so the bound is loose in deep networks: a sample that it
-    does not cover need not have changed. Taking for r the distance by which the last hidden layer
-    did move gives the second share.
+    Let x be a layer's input in the dense network, and r a bound on its distance from the same
+    layer's input in the pruned network. Then r' = L (‖A‖ r + ‖(W − A)x + b − b'‖) is a bound for
+    the next layer, with weights W and A and biases b and b' in the dense and pruned network, and
+    L the Lipschitz constant of the activation. Class i is certain to stay if
+    z_i − z_j − (e_i − e_j) > ‖a_i − a_j‖ r for every other class j, where z are the dense class
+    scores, e is the last layer's own change, and a_i are the rows of its pruned weight. Norms
+    multiply, so the bound is loose in deep networks: a sample that it does not cover need not have
+    changed. The second share uses for r the distance by which the last hidden layer did move.
 
     Args:
         dense: the dense network, in evaluation mode.
-        pruned: the pruned one.
+        pruned: the pruned network, in evaluation mode.
         inputs: shape (samples, …).
 
     Returns:
-        The shares, or None for a network that is no chain of linear layers and known activations.
+        The shares; None if a network is not a chain of linear layers and known activations.
     """
     before, after = _stages(dense), _stages(pruned)
     if not before or not after or len(before) != len(after) or len(inputs) == 0:
         return None
     norms = [float(torch.linalg.matrix_norm(stage.weight, 2)) for stage in after]
-    sure = np.zeros(2)
+    certain = np.zeros(2)
     for start in range(0, len(inputs), BATCH):
         x = torch.from_numpy(np.array(inputs[start : start + BATCH])).double().flatten(1)
         x = y = x.to(before[0].weight.device)
@@ -64,20 +65,21 @@ def certified(
             own = (old(x) - new(x)).norm(dim=1)
             radius = LIPSCHITZ[type(old.activation)] * (norm * radius + own)
             x, y = old.activation(old(x)), new.activation(new(y))
-        for i, reach in enumerate((radius, (x - y).norm(dim=1))):
-            sure[i] += int(_keeps(before[-1](x), after[-1](x), after[-1].weight, reach).sum())
-    propagated, hidden = 100 * sure / len(inputs)
+        for i, bound in enumerate((radius, (x - y).norm(dim=1))):
+            certain[i] += int(_keeps(before[-1](x), after[-1](x), after[-1].weight, bound).sum())
+    propagated, hidden = 100 * certain / len(inputs)
     return Certificate(float(propagated), float(hidden))
 
 
 def _keeps(z: Tensor, kept: Tensor, weight: Tensor, radius: Tensor) -> Tensor:
-    """Which samples keep their class for certain, shape (samples,).
+    """Which samples are certain to keep their class, shape (samples,).
 
     Args:
         z: shape (samples, classes), the dense class scores.
-        kept: z − e, what the pruned last layer gives for the dense network's hidden layer.
-        weight: shape (classes, in), of the pruned last layer.
-        radius: shape (samples,), how far the hidden layer can be from the dense one's.
+        kept: shape (samples, classes), z − e: the pruned last layer applied to the dense network's
+            last hidden layer.
+        weight: shape (classes, in), the pruned last layer's weight.
+        radius: shape (samples,), bound on the distance between the two last hidden layers.
     """
     rows, winner = torch.arange(len(z), device=z.device), z.argmax(1)
     lead = kept[rows, winner, None] - kept
@@ -88,7 +90,7 @@ def _keeps(z: Tensor, kept: Tensor, weight: Tensor, radius: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stage:
-    """A linear map in float64, and the activation after it."""
+    """A linear layer in float64, and the activation after it."""
 
     weight: Tensor
     bias: Tensor
@@ -99,7 +101,7 @@ class _Stage:
 
 
 def _stages(model: nn.Module) -> list[_Stage] | None:
-    """A network as linear maps with activations between them; None if it is anything else."""
+    """The linear layers and activations of a network; None if it has any other module."""
     modules = _flat(model)
     if modules is None:
         return None
@@ -120,7 +122,7 @@ def _stages(model: nn.Module) -> list[_Stage] | None:
 
 
 def _flat(model: nn.Module) -> list[nn.Module] | None:
-    """The modules that run one after another, or None where a forward method decides."""
+    """The modules of a sequential network, in order; None for any other network."""
     if isinstance(model, Chain):
         between = [m for name in model.order for m in (model.get_submodule(name), model.activation)]
         return between[:-1]
@@ -132,10 +134,10 @@ def _flat(model: nn.Module) -> list[nn.Module] | None:
         return [model]
     if type(model) is not nn.Sequential:
         return None
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for child in model:
         inner = _flat(child)
         if inner is None:
             return None
-        found += inner
-    return found
+        modules += inner
+    return modules

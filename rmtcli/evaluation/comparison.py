@@ -1,4 +1,4 @@
-"""Scores of one network, and their comparison with the dense network's. No torch here."""
+"""The scores of a network, and their comparison with the dense network's. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from rmtcli.evaluation.tasks import Rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What was measured on one network.
+    """The measurements on one network.
 
     Attributes:
-        outputs: shape (rows, width), class scores or embeddings; None without data, and of a
-            language model, which has too many.
-        accuracy: share of predictions that are right, in percent; None without targets. Of
-            embeddings, 100 times their mean cosine with the dense network's.
+        outputs: shape (rows, width), class scores or embeddings; None without data, and for a
+            language model, whose outputs are too many to keep.
+        accuracy: share of correct predictions, in percent; None without targets. For embeddings,
+            100 times their mean cosine with the dense network's.
         score: result of the user's own function; None without one.
-        chosen: shape (rows,), the class with the largest score, where there are too many outputs
-            to keep.
+        chosen: shape (rows,), the predicted classes of a language model.
         perplexity: exp of the mean negative log-likelihood of a language model's targets.
     """
 
@@ -41,11 +40,11 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Shares of the samples, in percent, that keep their class whatever the change does to them.
+    """Shares of the samples, in percent, whose class the change of the weights cannot have changed.
 
     Attributes:
-        propagated: by the norms of the changes and of the layers that they pass through.
-        hidden: by the distance that the last hidden layer moved, in whatever direction.
+        propagated: as proved by the norms of the changes and of the layers after them.
+        hidden: as proved by the distance that the last hidden layer moved.
     """
 
     propagated: float
@@ -54,18 +53,18 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """A network's scores, beside those of the network it was made from.
+    """The scores of a compressed network beside those of the dense network.
 
     Attributes:
-        network: what was run.
-        samples: what it was run on, or None.
-        before: scores of the dense network, or None where there is none to compare with.
-        after: scores of the network in question.
-        unhealed: scores of that network before it was trained, or None where it was not.
-        training: what it was trained by: ``healing`` or ``fine-tuning``.
-        certificate: on how many samples the class cannot have changed; None for a network that
-            is no chain of linear layers.
-        rows: what the outputs are.
+        network: the network in words, such as its factory or its transformers class.
+        samples: the samples it ran on, or None.
+        before: scores of the dense network, or None if there is none to compare with.
+        after: scores of the compressed network.
+        unhealed: scores of the compressed network before training, or None if it was not trained.
+        certificate: shares of samples whose class cannot have changed; None for a network that is
+            not a chain of linear layers.
+        rows: what a row of outputs is.
+        training: how the compressed network was trained: ``healing`` or ``fine-tuning``.
     """
 
     network: str
@@ -79,9 +78,9 @@ class Comparison:
 
     @property
     def drop(self) -> float | None:
-        """Accuracy lost, in points; None where it was not measured on both.
+        """Accuracy lost, in points; None if it was not measured on both networks.
 
-        Of embeddings, hundredths of the cosine that are missing to 1.
+        For embeddings, 100 times the difference of their mean cosine from 1.
         """
         if self.before is None or self.before.accuracy is None or self.after.accuracy is None:
             return None
@@ -89,14 +88,14 @@ class Comparison:
 
     @property
     def agreement(self) -> float | None:
-        """Share of rows that both networks give the same class, in percent."""
+        """Share of rows for which both networks predict the same class, in percent."""
         if self.rows is not Rows.CLASSES or self.before is None or self.before.predictions is None:
             return None
         return 100 * float(np.mean(self.before.predictions == self.after.predictions))
 
     @property
     def divergence(self) -> float | None:
-        """Mean Kullback–Leibler divergence of the class probabilities from the dense ones, nats."""
+        """Mean Kullback–Leibler divergence from the dense class probabilities, in nats."""
         if self.rows is not Rows.CLASSES or self.before is None:
             return None
         if self.before.outputs is None or self.after.outputs is None:
@@ -105,7 +104,7 @@ class Comparison:
 
     @property
     def cosines(self) -> NDArray[np.float64] | None:
-        """Shape (samples,), of each embedding with the dense network's; None for class scores."""
+        """Cosine of each embedding with the dense network's, shape (samples,); None for classes."""
         if self.rows is not Rows.VECTORS or self.before is None:
             return None
         if self.before.outputs is None or self.after.outputs is None:
@@ -114,9 +113,9 @@ class Comparison:
 
     @property
     def margins(self) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]] | None:
-        """Each sample's classification confidence, before and after, shape (samples,) each.
+        """Each sample's classification confidence before and after, shape (samples,) each.
 
-        The class is the right one, or without targets the one that the dense network gives.
+        The class is the target, or without targets the dense network's prediction.
         """
         if self.rows is not Rows.CLASSES or self.after.outputs is None or self.samples is None:
             return None

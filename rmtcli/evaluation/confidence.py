@@ -1,4 +1,4 @@
-"""How sure a network is of its classes, and how far another one is from it."""
+"""Measures of a network's outputs: margins, and the distance from another network's outputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def log_probabilities(outputs: NDArray[np.floating]) -> FloatArray:
 
 
 def kullback_leibler(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
-    """Mean over the samples of Σ p log(p/q), in nats, p and q the softmax of class scores.
+    """Mean over the samples of Σ p log(p/q), in nats, p and q being the softmax of class scores.
 
     Args:
-        before: shape (samples, classes), the scores that give p.
-        after: shape (samples, classes), those that give q.
+        before: shape (samples, classes), the scores whose softmax is p.
+        after: shape (samples, classes), the scores whose softmax is q.
     """
     p, q = log_probabilities(before), log_probabilities(after)
     return max(float((np.exp(p) * (p - q)).sum(1).mean()), 0.0)
 
 
 def cosines(before: NDArray[np.floating], after: NDArray[np.floating]) -> FloatArray:
-    """Cosine of each row of two sets of vectors, shape (rows,); 0 where a vector is 0.
+    """Cosine between corresponding rows of two arrays, shape (rows,); 0 where a row is 0.
 
     Args:
         before: shape (rows, width).
@@ -38,14 +38,14 @@ def cosines(before: NDArray[np.floating], after: NDArray[np.floating]) -> FloatA
 
 
 def confidence(outputs: NDArray[np.floating], classes: NDArray[np.int64]) -> FloatArray:
-    """Score of a sample's class less the largest other score, shape (samples,).
+    """Score of each sample's class minus the largest other score, shape (samples,).
 
-    It is negative where the sample is not given that class (classification confidence; Berlyand,
-    Jabin and Safsten, 2021).
+    It is negative where the network predicts another class. Called classification confidence by
+    Berlyand, Jabin and Safsten (2021).
 
     Args:
         outputs: shape (samples, classes), at least two classes.
-        classes: shape (samples,), a class number each.
+        classes: shape (samples,), class numbers.
     """
     scores = outputs.astype(np.float64)
     rows = np.arange(len(scores))

@@ -1,4 +1,4 @@
-"""Arrays to evaluate on."""
+"""Read arrays of samples to evaluate on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import EvaluationError, UsageError, first_line
 
-#: Bytes up to which compressed arrays may unpack whatever their ratio, and the ratio above.
+#: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
 LARGE, RATIO = 256 * 2**20, 100
 #: Endings of files that hold text.
 TEXTS = (".txt", ".jsonl")
@@ -27,11 +27,11 @@ class Samples:
     """Held-out samples.
 
     Attributes:
-        path: the file they came from.
-        inputs: shape (samples, …), floating, or integers for a model that embeds them.
-        targets: shape (samples,), class numbers; (samples, positions) for a language model; None
-            when the file has none.
-        scaled: whether bytes were divided by 255.
+        path: the file that holds them.
+        inputs: shape (samples, …), floating point, or integers for a model that embeds them.
+        targets: class numbers, shape (samples,), or (samples, positions) for a language model;
+            None if the file has none.
+        scaled: whether the inputs were stored as bytes and divided by 255.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Samples:
     scaled: bool
 
     def split(self, *shares: float) -> list[Samples]:
-        """Disjoint parts of the samples, drawn at random with a fixed seed."""
+        """Split the samples at random, with a fixed seed, into disjoint parts of these shares."""
         order = np.random.default_rng(0).permutation(len(self.inputs))
         ends = np.round(np.cumsum(shares) / sum(shares) * len(order)).astype(int)[:-1]
         return [
@@ -75,16 +75,16 @@ def has_training_part(path: str | Path) -> bool:
 
 
 def read_samples(path: str | Path, part: str = "") -> Samples:
-    """Read ``inputs`` and, if there, ``targets`` from an ``.npz`` or ``.safetensors`` file.
+    """Read ``inputs``, and ``targets`` if there are any, from an ``.npz`` or ``.safetensors`` file.
 
     With ``part="train_"`` the arrays are ``train_inputs`` and ``train_targets``.
 
-    Inputs stored as bytes (uint8) are taken for images and divided by 255, as
+    Inputs stored as bytes (uint8) are treated as images and divided by 255, as
     ``torchvision.transforms.ToTensor`` does.
 
     Raises:
-        UsageError: no such file, or another ending.
-        EvaluationError: the file is damaged, has no ``inputs``, or its arrays do not fit together.
+        UsageError: there is no such file, or its ending is unknown.
+        EvaluationError: the file is damaged, has no ``inputs``, or its arrays do not match.
     """
     path = Path(path)
     name, labels = f"{part}inputs", f"{part}targets"
@@ -104,7 +104,7 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
             f"not {targets.dtype} of shape {targets.shape}"
         )
     if targets is not None and (targets.min() < 0 or targets.max() > np.iinfo(np.int64).max):
-        raise EvaluationError(f"{path}: '{labels}' holds a number that is no class")
+        raise EvaluationError(f"{path}: '{labels}' holds a number that is not a class number")
     scaled = inputs.dtype == np.uint8
     if scaled:
         inputs = inputs.astype(np.float32) / 255
@@ -173,7 +173,11 @@ def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _native(array: NDArray[Any], what: str) -> NDArray[Any]:
-    """Numbers in the machine's byte order; floats of at most 64 bits."""
+    """Convert numbers to the machine's byte order, and floats to at most 64 bits.
+
+    Raises:
+        EvaluationError: the array does not hold numbers.
+    """
     if array.dtype.kind not in "biuf":
         raise EvaluationError(f"{what} holds {array.dtype}, not numbers")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -181,6 +185,11 @@ def _native(array: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def _values(raw: RawTensor, what: str) -> NDArray[Any]:
+    """Convert a tensor of a safetensors file to an array.
+
+    Raises:
+        EvaluationError: NumPy has no such type.
+    """
     if raw.dtype in FLOATS:
         return np.array(decode(raw))
     kinds = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "BOOL": "?"}

@@ -1,4 +1,4 @@
-"""From a checkpoint to a torch module that runs."""
+"""Build a torch module from a checkpoint, and run it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _moved(model: nn.Module, device: str) -> nn.Module:
 
 
 class Chain(nn.Module):
-    """Linear layers one after another, under the names that the checkpoint gives them."""
+    """Linear layers one after another, named as in the checkpoint."""
 
     def __init__(self, layers: dict[str, nn.Module], activation: nn.Module) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Chain(nn.Module):
             parent.add_module(leaf, layer)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs of shape (samples, …), flattened; outputs of shape (samples, classes)."""
+        """Map inputs of shape (samples, …), flattened, to outputs of shape (samples, classes)."""
         values = inputs.flatten(1)
         for name in self.order[:-1]:
             values = self.activation(self.get_submodule(name)(values))
@@ -92,16 +92,39 @@ class Chain(nn.Module):
 
 
 def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
-    """The chain of linear layers that a checkpoint's names and shapes spell.
+    """Infer a chain of linear layers from a checkpoint's names and shapes.
 
     Raises:
-        EvaluationError: a tensor that is no linear layer's, widths that do not follow on, an order
-            that the file does not tell, or factors that the file does not call so.
-        LayerError: factors that are not there.
+        EvaluationError: a tensor belongs to no linear layer, the widths of neighbours differ, the
+            order of the layers is ambiguous, or two layers may be unrecorded factors.
+        LayerError: factors that the manifest names are missing.
     """
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
     for module in factored:
         check_factors(checkpoint, module)
+    layers: dict[str, nn.Module] = {}
+    for link in _links(checkpoint, factored):
+        _, last, bias = _ends(link.name, factored)
+        dtype = torch.float64 if checkpoint.infos[last].dtype == "F64" else torch.float32
+        biased = bias in checkpoint.infos
+        linear = nn.Linear(link.inputs, link.outputs, bias=biased, dtype=dtype)
+        rank = factored.get(link.name)
+        layers[link.name] = linear if rank is None else SplitLinear(linear, rank, bias=biased)
+    try:
+        return Chain(layers, _MODULES[activation]())
+    except KeyError as error:
+        raise EvaluationError(
+            f"{checkpoint.path}: no network can be inferred: a layer's name is not one that torch "
+            f"allows ({error.args[0]}): name the network with --model package.module:factory"
+        ) from None
+
+
+def _links(checkpoint: Checkpoint, factored: Mapping[str, int]) -> Sequence[Link]:
+    """The linear layers of a checkpoint, in the order in which they run.
+
+    Raises:
+        EvaluationError: they are not a chain, or their order is ambiguous.
+    """
     links, used = [], set()
     for name, info in checkpoint.infos.items():
         if len(info.shape) != 2 or name in used or name.rpartition(".")[2] != "weight":
@@ -119,25 +142,11 @@ def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
             f"{checkpoint.path}: not a plain chain of linear layers ({why}): "
             "name the network with --model package.module:factory"
         )
-    layers: dict[str, nn.Module] = {}
-    for link in chain:
-        _, last, bias = _ends(link.name, factored)
-        dtype = torch.float64 if checkpoint.infos[last].dtype == "F64" else torch.float32
-        biased = bias in checkpoint.infos
-        linear = nn.Linear(link.inputs, link.outputs, bias=biased, dtype=dtype)
-        rank = factored.get(link.name)
-        layers[link.name] = linear if rank is None else SplitLinear(linear, rank, bias=biased)
-    try:
-        return Chain(layers, _MODULES[activation]())
-    except KeyError as error:
-        raise EvaluationError(
-            f"{checkpoint.path}: no network can be inferred: a layer's name is not one that torch "
-            f"allows ({error.args[0]}): name the network with --model package.module:factory"
-        ) from None
+    return chain
 
 
 def _ends(module: str, factored: Mapping[str, int]) -> tuple[str, str, str]:
-    """Names of the first and the last weight that a layer consists of, and of its bias."""
+    """Names of the first and the last weight of a layer, which may be split, and of its bias."""
     if module in factored:
         return factors_of(module)
     weight = member(module, "weight")
@@ -151,7 +160,7 @@ def _why_no_chain(
     chain: Sequence[Link] | None,
     factored: Mapping[str, int],
 ) -> str | None:
-    """What keeps a checkpoint from being a chain, in words; None if nothing does."""
+    """Why a checkpoint is not a chain of linear layers, in words; None if it is one."""
     if not links:
         return "it has no linear layers"
     other = next((name for name in checkpoint.infos if name not in used), None)
@@ -161,42 +170,42 @@ def _why_no_chain(
         parent = module_of(a.name)
         pair = a.name == member(parent, "0") and b.name == member(parent, "1")
         if pair and member(a.name, "bias") not in checkpoint.infos and parent not in factored:
-            return f"'{a.name}' and '{b.name}' may be factors of one layer, and no record tells"
+            return f"'{a.name}' and '{b.name}' may be factors of one layer, but no record says so"
         if checkpoint.as_stored and a.outputs != b.inputs:
             return f"'{a.name}' gives {a.outputs} values and '{b.name}' takes {b.inputs}"
     if chain is None:
-        return "a safetensors file keeps no order, and these names and widths allow none or several"
+        return "a safetensors file keeps no order, and these names and widths do not determine one"
     return None
 
 
 def import_callable(spec: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names; the working directory is searched too.
+    """Import the function named ``package.module:function``, also from the working directory.
 
     Raises:
-        UsageError: no such module or function, or not of that form.
+        UsageError: there is no such module or function, or the name has another form.
     """
     module_name, colon, attribute = spec.partition(":")
     if not (module_name and colon and attribute):
         raise UsageError(f"'{spec}' must be written package.module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        function = getattr(importlib.import_module(module_name), attribute)
     # A user's module may raise anything while it is imported.
     except Exception as error:
         raise UsageError(f"'{spec}' cannot be imported: {_in_words(error)}") from None
-    if not callable(found):
+    if not callable(function):
         raise UsageError(f"'{spec}' is not a function or class")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def call(spec: str, *arguments: object) -> Any:
-    """What a user's function returns.
+    """Call a user's function and return its result.
 
     Raises:
-        UsageError: it cannot be found.
-        EvaluationError: it raised.
+        UsageError: the function cannot be found.
+        EvaluationError: the function raised an exception.
     """
     function = import_callable(spec)
     try:
@@ -207,16 +216,16 @@ def call(spec: str, *arguments: object) -> Any:
         raise EvaluationError(f"{spec} failed: {_in_words(error)}") from None
 
 
-def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
-    """A network's class scores, shape (samples, classes).
+def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
+    """Run a network; its outputs have shape (rows, width).
 
     Args:
         model: the network.
-        inputs: shape (samples, …); floating ones are cast to the network's type.
-        where: what the inputs are from, for messages.
+        inputs: shape (samples, …); floating-point inputs are cast to the network's type.
+        source: the inputs' file, for messages.
 
     Raises:
-        EvaluationError: it raised, or returned anything but finite class scores.
+        EvaluationError: the network raised an exception, or did not return finite rows.
     """
     first = next(model.parameters())
     inputs = inputs.to(first.device)
@@ -226,13 +235,13 @@ def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
     except Exception as error:
         shape = tuple(inputs.shape)
         raise EvaluationError(
-            f"{where}: the network does not take inputs of shape {shape}: {_in_words(error)}"
+            f"{source}: the network does not take inputs of shape {shape}: {_in_words(error)}"
         ) from None
     tensor = isinstance(outputs, torch.Tensor)
     if not tensor or outputs.ndim != 2:
-        what = tuple(outputs.shape) if tensor else type(outputs).__name__
+        result = tuple(outputs.shape) if tensor else type(outputs).__name__
         raise EvaluationError(
-            f"the network returned {what}: accuracy needs one row of class scores a sample"
+            f"the network returned {result}: accuracy needs one row of class scores per sample"
         )
     if not bool(torch.isfinite(outputs).all()):
         raise EvaluationError("the network returned values that are NaN or infinite")
@@ -240,7 +249,7 @@ def run(model: nn.Module, inputs: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _in_words(error: Exception) -> str:
-    """The kind of an error where its text alone says little, and the first line of that text."""
+    """The first line of an error's text, after its type unless the text explains itself."""
     kind, text = type(error).__name__, first_line(error)
     plain = isinstance(error, RuntimeError | ImportError) or text == kind
     return text if plain else f"{kind}: {text}"

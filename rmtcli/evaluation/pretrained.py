@@ -1,4 +1,4 @@
-"""Networks from Hugging Face directories, fed with one tensor."""
+"""Networks of Hugging Face directories, loaded by transformers and fed with one tensor."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
 
 
 class Pretrained(nn.Module):
-    """A transformers model that takes one tensor and gives rows of outputs.
+    """A transformers model that maps one tensor to rows of outputs.
 
     Attributes:
-        network: transformers' own model.
-        mask: shape (samples, positions), which positions of the last batch hold tokens; None
-            before the first, and where inputs are not text.
-        deep: whether hidden states are kept.
-        hidden: of the last batch, after each block of the network, shape (tokens, width) each,
-            without padding; empty where they are not kept.
+        network: the transformers model.
+        mask: which positions of the last batch hold tokens, shape (samples, positions); None
+            before the first batch, and if inputs are not text.
+        deep: whether to keep hidden states.
+        hidden: hidden states of the last batch after each block, without padding, shape
+            (tokens, width) each; empty if they are not kept.
     """
 
     def __init__(self, network: nn.Module, task: Task, head: Any, *, segments: bool) -> None:
@@ -38,10 +38,10 @@ class Pretrained(nn.Module):
         self._head, self._segments = head, segments
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Rows of outputs.
+        """Compute rows of outputs.
 
         Args:
-            inputs: shape (samples, 3, positions), token numbers, mask and segments; or images,
+            inputs: token numbers, mask and segments, shape (samples, 3, positions); or images,
                 shape (samples, channels, height, width).
         """
         if inputs.is_floating_point():
@@ -54,27 +54,27 @@ class Pretrained(nn.Module):
             fields["token_type_ids"] = inputs[:, SEGMENTS]
         if not self.deep:
             return cast(Tensor, self._head(self.network(**fields), self.mask))
-        found = self.network(**fields, output_hidden_states=True)
-        states = getattr(found, "hidden_states", None) or ()
+        outputs = self.network(**fields, output_hidden_states=True)
+        states = getattr(outputs, "hidden_states", None) or ()
         self.hidden = tuple(state[self.mask] for state in states[1:])
-        return cast(Tensor, self._head(found, self.mask))
+        return cast(Tensor, self._head(outputs, self.mask))
 
     def modules_of(self, names: Collection[str]) -> dict[str, str]:
-        """The module of each layer, by its name in the dense checkpoint; some may be missing."""
+        """Names of the layers' modules, by layer name; layers that the model lacks are missing."""
         from rmtcli.integrations.transformers import modules_of
 
-        found = modules_of(self.network, names)
-        return {name: f"network.{module}" for name, module in found.items()}
+        modules = modules_of(self.network, names)
+        return {name: f"network.{module}" for name, module in modules.items()}
 
 
 def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
-    """The network of a directory, in evaluation mode and float32.
+    """Load the network of a directory, in evaluation mode and float32.
 
-    The weights are those of the checkpoint, which may have changes laid over the directory's, and
-    transformers loads them as it would load a file with these changes.
+    The weights come from the checkpoint, which may be an edited version of the directory's.
+    transformers loads them as it would load them from a file.
 
     Args:
-        checkpoint: a directory, or one with changes laid over it.
+        checkpoint: a Hugging Face directory, or an edited version of one.
         task: what the network is for.
 
     Raises:
@@ -95,7 +95,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
                 config.quantization_config = quantization_config(checkpoint.manifest)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
-            network, found = kind.from_pretrained(
+            network, info = kind.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -103,11 +103,11 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    # Whatever a configuration leads transformers to.
+    # A configuration can make transformers raise anything.
     except Exception as error:
         reason = f"no {task.auto}" if isinstance(error, KeyError) else first_line(error)
         raise EvaluationError(f"{directory}: transformers cannot load it: {reason}") from None
-    missing = sorted(found["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:
         raise EvaluationError(
             f"{directory}: holds no '{missing[0]}', which {type(network).__name__} needs: "

@@ -1,4 +1,4 @@
-"""Running a network over samples, and through the user's own function."""
+"""Score networks: run them over samples, and pass them to the user's own function."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ class Scorer:
         """Score a network.
 
         Args:
-            checkpoint: the network in question.
-            unhealed: the network before it was healed, or None.
+            checkpoint: the network to score.
+            unhealed: the network before it was trained, or None.
 
         Raises:
-            EvaluationError: there is nothing to be right about.
+            EvaluationError: the network cannot be built or fed, or there is nothing to measure.
         """
         network = build(self.harness, checkpoint)
         after = self._measure(network, self.before)
         if self.before is None and after.accuracy is None and after.score is None:
             raise EvaluationError(
-                f"{self.harness.evaluation.data}: has no 'targets' to be right about: name a "
-                "network to agree with, by --against"
+                f"{self.harness.evaluation.data}: has no 'targets', so accuracy cannot be "
+                "measured: give --against to compare with another network"
             )
-        earlier = None
+        before_training = None
         if unhealed is not None:
-            earlier = self._measure(build(self.harness, unhealed), self.before)
-        sure = None
+            before_training = self._measure(build(self.harness, unhealed), self.before)
+        certificate = None
         if self.dense is not None and self.samples is not None:
-            sure = certified(self.dense, network, self.samples.inputs)
+            certificate = certified(self.dense, network, self.samples.inputs)
         return Comparison(
             self.harness.description,
             self.samples,
             self.before,
             after,
-            earlier,
-            sure,
+            before_training,
+            certificate,
             self.harness.task.rows,
         )
 
@@ -87,28 +87,29 @@ def measure(
     task: Task | None = None,
     dense: Scores | None = None,
 ) -> Scores:
-    """Run a network over the samples, and through the user's own function.
+    """Run a network over samples, and pass it to the user's own function.
 
     Args:
-        model: in evaluation mode, on its device.
+        model: the network, in evaluation mode, on its device.
         samples: held-out samples, or None.
         function: ``package.module:function`` that takes the model and returns a number, or None.
-        task: what the network is for; class scores for arrays by default.
-        dense: scores of the dense network, which embeddings are compared with; None for its own.
+        task: what the network is for; by default it returns class scores for arrays.
+        dense: scores of the dense network, with which embeddings are compared; None for the dense
+            network itself.
 
     Raises:
-        EvaluationError: the network does not take these inputs, its outputs are not one row of
-            class scores a sample, or the function does not return a number.
+        EvaluationError: the network does not take these inputs, does not return one row of outputs
+            per sample, or the function does not return a number.
     """
     _LOGGER.info("scoring on %s samples", "no" if samples is None else len(samples.inputs))
     task = task or Arrays()
     network = model.network if isinstance(model, Pretrained) else model
-    score = None if function is None else _own(network, function)
+    score = None if function is None else _user_score(network, function)
     if samples is None:
         return Scores(None, None, score)
     if samples.targets is not None and samples.targets.ndim == 2:
-        right, chosen, perplexity = _language(model, samples, task.batch)
-        return Scores(None, right, score, chosen, perplexity)
+        share, chosen, perplexity = _language(model, samples, task.batch)
+        return Scores(None, share, score, chosen, perplexity)
     outputs = scores(model, samples, task.batch)
     accuracy = None
     if task.rows is Rows.VECTORS:
@@ -121,8 +122,12 @@ def measure(
 
 @torch.inference_mode()
 def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDArray[np.floating]:
-    """The network's outputs, shape (samples, width)."""
-    found = []
+    """Run a network over samples; the outputs have shape (samples, width).
+
+    Raises:
+        EvaluationError: a target is not one of the network's classes.
+    """
+    batches = []
     for start in range(0, len(samples.inputs), batch):
         outputs = run(
             model, torch.from_numpy(samples.inputs[start : start + batch]), str(samples.path)
@@ -132,39 +137,44 @@ def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDA
                 f"{samples.path}: class {samples.targets.max()} among the targets of a network "
                 f"with {outputs.shape[1]} outputs"
             )
-        found.append(_array(outputs))
-    return np.concatenate(found)
+        batches.append(_array(outputs))
+    return np.concatenate(batches)
 
 
 @torch.inference_mode()
 def _language(
     model: nn.Module, samples: Samples, batch: int
 ) -> tuple[float, NDArray[np.int64], float]:
-    """Share of next tokens that are right in percent, tokens chosen, perplexity.
+    """Measure a language model: percent of next tokens predicted, predicted tokens, perplexity.
 
-    A row of scores for every token of a vocabulary is let go as soon as it is read.
+    Class scores over the vocabulary are released batch by batch.
     """
     assert samples.targets is not None
     chosen, total = [], 0.0
     for start in range(0, len(samples.inputs), batch):
         rows = slice(start, start + batch)
         outputs = run(model, torch.from_numpy(samples.inputs[rows]), str(samples.path)).float()
-        targets = torch.from_numpy(samples.targets[rows].reshape(-1)).to(outputs.device)
-        total += float(nn.functional.cross_entropy(outputs, targets, reduction="sum"))
+        next_tokens = torch.from_numpy(samples.targets[rows].reshape(-1)).to(outputs.device)
+        total += float(nn.functional.cross_entropy(outputs, next_tokens, reduction="sum"))
         chosen.append(outputs.argmax(1).cpu().numpy())
-    found, wanted = np.concatenate(chosen), samples.targets.reshape(-1)
-    right = 100 * float(np.mean(found == wanted))
-    return right, found, math.exp(min(total / len(wanted), 700.0))
+    predicted, targets = np.concatenate(chosen), samples.targets.reshape(-1)
+    accuracy = 100 * float(np.mean(predicted == targets))
+    return accuracy, predicted, math.exp(min(total / len(targets), 700.0))
 
 
 def _array(outputs: torch.Tensor) -> NDArray[np.floating]:
-    """An array of the outputs' type; numpy knows no bfloat16."""
+    """Convert outputs to an array of their type; bfloat16, which NumPy lacks, becomes float32."""
     wide = outputs.float() if outputs.dtype is torch.bfloat16 else outputs
     array: NDArray[np.floating] = wide.cpu().numpy()
     return array
 
 
-def _own(model: nn.Module, function: str) -> float:
+def _user_score(model: nn.Module, function: str) -> float:
+    """The number that the user's own function returns for a network.
+
+    Raises:
+        EvaluationError: it does not return a finite number.
+    """
     value = call(function, model)
     try:
         number = float(value)

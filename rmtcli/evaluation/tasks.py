@@ -1,11 +1,10 @@
-"""What a network is used for: what it is fed, and what a row of its outputs is.
+"""Tasks: what a network is used for, which says how it is fed and what its outputs are.
 
-Nothing here imports torch or transformers before it is used.
+This module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from rmtcli.errors import UsageError
+from rmtcli.checkpoint.huggingface.config import read_object
+from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.data import Samples, read_samples
 from rmtcli.evaluation.text import (
     embedding_samples,
@@ -24,24 +24,24 @@ from rmtcli.evaluation.text import (
 )
 from rmtcli.registry import Registry
 
-#: From what a transformers model returns and the mask of its inputs to rows of outputs.
+#: A function from the output of a transformers model, and the mask of its inputs, to rows.
 Head = Callable[[Any, Any], Any]
 
 
 class Rows(Enum):
-    """What one row of a network's outputs is."""
+    """The meaning of one row of a network's outputs."""
 
     CLASSES = "class scores"
     VECTORS = "embeddings, of which the direction counts"
 
 
 class Task(Protocol):
-    """How a network is fed, and what comes out of it.
+    """How a network is fed, and what its outputs are.
 
     Attributes:
         rows: what a row of outputs is.
-        auto: transformers' Auto class for it; empty for a network of the user's own.
-        batch: samples that run at a time.
+        auto: name of the transformers Auto class; empty for a network of the user's own.
+        batch: samples per forward pass.
     """
 
     rows: ClassVar[Rows]
@@ -49,29 +49,29 @@ class Task(Protocol):
     batch: ClassVar[int]
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Samples from a file; texts are tokenised as the directory says."""
+        """Read samples from a file, preprocessed with the directory's tokenizer or processor."""
         ...
 
     def head(self, directory: Path) -> Head:
-        """What makes rows of outputs of a transformers model's own."""
+        """The function from a transformers model's outputs to rows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """A network of the user's own, fed with arrays; its outputs are class scores."""
+    """A network of the user's own that maps arrays to class scores."""
 
     rows: ClassVar[Rows] = Rows.CLASSES
     auto: ClassVar[str] = ""
     batch: ClassVar[int] = 1024
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """The arrays ``inputs`` and ``targets``."""
+        """Read the arrays ``inputs`` and ``targets``."""
         return read_samples(path, part)
 
     def head(self, directory: Path) -> Head:
-        """The network's outputs are rows already."""
-        return lambda found, mask: found
+        """The identity: the network's outputs are rows already."""
+        return lambda outputs, mask: outputs
 
 
 TASKS: Registry[Task] = Registry("task", "rmtcli.tasks")
@@ -83,7 +83,7 @@ class TextClassification:
     """Classes of texts, from JSON lines with 'text' ('text_pair') and 'label'.
 
     Attributes:
-        length: tokens of a text that are read.
+        length: largest number of tokens per text; longer texts are truncated.
     """
 
     length: int = 256
@@ -95,12 +95,12 @@ class TextClassification:
         _check_length(self.length)
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Labels are class numbers, or names that the configuration knows."""
+        """Read texts and labels; a label is a class number or a name in ``label2id``."""
         return labelled_samples(path, directory, self.length)
 
     def head(self, directory: Path) -> Head:
-        """The logits."""
-        return lambda found, mask: found.logits
+        """The logits, one row per sample."""
+        return lambda outputs, mask: outputs.logits
 
 
 @TASKS.register("causal-lm")
@@ -109,7 +109,7 @@ class CausalLM:
     """The next token of a text file, read in blocks; perplexity.
 
     Attributes:
-        length: tokens of a block.
+        length: tokens per block.
     """
 
     length: int = 512
@@ -121,12 +121,12 @@ class CausalLM:
         _check_length(self.length)
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Whole blocks; what is left over at the end is not read."""
+        """Read whole blocks; a shorter rest at the end of the text is left out."""
         return language_samples(path, directory, self.length)
 
     def head(self, directory: Path) -> Head:
-        """A row for every position that has a next token."""
-        return lambda found, mask: found.logits[:, :-1].flatten(0, 1)
+        """The logits, one row per position that has a next token."""
+        return lambda outputs, mask: outputs.logits[:, :-1].flatten(0, 1)
 
 
 @TASKS.register("sentence-embedding")
@@ -135,7 +135,7 @@ class SentenceEmbedding:
     """Embeddings of the lines of a text file; their cosine with the dense network's.
 
     Attributes:
-        length: tokens of a text that are read.
+        length: largest number of tokens per text; longer texts are truncated.
     """
 
     length: int = 256
@@ -147,15 +147,15 @@ class SentenceEmbedding:
         _check_length(self.length)
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """One text a line, or the 'text' of JSON lines."""
+        """Read one text per line, or the 'text' of each JSON line."""
         return embedding_samples(path, directory, self.length)
 
     def head(self, directory: Path) -> Head:
-        """The last hidden states pooled as the directory says, with length 1."""
-        pooled = pooling_of(directory)
+        """The last hidden states, pooled as the directory says and scaled to norm 1."""
+        pool = pooling_of(directory)
 
-        def embed(found: Any, mask: Any) -> Any:
-            vectors = pooled(found.last_hidden_state, mask)
+        def embed(outputs: Any, mask: Any) -> Any:
+            vectors = pool(outputs.last_hidden_state, mask)
             return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
         return embed
@@ -171,15 +171,15 @@ class ImageClassification:
     batch: ClassVar[int] = 32
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Bytes are scaled and normalised as the directory's image processor says."""
+        """Read images; bytes are normalised as the directory's image processor says."""
         return image_samples(path, directory, part)
 
     def head(self, directory: Path) -> Head:
-        """The logits."""
-        return lambda found, mask: found.logits
+        """The logits, one row per sample."""
+        return lambda outputs, mask: outputs.logits
 
 
-#: Ends of the names of transformers' classes, and what such networks are for.
+#: Tasks by the ending of the name of a transformers class.
 _ARCHITECTURES = {
     "ForSequenceClassification": "text-classification",
     "ForCausalLM": "causal-lm",
@@ -189,10 +189,14 @@ _ARCHITECTURES = {
 
 
 def task_of(directory: Path, spelling: str | None) -> Task:
-    """The task that is named, or else the one that a directory's files tell.
+    """The task that is named, or else the one that the directory's files imply.
+
+    Args:
+        directory: a Hugging Face directory.
+        spelling: the task with its options, such as ``"causal-lm:length=256"``, or None.
 
     Raises:
-        UsageError: an unknown task, none that the files tell, or transformers is not installed.
+        UsageError: the task is unknown, the files imply none, or transformers is not installed.
     """
     if find_spec("transformers") is None:
         raise UsageError(
@@ -203,15 +207,17 @@ def task_of(directory: Path, spelling: str | None) -> Task:
     if (directory / "modules.json").is_file():
         return SentenceEmbedding()
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = read_object(directory / "config.json")
         names = [str(name) for name in config.get("architectures") or []]
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, CheckpointError, TypeError):
         names = []
-    for end, task in _ARCHITECTURES.items():
-        if any(name.endswith(end) for name in names):
+    for ending, task in _ARCHITECTURES.items():
+        if any(name.endswith(ending) for name in names):
             return TASKS.parse(task)
     known = ", ".join(TASKS.choices)
-    raise UsageError(f"{directory}: does not tell what it is for: name a --task: {known}")
+    raise UsageError(
+        f"{directory}: its files do not say what the network is for: name a --task: {known}"
+    )
 
 
 def _check_length(length: int) -> None:

@@ -1,4 +1,4 @@
-"""Files that transformers' networks are fed from, and the directory that says how."""
+"""Read the samples of transformers' networks, preprocessed as their directory says."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import TEXTS, Samples, read_samples
 
-#: Places of a sample's rows: token numbers, mask, segment numbers.
+#: Rows of a sample of text: token numbers, attention mask, segment numbers.
 TOKENS, MASK, SEGMENTS = range(3)
 
 
 def embedding_samples(path: Path, directory: Path, length: int) -> Samples:
-    """The texts of a file, tokenised; nothing is right or wrong about them."""
+    """Read the texts of a file, without targets."""
     records = _records(path)
     return _samples(path, directory, length, records, None)
 
 
 def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
-    """Texts, or pairs of texts, with their classes where every record has one.
+    """Read texts or pairs of texts, with their classes as targets if they have labels.
 
     Raises:
-        EvaluationError: a label that the configuration does not know.
+        EvaluationError: a label is unknown, or only some records have one.
     """
     records = _records(path)
     labels = [record.get("label") for record in records]
     targets = None
     if all(label is not None for label in labels):
-        numbers = _config(directory).get("label2id")
+        numbers = _settings(directory / "config.json").get("label2id")
         numbers = numbers if isinstance(numbers, dict) else {}
         targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
     elif any(label is not None for label in labels):
@@ -44,7 +45,7 @@ def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
 
 
 def language_samples(path: Path, directory: Path, length: int) -> Samples:
-    """A text in blocks of ``length`` tokens; the targets are each block's next tokens.
+    """Read a text in blocks of ``length`` tokens; the targets are each block's next tokens.
 
     Raises:
         EvaluationError: the text is shorter than one block.
@@ -66,10 +67,10 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
 
 
 def image_samples(path: Path, directory: Path, part: str) -> Samples:
-    """Arrays of images; bytes are scaled to [0, 1] and normalised by the image processor.
+    """Read images; bytes are scaled to [0, 1] and normalised as the image processor says.
 
     Raises:
-        EvaluationError: arrays of another shape.
+        EvaluationError: the arrays do not have the shape of images.
     """
     samples = read_samples(path, part)
     if samples.inputs.ndim != 4:
@@ -80,7 +81,7 @@ def image_samples(path: Path, directory: Path, part: str) -> Samples:
     file = directory / "preprocessor_config.json"
     if not (samples.scaled and file.is_file()):
         return samples
-    settings = _json(file)
+    settings = _settings(file)
     if not settings.get("do_normalize", True):
         return samples
     mean, deviation = (
@@ -91,13 +92,15 @@ def image_samples(path: Path, directory: Path, part: str) -> Samples:
 
 
 def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
-    """How a sentence-transformers directory pools hidden states; their mean where it is silent.
+    """The function by which a sentence-transformers directory pools hidden states.
+
+    A directory that does not say so uses the mean.
 
     Raises:
-        UsageError: a way that is not known.
+        UsageError: the directory pools in another way than by mean or first token.
     """
     file = directory / "1_Pooling" / "config.json"
-    settings = _json(file) if file.is_file() else {}
+    settings = _settings(file) if file.is_file() else {}
     chosen = settings.get("pooling_mode") or [
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for key, value in settings.items()
@@ -108,10 +111,13 @@ def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
         return _mean
     if chosen == ["cls"]:
         return lambda states, mask: states[:, 0]
-    raise UsageError(f"{file}: pooling by {', '.join(chosen)} is not known: mean and cls are")
+    raise UsageError(
+        f"{file}: pooling by {', '.join(chosen)} is not supported: only mean and cls are"
+    )
 
 
 def _mean(states: Any, mask: Any) -> Any:
+    """Mean over the tokens, shape (samples, width)."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
@@ -123,9 +129,9 @@ def _samples(
     records: Sequence[dict[str, Any]],
     targets: NDArray[np.int64] | None,
 ) -> Samples:
-    """Records as token numbers, shape (samples, 3, longest), shortest first.
+    """Tokenise records; the inputs have shape (samples, 3, longest), shortest samples first.
 
-    Batches of like lengths need little padding.
+    Batches of similar lengths need little padding.
     """
     texts = [record["text"] for record in records]
     pairs = [record.get("text_pair") for record in records]
@@ -133,20 +139,25 @@ def _samples(
         raise EvaluationError(f"{path}: some lines have a 'text_pair' and some have none")
     tokenizer = _tokenizer(directory)
     limit = min(length, tokenizer.model_max_length)
-    found = tokenizer(texts, pairs if any(pairs) else None, truncation=True, max_length=limit)
-    rows = found["input_ids"]
+    encoded = tokenizer(texts, pairs if any(pairs) else None, truncation=True, max_length=limit)
+    rows = encoded["input_ids"]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     longest = len(rows[order[-1]])
     inputs = np.zeros((len(rows), 3, longest), np.int64)
     inputs[:, TOKENS] = tokenizer.pad_token_id or 0
-    segments = found.get("token_type_ids") or [[0] * len(row) for row in rows]
-    for place, i in enumerate(order):
+    segments = encoded.get("token_type_ids") or [[0] * len(row) for row in rows]
+    for index, i in enumerate(order):
         size = len(rows[i])
-        inputs[place, :, :size] = rows[i], np.ones(size), segments[i]
+        inputs[index, :, :size] = rows[i], np.ones(size), segments[i]
     return Samples(path, inputs, None if targets is None else targets[order], scaled=False)
 
 
 def _tokenizer(directory: Path) -> Any:
+    """Load a directory's tokenizer.
+
+    Raises:
+        EvaluationError: it has none, or it cannot be read.
+    """
     import transformers
 
     try:
@@ -154,11 +165,11 @@ def _tokenizer(directory: Path) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
-        # Without its files, transformers makes one that knows no words.
+        # Without its files, transformers creates a tokenizer without a vocabulary.
         files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
         if not any((directory / name).is_file() for name in files if name):
-            raise FileNotFoundError(f"there is none of {', '.join(sorted(filter(None, files)))}")
-    # transformers raises many kinds for a directory without a tokenizer.
+            raise FileNotFoundError(f"it has none of {', '.join(sorted(filter(None, files)))}")
+    # transformers raises many types of errors for a directory without a tokenizer.
     except Exception as error:
         raise EvaluationError(
             f"{directory}: its tokenizer cannot be read: {first_line(error)}"
@@ -167,7 +178,11 @@ def _tokenizer(directory: Path) -> Any:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``.txt`` file as texts; objects of a ``.jsonl`` file."""
+    """Read the lines of a ``.txt`` file as texts, or the objects of a ``.jsonl`` file.
+
+    Raises:
+        EvaluationError: there is no text, or a line is not an object with a text.
+    """
     lines = [line for line in _text(path).splitlines() if line.strip()]
     if not lines:
         raise EvaluationError(f"{path}: holds no text")
@@ -180,19 +195,25 @@ def _records(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             raise EvaluationError(f"{path}: line {number} is not JSON") from None
         if not isinstance(record, dict) or not _is_text(record.get("text")):
-            raise EvaluationError(f"{path}: line {number} is no object with a string 'text'")
+            raise EvaluationError(f"{path}: line {number} is not an object with a string 'text'")
         if not _is_text(record.get("text_pair") or ""):
-            raise EvaluationError(f"{path}: line {number} has a 'text_pair' that is no string")
+            raise EvaluationError(f"{path}: line {number} has a 'text_pair' that is not a string")
         records.append(record)
     return records
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value is a string, and one that has no half characters."""
+    """Whether a value is a string without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _text(path: Path) -> str:
+    """Read a text file in UTF-8.
+
+    Raises:
+        UsageError: there is no such file, or its ending is unknown.
+        EvaluationError: it is not text in UTF-8.
+    """
     if path.suffix.lower() not in TEXTS:
         raise UsageError(f"{path}: text must be in a .txt or a .jsonl file")
     if not path.is_file():
@@ -204,31 +225,35 @@ def _text(path: Path) -> str:
 
 
 def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
+    """The class number of a label, which may be a number or a name.
+
+    Raises:
+        EvaluationError: the network has no such class.
+    """
     if isinstance(label, int) and label >= 0:
         return label
     if isinstance(label, str) and type(numbers.get(label)) is int:
         return numbers[label]
-    known = ", ".join(numbers) or "none by name"
-    raise EvaluationError(f"{path}: label {label!r} is no class of this network: {known}")
+    known = ", ".join(numbers) or "none has a name"
+    raise EvaluationError(f"{path}: label {label!r} is not a class of this network: {known}")
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    return _json(directory / "config.json")
+def _settings(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a directory.
 
-
-def _json(file: Path) -> dict[str, Any]:
+    Raises:
+        CheckpointError: the file is not a JSON object.
+        EvaluationError: the file is missing or cannot be read.
+    """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvaluationError(f"{file}: cannot be read as JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise EvaluationError(f"{file}: is no JSON object")
-    return found
+        return read_object(file)
+    except OSError as error:
+        raise EvaluationError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' bars and reports: what they say comes back as a value."""
+    """Silence transformers' progress bars and log messages below errors in a ``with`` block."""
     logs = transformers.utils.logging
     level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()

@@ -36,14 +36,15 @@ TOKENS_FITTED = 65_536
 def calibrate(
     harness: Harness, layers: Sequence[Layer], settings: Calibration
 ) -> dict[str, Moments]:
-    """Moments of each layer's inputs and output gradients, by the layer's name.
-
-    A layer that no input reached is missing.
+    """Run the network and return the moments of each layer's inputs and output gradients.
 
     Args:
         harness: how the network is built and fed.
         layers: layers of the harness's checkpoint.
         settings: the inputs, and the moments to take.
+
+    Returns:
+        Moments by layer name; layers that no input reaches are missing.
 
     Raises:
         EvaluationError: the network does not take the data, or all samples are equal.

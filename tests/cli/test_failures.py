@@ -285,7 +285,8 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"evaluate {MLP} --data fits.npz",
         1,
-        "fits.npz: has no 'targets' to be right about: name a network to agree with, by --against",
+        "fits.npz: has no 'targets', so accuracy cannot be measured: give --against to compare "
+        "with another network",
     ),
     "an option twice": (
         nothing,

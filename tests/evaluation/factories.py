@@ -1,4 +1,4 @@
-"""What users name on the command line, for tests."""
+"""Factories and scores that tests name on the command line, as users do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def residual() -> nn.Module:
-    """A network that no chain describes."""
+    """A network that is not a chain of layers."""
 
     class Residual(nn.Module):
         def __init__(self) -> None:
@@ -25,7 +25,7 @@ def not_a_module() -> int:
 
 
 def first_weight(model: nn.Module) -> float:
-    """A score that any network has."""
+    """A score that can be computed for any network."""
     return float(next(model.parameters()).detach().abs().sum())
 
 
@@ -45,7 +45,7 @@ def nan(model: nn.Module) -> float:
 
 
 def encoder() -> nn.Module:
-    """Modules that read their layers' weights instead of calling them."""
+    """A network whose modules read their layers' weights instead of calling the layers."""
 
     class Encoder(nn.Module):
         def __init__(self) -> None:

@@ -23,32 +23,32 @@ def network(activation: type[nn.Module], seed: int = 0) -> nn.Sequential:
 
 def changed(model: nn.Sequential, size: float, seed: int) -> nn.Sequential:
     """The network with noise on every parameter."""
-    twin = copy.deepcopy(model)
+    other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in other.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter += size * noise
-    return twin
+    return other
 
 
 @given(st.sampled_from(list(LIPSCHITZ)), st.floats(-4, 0), st.integers(0, 1000))
-def test_what_is_certified_has_not_changed(
+def test_certified_samples_keep_their_class(
     activation: type[nn.Module], log_size: float, seed: int
 ) -> None:
     model = network(activation, seed)
-    twin = changed(model, 10**log_size, seed)
+    other = changed(model, 10**log_size, seed)
     x = torch.from_numpy(X)
     for i in range(0, 200, 10):
-        # One sample at a time: a share of 100 says which one it is.
-        found = certified(model, twin, X[i : i + 1])
-        assert found is not None
-        assert found.propagated <= found.hidden
-        if found.hidden == 100:
-            assert model(x[i : i + 1]).argmax() == twin(x[i : i + 1]).argmax()
+        # One sample at a time, so that a share of 100 means that this sample is certified.
+        certificate = certified(model, other, X[i : i + 1])
+        assert certificate is not None
+        assert certificate.propagated <= certificate.hidden
+        if certificate.hidden == 100:
+            assert model(x[i : i + 1]).argmax() == other(x[i : i + 1]).argmax()
 
 
-def test_an_unchanged_network_is_certified_and_a_small_change_mostly() -> None:
+def test_no_change_certifies_all_samples_and_a_small_change_most() -> None:
     model = network(nn.ReLU)
     same = certified(model, model, X)
     assert same is not None
@@ -77,7 +77,7 @@ def test_other_networks_have_no_certificate(extra: nn.Module) -> None:
     assert certified(model, model, X) is None
 
 
-def test_divergence_and_confidence_are_those_of_scipy() -> None:
+def test_divergence_and_confidence_equal_those_of_scipy() -> None:
     from scipy.special import softmax
     from scipy.stats import entropy
 
@@ -92,5 +92,5 @@ def test_divergence_and_confidence_are_those_of_scipy() -> None:
     )
     assert kullback_leibler(a, a) == 0
     classes = rng.integers(0, 6, 50)
-    wanted = [row[c] - max(np.delete(row, c)) for row, c in zip(a, classes, strict=True)]
-    np.testing.assert_allclose(confidence(a, classes), wanted)
+    margins = [row[c] - max(np.delete(row, c)) for row, c in zip(a, classes, strict=True)]
+    np.testing.assert_allclose(confidence(a, classes), margins)

@@ -15,7 +15,7 @@ X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 Y = np.arange(6)
 
 
-def test_both_formats_give_the_same(tmp_path: Path) -> None:
+def test_npz_and_safetensors_give_the_same_samples(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=X, targets=Y, other=np.ones(2))
     arrays = {"inputs": torch.from_numpy(X), "targets": torch.from_numpy(Y)}
     save_file(arrays, tmp_path / "a.safetensors")
@@ -26,7 +26,7 @@ def test_both_formats_give_the_same(tmp_path: Path) -> None:
         assert not samples.scaled
 
 
-def test_bytes_are_divided_by_255_and_whole_numbers_are_not(tmp_path: Path) -> None:
+def test_bytes_are_divided_by_255_and_other_integers_are_not(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", inputs=np.array([[0, 51, 255]], np.uint8))
     samples = read_samples(tmp_path / "a.npz")
     np.testing.assert_allclose(samples.inputs, [[0, 0.2, 1]], rtol=1e-6)
@@ -55,14 +55,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arrays", "message"), BAD)
-def test_bad_arrays_are_told(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(EvaluationError) as caught:
         read_samples(tmp_path / "a.npz")
     assert str(caught.value) == f"{tmp_path / 'a.npz'}: {message}"
 
 
-def test_bad_files_are_told(tmp_path: Path) -> None:
+def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_samples(tmp_path / "none.npz")
     (tmp_path / "a.csv").write_text("1,2")
@@ -80,7 +80,7 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
         read_samples(tmp_path / "a.npz")
 
 
-def test_odd_archives_and_arrays_are_told(tmp_path: Path) -> None:
+def test_unusual_archives_and_arrays_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.save(tmp_path / "b.npy", X)
     path.write_bytes((tmp_path / "b.npy").read_bytes())
@@ -98,7 +98,7 @@ def test_odd_archives_and_arrays_are_told(tmp_path: Path) -> None:
             read_samples(path)
     for targets in (np.full(6, -100), np.full(6, 2**64 - 1, np.uint64)):
         np.savez(path, inputs=X, targets=targets)
-        with pytest.raises(EvaluationError, match="a number that is no class"):
+        with pytest.raises(EvaluationError, match="a number that is not a class number"):
             read_samples(path)
     np.savez(tmp_path / "UP.NPZ", inputs=X)
     (tmp_path / "UP.NPZ.npz").rename(tmp_path / "UP.NPZ")

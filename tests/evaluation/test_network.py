@@ -23,7 +23,7 @@ X = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
 def chain(activation: str = "relu") -> nn.Sequential:
     torch.manual_seed(0)
     act = _MODULES[activation]
-    # Ten layers, so that the order of names is not that of the alphabet.
+    # More than ten layers, so that the order of the names is not alphabetical.
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(11):
         layers[f"fc{i}"] = nn.Linear(40, 40, bias=i % 2 == 0)
@@ -45,7 +45,7 @@ def test_a_chain_is_inferred_in_its_order(tmp_path: Path, activation: str, endin
     torch.testing.assert_close(built(X.reshape(8, 5, 8)), expected)  # images are flattened
 
 
-def test_names_with_dots_and_prefixes_make_a_chain_too(tmp_path: Path) -> None:
+def test_a_chain_may_have_names_with_dots_and_prefixes(tmp_path: Path) -> None:
     inner = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
     state = {f"module.net.{name}": value for name, value in inner.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "a.ckpt")
@@ -54,7 +54,7 @@ def test_names_with_dots_and_prefixes_make_a_chain_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_are_evaluated_without_loss(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_other_dtypes_are_evaluated_without_loss(tmp_path: Path, dtype: torch.dtype) -> None:
     model = chain().to(dtype)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     built = build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
@@ -75,7 +75,7 @@ NO_CHAINS = [
 
 
 @pytest.mark.parametrize(("shapes", "why"), NO_CHAINS)
-def test_what_is_no_chain_is_told(
+def test_checkpoints_that_are_not_chains_are_refused(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], why: str
 ) -> None:
     torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "a.pt")
@@ -99,7 +99,7 @@ def residual(tmp_path: Path) -> Path:
     return tmp_path / "a.pt"
 
 
-def test_a_factory_gives_any_network(residual: Path) -> None:
+def test_a_factory_can_build_any_network(residual: Path) -> None:
     evaluation = Evaluation(
         residual.with_name("x.npz"), f"{FACTORIES}:residual", score=f"{FACTORIES}:first_weight"
     )
@@ -127,13 +127,15 @@ def test_a_factory_gives_any_network(residual: Path) -> None:
         (f"{FACTORIES}:value", f"'{FACTORIES}:value' is not a function or class"),
     ],
 )
-def test_factories_that_cannot_be_found_are_told(residual: Path, spec: str, message: str) -> None:
+def test_factories_that_cannot_be_imported_are_refused(
+    residual: Path, spec: str, message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         build(Evaluation(model=spec).resolve(open_checkpoint(residual)))
     assert str(caught.value).startswith(message)
 
 
-def test_factories_and_scores_of_the_wrong_kind_are_told(residual: Path) -> None:
+def test_factories_and_scores_of_the_wrong_type_are_refused(residual: Path) -> None:
     with pytest.raises(EvaluationError, match="returned int, not a torch"):
         build(Evaluation(model=f"{FACTORIES}:not_a_module").resolve(open_checkpoint(residual)))
     evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:words")
@@ -141,7 +143,7 @@ def test_factories_and_scores_of_the_wrong_kind_are_told(residual: Path) -> None
         rmtcli.evaluate(residual, evaluation=evaluation)
 
 
-def test_devices_and_activations_that_are_not_there_are_told(residual: Path) -> None:
+def test_unknown_devices_and_activations_are_refused(residual: Path) -> None:
     with pytest.raises(UsageError, match="unknown activation 'sine': choose one of relu"):
         Evaluation(activation="sine")
     for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
@@ -160,7 +162,7 @@ def test_cuda_gives_the_same_accuracy(residual: Path) -> None:
     assert accuracies[0].after.accuracy == pytest.approx(accuracies[1].after.accuracy, abs=2)
 
 
-def test_factories_and_scores_that_raise_get_one_line(residual: Path) -> None:
+def test_factories_and_scores_that_raise_give_one_line(residual: Path) -> None:
     with pytest.raises(EvaluationError, match=r"raises failed: KeyError: 'missing'"):
         build(Evaluation(model=f"{FACTORIES}:raises").resolve(open_checkpoint(residual)))
     for function, message in [("raises", "raises failed: KeyError"), ("nan", "must be finite")]:
@@ -169,8 +171,8 @@ def test_factories_and_scores_that_raise_get_one_line(residual: Path) -> None:
             rmtcli.evaluate(residual, evaluation=evaluation)
 
 
-def test_factors_without_a_record_are_not_taken_for_layers(tmp_path: Path) -> None:
-    """A fine-tuned, re-saved network: a ReLU between its factors would be another network."""
+def test_factors_without_a_record_are_not_run_as_layers(tmp_path: Path) -> None:
+    """A fine-tuned and re-saved network: a ReLU between its factors would change it."""
     torch.save(chain().state_dict(), tmp_path / "a.pt")
     rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
     torch.save(dict(torch.load(tmp_path / "b.pt")), tmp_path / "c.pt")
@@ -178,7 +180,7 @@ def test_factors_without_a_record_are_not_taken_for_layers(tmp_path: Path) -> No
         build(Evaluation().resolve(open_checkpoint(tmp_path / "c.pt")))
 
 
-def test_an_order_that_the_file_does_not_tell_is_not_guessed(tmp_path: Path) -> None:
+def test_an_ambiguous_order_of_layers_is_not_guessed(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     names = {"input": (64, 64), "hidden": (64, 64), "output": (10, 64)}
@@ -190,13 +192,13 @@ def test_an_order_that_the_file_does_not_tell_is_not_guessed(tmp_path: Path) -> 
         build(Evaluation().resolve(open_checkpoint(tmp_path / "a.safetensors")))
 
 
-def test_layer_names_that_torch_does_not_allow_are_told(tmp_path: Path) -> None:
+def test_layer_names_that_torch_does_not_allow_are_refused(tmp_path: Path) -> None:
     torch.save({"forward.weight": torch.ones(4, 4)}, tmp_path / "a.pt")
     with pytest.raises(EvaluationError, match="not one that torch allows"):
         build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
 
 
-def test_a_bare_split_layer_is_a_network(tmp_path: Path) -> None:
+def test_the_factors_of_a_bare_layer_are_recognised(tmp_path: Path) -> None:
     layer = nn.Linear(40, 40)
     torch.save(layer.state_dict(), tmp_path / "a.pt")
     selection = rmtcli.Selection(include=["weight"])

@@ -16,7 +16,7 @@ PATH = Path("x.npz")
 
 
 class Pick(nn.Module):
-    """Gives its inputs back, in the type and on the device of a parameter."""
+    """Returns its inputs, in the type and on the device of a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def samples(count: int, classes: int = 5) -> Samples:
 
 
 @pytest.mark.parametrize("count", [1, Arrays.batch - 1, Arrays.batch, Arrays.batch + 1])
-def test_accuracy_is_the_share_of_right_answers(count: int) -> None:
+def test_accuracy_is_the_share_of_correct_predictions(count: int) -> None:
     data = samples(count)
     scores = measure(Pick(), data, None)
     expected = data.inputs.argmax(1)
@@ -75,17 +75,17 @@ class Broken(Pick):
     [
         ("shape", "does not take inputs of shape (3, 5)"),
         ("nan", "returned values that are NaN or infinite"),
-        ("flat", "returned (3,): accuracy needs one row of class scores a sample"),
-        ("dict", "returned dict: accuracy needs one row of class scores a sample"),
+        ("flat", "returned (3,): accuracy needs one row of class scores per sample"),
+        ("dict", "returned dict: accuracy needs one row of class scores per sample"),
     ],
 )
-def test_networks_that_cannot_be_scored_are_told(kind: str, message: str) -> None:
+def test_networks_without_rows_of_class_scores_are_refused(kind: str, message: str) -> None:
     with pytest.raises(EvaluationError) as caught:
         measure(Broken(kind), samples(3), None)
     assert message in str(caught.value)
 
 
-def test_classes_that_the_network_does_not_have_are_told() -> None:
+def test_targets_that_are_not_classes_of_the_network_are_refused() -> None:
     data = Samples(PATH, samples(3).inputs, np.array([0, 1, 5]), False)
     with pytest.raises(EvaluationError, match=r"class 5 among the targets of a network with 5"):
         measure(Pick(), data, None)

@@ -1,4 +1,4 @@
-"""Networks of transformers' directories: read, calibrated, compressed and scored by their task."""
+"""Networks of Hugging Face directories: read, calibrated, compressed and scored by task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rmtcli.report.table import table
 from rmtcli.running.calibrate import calibrate, modules_of
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
-#: Case -> the task that its directory tells.
+#: The task of each case's directory.
 TASKED = {
     "bert-head": "text-classification",
     "llama": "causal-lm:length=16",
@@ -53,7 +53,7 @@ def lines(count: int = 40, seed: int = 0) -> list[str]:
 
 
 def data_for(case: str, folder: Path) -> Path:
-    """Inputs of the kind that the network reads."""
+    """A file of samples of the kind that the network reads."""
     if case == "vit":
         rng = np.random.default_rng(0)
         images = rng.standard_normal((40, 3, 16, 16)).astype(np.float32)
@@ -82,7 +82,7 @@ def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path
     measured = report.comparison
     assert measured is not None
     assert measured.before is not None
-    # The written directory gives what was measured before it was written.
+    # The written directory scores as its network did before it was written.
     again = evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
     assert again is not None
     assert again.after.accuracy == pytest.approx(measured.after.accuracy, abs=1e-3)
@@ -111,27 +111,27 @@ def test_a_curve_of_embeddings_shows_cosines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["bert-head", "gpt2", "mixtral"])
-def test_moments_are_those_of_the_tokens_alone(case: str, tmp_path: Path) -> None:
-    """Against one sample at a time, which has no padding; experts see different tokens each."""
+def test_padding_does_not_count_in_moments(case: str, tmp_path: Path) -> None:
+    """Compare with one sample at a time, which has no padding; each expert sees other tokens."""
     source, data = directory(case, tmp_path), data_for(case, tmp_path)
     checkpoint = open_checkpoint(source)
     layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
     harness = Evaluation(task=TASKED[case]).resolve(checkpoint)
-    found = calibrate(harness, layers, Calibration(data, metric="one-sided"))
+    moments_by_layer = calibrate(harness, layers, Calibration(data, metric="one-sided"))
     one = calibrate(harness, layers, Calibration(data, "one-sided", batch=1))
-    assert found.keys() == one.keys()
-    shared = {id(moments.second) for moments in found.values()}
+    assert moments_by_layer.keys() == one.keys()
+    shared = {id(moments.second) for moments in moments_by_layer.values()}
     fused = case == "gpt2"  # its query, key and value are one layer
-    assert (len(shared) == len(found)) is fused
-    assert len(found) >= 8
-    for name, moments in found.items():
+    assert (len(shared) == len(moments_by_layer)) is fused
+    assert len(moments_by_layer) >= 8
+    for name, moments in moments_by_layer.items():
         assert moments.rows == one[name].rows
-        # float32 sums in another order.
+        # float32 sums, added in another order.
         np.testing.assert_allclose(moments.mean, one[name].mean, atol=2e-4)
         np.testing.assert_allclose(moments.second, one[name].second, atol=2e-3, rtol=1e-3)
 
 
-def test_experts_that_transformers_joins_have_modules_of_their_own(tmp_path: Path) -> None:
+def test_joined_experts_are_separated_into_modules(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(directory("mixtral", tmp_path))
     layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
     evaluation = Evaluation(task="causal-lm")
@@ -142,11 +142,11 @@ def test_experts_that_transformers_joins_have_modules_of_their_own(tmp_path: Pat
     assert all(len(modules[name]) == 1 for name in experts)
     tokens = torch.randint(2, 92, (2, 3, 9), generator=torch.Generator().manual_seed(0))
     tokens[:, MASK] = 1
-    # The same sums in another order.
+    # The sums are equal but added in another order.
     torch.testing.assert_close(apart(tokens), whole(tokens), atol=1e-5, rtol=1e-5)
 
 
-def test_texts_come_shortest_first_with_their_labels(tmp_path: Path) -> None:
+def test_texts_are_sorted_by_length_with_their_labels(tmp_path: Path) -> None:
     source, data = directory("bert-head", tmp_path), data_for("bert-head", tmp_path)
     samples = TextClassification().read(data, source)
     sizes = samples.inputs[:, MASK].sum(1)
@@ -167,18 +167,18 @@ def test_a_language_model_reads_whole_blocks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples.targets, samples.inputs[:, TOKENS, 1:])
 
 
-def test_perplexity_is_that_of_transformers_own_loss(tmp_path: Path) -> None:
+def test_perplexity_equals_exp_of_the_loss_of_transformers(tmp_path: Path) -> None:
     source, data = directory("llama", tmp_path), data_for("llama", tmp_path)
     evaluation = Evaluation(data, task="causal-lm:length=16")
-    found = evaluate(source, evaluation=evaluation).comparison
-    assert found is not None
+    comparison = evaluate(source, evaluation=evaluation).comparison
+    assert comparison is not None
     model = build(evaluation.resolve(open_checkpoint(source)))
     assert isinstance(model, Pretrained)
     tokens = torch.from_numpy(CausalLM(length=16).read(data, source).inputs[:, TOKENS])
     with torch.no_grad():
         loss = model.network(input_ids=tokens, labels=tokens).loss
-    # float32 means in another order.
-    assert found.after.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+    # float32 means, added in another order.
+    assert comparison.after.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -191,22 +191,22 @@ def test_embeddings_are_pooled_as_the_directory_says(pooling: str, tmp_path: Pat
     samples = SentenceEmbedding().read(data, source)
     row = torch.from_numpy(samples.inputs[:1])
     states = model.network(input_ids=row[:, TOKENS, : int(row[:, MASK].sum())]).last_hidden_state
-    wanted = states.mean(1) if pooling == "mean" else states[:, 0]
-    found = model(torch.from_numpy(samples.inputs))[:1]  # among longer ones, so padded
-    torch.testing.assert_close(found, wanted / wanted.norm(), atol=1e-5, rtol=1e-5)
+    expected = states.mean(1) if pooling == "mean" else states[:, 0]
+    padded = model(torch.from_numpy(samples.inputs))[:1]  # in a batch with longer samples
+    torch.testing.assert_close(padded, expected / expected.norm(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
         ('{"text": "w1", "label": 0}\nw2', "line 2 is not JSON"),
-        ('{"text": "w1", "label": "bad"}', "label 'bad' is no class of this network"),
+        ('{"text": "w1", "label": "bad"}', "label 'bad' is not a class of this network"),
         ('{"text": "w1", "label": 0}\n{"text": "w2"}', "some have none"),
-        ('{"label": 0}', "no object with a string 'text'"),
+        ('{"label": 0}', "not an object with a string 'text'"),
         ("", "holds no text"),
     ],
 )
-def test_wrong_text_is_told(lines: str, text: str, tmp_path: Path) -> None:
+def test_wrong_records_are_refused(lines: str, text: str, tmp_path: Path) -> None:
     source, data = directory("bert-head", tmp_path), tmp_path / "wrong.jsonl"
     data.write_text(lines)
     with pytest.raises(EvaluationError, match=text):
@@ -221,7 +221,7 @@ def test_without_transformers_a_line_says_what_to_install(
         evaluate(directory("bert", tmp_path), evaluation=Evaluation(data_for("bert", tmp_path)))
 
 
-def test_wrong_tasks_are_told(tmp_path: Path) -> None:
+def test_wrong_tasks_are_refused(tmp_path: Path) -> None:
     source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
     with pytest.raises(UsageError, match="name a --task"):
         task_of(source, None)

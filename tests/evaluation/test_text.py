@@ -1,4 +1,4 @@
-"""Files of texts, pairs and images, and what a directory says about them."""
+"""Reading texts, pairs of texts and images, preprocessed as a directory says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.evaluation.text import (
     MASK,
     embedding_samples,
@@ -34,40 +34,43 @@ def written(folder: Path, *records: object) -> Path:
     return folder / "text.jsonl"
 
 
-def test_labels_go_by_number_or_by_name(directory: Path) -> None:
+def test_a_label_is_a_class_number_or_a_name(directory: Path) -> None:
     text = " ".join(WORDS[:3])
     file = written(directory, *({"text": text, "label": label} for label in ("good", 0, "bad", 7)))
     assert labelled_samples(file, directory, 8).targets.tolist() == [1, 0, 0, 7]  # type: ignore[union-attr]
     for label in ("other", -1, 0.5, ["good"]):
-        with pytest.raises(EvaluationError, match="is no class of this network: bad, good"):
+        with pytest.raises(EvaluationError, match="is not a class of this network: bad, good"):
             labelled_samples(written(directory, {"text": text, "label": label}), directory, 8)
     (directory / "config.json").write_text('{"label2id": 3}')
-    with pytest.raises(EvaluationError, match="none by name"):
+    with pytest.raises(EvaluationError, match="none has a name"):
         labelled_samples(written(directory, {"text": text, "label": "good"}), directory, 8)
     for damage in ("[]", "{"):
         (directory / "config.json").write_text(damage)
-        with pytest.raises(EvaluationError, match=r"config\.json: (is no|cannot be read as) JSON"):
+        with pytest.raises(CheckpointError, match=r"config\.json: damaged: not (a )?JSON"):
             labelled_samples(file, directory, 8)
+    (directory / "config.json").unlink()
+    with pytest.raises(EvaluationError, match=r"config\.json: cannot be read \(No such file"):
+        labelled_samples(file, directory, 8)
 
 
 @pytest.mark.parametrize("key", ["label", "text_pair"])
-def test_all_records_have_it_or_none(key: str, directory: Path) -> None:
+def test_a_field_must_be_in_all_records_or_in_none(key: str, directory: Path) -> None:
     value = 1 if key == "label" else WORDS[1]
     file = written(directory, {"text": WORDS[0], key: value}, {"text": WORDS[0]})
     with pytest.raises(EvaluationError, match=f"some lines have a '{key}' and some have none"):
         labelled_samples(file, directory, 8)
 
 
-def test_pairs_are_read_as_one(directory: Path) -> None:
+def test_a_pair_of_texts_is_one_sample(directory: Path) -> None:
     alone = written(directory, {"text": WORDS[0]})
     single = embedding_samples(alone, directory, 16).inputs[:, MASK].sum()
     both = written(directory, {"text": WORDS[0], "text_pair": " ".join(WORDS[1:4])})
     assert embedding_samples(both, directory, 16).inputs[:, MASK].sum() >= single + 3
-    with pytest.raises(EvaluationError, match="a 'text_pair' that is no string"):
+    with pytest.raises(EvaluationError, match="a 'text_pair' that is not a string"):
         embedding_samples(written(directory, {"text": "a", "text_pair": 3}), directory, 8)
 
 
-def test_records_of_a_language_model_are_one_text(directory: Path) -> None:
+def test_a_language_model_reads_all_records_as_one_text(directory: Path) -> None:
     records = [" ".join(WORDS[i : i + 5]) for i in range(4)]
     (directory / "text.txt").write_text("\n".join(records))
     plain = language_samples(directory / "text.txt", directory, 4)
@@ -75,7 +78,7 @@ def test_records_of_a_language_model_are_one_text(directory: Path) -> None:
     assert np.array_equal(plain.inputs, lines.inputs)
 
 
-def test_what_is_no_text_is_told(directory: Path) -> None:
+def test_files_that_are_not_text_are_refused(directory: Path) -> None:
     (directory / "a.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(EvaluationError, match="is not text in UTF-8"):
         language_samples(directory / "a.txt", directory, 4)
@@ -107,7 +110,7 @@ def test_images_are_normalised_as_the_directory_says(tmp_path: Path) -> None:
         read()
 
 
-def test_poolings_that_are_known(tmp_path: Path) -> None:
+def test_only_known_ways_of_pooling_are_accepted(tmp_path: Path) -> None:
     states = torch.arange(12.0).reshape(1, 3, 4)
     mask = torch.tensor([[1, 1, 0]])
     (tmp_path / "1_Pooling").mkdir()
@@ -121,5 +124,6 @@ def test_poolings_that_are_known(tmp_path: Path) -> None:
         file.write_text(json.dumps(settings))
         assert torch.equal(pooling_of(tmp_path)(states, mask), expected)
     file.write_text(json.dumps({"pooling_mode_max_tokens": True, "pooling_mode_cls_token": True}))
-    with pytest.raises(UsageError, match="pooling by max, cls is not known: mean and cls are"):
+    message = "pooling by max, cls is not supported: only mean and cls are"
+    with pytest.raises(UsageError, match=message):
         pooling_of(tmp_path)
