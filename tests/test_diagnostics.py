@@ -18,16 +18,16 @@ def of(weight: np.ndarray) -> dict[str, float | None]:
     return asdict(diagnose(s, EDGES.parse("bema").fit(s, weight)))
 
 
-def test_each_is_its_definition() -> None:
+def test_each_figure_has_its_defined_value() -> None:
     w = planted((90, 60), 2, times=3.0, sigma=0.1)
-    s, found = np.linalg.svd(w)[1], of(w)
+    s, figures = np.linalg.svd(w)[1], of(w)
     shares = s**2 / (s**2).sum()
-    assert found["frobenius_norm"] == pytest.approx(np.linalg.norm(w))
-    assert found["spectral_norm"] == pytest.approx(s[0])
-    assert found["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2)
-    assert found["spectral_entropy"] == pytest.approx(-(shares @ np.log(shares)) / math.log(60))
+    assert figures["frobenius_norm"] == pytest.approx(np.linalg.norm(w))
+    assert figures["spectral_norm"] == pytest.approx(s[0])
+    assert figures["stable_rank"] == pytest.approx((s**2).sum() / s[0] ** 2)
+    assert figures["spectral_entropy"] == pytest.approx(-(shares @ np.log(shares)) / math.log(60))
     law = EDGES.parse("bema").fit(spectrum(w), w).law
-    assert found["mp_soft_rank"] == pytest.approx(law.lambda_plus * 90 / s[0] ** 2)
+    assert figures["mp_soft_rank"] == pytest.approx(law.lambda_plus * 90 / s[0] ** 2)
 
 
 @pytest.mark.parametrize("scale", [1e-120, 1e120])
@@ -41,36 +41,36 @@ def test_shape_does_not_depend_on_scale_or_orientation(scale: float) -> None:
 
 
 def test_a_matrix_of_equal_singular_values_has_no_tail() -> None:
-    found = of(np.eye(40))
-    assert found["tail_alpha"] is None
-    assert found["hill_alpha"] is None
-    assert found["tail_count"] == 0
-    assert found["stable_rank"] == pytest.approx(40)
-    assert found["spectral_entropy"] == pytest.approx(1)
+    figures = of(np.eye(40))
+    assert figures["tail_alpha"] is None
+    assert figures["hill_alpha"] is None
+    assert figures["tail_count"] == 0
+    assert figures["stable_rank"] == pytest.approx(40)
+    assert figures["spectral_entropy"] == pytest.approx(1)
 
 
-def test_one_singular_value_is_all_there_is() -> None:
-    found = of(np.ones((1, 5)))
-    assert found["stable_rank"] == found["spectral_entropy"] == 1
-    assert found["spectral_norm"] == pytest.approx(math.sqrt(5))
+def test_a_single_singular_value() -> None:
+    figures = of(np.ones((1, 5)))
+    assert figures["stable_rank"] == figures["spectral_entropy"] == 1
+    assert figures["spectral_norm"] == pytest.approx(math.sqrt(5))
 
 
 @pytest.mark.parametrize("shape", [(120, 70), (70, 120), (80, 80)])
-def test_sides_of_the_vectors_are_those_of_the_layer(shape: tuple[int, int]) -> None:
+def test_vectors_are_assigned_to_the_sides_of_the_layer(shape: tuple[int, int]) -> None:
     """A spike whose output vector has two large entries and whose input vector is random."""
     out = np.zeros(shape[0])
     out[[3, 5]] = 1
     into = np.random.default_rng(0).standard_normal(shape[1])
     w = (noise(shape) + 10 * np.outer(out, into)).astype(np.float32)
-    found = compare_vectors(w, spectrum(w, vectors=True), 1)
-    assert found.out[0] < 1e-6
-    assert found.into[0] > 0.01  # of a draw that is fixed
+    compared = compare_vectors(w, spectrum(w, vectors=True), 1)
+    assert compared.out[0] < 1e-6
+    assert compared.into[0] > 0.01  # of a draw that is fixed
     with pytest.raises(ValueError, match="vectors"):
         compare_vectors(w, spectrum(w), 1)
 
 
-def test_vectors_of_trained_spikes_are_not_those_of_noise_and_of_planted_ones_are() -> None:
-    """Planted directions are random, so theirs look like noise; a network's do not."""
+def test_vectors_of_trained_spikes_differ_from_noise_and_planted_ones_do_not() -> None:
+    """Planted directions are random and look like noise; those of a network do not."""
     shares = {}
     for name in ("planted.safetensors", "mnist_mlp.safetensors"):
         p: list[float] = []
@@ -85,7 +85,7 @@ def test_vectors_of_trained_spikes_are_not_those_of_noise_and_of_planted_ones_ar
     assert shares["mnist_mlp.safetensors"] > 0.5
 
 
-def test_pruning_reports_diagnostics_as_well() -> None:
+def test_pruning_reports_diagnostics_too() -> None:
     report = rmtcli.prune(SAMPLES / "planted.safetensors", dry_run=True).to_dict()
     alone = rmtcli.analyze(SAMPLES / "planted.safetensors").to_dict()
     for one, other in zip(report["layers"], alone["layers"], strict=True):

@@ -1,4 +1,4 @@
-"""What every registered edge estimator must hold."""
+"""Properties that every registered edge estimator must have."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def estimator(request: pytest.FixtureRequest) -> EdgeEstimator:
 def test_planted_spikes_well_above_the_limit_are_counted(
     estimator: EdgeEstimator, shape: tuple[int, int]
 ) -> None:
-    found = []
+    counts = []
     for seed in range(20):
         w = planted(shape, 5, times=3, seed=seed)
         s = spectrum(w)
-        found.append(s.count_above(estimator.fit(s, w).edge))
+        counts.append(s.count_above(estimator.fit(s, w).edge))
     # None is missed; a false one comes with chance beta = 0.1 (P[X > 6 of 20] = 0.2 %).
-    assert min(found) == 5
-    assert sum(count > 5 for count in found) <= 6
+    assert min(counts) == 5
+    assert sum(count > 5 for count in counts) <= 6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -46,7 +46,7 @@ def test_pure_noise_gives_no_spikes_at_the_stated_rate(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_transposing_and_scaling_change_nothing_that_counts(
+def test_transposing_and_scaling_change_no_rank_and_scale_the_edge(
     estimator: EdgeEstimator, shape: tuple[int, int]
 ) -> None:
     w = planted(shape, 4, times=3)
@@ -64,14 +64,14 @@ def test_transposing_and_scaling_change_nothing_that_counts(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rotating_changes_no_rank(estimator: EdgeEstimator, shape: tuple[int, int]) -> None:
-    """What looks at entries sees others after a rotation, but noise of one variance still."""
+    """A rotation changes the entries, but they are still noise of one variance."""
     w = planted(shape, 4, times=3)
     rng = np.random.default_rng(1)
     left = np.linalg.qr(rng.standard_normal((shape[0], shape[0])))[0]
     right = np.linalg.qr(rng.standard_normal((shape[1], shape[1])))[0]
-    turned = left @ w @ right
-    s, s2 = spectrum(w), spectrum(turned)
-    fit, fit2 = estimator.fit(s, w), estimator.fit(s2, turned)
+    rotated = left @ w @ right
+    s, s2 = spectrum(w), spectrum(rotated)
+    fit, fit2 = estimator.fit(s, w), estimator.fit(s2, rotated)
     assert s2.count_above(fit2.edge) == s.count_above(fit.edge)
     assert fit2.law.sigma == pytest.approx(fit.law.sigma, rel=0.02)
     assert fit2.verdict is fit.verdict
@@ -85,7 +85,7 @@ def test_any_shape_gets_a_fit(estimator: EdgeEstimator, shape: tuple[int, int]) 
     assert 0 <= fit.ks_distance <= 1
 
 
-def test_names_spell_back(estimator: EdgeEstimator) -> None:
+def test_spelling_and_parsing_are_inverses(estimator: EdgeEstimator) -> None:
     assert EDGES.parse(EDGES.spell(estimator)) == estimator
 
 

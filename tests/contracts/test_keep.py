@@ -1,4 +1,4 @@
-"""What every registered keep rule must hold."""
+"""Properties that every registered keep rule must have."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def rank(rule: KeepRule, w: np.ndarray) -> int | Untouched:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 5), (64, 200), (200, 64), (90, 90)])
 def test_ranks_are_whole_numbers_in_range(rule: KeepRule, shape: tuple[int, int]) -> None:
     for w in (noise(shape), np.ones(shape), np.eye(*shape)):
-        found = rank(rule, w)
-        assert isinstance(found, Untouched) or (type(found) is int and 0 <= found <= min(shape))
+        chosen = rank(rule, w)
+        assert isinstance(chosen, Untouched) or (type(chosen) is int and 0 <= chosen <= min(shape))
 
 
 def test_transposing_rotating_and_scaling_change_nothing(rule: KeepRule) -> None:
     w = planted((150, 90), 4, times=3)
     q = np.linalg.qr(np.random.default_rng(1).standard_normal((150, 150)))[0]
-    found = rank(rule, w)
-    assert rank(rule, w.T) == found
-    assert rank(rule, q @ w) == found
-    assert rank(rule, 1e-12 * w) == found
-    assert rank(rule, 1e12 * w) == found
+    chosen = rank(rule, w)
+    assert rank(rule, w.T) == chosen
+    assert rank(rule, q @ w) == chosen
+    assert rank(rule, 1e-12 * w) == chosen
+    assert rank(rule, 1e12 * w) == chosen
 
 
-def test_names_spell_back(rule: KeepRule) -> None:
+def test_spelling_and_parsing_are_inverses(rule: KeepRule) -> None:
     assert KEEP_RULES.parse(KEEP_RULES.spell(rule)) == rule

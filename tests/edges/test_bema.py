@@ -56,7 +56,7 @@ def test_agrees_with_a_transcription_of_the_paper(shape: tuple[int, int], alpha:
 
 @pytest.mark.parametrize("shape", [(300, 100), (200, 200), (100, 800)])
 def test_sigma_of_pure_noise_is_unbiased(shape: tuple[int, int]) -> None:
-    """The half offset: with i/p, as printed, the bias would be up to 1.7 %."""
+    """The offset of one half removes it: with i/p, as printed, the bias is up to 1.7 %."""
     fits = [fitted(Bema(), noise(shape, 0.5, seed)) for seed in range(40)]
     variances = np.array([fit.law.sigma**2 for fit in fits]) / 0.25
     # 1e-3 of bias, and three standard errors of the mean.
@@ -71,7 +71,7 @@ def test_goodness_of_fit_of_pure_noise_is_small(seed: int) -> None:
     assert 0.5 / 150 < fit.ks_distance < 4 / 150
 
 
-def test_signal_in_the_window_is_told() -> None:
+def test_signal_in_the_window_is_reported() -> None:
     fit = fitted(Bema(alpha=0.2), planted((300, 200), 45, times=5))
     assert fit.verdict is Verdict.WIDE_SIGNAL
     # Further in, the estimate itself is carried off, and the edge above the spikes with it.
@@ -79,7 +79,7 @@ def test_signal_in_the_window_is_told() -> None:
     assert fit.verdict is Verdict.POOR_FIT
 
 
-def test_a_bulk_of_another_shape_is_told() -> None:
+def test_a_bulk_of_another_shape_is_reported() -> None:
     # Singular values on a geometric scale: no noise law has that bulk.
     w = with_singular_values(np.geomspace(1, 1e-4, 100))
     assert fitted(Bema(), w).verdict in (Verdict.POOR_FIT, Verdict.WIDE_SIGNAL)
@@ -88,7 +88,7 @@ def test_a_bulk_of_another_shape_is_told() -> None:
     )
 
 
-def test_few_singular_values_are_told() -> None:
+def test_too_few_singular_values_are_reported() -> None:
     few = noise((MIN_EIGENVALUES - 1, 100))
     assert fitted(Bema(), few).verdict is Verdict.TOO_SMALL
     enough = noise((MIN_EIGENVALUES, 100))
@@ -96,7 +96,7 @@ def test_few_singular_values_are_told() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EDGES.choices))
-def test_an_exactly_low_rank_matrix_is_told(name: str) -> None:
+def test_an_exactly_low_rank_matrix_is_reported(name: str) -> None:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((80, 5)) @ rng.standard_normal((5, 60))
     s = spectrum(w)

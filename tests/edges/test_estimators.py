@@ -1,4 +1,4 @@
-"""What is one estimator's own; tests/contracts has what all must hold."""
+"""Properties of single estimators; tests/contracts has those that all share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kinds(kind: str, shape: tuple[int, int], seeds: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("spread", [0.25, 0.5])
 @pytest.mark.parametrize("shape", [(300, 784), (784, 300)])
-def test_unequal_rows_are_told_and_allowed_for(spread: float, shape: tuple[int, int]) -> None:
+def test_unequal_rows_are_reported_and_allowed_for(spread: float, shape: tuple[int, int]) -> None:
     for w in kinds(f"row-scaled:spread={spread}", shape, 4):
         spikes, fit = fitted("bema", w)
         assert spikes > 5
@@ -41,7 +41,7 @@ def test_unequal_rows_are_told_and_allowed_for(spread: float, shape: tuple[int, 
 
 @pytest.mark.parametrize("kind", ["student:df=3", "sparse:density=0.05"])
 @pytest.mark.parametrize("name", ["select", "bema", "kritchman-nadler", "dyson", "sign-flip"])
-def test_heavy_tails_are_told(kind: str, name: str) -> None:
+def test_heavy_tails_are_reported(kind: str, name: str) -> None:
     for w in kinds(kind, (300, 500), 3):
         _, fit = fitted(name, w)
         assert fit.verdict is Verdict.HEAVY_TAILED
@@ -66,14 +66,14 @@ def test_noise_on_a_very_long_side_is_not_an_orthogonal_layer() -> None:
     assert fitted("bema", w)[1].verdict is not Verdict.ALL_EQUAL
 
 
-def test_correlated_noise_is_told() -> None:
+def test_correlated_noise_is_reported() -> None:
     for w in kinds("correlated:rho=0.5", (300, 500), 3):
         assert fitted("select", w)[1].verdict is Verdict.POOR_FIT
         assert fitted("screenot", w)[0] <= 2
 
 
 @pytest.mark.parametrize("rank", [20, 100])
-def test_refits_free_sigma_of_the_spikes(rank: int) -> None:
+def test_refits_remove_the_effect_of_spikes_on_sigma(rank: int) -> None:
     w = planted((500, 400), rank, times=3)
     assert fitted("bema", w)[1].law.sigma > 1.01
     spikes, fit = fitted("bema:refits=20", w)
@@ -88,9 +88,9 @@ def test_refits_free_sigma_of_the_spikes(rank: int) -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("gamma_shape", [1.0, 10.0])
-def test_bema_gamma_knows_how_widely_variances_spread(side: int, gamma_shape: float) -> None:
+def test_bema_gamma_recovers_the_spread_of_the_variances(side: int, gamma_shape: float) -> None:
     n, p, spikes = 500, 250, 3
-    found, sigmas = [], []
+    counts, sigmas = [], []
     for seed in range(8):
         rng = np.random.default_rng(seed)
         variances = rng.gamma(gamma_shape, 1 / gamma_shape, (n, p)[side])
@@ -99,16 +99,16 @@ def test_bema_gamma_knows_how_widely_variances_spread(side: int, gamma_shape: fl
         w = scales * rng.standard_normal((n, p)) + left * (8 * np.sqrt(n)) @ right.T
         count, fit = fitted("bema-gamma", w)
         assert fit.verdict is Verdict.FITS
-        found.append(count)
+        counts.append(count)
         sigmas.append(fit.law.sigma)
         assert abs(fit.law.sigma - 1) < 4 * fit.sigma_error  # type: ignore[operator]
     # All that was planted; a false one on top comes with chance 0.1 (P[X > 4 of 8] = 0.04 %).
-    assert min(found) >= spikes
-    assert sum(count > spikes for count in found) <= 4
+    assert min(counts) >= spikes
+    assert sum(count > spikes for count in counts) <= 4
     assert np.mean(sigmas) == pytest.approx(1, rel=0.05)
 
 
-def test_small_layers_go_to_kritchman_and_nadler() -> None:
+def test_small_layers_are_fitted_by_kritchman_and_nadler() -> None:
     spikes, fit = fitted("select", planted((30, 200), 2, times=4))
     assert spikes == 2
     assert fit.chosen.startswith("kritchman-nadler")
@@ -192,7 +192,7 @@ def test_options_out_of_range_are_refused(choice: str) -> None:
         EDGES.parse(choice)
 
 
-def test_a_spectrum_alone_suffices_where_no_entries_are_asked() -> None:
+def test_bema_needs_only_a_spectrum() -> None:
     s = Spectrum(np.linspace(0.5, 1.5, 50), 100, 50)
     sigma, removed = EDGES.parse("bema:refits=3").sigma(s)  # type: ignore[attr-defined]
     assert sigma > 0

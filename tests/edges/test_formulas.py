@@ -1,4 +1,4 @@
-"""Fits of the estimators against their formulas, written out."""
+"""Fits of the estimators, compared with their formulas written out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_bema(refits: int) -> None:
     assert fit.edge == pytest.approx(Noise.of(fit.law, 90).edge(0.05), rel=1e-12)
 
 
-def test_bema_with_refits_takes_out_half_at_most() -> None:
+def test_bema_with_refits_removes_half_at_most() -> None:
     values = np.concatenate([np.linspace(0.9, 1.1, 40), np.geomspace(10, 1e6, 60)])
     estimator = EDGES.parse("bema:refits=20,alpha=0")
     sigma, removed = estimator.sigma(Spectrum(values, 400, 100))  # type: ignore[attr-defined]
@@ -102,19 +102,19 @@ def test_mp_pca() -> None:
 
 @pytest.mark.parametrize(("beta", "removed"), [(0.01, 8), (0.9, 10)])
 def test_dyson(beta: float, removed: int) -> None:
-    """The spikes are so weak that all are found only by who wants to miss none."""
+    """The spikes are so weak that all of them are found only with a large beta."""
     rows = drawn(np.random.default_rng(0), SHAPE, NOISES.parse("row-scaled:spread=0.5"))
     w = rows + planted(SHAPE, 10, times=1.3) - noise(SHAPE, seed=1)
     s, fit = fitted(f"dyson:beta={beta}", w)
-    found = dyson_variances(w, s)
-    equal = spectrum(w / np.sqrt(found.rows)[:, None] / np.sqrt(found.columns))
+    variances = dyson_variances(w, s)
+    equal = spectrum(w / np.sqrt(variances.rows)[:, None] / np.sqrt(variances.columns))
     bema = EDGES.parse(f"bema:refits=20,beta={beta}")
     sigma, taken = bema.sigma(equal)  # type: ignore[attr-defined]
     assert taken == removed
     assert fit.law.sigma == pytest.approx(sigma, rel=1e-9)
     error = sigma * window_error(0.45, 90, 0.2)
     assert fit.sigma_error == pytest.approx(error, rel=1e-9)
-    top, scale = Separable(sigma**2 * found.rows, found.columns).edge()
+    top, scale = Separable(sigma**2 * variances.rows, variances.columns).edge()
     assert fit.noise.top == pytest.approx(top, rel=1e-9)
     assert fit.edge == pytest.approx(top + tracy_widom.quantile(1 - beta) * scale, rel=1e-9)
     assert fit.ks_distance == pytest.approx(distance(equal, sigma, removed), rel=1e-9)
@@ -132,14 +132,14 @@ def test_dyson_by_default() -> None:
 @pytest.mark.parametrize(
     "name", ["select", "bema", "bema-gamma", "dyson", "kritchman-nadler", "median", "mp-pca"]
 )
-def test_how_far_a_poor_fit_may_be_is_an_option(name: str) -> None:
-    """Weak signal spreads over the bulk, which is then none of pure noise."""
+def test_the_largest_distance_of_a_good_fit_is_an_option(name: str) -> None:
+    """Weak signal spreads over the bulk, which is then not pure noise."""
     w = planted((300, 200), 90, times=0.8)
     assert fitted(f"{name}:max_distance=0.001", w)[1].verdict is Verdict.POOR_FIT
     assert fitted(f"{name}:max_distance=0.5", w)[1].verdict is Verdict.FITS
 
 
-def test_select_hands_its_options_on() -> None:
+def test_select_passes_its_options_on() -> None:
     options = "beta=0.01,max_distance=0.5"
     small = planted((100, 40), 2, times=4)
     rows = drawn(np.random.default_rng(0), (300, 784), NOISES.parse("row-scaled:spread=0.5"))
@@ -187,19 +187,19 @@ def test_screenot(bound: float) -> None:
     assert fit.verdict is Verdict.NO_LAW
 
 
-@pytest.mark.parametrize(("beta", "trials", "place"), [(0.1, 9, 9), (0.1, 20, 19)])
-def test_sign_flip(beta: float, trials: int, place: int) -> None:
+@pytest.mark.parametrize(("beta", "trials", "order"), [(0.1, 9, 9), (0.1, 20, 19)])
+def test_sign_flip(beta: float, trials: int, order: int) -> None:
     w = noise(SHAPE, 3.0)
     s, fit = fitted(f"sign-flip:beta={beta},trials={trials}", w)
     rng = np.random.default_rng(0)
     flipped = [w * rng.choice((-1.0, 1.0), w.shape) for _ in range(trials)]
     largest = np.sort([np.linalg.norm(x, 2) ** 2 / 200 for x in flipped])
-    assert fit.edge == pytest.approx(largest[place - 1], rel=1e-9)
+    assert fit.edge == pytest.approx(largest[order - 1], rel=1e-9)
     assert fit.law.sigma == pytest.approx(np.sqrt(np.mean(w**2)), rel=1e-9)
     assert s.count_above(fit.edge) == 0
 
 
-def test_sign_flip_takes_spikes_out_with_their_dimensions() -> None:
+def test_sign_flip_removes_spikes_with_their_dimensions() -> None:
     w = planted(SHAPE, 3, times=5)
     s, fit = fitted("sign-flip", w)
     left, values, right = np.linalg.svd(w, full_matrices=False)
@@ -214,7 +214,7 @@ def test_sign_flip_takes_spikes_out_with_their_dimensions() -> None:
 
 
 def test_signs_are_drawn_for_one_orientation_of_a_square() -> None:
-    """That in which the norms of the long side's vectors differ more."""
+    """It is the one in which the norms of the long side's vectors differ more."""
     w = np.exp(np.linspace(-1, 1, 60))[:, None] * noise((60, 60))
     rng = np.random.default_rng(0)
     flipped = [w * rng.choice((-1.0, 1.0), w.shape) for _ in range(20)]
@@ -225,15 +225,15 @@ def test_signs_are_drawn_for_one_orientation_of_a_square() -> None:
         assert fit.edge == pytest.approx(largest[18], rel=1e-9)
 
 
-def test_follow_matches_the_places_that_are_left() -> None:
+def test_follow_matches_the_eigenvalues_that_are_left() -> None:
     w = planted(SHAPE, 3, times=4)
     s, fit = fitted("bema", w)
     later = Spectrum(np.where(np.arange(90) < 40, 0.0, 1.3 * s.eigenvalues), 200, 90)
     followed = follow(fit, later, 50, 3)
     bulk = without(later, 3)
-    places = np.arange(40, 87)
-    q = MarchenkoPastur(87 / 197).ppf((places + 0.5) / 87)
-    variance = q @ bulk.eigenvalues[places] / (q @ q)
+    ranks = np.arange(40, 87)
+    q = MarchenkoPastur(87 / 197).ppf((ranks + 0.5) / 87)
+    variance = q @ bulk.eigenvalues[ranks] / (q @ q)
     ratio = variance / fit.law.sigma**2
     assert followed.law == MarchenkoPastur(0.45, np.sqrt(variance))
     assert followed.edge == pytest.approx(ratio * fit.edge, rel=1e-12)
@@ -253,7 +253,7 @@ def test_follow_matches_the_places_that_are_left() -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_bema_gamma(side: int) -> None:
-    """The law that was found, by its own quantiles, and the edge of noise drawn from it."""
+    """The fitted law, by its own quantiles, and the edge of noise that is drawn from it."""
     n, p = 200, 90
     rng = np.random.default_rng(side)
     variances = rng.gamma(2.0, 0.5, (n, p)[side])
@@ -301,6 +301,6 @@ def test_bema_gamma(side: int) -> None:
 
 
 def _around(grid: np.ndarray, values: list[float], wanted: float) -> tuple[float, float]:
-    """Neighbours in the grid whose values lie on both sides of the wanted one."""
+    """Neighbours in the grid whose values lie on both sides of the requested one."""
     i = int(np.flatnonzero(np.diff(np.sign(np.array(values) - wanted)))[0])
     return grid[i], grid[i + 1]

@@ -43,7 +43,7 @@ def test_without_noise_the_distance_is_the_share_that_is_not_zero() -> None:
     assert ks_distance(Spectrum(s.eigenvalues - 1, 20, 10), law, 0.2) == 1
 
 
-def test_spikes_are_taken_out_with_their_dimensions() -> None:
+def test_spikes_are_removed_with_their_dimensions() -> None:
     s = Spectrum(np.arange(1.0, 11.0), 30, 10)
     bulk = without(s, 4)
     assert (bulk.n, bulk.p) == (26, 6)
@@ -51,7 +51,7 @@ def test_spikes_are_taken_out_with_their_dimensions() -> None:
     assert without(s, 0).eigenvalues.tolist() == s.eigenvalues.tolist()
 
 
-def test_a_fit_holds_what_it_was_made_from() -> None:
+def test_a_fit_has_the_values_that_it_was_made_from() -> None:
     w = planted((200, 100), 3, times=4)
     s = spectrum(w)
     fit = judge(s, w, 0.9, WindowOptions(alpha=0.1, beta=0.05), sigma_error=0.01, removed=3)
@@ -73,7 +73,7 @@ def test_a_fit_holds_what_it_was_made_from() -> None:
     assert given.ks_distance == ks_distance(s, law, 0.2)
 
 
-def test_wide_signal_is_that_beyond_the_window_and_half_once_it_is_taken_out() -> None:
+def test_wide_signal_exceeds_the_window_or_half_of_p_once_spikes_are_removed() -> None:
     def verdict(spikes: int, removed: int) -> Verdict:
         w = np.random.default_rng(0).standard_normal((200, 100))
         values = evenly(200 - removed, 100 - removed).eigenvalues * (200 - removed) / 200
@@ -88,7 +88,7 @@ def test_wide_signal_is_that_beyond_the_window_and_half_once_it_is_taken_out() -
     assert verdict(51, 50) is Verdict.WIDE_SIGNAL
 
 
-def test_a_poor_fit_is_both_unlikely_and_far() -> None:
+def test_a_poor_fit_is_both_improbable_and_distant() -> None:
     s = evenly(200, 100)
     w = noise((200, 100))
     shifted = Spectrum(s.eigenvalues * 1.15, 200, 100)
@@ -114,7 +114,7 @@ def test_no_noise_is_the_first_verdict_and_too_few_values_the_second() -> None:
     assert unjudged(enough, w, 1.0, 5.0).verdict is Verdict.ALL_EQUAL
 
 
-def test_a_fit_without_a_law_has_its_edge_alone() -> None:
+def test_a_fit_without_a_law_has_only_an_edge() -> None:
     w = planted((100, 50), 2, times=5)
     s = spectrum(w)
     fit = unjudged(s, w, 1.1, 4.0)
@@ -160,10 +160,10 @@ def test_p_values_are_those_of_tracy_and_widom() -> None:
     fit = EdgeFit(law, 4.0, 0.0, Verdict.FITS, noise)
     values = noise.top + np.array([-1.0, 0.0, 2.0, 30.0]) * (noise.scale or 0)
     expected = [1 - tracy_widom.cdf(x) for x in (-1.0, 0.0, 2.0)]
-    found = fit.p_values(values)
-    assert found is not None
-    assert found[:3] == pytest.approx(expected, rel=1e-9)
-    assert found[3] == 0
+    p_values = fit.p_values(values)
+    assert p_values is not None
+    assert p_values[:3] == pytest.approx(expected, rel=1e-9)
+    assert p_values[3] == 0
     nothing = EdgeFit(law, 0.0, 0.0, Verdict.LOW_RANK, Noise(0.0, 0.0)).p_values(values)
     assert nothing is not None
     assert nothing.tolist() == [0.0] * 4
@@ -176,7 +176,7 @@ def test_the_window_begins_at_a_share(p: int, alpha: float, first: int) -> None:
     assert central_window(p, alpha) == slice(first, p - first)
 
 
-def test_options_may_go_to_their_ends() -> None:
+def test_the_ends_of_option_ranges_are_allowed() -> None:
     for alpha, beta, distance in [(0.0, 1e-10, 1.0), (0.49, 1 - 1e-10, 1e-3)]:
         check_options(alpha, beta, distance)
     for values, message in [

@@ -13,14 +13,14 @@ from tests.conftest import planted
 SHAPE = (300, 200)
 
 
-def cut(found: Spectrum, rank: int) -> Spectrum:
-    values = np.where(np.arange(found.p) < found.p - rank, 0.0, found.eigenvalues)
-    return Spectrum(values, found.n, found.p)
+def cut(s: Spectrum, rank: int) -> Spectrum:
+    values = np.where(np.arange(s.p) < s.p - rank, 0.0, s.eigenvalues)
+    return Spectrum(values, s.n, s.p)
 
 
 @pytest.mark.parametrize("rank", [200, 120, 60, 30])
-def test_the_edge_moves_with_what_is_left_of_the_bulk(rank: int) -> None:
-    """Noise twice as large: another draw, of which only the upper end is seen."""
+def test_the_edge_moves_with_the_rest_of_the_bulk(rank: int) -> None:
+    """The noise is twice as large: another draw, of which only the upper end is left."""
     first = spectrum(planted(SHAPE, 3, times=4, seed=1))
     fit = EDGES.parse("bema").fit(first, planted(SHAPE, 3, times=4, seed=1))
     later = spectrum(planted(SHAPE, 3, times=4, sigma=2, seed=7))
@@ -32,12 +32,12 @@ def test_the_edge_moves_with_what_is_left_of_the_bulk(rank: int) -> None:
 
 def test_the_same_matrix_has_the_same_edge() -> None:
     weight = planted(SHAPE, 3, times=4)
-    found = spectrum(weight)
-    fit = EDGES.parse("bema").fit(found, weight)
-    assert follow(fit, cut(found, 100), 100, 3).edge == pytest.approx(fit.edge, rel=0.02)
+    s = spectrum(weight)
+    fit = EDGES.parse("bema").fit(s, weight)
+    assert follow(fit, cut(s, 100), 100, 3).edge == pytest.approx(fit.edge, rel=0.02)
 
 
-def test_new_spikes_are_no_noise() -> None:
+def test_new_spikes_do_not_count_as_noise() -> None:
     """Directions that training has added since."""
     first = planted(SHAPE, 3, times=4)
     fit = EDGES.parse("bema").fit(spectrum(first), first)
@@ -49,18 +49,18 @@ def test_new_spikes_are_no_noise() -> None:
 
 def test_without_a_bulk_the_edge_stays() -> None:
     weight = planted(SHAPE, 3, times=4)
-    found = spectrum(weight)
-    fit = EDGES.parse("bema").fit(found, weight)
-    assert follow(fit, cut(found, 10), 10, 3) is fit
+    s = spectrum(weight)
+    fit = EDGES.parse("bema").fit(s, weight)
+    assert follow(fit, cut(s, 10), 10, 3) is fit
 
 
 def test_small_weights_are_followed_like_large_ones() -> None:
     weight = planted(SHAPE, 3, times=4)
     edges = []
     for scale in (1.0, 1e-3):
-        found = spectrum(scale * weight)
-        fit = EDGES.parse("bema").fit(found, scale * weight)
-        later = Spectrum(1.5 * cut(found, 100).eigenvalues, found.n, found.p)
+        s = spectrum(scale * weight)
+        fit = EDGES.parse("bema").fit(s, scale * weight)
+        later = Spectrum(1.5 * cut(s, 100).eigenvalues, s.n, s.p)
         edges.append(follow(fit, later, 100, 3).edge / scale**2)
         assert edges[-1] > 1.2 * fit.edge / scale**2
     assert edges[1] == pytest.approx(edges[0], rel=1e-9)

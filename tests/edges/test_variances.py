@@ -1,4 +1,4 @@
-"""Which rows, columns and entries carry more noise, against the formulas written out."""
+"""Variances of rows and columns, and tails of entries, compared with their formulas."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def unequal(shape: tuple[int, int], rows: float, columns: float) -> np.ndarray:
 
 
 def transcription(w: np.ndarray) -> Variances:
-    """Landa and Kluger (2025), algorithm 1, by inverses; less the scatter of logarithms."""
+    """Landa and Kluger (2025), algorithm 1, by inverses, without the scatter of logarithms."""
     n, p = w.shape
     eta = np.median(np.linalg.svd(w, compute_uv=False))
-    found, spreads = [], []
+    sides, spreads = [], []
     for square, scatter in ((w @ w.T, 2 / p), (w.T @ w, 2 / n)):
         g = eta * np.diag(np.linalg.inv(square + eta**2 * np.eye(len(square))))
         logs = np.log(1 / g - eta)
         spread = np.sqrt(max(0.0, logs.var() - scatter))
         factors = np.exp((logs - logs.mean()) * spread / logs.std())
-        found.append(factors / factors.mean())
+        sides.append(factors / factors.mean())
         spreads.append(spread)
-    return Variances(found[0], found[1], max(spreads))
+    return Variances(sides[0], sides[1], max(spreads))
 
 
 @pytest.mark.parametrize("shape", [(120, 51), (61, 61)])
@@ -46,13 +46,13 @@ def test_variances_are_those_of_the_resolvent(
     w = unequal(shape, *spread)
     expected = transcription(w)
     for weight in (w, 1e-9 * w) if shape[0] == shape[1] else (w, w.T, 1e-9 * w):
-        found = dyson_variances(weight, spectrum(weight))
-        assert found.rows == pytest.approx(expected.rows, rel=1e-7)
-        assert found.columns == pytest.approx(expected.columns, rel=1e-7)
-        assert found.spread == pytest.approx(expected.spread, rel=1e-7, abs=1e-7)
+        estimated = dyson_variances(weight, spectrum(weight))
+        assert estimated.rows == pytest.approx(expected.rows, rel=1e-7)
+        assert estimated.columns == pytest.approx(expected.columns, rel=1e-7)
+        assert estimated.spread == pytest.approx(expected.spread, rel=1e-7, abs=1e-7)
 
 
-def test_what_was_found_for_a_spectrum_is_kept() -> None:
+def test_the_variances_of_a_spectrum_are_cached() -> None:
     w = noise((40, 30))
     s = spectrum(w)
     assert dyson_variances(w, s) is dyson_variances(w, s)
@@ -61,19 +61,19 @@ def test_what_was_found_for_a_spectrum_is_kept() -> None:
 
 def test_without_noise_all_variances_are_one() -> None:
     w = np.outer(np.arange(1.0, 9), np.arange(1.0, 6))
-    found = dyson_variances(w, spectrum(w))
-    assert found.rows.tolist() == [1.0] * 8
-    assert found.columns.tolist() == [1.0] * 5
-    assert found.spread == 0
+    estimated = dyson_variances(w, spectrum(w))
+    assert estimated.rows.tolist() == [1.0] * 8
+    assert estimated.columns.tolist() == [1.0] * 5
+    assert estimated.spread == 0
 
 
-def test_an_empty_row_has_next_to_no_noise() -> None:
+def test_an_empty_row_has_almost_no_noise() -> None:
     w = noise((80, 40))
     w[3] = 0.0
-    found = dyson_variances(w, spectrum(w))
+    estimated = dyson_variances(w, spectrum(w))
     # As small as the largest, 1e-6 of it, and brought nearer to the others with all the rest.
-    assert np.argmin(found.rows) == 3
-    assert found.rows[3] / found.rows.max() == pytest.approx(1e-6, rel=0.5)
+    assert np.argmin(estimated.rows) == 3
+    assert estimated.rows[3] / estimated.rows.max() == pytest.approx(1e-6, rel=0.5)
 
 
 @pytest.mark.parametrize("shape", [(50, 20), (3, 700)])
@@ -113,6 +113,6 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = excess_kurtosis(w), dyson_variances(w, spectrum(w))
     monkeypatch.setattr("rmtcli.spectra.gram._BLOCK_BYTES", 51 * 8 * 7)
     assert excess_kurtosis(w) == pytest.approx(whole[0], rel=1e-12)
-    found = dyson_variances(w, spectrum(w))
-    assert found.rows == pytest.approx(whole[1].rows, rel=1e-9)
-    assert found.columns == pytest.approx(whole[1].columns, rel=1e-9)
+    estimated = dyson_variances(w, spectrum(w))
+    assert estimated.rows == pytest.approx(whole[1].rows, rel=1e-9)
+    assert estimated.columns == pytest.approx(whole[1].columns, rel=1e-9)

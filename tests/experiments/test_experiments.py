@@ -145,8 +145,8 @@ def test_a_run_does_not_depend_on_earlier_runs(images: Path) -> None:
 
 
 def test_truncated_networks_are_compared_with_the_dense_one(images: Path) -> None:
-    found = reproduce("mnist-pretrained", images, seeds=1, epochs=2)
-    (first, *others) = found.rows()
+    result = reproduce("mnist-pretrained", images, seeds=1, epochs=2)
+    (first, *others) = result.rows()
     assert first[0] == "dense"
     assert first[3] == ""
     assert [row[0] for row in others][-1] == "edge rank"

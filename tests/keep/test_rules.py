@@ -43,7 +43,7 @@ def test_edge_keeps_spikes_and_a_share_of_the_rest() -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 200), st.floats(0, 1))
-def test_edge_drops_no_more_than_it_may(spikes: int, below: int, share: float) -> None:
+def test_edge_drops_no_more_than_its_share(spikes: int, below: int, share: float) -> None:
     kept = rank(f"edge:below={share!r}", fake([9.0] * spikes + [1.0] * below))
     assert isinstance(kept, int)
     dropped = spikes + below - kept
@@ -96,10 +96,10 @@ def test_hard_threshold_is_omega_times_the_median(shape: tuple[int, int]) -> Non
     omega = 0.56 * g**3 - 0.95 * g**2 + 1.82 * g + 1.43
     singular = np.linalg.svd(w, compute_uv=False)
     s = spectrum(w)
-    found = rank("hard-threshold", s, EDGES.parse("bema").fit(s, w))
-    assert found == 3
-    assert np.sum(singular > (omega + 0.02) * np.median(singular)) <= found
-    assert np.sum(singular > (omega - 0.02) * np.median(singular)) >= found
+    chosen = rank("hard-threshold", s, EDGES.parse("bema").fit(s, w))
+    assert chosen == 3
+    assert np.sum(singular > (omega + 0.02) * np.median(singular)) <= chosen
+    assert np.sum(singular > (omega - 0.02) * np.median(singular)) >= chosen
 
 
 def test_a_rank_is_below_break_even_exactly_where_factors_are_smaller() -> None:
@@ -116,9 +116,9 @@ def test_a_rank_is_below_break_even_exactly_where_factors_are_smaller() -> None:
 @pytest.mark.parametrize(("threshold", "kept"), [(0, 4), (0.25, 4), (0.26, 3), (0.5, 3), (1, 2)])
 def test_relative_keeps_a_share_of_the_largest_singular_value(threshold: float, kept: int) -> None:
     s = fake([1.0, 4.0, 16.0, 16.0])  # singular values of 1 : 2 : 4 : 4
-    found = rank(f"relative:threshold={threshold}", s)
-    assert found == kept
-    assert type(found) is int
+    chosen = rank(f"relative:threshold={threshold}", s)
+    assert chosen == kept
+    assert type(chosen) is int
 
 
 @pytest.mark.parametrize(("rule", "at_least"), [("edge:at_least", 1), ("rank:k", 1)])
@@ -132,7 +132,7 @@ def test_counts_begin_at_one(rule: str, at_least: int) -> None:
 @pytest.mark.parametrize(
     "rule", ["edge:below", "energy:fraction", "fraction:of", "relative:threshold"]
 )
-def test_shares_go_from_nothing_to_all(rule: str) -> None:
+def test_shares_range_from_0_to_1(rule: str) -> None:
     option = rule.partition(":")[2]
     for share in (0, 1):
         KEEP_RULES.parse(f"{rule}={share}")
@@ -141,6 +141,6 @@ def test_shares_go_from_nothing_to_all(rule: str) -> None:
             KEEP_RULES.parse(f"{rule}={share}")
 
 
-def test_energy_of_a_layer_of_zeros_is_in_no_direction() -> None:
+def test_a_layer_of_zeros_has_energy_in_no_direction() -> None:
     assert rank("energy:fraction=0.5", fake([0.0] * 5)) == 0
     assert rank("energy:fraction=0.5", fake([1.0, 1.0])) == 1

@@ -32,7 +32,7 @@ def test_standard_errors_and_p_values_are_those_of_simulated_noise(n: int, p: in
         assert abs(share - level) < 3 * np.sqrt(level * (1 - level) / DRAWS) + 0.05
 
 
-def test_the_whole_spectrum_has_the_error_of_its_sum_of_squares() -> None:
+def test_the_error_over_the_whole_spectrum_is_that_of_the_sum_of_squares() -> None:
     """Σ λ² has variance ½ Σ k cₖ²; with all of h = ½ x² that is a polynomial of degree two."""
     g, p = 0.5, 200
     first, second = 2 * (1 + g) * np.sqrt(g), g  # Chebyshev coefficients of ½ (1 + g + 2√g cos)²
@@ -46,12 +46,12 @@ def test_a_perfect_fit_is_no_evidence() -> None:
     assert fit_p_value(0.5, 100) < 1e-12
 
 
-def test_polynomials_have_the_coefficients_that_they_are_made_of() -> None:
+def test_the_coefficients_of_a_polynomial_are_recovered() -> None:
     theta = (np.arange(64) + 0.5) * np.pi / 64
     made = {1: 2.0, 7: -0.5, 40: 0.25}
-    found = _cosines(sum(c * np.cos(k * theta) for k, c in made.items()))
-    assert len(found) == 64
-    assert found == pytest.approx([made.get(k, 0.0) for k in range(64)], abs=1e-12)
+    coefficients = _cosines(sum(c * np.cos(k * theta) for k, c in made.items()))
+    assert len(coefficients) == 64
+    assert coefficients == pytest.approx([made.get(k, 0.0) for k in range(64)], abs=1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, 20, 1000])
@@ -67,8 +67,8 @@ def test_p_values_are_log_normal_about_the_simulated_median(p: int) -> None:
 def test_one_eigenvalue_scatters_as_orourke_says() -> None:
     law = MarchenkoPastur(0.5)
     for p, level in [(100, 0.5), (1, 0.3)]:
-        place = float(law.ppf(level))
-        scatter = np.sqrt(np.log(max(p, 2)) + 0.7) / (np.pi * p * float(law.pdf(place)))
+        quantile = float(law.ppf(level))
+        scatter = np.sqrt(np.log(max(p, 2)) + 0.7) / (np.pi * p * float(law.pdf(quantile)))
         # Relative to sigma, half of the relative error of an eigenvalue.
-        expected = scatter / place / 2
+        expected = scatter / quantile / 2
         assert quantile_error(0.5, p, level) == pytest.approx(expected, rel=1e-12)

@@ -60,7 +60,7 @@ def test_ppf_undoes_cdf(gamma: float, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0])
-def test_outside_the_bulk_there_is_nothing(gamma: float) -> None:
+def test_the_density_is_zero_outside_the_bulk(gamma: float) -> None:
     law = MarchenkoPastur(gamma, 2.0)
     below, above = law.lambda_minus - 1e-6, law.lambda_plus + 1e-6
     np.testing.assert_array_equal(law.pdf([below, above, -1.0]), 0)

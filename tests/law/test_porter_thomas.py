@@ -38,16 +38,16 @@ def test_p_values_of_random_directions_are_uniform(m: int) -> None:
 
 def test_vectors_of_the_largest_noise_eigenvalues_pass_and_of_any_scale() -> None:
     rng = np.random.default_rng(1)
-    found = []
+    parts = []
     for _ in range(60):
         w = rng.uniform(-1, 1, (120, 80))
-        found.append(p_values(np.linalg.svd(w)[2][:3].T * 1e200))
-    p = np.concatenate(found)
+        parts.append(p_values(np.linalg.svd(w)[2][:3].T * 1e200))
+    p = np.concatenate(parts)
     # 180 values: a share of 0.05 scatters by 0.016.
     assert 0.001 < np.mean(p < 0.05) < 0.1
 
 
-def test_few_large_entries_and_equal_ones_are_no_noise() -> None:
+def test_few_large_entries_and_equal_entries_are_rejected() -> None:
     m = 400
     vectors = np.random.default_rng(2).standard_normal((m, 3))
     vectors[0, 0] = 10.0  # one entry as large as 10 deviations
@@ -59,7 +59,7 @@ def test_few_large_entries_and_equal_ones_are_no_noise() -> None:
     assert p_values(one)[0] < 1e-12
 
 
-def test_kurtosis_alone_counts_and_short_vectors_say_nothing() -> None:
+def test_only_kurtosis_counts_and_short_vectors_are_not_judged() -> None:
     vectors = np.random.default_rng(3).standard_normal((50, 4))
     assert p_values(-vectors[::-1]) == pytest.approx(p_values(vectors), rel=1e-9)
     assert p_values(vectors[: FEWEST - 1]).tolist() == [1.0] * 4
@@ -88,7 +88,7 @@ def test_moments_are_sums_over_all_indices(m: int) -> None:
 
 
 @pytest.mark.parametrize("m", [FEWEST, 40, 500])
-def test_p_values_are_anscombes_and_glynns(m: int) -> None:
+def test_p_values_agree_with_anscombe_and_glynn(m: int) -> None:
     vectors = np.random.default_rng(m).standard_normal((m, 3))
     mean, deviation, skewness = moments(m)
     unit = vectors / np.linalg.norm(vectors, axis=0)

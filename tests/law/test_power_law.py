@@ -14,13 +14,13 @@ from tests.conftest import SAMPLES, noise, planted
 
 
 def pareto(p: int, alpha: float, seed: int = 0) -> np.ndarray:
-    """Ascending draws of density x^(−alpha) from 1 on."""
+    """Return ascending draws of density x^(−alpha) above 1."""
     return np.sort(1 + np.random.default_rng(seed).pareto(alpha - 1, p))
 
 
 def naive(values: np.ndarray) -> tuple[float, float, float]:
-    """Alpha, x_min and distance as sections 3.1 and 3.3 of the paper have them."""
-    found = []
+    """Return alpha, x_min and distance by sections 3.1 and 3.3 of the paper."""
+    fits = []
     for x_min in values[:-1]:
         tail = values[values >= x_min]
         if tail[-1] == x_min:
@@ -28,14 +28,14 @@ def naive(values: np.ndarray) -> tuple[float, float, float]:
         alpha = 1 + len(tail) / np.log(tail / x_min).sum()
         fitted = 1 - (tail / x_min) ** (1 - alpha)
         distance = np.abs(fitted - np.arange(len(tail)) / len(tail)).max()
-        found.append((distance, alpha, x_min))
-    distance, alpha, x_min = min(found)
+        fits.append((distance, alpha, x_min))
+    distance, alpha, x_min = min(fits)
     return alpha, x_min, distance
 
 
 @cache
 def spectra() -> dict[str, np.ndarray]:
-    found = {
+    spectra = {
         "noise": spectrum(noise((300, 200))).eigenvalues,
         "square": spectrum(noise((150, 150))).eigenvalues,
         "spikes": spectrum(planted((400, 100), 10, times=2.0)).eigenvalues,
@@ -45,8 +45,8 @@ def spectra() -> dict[str, np.ndarray]:
     for file in ("mnist_mlp.safetensors", "mnist_deep.pt"):
         for item in find_layers(open_checkpoint(SAMPLES / file)):
             if isinstance(item, Layer) and not item.head:
-                found[f"{file} {item.name}"] = spectrum(item.load()).eigenvalues
-    return found
+                spectra[f"{file} {item.name}"] = spectrum(item.load()).eigenvalues
+    return spectra
 
 
 @pytest.mark.filterwarnings("ignore:Standard error for the MLE")  # powerlaw warns of itself
@@ -69,19 +69,19 @@ def test_agrees_with_the_paper_and_with_powerlaw(name: str) -> None:
 
 
 @pytest.mark.parametrize("alpha", [1.8, 3.0, 5.0])
-def test_estimates_of_a_power_law_are_near(alpha: float) -> None:
+def test_the_exponent_of_a_power_law_is_recovered(alpha: float) -> None:
     values = pareto(2000, alpha)
-    found = clauset(values)
-    assert found is not None
+    fit = clauset(values)
+    assert fit is not None
     # The tail is searched for, which adds to the error that is given for a known one.
-    assert abs(found.alpha - alpha) < 5 * found.error
-    assert found.count > 400
+    assert abs(fit.alpha - alpha) < 5 * fit.error
+    assert fit.count > 400
     larger_half = hill(values)
     assert larger_half is not None
     assert abs(larger_half - alpha) < 4 * (alpha - 1) / np.sqrt(1000)
 
 
-def test_scale_changes_nothing_but_where_the_tail_begins() -> None:
+def test_scale_changes_only_where_the_tail_begins() -> None:
     values = pareto(300, 2.2)
     one, other = clauset(values), clauset(1e-40 * values)
     assert one is not None
@@ -99,17 +99,17 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("values", [[2.0], [0.0, 0.0], [0.0, 3.0], [1.0] * 30, [0.0, 2.0, 2.0]])
-def test_no_two_different_values_hold_no_tail(values: list[float]) -> None:
+def test_fewer_than_two_different_values_have_no_tail(values: list[float]) -> None:
     assert clauset(np.array(values)) is None
     assert hill(np.array(values)) is None
 
 
-def test_zeros_are_no_part_of_a_tail() -> None:
+def test_zeros_belong_to_no_tail() -> None:
     values = pareto(100, 2.5)
     assert clauset(np.concatenate([np.zeros(50), values])) == clauset(values)
 
 
-def test_four_thousand_eigenvalues_take_no_time() -> None:
+def test_four_thousand_eigenvalues_are_fitted_quickly() -> None:
     values = pareto(4096, 2.5)
     start = time.process_time()
     clauset(values)

@@ -22,17 +22,17 @@ def test_equal_variances_give_marchenko_pastur_and_johnstone(n: int, p: int) -> 
 def test_the_largest_noise_eigenvalue_lies_at_the_edge(side: int) -> None:
     rng = np.random.default_rng(side)
     n, p = 300, 150
-    places = []
+    deviations = []
     for _ in range(60):
         rows, columns = np.ones(n), np.ones(p)
         scaled = (rows, columns)[side]
         scaled[:] = np.exp(0.5 * rng.standard_normal(len(scaled)))
         w = np.sqrt(rows)[:, None] * rng.standard_normal((n, p)) * np.sqrt(columns)
         top, scale = Separable(rows, columns).edge()
-        places.append((np.linalg.norm(w, 2) ** 2 / n - top) / scale)
+        deviations.append((np.linalg.norm(w, 2) ** 2 / n - top) / scale)
     # Tracy–Widom has mean −1.21 and deviation 1.27; 60 draws and the finite size leave 0.8.
-    assert abs(np.mean(places) + 1.21) < 0.8
-    assert 0.7 < np.std(places) < 1.9
+    assert abs(np.mean(deviations) + 1.21) < 0.8
+    assert 0.7 < np.std(deviations) < 1.9
 
 
 def test_units_do_not_matter() -> None:
@@ -62,10 +62,10 @@ def test_one_side_is_the_separable_law_in_closed_form(n: int, p: int, is_long: b
     share=st.floats(0.005, 1),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_no_place_on_the_axis_is_below_the_edge(
+def test_no_point_of_the_curve_is_below_the_edge(
     spread: float, n: int, share: float, seed: int
 ) -> None:
-    """The definition itself, at places around it: f by halving, and z from the two means."""
+    """The definition, at points around the edge: f by bisection, and z from the two means."""
     rng = np.random.default_rng(seed)
     p = max(1, round(share * n))
     a, b = (np.exp(spread * rng.standard_normal(k)) for k in (n, p))

@@ -20,7 +20,7 @@ def test_factors_are_the_best_ones_and_equally_large(shape: tuple[int, int], sca
     assert norms[1] == pytest.approx(np.sqrt(values[:4]), rel=1e-9)
 
 
-def test_what_cannot_be_is_told() -> None:
+def test_impossible_requests_are_errors() -> None:
     w = planted((30, 20), 1, times=3)
     with pytest.raises(ValueError, match=r"^factors need a spectrum with vectors$"):
         factorize(w, spectrum(w), 3)

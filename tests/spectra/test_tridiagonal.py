@@ -1,4 +1,4 @@
-"""The tridiagonal form beside numpy's decomposition, and BLAS without Python's lock."""
+"""The tridiagonal form, compared with numpy, and BLAS without Python's lock."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_values_and_leading_vectors_are_those_of_the_matrix(
     count = data.draw(st.integers(0, p))
     w = noise((p + 3, p), seed=seed)
     gram = w.T @ w
-    found = form(gram)
-    values, vectors = found.values(), found.vectors(count)
+    reduced = form(gram)
+    values, vectors = reduced.values(), reduced.vectors(count)
     size = float(np.trace(gram))
     np.testing.assert_allclose(values, np.linalg.eigvalsh(gram), atol=1e-14 * size)
     assert vectors.shape == (p, count)
@@ -57,10 +57,10 @@ def test_values_and_leading_vectors_are_those_of_the_matrix(
 def test_equal_zero_and_tiny_values(values: np.ndarray) -> None:
     q = np.linalg.qr(noise((40, 40)))[0]
     matrix = q * values @ q.T
-    found = form((matrix + matrix.T) / 2)
-    vectors = found.vectors(40)
+    reduced = form((matrix + matrix.T) / 2)
+    vectors = reduced.vectors(40)
     largest = float(values.max())
-    np.testing.assert_allclose(found.values(), values, atol=1e-13 * largest)
+    np.testing.assert_allclose(reduced.values(), values, atol=1e-13 * largest)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(40), atol=1e-12)
     np.testing.assert_allclose(
         matrix @ vectors, vectors * values[::-1], atol=1e-13 * largest, rtol=0
@@ -75,7 +75,7 @@ def test_the_upper_half_is_never_read() -> None:
     np.testing.assert_array_equal(form(lower).vectors(4), form(hidden).vectors(4))
 
 
-def test_where_lapack_gives_up_there_is_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_lapack_has_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = with_singular_values(np.arange(1.0, 31.0))
     gram = matrix.T @ matrix
     usual = form(gram).vectors(5)
@@ -103,8 +103,8 @@ def test_failures_of_lapack_are_errors() -> None:
         call("dnothing")
 
 
-def test_other_threads_run_in_the_meantime() -> None:
-    """SciPy's wrappers would let them wait: the counter would stand still."""
+def test_other_threads_run_meanwhile() -> None:
+    """With SciPy's wrappers the counter would not advance, because threads wait."""
     matrix = np.asfortranarray(noise((900, 900)))
     gram = matrix @ matrix.T
     counted, stop = [0], threading.Event()
@@ -134,13 +134,13 @@ def failing(*routines: str) -> Callable[..., None]:
 
 
 def test_values_where_the_first_solver_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = form(noise((50, 50)) @ noise((50, 50)).T)
-    expected = found.values()
+    reduced = form(noise((50, 50)) @ noise((50, 50)).T)
+    expected = reduced.values()
     monkeypatch.setattr(tridiagonal, "call", failing("dsterf"))
-    np.testing.assert_allclose(found.values(), expected, atol=1e-13 * expected[-1])
+    np.testing.assert_allclose(reduced.values(), expected, atol=1e-13 * expected[-1])
 
 
-def test_a_layer_that_no_solver_can_do_is_left_alone(
+def test_a_layer_that_no_solver_can_decompose_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tridiagonal, "call", failing("dsytrd"))

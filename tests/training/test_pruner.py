@@ -156,8 +156,8 @@ def test_absorb_makes_the_hidden_layer_narrower() -> None:
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     basis = u[:, :10]
     expected = (x.double() @ ((basis * s[:10]) @ v[:10]).T + bias @ basis @ basis.T) @ after.T
-    found = model[1](model[0](x)) - model[1].bias
-    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+    outputs = model[1](model[0](x)) - model[1].bias
+    torch.testing.assert_close(outputs.double(), expected, atol=1e-4, rtol=1e-4)
     epoch(model, pruner.optimizer, x, y)  # momentum has the new shapes
 
 
