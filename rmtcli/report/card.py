@@ -1,4 +1,4 @@
-"""The section of a model card that says what was done to the model."""
+"""The section of a model card that describes how rmtcli changed the model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rmtcli.report.renderers.markdown import to_markdown
 _START, _END = "<!-- rmtcli: start -->", "<!-- rmtcli: end -->"
 
 _HOW = """\
-Some linear layers of this model were split in two thin ones. Load it with
+Some linear layers of this model were split into two thin layers. Load it with
 `import rmtcli.integrations.transformers`, then `from_pretrained` as usual; or without rmtcli, with
-`trust_remote_code=True`. Nothing else loads these layers: `rmtcli verify` checks that all weights
-arrive."""
+`trust_remote_code=True`. These layers load in no other way: `rmtcli verify` checks that all weights
+are loaded."""
 
 
 def read_card(checkpoint: Checkpoint) -> str:
-    """The model card of a directory, empty where there is none."""
+    """The model card of a directory; empty if it has none."""
     path = checkpoint.path / "README.md"
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def with_section(card: str, report: Report, *, factored: bool) -> str:
-    """A model card with the report as its last section; what else it says stays as it is.
+    """A model card with the report as its last section; the rest stays unchanged.
 
     Args:
         card: the old card, perhaps empty.
-        report: what was done. Folders of the machine that did it are left out.
+        report: the report. Directories of this machine are left out of it.
         factored: whether layers were split, so that loading takes more than before.
     """
     source = replace(report.source, path=as_path(report.source.path).absolute().name)
@@ -43,10 +43,10 @@ def with_section(card: str, report: Report, *, factored: bool) -> str:
 
 
 def without_section(card: str) -> str:
-    """A model card without what rmtcli wrote into it."""
-    parts, place = [], 0
-    while (start := card.find(_START, place)) >= 0 and (end := card.find(_END, start)) >= 0:
-        parts.append(card[place:start].rstrip("\n"))
-        place = end + len(_END)
-        place += card.startswith("\n", place)
-    return "\n".join([*parts, card[place:]])
+    """A model card without the sections that rmtcli wrote into it."""
+    parts, position = [], 0
+    while (start := card.find(_START, position)) >= 0 and (end := card.find(_END, start)) >= 0:
+        parts.append(card[position:start].rstrip("\n"))
+        position = end + len(_END)
+        position += card.startswith("\n", position)
+    return "\n".join([*parts, card[position:]])

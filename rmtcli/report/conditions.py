@@ -1,6 +1,6 @@
 """Conditions under which a run fails: ``accuracy.drop > 0.5``.
 
-The words are simpleeval's (the extra ``ci``): names, numbers, comparisons, ``and``, ``or``, ``not``
+simpleeval (the extra ``ci``) evaluates them: names, numbers, comparisons, ``and``, ``or``, ``not``
 and arithmetic. Nothing can be called.
 """
 
@@ -16,7 +16,7 @@ from rmtcli.errors import UsageError, first_line
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
 
-#: What conditions may name, and what it is. The values are those of the JSON report.
+#: The fields that conditions may use, with their meanings. The values are those of JSON.
 FIELDS = {
     "params.before": "parameters of the input",
     "params.after": "parameters after pruning",
@@ -54,15 +54,15 @@ _OPERATORS: dict[type, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition, checked before any work is done.
+    """One condition under which a run fails, checked before any work is done.
 
     Attributes:
         text: as the user wrote it.
-        names: the fields in it.
-        known: fields that it may name, with their meanings.
+        names: the fields that it uses.
+        known: the fields that it may use, with their meanings.
 
     Raises:
-        UsageError: it is no condition, names something else, or simpleeval is not installed.
+        UsageError: it is not a condition, uses an unknown field, or simpleeval is not installed.
     """
 
     text: str
@@ -92,7 +92,7 @@ class Condition:
         return condition
 
     def holds(self, values: Mapping[str, float | None]) -> str | None:
-        """The reason for which a run fails, in words; None where it does not.
+        """The reason for which a run fails, in words; None if it does not fail.
 
         Raises:
             UsageError: a field was not measured.
@@ -102,8 +102,8 @@ class Condition:
                 raise UsageError(f"--fail-if '{self.text}': {name} was not measured")
         if not self._value(values):
             return None
-        found = ", ".join(f"{name} is {values[name]:.6g}" for name in self.names)
-        return f"{self.text} ({found})"
+        measured = ", ".join(f"{name} is {values[name]:.6g}" for name in self.names)
+        return f"{self.text} ({measured})"
 
     def _value(self, values: Mapping[str, float | None]) -> Any:
         from simpleeval import SimpleEval
@@ -113,13 +113,13 @@ class Condition:
             group, _, field = name.partition(".")
             nested.setdefault(group, {})[field] = value
         try:
-            found = SimpleEval(operators=_OPERATORS, functions={}, names=nested).eval(self.text)
-        # Whatever else Python can spell, and what simpleeval refuses.
+            value = SimpleEval(operators=_OPERATORS, functions={}, names=nested).eval(self.text)
+        # Any other Python syntax, and everything that simpleeval refuses.
         except Exception as error:
             raise UsageError(
                 f"--fail-if '{self.text}': not a condition: {first_line(error)}"
             ) from None
-        return found
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Outcome:
 
     Attributes:
         condition: its text, as the user wrote it.
-        failure: the reason for which the run fails, in words; None where it does not.
+        failure: the reason for which the run fails, in words; None if it does not fail.
     """
 
     condition: str
@@ -136,13 +136,13 @@ class Outcome:
 
 
 def values_of(report: Report) -> dict[str, float | None]:
-    """The fields of a report that conditions may name; None where one was not measured."""
+    """The values of a report's fields for conditions; None where one was not measured."""
     before, after = report.parameters
     record = report.to_dict()
     accuracy = record["accuracy"]
     cosine, perplexity = accuracy.get("cosine"), accuracy.get("perplexity") or {}
     unfit = [p for p in report.layers if not p.layer.head and not p.fit.verdict.trusted]
-    found: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "params.before": before,
         "params.after": after,
         "params.ratio": after / before if before else None,
@@ -154,10 +154,10 @@ def values_of(report: Report) -> dict[str, float | None]:
         "accuracy.score": (accuracy.get("score") or {}).get("after"),
     }
     ratios = [latency.ratio for latency in report.latency if latency.ratio is not None]
-    found["latency.ratio"] = max(ratios, default=None)
+    values["latency.ratio"] = max(ratios, default=None)
     for name in ("before", "after", "drop", "agreement", "kl_divergence"):
-        found[f"accuracy.{name}"] = accuracy.get(name)
-    return found
+        values[f"accuracy.{name}"] = accuracy.get(name)
+    return values
 
 
 def outcomes(
@@ -167,7 +167,7 @@ def outcomes(
 
     Args:
         conditions: the conditions, in the user's order.
-        values: field -> its value; None where it was not measured.
+        values: field -> its value; None if it was not measured.
 
     Raises:
         UsageError: a condition names a field that was not measured.
@@ -176,7 +176,7 @@ def outcomes(
 
 
 def reasons(conditions: Sequence[Condition], values: Mapping[str, float | None]) -> list[str]:
-    """The reasons for which a run fails; empty where it does not fail.
+    """The reasons for which a run fails; empty if it does not fail.
 
     Raises:
         UsageError: a condition names a field that was not measured.

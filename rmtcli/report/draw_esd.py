@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Colours of Okabe and Ito (2008), which colour-blind readers tell apart; by role.
+#: Role -> colour, from Okabe and Ito (2008): colour-blind readers can tell them apart.
 PALETTE = {
     "kept": "#0072b2",
     "dropped": "#b9bec6",
@@ -21,20 +21,20 @@ PALETTE = {
     "edge": "#a8327e",
     "spikes": "#00795a",
 }
-#: Inches; text of 9 points stays readable where a page is as narrow as a phone.
+#: Width and height in inches; text of 9 points stays readable at the width of a phone.
 SIZE = (4.4, 2.6)
-#: Spikes nearer to one another than this share of the axis are one mark.
+#: Spikes closer to each other than this share of the axis are drawn as one mark.
 _NEAR = 1 / 300
-#: An axis whose ends differ by less than this factor has ticks between powers of ten.
+#: An axis whose ends differ by a smaller factor has ticks between powers of ten.
 _FEW = 50
 
 
 def esd_figure(esd: Esd, *, legend: bool) -> Figure:
-    """Bars of the eigenvalues, dropped and kept apart, with law, edge and spikes.
+    """Draw the histogram, with dropped and kept eigenvalues apart, and law, edge and spikes.
 
     Args:
-        esd: what to draw.
-        legend: whether the figure says what is what; a page says it beside the figure.
+        esd: the histogram.
+        legend: whether the figure has a legend; a page has one for all figures.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def _draw(axes: Axes, esd: Esd) -> None:
 
 
 def _logarithmic(axes: Axes, esd: Esd) -> None:
-    """Ticks at powers of ten; where the axis spans few of them, at 2 and 5 times as well."""
+    """Ticks at powers of ten, and at 2 and 5 times these if the axis spans few of them."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -90,18 +90,18 @@ def _highest(esd: Esd) -> float:
 
 
 def _mark_spikes(axes: Axes, esd: Esd) -> None:
-    """A short stroke at the top, where no bar hides it, for each spike; all are one path."""
+    """Draw a short mark at the top for each spike, where no bar hides it, as one path."""
     if not len(esd.spikes):
         return
-    places = _apart(esd)
-    x = np.repeat(places, 3)
-    y = np.tile([0.93, 1.0, np.nan], len(places))
+    positions = _apart(esd)
+    x = np.repeat(positions, 3)
+    y = np.tile([0.93, 1.0, np.nan], len(positions))
     top = axes.get_xaxis_transform()
     axes.plot(x, y, color=PALETTE["spikes"], linewidth=1.0, label="spikes", transform=top)
 
 
 def _apart(esd: Esd) -> FloatArray:
-    """The spikes without those that would be drawn on top of one another."""
+    """The spikes without those that would be drawn on top of each other."""
     values, ends = esd.spikes, esd.bins[[0, -1]]
     if esd.logarithmic:
         values, ends = np.log(values), np.log(ends)

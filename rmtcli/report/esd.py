@@ -1,4 +1,4 @@
-"""The empirical spectral density of a layer beside its fitted law, as bars."""
+"""The empirical spectral density of a layer as a histogram, with its fitted law."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.planning import LayerPlan
 
-#: Bars at most; wide layers have thousands of eigenvalues.
+#: Largest number of bars; wide layers have thousands of eigenvalues.
 MAX_BARS = 60
-#: Where the axis would reach so many times as far as the bulk, it is logarithmic.
+#: The axis is logarithmic if it reaches further than this multiple of the bulk.
 _WIDE = 3.0
-#: A logarithmic axis begins no lower than this share of λ₊: eigenvalues near zero have no place.
+#: A logarithmic axis begins no lower than this share of λ₊; it cannot show eigenvalues near 0.
 _LOWEST = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Esd:
-    """A histogram of eigenvalues of WᵀW/n, with what was fitted to them.
+    """A histogram of the eigenvalues of WᵀW/n, with the law that was fitted to them.
 
     Attributes:
-        bins: shape (bars + 1,), ascending: borders of the bars, in eigenvalue units. What lies
-            below the first border is counted in the first bar.
-        dropped: shape (bars,): eigenvalues in each bar that pruning drops.
-        kept: shape (bars,): those that it keeps; all, where the layer is left alone.
-        law: shape (bars,): how many of the bulk the Marchenko–Pastur law expects in each bar;
-            None where the estimator supposes no law, or there is no noise.
-        smooth: the same as a curve: places, and the law's expectation in a bar around each.
+        bins: shape (bars + 1,), ascending: borders of the bars, in eigenvalue units. Eigenvalues
+            below the first border are counted in the first bar.
+        dropped: shape (bars,): number of eigenvalues in each bar that pruning drops.
+        kept: shape (bars,): number that it keeps; all of them if the layer is left alone.
+        law: shape (bars,): number of bulk eigenvalues that the Marchenko–Pastur law expects in each
+            bar; None if the estimator assumes no law, or there is no noise.
+        smooth: the law as a curve: positions on the axis, and the number that the law expects in a
+            bar around each; None if there is no law.
         spikes: shape (spikes,): eigenvalues above the edge, largest first.
-        edge: in eigenvalue units.
-        interval: its 95 % interval, or None where it is not known.
-        logarithmic: whether bars are equally wide on a logarithmic axis.
+        edge: the edge, in eigenvalue units.
+        interval: 95 % interval of the edge, or None if it is not known.
+        logarithmic: whether the bars are equally wide on a logarithmic axis.
     """
 
     bins: FloatArray
@@ -51,8 +52,8 @@ def esd_of(plan: LayerPlan) -> Esd:
     """The histogram of one layer's eigenvalues.
 
     Args:
-        plan: the layer. With calibration data its factors are not those of plain truncation; the
-            bars then show the rank only.
+        plan: the layer. With calibration data its factors are not those of plain truncation, and
+            the bars show only how many directions are kept.
     """
     fit, values = plan.fit, plan.spectrum.eigenvalues
     low, high, wide = axis(plan)
@@ -70,7 +71,7 @@ def esd_of(plan: LayerPlan) -> Esd:
 
 
 def axis(plan: LayerPlan) -> tuple[float, float, bool]:
-    """Where the axis of a layer's eigenvalues begins and ends, and whether it is logarithmic."""
+    """Begin and end of the axis of a layer's eigenvalues, and whether it is logarithmic."""
     fit, values = plan.fit, plan.spectrum.eigenvalues
     top = fit.edge_interval[1] if fit.edge_interval else fit.edge
     bulk = fit.law.lambda_plus
@@ -86,20 +87,21 @@ def axis(plan: LayerPlan) -> tuple[float, float, bool]:
 
 
 def _smooth(plan: LayerPlan, bins: FloatArray, logarithmic: bool) -> tuple[FloatArray, FloatArray]:
-    """What the law expects in a bar around each of many places.
+    """The number of eigenvalues that the law expects in a bar around each of many positions.
 
-    The mean over a bar, unlike the density, is finite at gamma = 1, and is what a bar shows.
+    The mean over a bar is the quantity that a bar shows and, unlike the density, is finite at
+    gamma = 1.
     """
     law = plan.fit.law
     if logarithmic:
         half = (bins[1] / bins[0]) ** 0.5
         start, end = max(bins[0], law.lambda_minus / half), law.lambda_plus * half
-        places = np.geomspace(min(start, end), min(end, bins[-1]), 121)
-        below, above = places / half, places * half
+        positions = np.geomspace(min(start, end), min(end, bins[-1]), 121)
+        below, above = positions / half, positions * half
     else:
         step = (bins[1] - bins[0]) / 2
         start, end = max(bins[0], law.lambda_minus - step), law.lambda_plus + step
-        places = np.linspace(start, min(end, bins[-1]), 121)
-        below, above = places - step, places + step
+        positions = np.linspace(start, min(end, bins[-1]), 121)
+        below, above = positions - step, positions + step
     bulk = plan.spectrum.p - plan.spikes
-    return places, bulk * (law.cdf(above) - law.cdf(below))
+    return positions, bulk * (law.cdf(above) - law.cdf(below))

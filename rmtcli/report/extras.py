@@ -1,4 +1,4 @@
-"""What reports and conditions need beyond rmtcli's own requirements."""
+"""Optional packages that reports and conditions need."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from rmtcli.errors import UsageError
 
 
 def check_extra(what: str, *modules: str, extra: str = "report") -> None:
-    """Make sure, before any work, that these modules can be imported.
+    """Check, before any work is done, that optional packages are installed.
 
     Args:
-        what: what needs them and the verb, for the message: ``figures need``.
-        modules: their import names.
-        extra: the extra that brings them.
+        what: subject and verb of the message, such as ``figures need``.
+        modules: import names of the packages.
+        extra: the extra of rmtcli that installs them.
 
     Raises:
-        UsageError: one is not installed.
+        UsageError: one of them is not installed.
     """
     for module in modules:
         if find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""What a run says to GitHub Actions: annotations, and a summary of the step."""
+"""Annotations and a step summary for GitHub Actions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def tell_github(
     failed: Sequence[str],
     stream: TextIO,
 ) -> None:
-    """Annotate the run and add to the step's summary, where GitHub runs this.
+    """Annotate the run and add to the step's summary, if this runs on GitHub Actions.
 
     Args:
-        title: of the annotations.
-        text: gives what was found out, as Markdown; not called elsewhere, as it takes time.
-        notes: what a reader must not miss.
-        failed: why the run fails; empty where it does not.
-        stream: where annotations go; GitHub reads stdout and stderr alike.
+        title: title of the annotations.
+        text: returns the results as Markdown; it takes time, so it is called only on GitHub.
+        notes: sentences that a reader must not miss.
+        failed: the reasons for which the run fails; empty if it does not fail.
+        stream: stream for the annotations; GitHub reads both stdout and stderr.
     """
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
@@ -38,7 +38,7 @@ def tell_github(
 
 
 def _message(text: str) -> str:
-    """As a workflow command holds it: one line, its signs escaped."""
+    """A text as a workflow command takes it: on one line, with escapes."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

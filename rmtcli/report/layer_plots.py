@@ -1,4 +1,4 @@
-"""One figure a layer, as files for a paper, with the numbers beside them."""
+"""One figure per layer as files for a paper, with the numbers as CSV."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from rmtcli.report.draw_esd import esd_figure
 from rmtcli.report.esd import Esd, esd_of
 from rmtcli.report.plot import check_plots, save_figure
 
-#: File endings of each figure: for pages, for LaTeX, for slides.
+#: File endings of each figure: for web pages, LaTeX and slides.
 ENDINGS = (".svg", ".pdf", ".png")
-#: Characters of a layer's name that go into a file's name.
+#: Largest number of characters of a layer's name in a file name.
 LONGEST = 80
 
 
 def check_plot_folder(folder: Path, *, inputs: list[Path], force: bool) -> None:
-    """Refuse a folder that figures cannot be written to, before any work is done.
+    """Refuse a directory that figures cannot be written to, before any work is done.
 
     Raises:
-        UsageError: matplotlib is missing; the folder is an input or in one, is a file, or holds
-            something and ``force`` is not given; or it could not be made.
+        UsageError: matplotlib is not installed; the directory is an input or inside one, is a
+            file, cannot be created, or is not empty and ``force`` is not given.
     """
     check_plots()
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file: name a directory for the figures")
-    # A file that is not there yet passes what any new output must pass.
+        raise UsageError(f"{folder}: is a file: give a directory for the figures")
+    # A file that does not exist yet must pass the checks of any new output.
     check_target(folder / "layers.csv" if folder.is_dir() else folder, inputs=inputs, force=force)
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise UsageError(f"{folder}: is not empty: give --force to write into it all the same")
+        raise UsageError(f"{folder}: is not empty: give --force to write into it")
     if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder}: may not be written to")
+        raise UsageError(f"{folder}: no permission to write to it")
 
 
 def write_plots(report: Report, folder: Path) -> None:
-    """Write for each layer a figure and its numbers, and ``layers.csv``, which names them.
+    """Write a figure and its numbers for each layer, and ``layers.csv``, the list of them.
 
     Args:
         report: a report with layers.
-        folder: made where it is not there; the caller has checked that it may be written to.
+        folder: created if it does not exist; the caller has checked that it can be written to.
     """
     folder.mkdir(exist_ok=True)
     index: list[Iterable[object]] = [("file", "layer", "n", "p", "sigma", "edge", "spikes", "rank")]
@@ -63,12 +63,12 @@ def write_plots(report: Report, folder: Path) -> None:
 
 
 def file_stem(number: int, name: str) -> str:
-    """A file's name for a layer: its number, which none other has, and what is harmless of it."""
+    """A file name for a layer: its number, which is unique, and the harmless part of its name."""
     return f"{number:03d}-{re.sub('[^A-Za-z0-9._-]+', '_', name)[:LONGEST]}"
 
 
 def _bars(esd: Esd) -> list[Iterable[object]]:
-    """One row a bar; the edge, the same in all, so that a row can be plotted by itself."""
+    """One row per bar; each row repeats the edge, so that it can be plotted by itself."""
     low, high = esd.interval or ("", "")
     rows: list[Iterable[object]] = [
         ("low", "high", "dropped", "kept", "law", "edge", "edge_low", "edge_high")

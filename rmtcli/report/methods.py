@@ -1,4 +1,4 @@
-"""The registered choices and their options, as shown to a user."""
+"""The registered methods and their options, for ``rmtcli methods``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def show_methods(console: Console) -> None:
 
 
 def _spelling(name: str, options: tuple[Option, ...]) -> str:
-    """``bema:alpha=0.2`` with defaults; an option that must be given shows its type."""
+    """The choice as it is typed, ``bema:alpha=0.2``; an option without a default shows its type."""
     shown = ",".join(
         f"{o.name}={o.type.__name__.upper() if o.default is None else o.default}" for o in options
     )

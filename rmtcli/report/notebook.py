@@ -1,4 +1,4 @@
-"""A report as a notebook shows it."""
+"""A report in a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rmtcli.report.table import table
 
 
 def to_fragment(report: Report) -> str:
-    """The table and the lines of summary, as a piece of HTML without any style."""
+    """The table and the summary as an HTML fragment without any style."""
     columns, rows = table(report) if report.layers or report.curve else ([], [])
     parts = [
         f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in row)}</tr>"

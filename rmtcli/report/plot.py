@@ -1,4 +1,4 @@
-"""Figures, drawn with matplotlib (the extra ``report``)."""
+"""Figures of curves and training runs, drawn with matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 #: File endings that a figure may have.
 ENDINGS = (".svg", ".png", ".pdf")
-#: More layers than this are not named in a figure.
+#: Largest number of layers with a legend.
 LEGEND = 12
 
 
 def check_plots() -> None:
-    """Make sure, before any work, that figures can be drawn.
+    """Check, before any work is done, that figures can be drawn.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -35,17 +35,23 @@ def check_plots() -> None:
 def draw_curve(report: Report, path: Path) -> None:
     """Draw accuracy, or the user's own score, against the share of parameters.
 
-    The band is one standard error of the accuracy lost, by the samples where the networks differ.
+    The band is one standard error of the accuracy lost, from the samples on which the networks
+    differ.
 
     Args:
-        report: what ``curve`` gave.
-        path: file to write; the caller has checked that it may be.
+        report: the report of ``curve``.
+        path: file to write; the caller has checked that it can be written.
     """
     save_figure(curve_figure(report), path)
 
 
 def curve_figure(report: Report, *, titled: bool = True) -> Figure:
-    """The figure of :func:`draw_curve`, with the file's name as its title where that is wanted."""
+    """The figure of :func:`draw_curve`.
+
+    Args:
+        report: the report of ``curve``.
+        titled: whether the file's name is the title.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
@@ -57,11 +63,11 @@ def curve_figure(report: Report, *, titled: bool = True) -> Figure:
 
 
 def draw_training(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw ranks, parameters and what else was logged, against time.
+    """Draw ranks, parameters and all other logged values against time.
 
     Args:
-        rows: a pruner's log, as :func:`rmtcli.training.read_log` gives it.
-        path: file to write; the caller has checked that it may be.
+        rows: a pruner's log, as :func:`rmtcli.training.read_log` returns it.
+        path: file to write; the caller has checked that it can be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -99,10 +105,10 @@ def _pairs(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], lis
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all; its format is that of the file's ending."""
+    """Write a figure completely or not at all, in the format of the path's ending."""
     from matplotlib import rc_context
 
-    # Without a date and with names that are not random, the same figure gives the same bytes.
+    # Without a date and random names, equal figures give equal bytes.
     notes = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
     with rc_context({"svg.hashsalt": "rmtcli"}):
         write_file(
@@ -111,7 +117,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def draw_axes(report: Report, axes: Axes) -> None:
-    """Accuracy, or the user's own score, of each network against its size."""
+    """Draw accuracy, or the user's own score, of each network against its size."""
     shares = [100 * point.parameters / report.source.parameters for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
     vectors = report.curve[0].comparison.rows is Rows.VECTORS

@@ -1,4 +1,4 @@
-"""A layer's spectral density in a line of text."""
+"""A layer's spectral density as a line of text."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from rmtcli.arrays import FloatArray
 from rmtcli.planning import LayerPlan
 from rmtcli.report.esd import axis
 
-#: Bars of a line, the edge's sign not counted.
+#: Bars in a line, without the sign of the edge.
 CELLS = 12
 #: Eight heights; a bar without eigenvalues is blank.
 _BARS = "▁▂▃▄▅▆▇█"
-#: Where the edge is.
+#: The sign of the edge.
 EDGE = "┊"
 
 
 def sparkline(plan: LayerPlan, cells: int = CELLS) -> tuple[str, str]:
     """Eigenvalues of WᵀW/n as bars, on both sides of the edge.
 
-    The axis is that of the figures. Bars end at the edge, so what stands on its right are the
-    spikes and nothing else. Heights go with the square root of the counts, so that a single spike
-    can be seen beside hundreds of eigenvalues.
+    The axis is the same as in the figures. A bar ends at the edge, so the bars to its right hold
+    spikes only. Heights are proportional to the square root of the counts, so that a single spike
+    is visible next to hundreds of eigenvalues.
 
     Args:
         plan: the layer.
-        cells: bars on both sides together.
+        cells: number of bars on both sides together.
 
     Returns:
-        The bars below the edge and those above it; together ``cells`` characters.
+        The bars below the edge and the bars above it; together ``cells`` characters.
     """
     values, edge = plan.spectrum.eigenvalues, plan.fit.edge
     low, high, logarithmic = axis(plan)
@@ -48,11 +48,11 @@ def sparkline(plan: LayerPlan, cells: int = CELLS) -> tuple[str, str]:
 
 
 def _counts(values: FloatArray, low: float, high: float, cells: int) -> FloatArray:
-    """How many values are in each of some equally wide bars; outside, in the nearest one."""
+    """Number of values in each of ``cells`` equally wide bars; values outside go to the nearest."""
     if not cells:
         return np.zeros(0)
-    places = np.clip((values - low) / max(high - low, 1e-300) * cells, 0, cells - 1)
-    return np.bincount(places.astype(np.int64), minlength=cells).astype(np.float64)
+    indices = np.clip((values - low) / max(high - low, 1e-300) * cells, 0, cells - 1)
+    return np.bincount(indices.astype(np.int64), minlength=cells).astype(np.float64)
 
 
 def _bar(share: float) -> str:

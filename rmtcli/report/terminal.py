@@ -18,17 +18,17 @@ from rmtcli.report.sparkline import EDGE, sparkline
 from rmtcli.report.summary import summary
 from rmtcli.report.table import NUMERIC, table
 
-#: Width of text that goes to a file or another program, where nothing should be cut or wrapped.
+#: Width of output to a file or another program, where no line may be cut or wrapped.
 _PIPE_WIDTH = 1_000_000
-#: Column of the layers' spectra in small.
+#: The column with a small picture of each layer's spectrum.
 _ESD = "ESD"
-#: Columns that a narrow terminal does without, the first first. JSON and Markdown have them all.
+#: Columns that a narrow terminal leaves out, in this order. JSON and Markdown have all of them.
 _EXPENDABLE: tuple[str, ...] = ("break-even", "tail α", "s₁", "γ", "stable rank", "p", "fit", "σ")
 _EXPENDABLE += (_ESD, "edge s₊", "shape", "spikes", "parameters")
 
 
 def stdout() -> Console:
-    """A console for results: as wide as the terminal, or unwrapped in a pipe."""
+    """A console for results: as wide as the terminal; in a pipe, lines are never wrapped."""
     console = Console(highlight=False, emoji=False)
     if console.is_terminal:
         return console
@@ -36,7 +36,7 @@ def stdout() -> Console:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table of layers and the summary under it."""
+    """Print the table of a report, and the summary under it."""
     parts: list[RenderableType] = []
     if report.layers or report.curve:
         parts += [_layers(report, console), ""]
@@ -48,18 +48,18 @@ def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
     _print([_lines(lines)], console)
 
 
-def show_reproduction(found: Reproduction, console: Console) -> None:
-    """Print a row for each way of training."""
-    _print([_plain(HEADINGS, found.rows())], console)
+def show_reproduction(reproduction: Reproduction, console: Console) -> None:
+    """Print one row per way of training."""
+    _print([_plain(HEADINGS, reproduction.rows())], console)
 
 
-def show_difference(found: Difference, console: Console) -> None:
-    """Print a row for each layer, and the summary under it."""
-    _print([_plain(*found.rows()), "", _lines(found.summary())], console)
+def show_difference(difference: Difference, console: Console) -> None:
+    """Print one row per layer, and the summary under the table."""
+    _print([_plain(*difference.rows()), "", _lines(difference.summary())], console)
 
 
 def _plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column names what the others measure."""
+    """A table with a column of names and columns of numbers."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, heading in enumerate(headings):
         grid.add_column(heading, justify="right" if i else "left", overflow="fold")
@@ -88,7 +88,7 @@ def _lines(lines: list[tuple[str, str]]) -> Table:
 
 
 def _layers(report: Report, console: Console) -> Table:
-    """The table of layers, without as many expendable columns as the width demands."""
+    """The table of layers, without the expendable columns that the terminal has no width for."""
     cells = table(report)
     wanted = list(cells[0])
     spectra: list[Text] = []
@@ -122,10 +122,10 @@ def _grid(
         )
     dim = [plan.untouched is not None for plan in report.layers] or [False] * len(rows)
     for i, (row, faint) in enumerate(zip(rows, dim, strict=True)):
-        found: dict[str, RenderableType] = {c: escape(t) for c, t in zip(columns, row, strict=True)}
+        cell: dict[str, RenderableType] = {c: escape(t) for c, t in zip(columns, row, strict=True)}
         if spectra:
-            found[_ESD] = spectra[i]
-        grid.add_row(*(found[column] for column in wanted), style="dim" if faint else None)
+            cell[_ESD] = spectra[i]
+        grid.add_row(*(cell[column] for column in wanted), style="dim" if faint else None)
     return grid
 
 

@@ -1,4 +1,4 @@
-"""Layer names that try to do harm, and a report with one of them."""
+"""Hostile layer names, and a report that contains one of them."""
 
 from __future__ import annotations
 

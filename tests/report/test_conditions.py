@@ -33,14 +33,14 @@ DATA = ("--data", "sample_models/mnist.npz")
         ("(params.before - params.after) / params.before < 0.5", False),
     ],
 )
-def test_what_holds(text: str, holds: bool) -> None:
+def test_a_condition_holds_or_not(text: str, holds: bool) -> None:
     values = {"accuracy.drop": 0.6, "params.ratio": 0.1, "params.before": 10, "params.after": 1}
     assert (Condition.parse(text).holds(values) is not None) is holds
 
 
 def test_a_reason_names_the_values() -> None:
-    found = Condition.parse("accuracy.drop > 0.5").holds({"accuracy.drop": 0.6123456789})
-    assert found == "accuracy.drop > 0.5 (accuracy.drop is 0.612346)"
+    reason = Condition.parse("accuracy.drop > 0.5").holds({"accuracy.drop": 0.6123456789})
+    assert reason == "accuracy.drop > 0.5 (accuracy.drop is 0.612346)"
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,18 @@ def test_a_reason_names_the_values() -> None:
         ("params.ratio > 1\0", "not a condition"),
     ],
 )
-def test_what_is_no_condition(text: str, line: str) -> None:
+def test_a_text_that_is_not_a_condition_is_refused(text: str, line: str) -> None:
     with pytest.raises(UsageError, match=line):
         Condition.parse(text)
 
 
-def test_what_was_not_measured_is_no_reason_to_pass() -> None:
+def test_a_condition_on_an_unmeasured_field_is_an_error() -> None:
     condition = Condition.parse("accuracy.drop > 0.5")
     with pytest.raises(UsageError, match=r"accuracy\.drop was not measured"):
         condition.holds({"accuracy.drop": None})
 
 
-def test_values_are_those_of_the_report(workdir: Path) -> None:
+def test_fields_have_the_values_of_the_report(workdir: Path) -> None:
     report = package.prune(
         DEEP, keep="edge", evaluation=package.Evaluation("sample_models/mnist.npz"), dry_run=True
     )
@@ -86,7 +86,9 @@ def test_values_are_those_of_the_report(workdir: Path) -> None:
     assert reasons([Condition.parse("layers.pruned == 4")], values)
 
 
-def test_a_bad_plan_fails_with_one_line_and_writes_nothing(workdir: Path, rmtcli: Run) -> None:
+def test_a_condition_that_holds_fails_the_run_and_no_checkpoint_is_written(
+    workdir: Path, rmtcli: Run
+) -> None:
     bad = ("prune", DEEP, *DATA, "--keep", "edge", "-o", "small.pt")
     done = rmtcli(*bad, "--fail-if", "accuracy.drop > 0.5", "--report", "junit.xml")
     assert done.returncode == 1
@@ -102,7 +104,9 @@ def test_a_bad_plan_fails_with_one_line_and_writes_nothing(workdir: Path, rmtcli
     assert (workdir / "small.pt").exists()
 
 
-def test_github_is_told(workdir: Path, rmtcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_github_gets_annotations_and_a_summary(
+    workdir: Path, rmtcli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = workdir / "summary.md"
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))

@@ -17,7 +17,7 @@ from tests.report.hostile import NAMES, hostile_report
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_markdown_keeps_its_rows_and_holds_no_markup_of_a_name(kind: str, tmp_path: Path) -> None:
+def test_markdown_keeps_its_rows_and_escapes_markup_in_names(kind: str, tmp_path: Path) -> None:
     report = hostile_report(NAMES[kind], tmp_path)
     text = to_markdown(report, Context(f"rmtcli analyze {NAMES[kind]}"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -29,7 +29,7 @@ def test_markdown_keeps_its_rows_and_holds_no_markup_of_a_name(kind: str, tmp_pa
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_terminal_gets_no_control_characters_of_a_name(kind: str, tmp_path: Path) -> None:
+def test_a_terminal_gets_no_control_characters_from_names(kind: str, tmp_path: Path) -> None:
     report = hostile_report(NAMES[kind], tmp_path)
     stream = io.StringIO()
     show(report, Console(file=stream, width=100, force_terminal=True, color_system=None))
@@ -43,7 +43,9 @@ def test_code_with_backticks_stays_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_two_checkpoints_beside_each_other_are_as_harmless(kind: str, tmp_path: Path) -> None:
+def test_hostile_names_do_no_harm_in_a_comparison_of_two_checkpoints(
+    kind: str, tmp_path: Path
+) -> None:
     hostile_report(NAMES[kind], tmp_path)
     found = rmtcli.diff(tmp_path / "a.pt", tmp_path / "a.pt")
     stream = io.StringIO()

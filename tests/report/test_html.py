@@ -1,4 +1,4 @@
-"""Reports as HTML: complete, self-contained, harmless, and the same each time."""
+"""Reports as HTML: complete, self-contained, harmless and reproducible."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def html(report: Report) -> str:
     return to_html(report, Context("rmtcli prune a.pt"))
 
 
-def test_a_page_says_what_the_summary_and_the_table_say(report: Report, html: str) -> None:
+def test_a_page_contains_the_summary_and_the_table(report: Report, html: str) -> None:
     page = Page(html)
     columns, rows = table(report)
     for text in [*columns, *(cell for row in rows for cell in row)]:
@@ -80,13 +80,13 @@ def test_a_page_says_what_the_summary_and_the_table_say(report: Report, html: st
     assert page.count("svg") == page.count("desc") == len(report.layers)
 
 
-def test_a_written_file_has_bytes(report: Report) -> None:
+def test_a_written_file_has_its_bytes_in_the_totals(report: Report) -> None:
     written = replace(report.source, path="b.pt", bytes=1_000)
     text = Page(to_html(replace(report, output=written), Context())).text
     assert re.search(rf"bytes on disk\s*{report.source.bytes:,}1,000", text)
 
 
-def test_a_page_refers_to_nothing_outside(html: str) -> None:
+def test_a_page_refers_to_no_other_resource(html: str) -> None:
     assert re.findall(r"https?://[^\"' ]+", re.sub(r'xmlns(:xlink)?="[^"]+"', "", html)) == []
     assert "@import" not in html
     references = re.findall(r'(?:src|href)="([^"]*)"', html)
@@ -137,7 +137,7 @@ def test_a_layer_takes_less_than_30_kilobytes(report: Report, html: str) -> None
     assert len(html.encode()) < 20_000 + 30_000 * len(report.layers)
 
 
-def test_the_same_report_gives_the_same_bytes(report: Report, html: str) -> None:
+def test_equal_reports_give_equal_bytes(report: Report, html: str) -> None:
     assert to_html(report, Context("rmtcli prune a.pt")) == html
 
 
@@ -152,7 +152,7 @@ def test_layers_beyond_the_cap_are_in_the_table_only(
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_hostile_names_harm_nothing(kind: str, tmp_path: Path) -> None:
+def test_hostile_names_do_no_harm_in_a_page(kind: str, tmp_path: Path) -> None:
     report = hostile_report(NAMES[kind], tmp_path)
     html = to_html(report, Context(f"rmtcli analyze {NAMES[kind]}"))
     page = Page(html)
@@ -164,7 +164,7 @@ def test_hostile_names_harm_nothing(kind: str, tmp_path: Path) -> None:
     assert page.count("bdi") > len(report.layers)
 
 
-def test_a_missing_package_is_one_line_before_any_work(
+def test_a_missing_package_is_reported_before_any_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from rmtcli.cli.output import check_report

@@ -1,4 +1,4 @@
-"""The page in Chromium, where Playwright and a browser are installed; else skipped."""
+"""The page in Chromium; skipped without Playwright or a browser."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as engine:
-        found = engine.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield found
-        found.close()
+        chromium = engine.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield chromium
+        chromium.close()
 
 
 def opened(browser: Any, file: Path, width: int, **options: Any) -> tuple[Any, list[str]]:
@@ -55,7 +55,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1400, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_and_asks_for_nothing(browser: Any, file: Path, width: int, scheme: str) -> None:
+def test_the_page_fits_the_width_and_loads_nothing_else(
+    browser: Any, file: Path, width: int, scheme: str
+) -> None:
     page, trouble = opened(browser, file, width, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert trouble == []
@@ -85,7 +87,9 @@ def test_without_scripts_the_tables_are_there(browser: Any, file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_hostile_names_run_nothing_and_fit(browser: Any, tmp_path: Path, kind: str) -> None:
+def test_hostile_names_run_no_code_and_fit_the_page(
+    browser: Any, tmp_path: Path, kind: str
+) -> None:
     path = tmp_path / "a.html"
     path.write_text(to_html(hostile_report(NAMES[kind], tmp_path), Context()))
     page, trouble = opened(browser, path, 390)

@@ -35,7 +35,7 @@ def test_bars_count_every_eigenvalue_once_and_the_rank(report: Report) -> None:
 
 
 @pytest.mark.parametrize(("times", "logarithmic"), [(1.5, False), (20.0, True)])
-def test_the_law_is_that_of_the_bulk(tmp_path: Path, times: float, logarithmic: bool) -> None:
+def test_the_law_is_fitted_to_the_bulk(tmp_path: Path, times: float, logarithmic: bool) -> None:
     weight = planted((600, 300), 5, times=times).astype(np.float32)
     torch.save({"a.weight": torch.from_numpy(weight)}, tmp_path / "a.pt")
     (plan,) = rmtcli.analyze(tmp_path / "a.pt").layers
@@ -62,7 +62,9 @@ def test_odd_layers_can_be_drawn(tmp_path: Path, weight: np.ndarray) -> None:
     assert (tmp_path / "figures/001-a.weight.svg").is_file()
 
 
-def test_each_layer_has_files_and_the_same_ones_again(report: Report, tmp_path: Path) -> None:
+def test_each_layer_has_files_and_writing_them_again_gives_equal_bytes(
+    report: Report, tmp_path: Path
+) -> None:
     for folder in ("a", "b"):
         write_plots(report, tmp_path / folder)
     files = tree(tmp_path / "a")
@@ -79,7 +81,7 @@ def test_each_layer_has_files_and_the_same_ones_again(report: Report, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_names_of_files_are_harmless(kind: str, tmp_path: Path) -> None:
+def test_file_names_are_harmless(kind: str, tmp_path: Path) -> None:
     write_plots(hostile_report(NAMES[kind], tmp_path), tmp_path / "figures")
     assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "figures"}
     names = [p.name for p in (tmp_path / "figures").iterdir()]
@@ -91,14 +93,14 @@ def test_names_of_files_are_harmless(kind: str, tmp_path: Path) -> None:
 SAFE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 
-def test_folders_are_checked_before_any_work(workdir: Path, rmtcli: Run) -> None:
+def test_directories_are_checked_before_any_work(workdir: Path, rmtcli: Run) -> None:
     (workdir / "full").mkdir()
     (workdir / "full/mine.txt").write_text("mine")
     (workdir / "m").mkdir()
     before = tree(workdir)
     for folder, words in {
-        "full": "full: is not empty: give --force to write into it all the same",
-        MLP: f"{MLP}: is a file: name a directory for the figures",
+        "full": "full: is not empty: give --force to write into it",
+        MLP: f"{MLP}: is a file: give a directory for the figures",
         "none/x": "none/x: its folder does not exist: create it first",
     }.items():
         done = rmtcli("analyze", MLP, "--plot", folder)

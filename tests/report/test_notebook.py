@@ -1,4 +1,4 @@
-"""Reports in notebooks, as data frames, and as JUnit with names that would do harm."""
+"""Reports in notebooks, as data frames, and as JUnit with hostile names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_notebook_shows_the_table(report: Report) -> None:
     assert "<td>27 of 512</td>" in text
 
 
-def test_a_data_frame_has_a_row_a_layer(report: Report) -> None:
+def test_a_data_frame_has_one_row_per_layer(report: Report) -> None:
     pytest.importorskip("pandas")
     frame = report.to_pandas()
     assert list(frame["name"]) == [plan.layer.name for plan in report.layers]
@@ -35,7 +35,7 @@ def test_a_data_frame_has_a_row_a_layer(report: Report) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_hostile_names_do_no_harm(tmp_path: Path, name: str) -> None:
+def test_hostile_names_do_no_harm_in_notebooks_and_junit(tmp_path: Path, name: str) -> None:
     junitparser = pytest.importorskip("junitparser")
     found = hostile_report(name, tmp_path)
     shown, text = found._repr_html_(), to_junit(found, Context())

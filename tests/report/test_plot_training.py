@@ -29,7 +29,7 @@ def test_the_figure_shows_layers_and_metrics(tmp_path: Path, rmtcli: Run, ending
     assert (tmp_path / "run.svg").read_bytes() == figure
 
 
-def test_wrong_requests(tmp_path: Path, rmtcli: Run) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, rmtcli: Run) -> None:
     log = tmp_path / "run.csv"
     gone = rmtcli("plot-training", log)
     assert gone.returncode == 2

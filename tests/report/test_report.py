@@ -41,7 +41,7 @@ def close(found: object, golden: object, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "mnist_deep.pt", "planted.safetensors"])
-def test_reports_of_the_sample_models_are_the_golden_ones(name: str) -> None:
+def test_reports_of_the_sample_models_equal_the_golden_files(name: str) -> None:
     """Made by: rmtcli analyze sample_models/NAME --json > tests/golden/NAME.json."""
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     found = json.loads(rmtcli.analyze(SAMPLES / name).to_json())
@@ -52,7 +52,7 @@ def test_reports_of_the_sample_models_are_the_golden_ones(name: str) -> None:
     close(found, golden)
 
 
-def test_markdown_has_a_row_a_layer_and_no_broken_cells(report: Report) -> None:
+def test_markdown_has_one_row_per_layer_and_no_broken_cells(report: Report) -> None:
     lines = to_markdown(report, Context()).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 2 + len(report.layers)

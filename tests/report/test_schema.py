@@ -1,4 +1,4 @@
-"""Every report has the form that the schema states."""
+"""Every report follows the schema."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RUNS = {
 }
 
 
-def test_the_schema_is_one_and_knows_every_word() -> None:
+def test_the_schema_is_valid_and_lists_every_word() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
     layer = SCHEMA["$defs"]["layer"]["properties"]
@@ -45,14 +45,14 @@ def test_the_schema_is_one_and_knows_every_word() -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_reports_have_its_form(workdir: Path, rmtcli: Run, name: str) -> None:
+def test_reports_follow_the_schema(workdir: Path, rmtcli: Run, name: str) -> None:
     done = rmtcli(*RUNS[name], "--json")
     assert done.returncode == 0, done.stderr
     CHECK.validate(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tests/golden").glob("*.json")), ids=str)
-def test_golden_reports_have_its_form(file: Path) -> None:
+def test_golden_reports_follow_the_schema(file: Path) -> None:
     CHECK.validate(json.loads(file.read_text()))
 
 
@@ -73,12 +73,12 @@ def half(record: Any) -> None:
 
 
 @pytest.mark.parametrize("harm", [without, stranger, text, half])
-def test_it_refuses_what_is_none(harm: Any) -> None:
+def test_the_schema_refuses_damaged_reports(harm: Any) -> None:
     record = json.loads((ROOT / "tests/golden/planted.safetensors.json").read_text())
     harm(record)
     with pytest.raises(jsonschema.ValidationError):
         CHECK.validate(record)
 
 
-def test_the_command_prints_it(rmtcli: Run) -> None:
+def test_the_schema_command_prints_the_schema(rmtcli: Run) -> None:
     assert json.loads(rmtcli("schema").stdout) == SCHEMA

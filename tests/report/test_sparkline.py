@@ -23,7 +23,7 @@ def plan_of(weight: np.ndarray) -> LayerPlan:
     return plan_layer(fitted, Untouched.HEAD, layout=Factored())  # type: ignore[arg-type]
 
 
-def test_spikes_stand_on_the_right_of_the_edge_and_nothing_else_does() -> None:
+def test_only_spikes_are_to_the_right_of_the_edge() -> None:
     left, right = sparkline(plan_of(planted((300, 200), 3, times=3)))
     assert len(left) + len(right) == CELLS
     assert right.strip()
@@ -42,7 +42,7 @@ def test_without_spikes_all_bars_are_below_the_edge() -> None:
     scale=st.sampled_from([1e-20, 1.0, 1e20]),
     cells=st.integers(2, 40),
 )
-def test_a_line_is_as_long_as_asked_for(
+def test_a_line_has_the_length_that_was_asked_for(
     shape: tuple[int, int], rank: int, scale: float, cells: int
 ) -> None:
     weight = scale * planted(shape, min(rank, *shape), times=5)
@@ -53,6 +53,6 @@ def test_a_line_is_as_long_as_asked_for(
 
 
 @pytest.mark.parametrize("weight", [np.eye(50), np.ones((40, 30)), 2 * np.eye(30, 60)])
-def test_degenerate_layers_have_a_line_too(weight: np.ndarray) -> None:
+def test_degenerate_layers_have_a_line(weight: np.ndarray) -> None:
     left, right = sparkline(plan_of(weight))
     assert "█" in left + right

@@ -7,7 +7,7 @@ from rmtcli.report.verification import Distance, Verification
 FOUND = Verification("out", "BertModel", "AutoModel", "5.0", 7, 1e-4, None, 0)
 
 
-def test_a_verification_tells_what_it_found() -> None:
+def test_the_summary_of_a_verification() -> None:
     assert dict(FOUND.summary())["opens as"] == "BertModel (AutoModel, transformers 5.0)"
     assert dict(FOUND.summary())["factored"].startswith("7 layers")
     assert not {"with neither", "difference", "note"} & dict(FOUND.summary()).keys()

@@ -12,7 +12,7 @@ from rmtcli.report.renderers.base import Context, Renderer
 from rmtcli.report.summary import options, summary
 from rmtcli.report.table import NUMERIC, table
 
-#: Signs that begin markup; an underscore within a word does not.
+#: Characters that begin markup; an underscore within a word does not.
 _MARKUP = re.compile(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
 
 
@@ -52,12 +52,12 @@ def _page(
 
 
 def _plain(text: str) -> str:
-    """Text that is shown as it is, whatever it holds."""
+    """Text with its markup escaped, so that it is shown as it is."""
     return _MARKUP.sub(lambda sign: f"\\{sign[0]}", text)
 
 
 def _code(text: str) -> str:
-    """Text as code, between more backticks than it holds in a row."""
+    """Text as code, between more backticks than any run of backticks in it."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"

@@ -22,13 +22,13 @@ from rmtcli.version import __version__
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-#: Figures at most; a page with more layers stays small without theirs.
+#: Largest number of figures, so that the page of a model with many layers stays small.
 MAX_FIGURES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What the page shows of one layer: its name, its figure, and facts as label and text."""
+    """One layer on the page: its name, its figure, and facts as label and text."""
 
     name: str
     figure: Markup
@@ -46,7 +46,7 @@ def to_html(report: Report, context: Context) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["shown"] = shown
-    # Names break where their parts join, and only within a part if that is too long.
+    # A line may break between the parts of a name, and within a part only if it is too long.
     environment.filters["parts"] = lambda name: Markup(".<wbr>").join(name.split("."))
     script = Markup(_asset("sort.js"))
     template = environment.get_template("page.html.j2")
@@ -86,8 +86,8 @@ def _curve(report: Report) -> Markup:
     from rmtcli.report.renderers.html.svg import inline_svg
 
     figure = curve_figure(report, titled=False)
-    text = f"{len(report.curve)} networks; their numbers stand in the table below."
-    # matplotlib's first colour, and its greys of grid, frame and the dense network's line.
+    text = f"{len(report.curve)} networks; the table below has their numbers."
+    # matplotlib's first colour, and its greys for the grid, the frame and the dense network.
     colours = {"kept": "#1f77b4", "grid": "#b0b0b0", "muted": "#666666", "panel": "#ffffff"}
     colours |= {"line": "#cccccc"}
     return inline_svg(figure, "curve", title="Quality against size", text=text, colours=colours)
@@ -120,12 +120,14 @@ def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
         sigma += f" ± {fit.sigma_error:.2g}"
     lines = [("edge", edge), ("σ", sigma), ("spikes", f"{plan.spikes} of {p}")]
     lines.append(("verdict", fit.verdict.value))
-    done = action(plan)
+    decision = action(plan)
     if plan.untouched is None:
-        done = f"rank {plan.rank} of {p}, {done}"
-    lines.append(("prune --keep auto" if report.action == "analyze" else "action", done))
+        decision = f"rank {plan.rank} of {p}, {decision}"
+    lines.append(("prune --keep auto" if report.action == "analyze" else "action", decision))
     if plan.predicted_loss is not None:
-        lines.append(("calibrated", "directions are the data's; the bars show the rank only"))
+        lines.append(
+            ("calibrated", "the directions come from the data; the bars show only the rank")
+        )
     return lines
 
 

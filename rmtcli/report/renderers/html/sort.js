@@ -1,14 +1,14 @@
 "use strict";
-// Headings of tables become buttons that sort; without scripts they stay headings.
+// Table headings become buttons that sort the rows; without scripts they stay headings.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
-  heads.forEach((head, place) => {
+  heads.forEach((head, index) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
-    const text = (row) => row.cells[place].textContent;
+    const text = (row) => row.cells[index].textContent;
     const number = (row) => {
       const value = parseFloat(text(row).replaceAll(",", ""));
       return Number.isNaN(value) ? -Infinity : value;

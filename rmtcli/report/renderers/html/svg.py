@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG element that belongs to the page around it."""
+"""A matplotlib figure as an SVG element of a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What has no place, or no use, in a page; a style in a figure would be one of the whole page.
+#: Parts that a page cannot use; a style in a figure would apply to the whole page.
 _NOISE = re.compile(r"<(metadata|style)\b.*?</\1>|<!--.*?-->|<\?xml.*?\?>|<!DOCTYPE.*?>", re.S)
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 _ID = re.compile(r' id="([^"]+)"')
@@ -22,15 +22,15 @@ _FONT = re.compile(r"font: ([\d.]+)px [^;\"]*")
 def inline_svg(
     figure: Figure, name: str, *, title: str, text: str, colours: Mapping[str, str]
 ) -> Markup:
-    """The figure as markup whose text is text, in the page's font and colours.
+    """The figure as an SVG element with real text, in the page's font and colours.
 
     Args:
-        figure: what to draw. It is drawn without a background.
-        name: prefix of every id, that of no other figure on the page.
-        title: short name of the figure, for those who do not see it.
-        text: what it shows, in words.
-        colours: role -> the hexadecimal colour that it is drawn in; in the page it becomes the CSS
-            variable of that name. Black becomes the colour of text.
+        figure: the figure. It is drawn without a background.
+        name: prefix of every id, unique on the page.
+        title: short name of the figure, for screen readers.
+        text: description of the figure, for screen readers.
+        colours: role -> the hexadecimal colour of its parts, which becomes the CSS variable of that
+            name. Black becomes the colour of text.
     """
     from matplotlib import rc_context
 
@@ -38,7 +38,7 @@ def inline_svg(
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rmtcli"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = _NOISE.sub("", stream.getvalue())
-    used = {found[2] for found in _REFERENCE.finditer(svg)}
+    used = {match[2] for match in _REFERENCE.finditer(svg)}
     svg = _ID.sub(lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = _REFERENCE.sub(rf"\1{name}-\2", svg)
     svg = _FONT.sub(r"font-size: \1px", svg)
