@@ -28,9 +28,9 @@ from transformers import (
 from rmtcli.integrations import rmtcli_loading
 
 RANK = 5
-#: What the tokenizer knows.
+#: The tokenizer's vocabulary.
 WORDS = [f"w{i}" for i in range(90)]
-#: Sizes that differ wherever they can, so that a transposed matrix does not fit.
+#: Sizes that differ where they can, so that a transposed matrix does not fit.
 _BERT = BertConfig(
     vocab_size=99,
     hidden_size=32,
@@ -51,7 +51,7 @@ _LLAMA = {
 
 
 def tokenizer(length: int) -> PreTrainedTokenizerFast:
-    """One of whole words."""
+    """A tokenizer of whole words."""
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
@@ -62,7 +62,7 @@ def tokenizer(length: int) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An architecture: its class, its Auto class, its configuration, and what is factored."""
+    """An architecture: its class, its Auto class, its configuration, and the layers to factor."""
 
     cls: str
     auto: str
@@ -139,7 +139,7 @@ def logits(model: PreTrainedModel, case: Case) -> torch.Tensor:
 
 
 def load(directory: Path, case: Case, **options: Any) -> PreTrainedModel:
-    """Open a directory as a user does; every key must be found."""
+    """Open a directory as a user does; no key may be missing, left over or of another shape."""
     auto = getattr(transformers, case.auto)
     model, info = auto.from_pretrained(directory, output_loading_info=True, **options)
     assert not info["missing_keys"]
@@ -149,7 +149,7 @@ def load(directory: Path, case: Case, **options: Any) -> PreTrainedModel:
 
 
 def write(case: Case, folder: Path) -> tuple[Path, Path]:
-    """A directory with factored layers, and one with their products."""
+    """Write a directory with factored layers, and one with their products."""
     case.model().save_pretrained(folder / "original")
     leaves = {"c_attn", "c_proj", "c_fc"} if case.transposed else set()
     return factor(
@@ -162,7 +162,13 @@ def write(case: Case, folder: Path) -> tuple[Path, Path]:
 def factor(
     original: Path, wanted: Callable[[str], bool], transposed: Collection[str]
 ) -> tuple[Path, Path]:
-    """The same of any directory; ``transposed`` are the last parts of names of in × out layers."""
+    """Write a factored directory, and one with the products, from any directory.
+
+    Args:
+        original: the dense directory.
+        wanted: whether to factor a module, by its name.
+        transposed: last parts of the names of layers whose weight is stored as in × out.
+    """
     factored, product = (original.parent / name for name in ("factored", "product"))
     for target in (factored, product):
         shutil.copytree(original, target)
@@ -172,14 +178,14 @@ def factor(
         module, _, last = name.rpartition(".")
         if weight.ndim != 2 or last != "weight" or not wanted(module):
             continue
-        turned = module.rpartition(".")[2] in transposed
-        right, left = _factors(weight.T if turned else weight)
+        is_transposed = module.rpartition(".")[2] in transposed
+        right, left = _factors(weight.T if is_transposed else weight)
         del small[name]
         small |= {f"{module}.0.weight": right, f"{module}.1.weight": left}
         if f"{module}.bias" in small:
             small[f"{module}.1.bias"] = small.pop(f"{module}.bias")
         matrix = (left.double() @ right.double()).float()
-        dense[name] = matrix.T.contiguous() if turned else matrix
+        dense[name] = matrix.T.contiguous() if is_transposed else matrix
         ranks[module] = len(right)
     assert len(ranks) > 5
     save_file(small, factored / "model.safetensors", {"format": "pt"})
@@ -189,7 +195,7 @@ def factor(
 
 
 def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
-    """What config.json says of the factors, and the file that opens them."""
+    """Record the factors in config.json, and copy the loader into the directory."""
     config = json.loads((directory / "config.json").read_text())
     kind = type(transformers.AutoConfig.for_model(config["model_type"])).__name__
     config["quantization_config"] = {

@@ -1,4 +1,4 @@
-"""Many more families: every linear layer is factored, loaded, saved and multiplied."""
+"""Many more model families: all their linear layers can be factored, loaded, saved, multiplied."""
 
 from __future__ import annotations
 
@@ -142,15 +142,15 @@ def test_every_linear_layer_can_be_factored(kind: str, tmp_path: Path) -> None:
     dense, usual = cls.from_pretrained(product, output_loading_info=True)
     for name in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert set(info[name]) == set(usual[name])
-    found, wanted = run(model), run(dense)
-    assert found is not None
-    assert wanted is not None
-    # float32 rounds at 6e-8, and some dozen sums of 50 terms add up.
-    assert (found[1] - wanted[1]).abs().max() <= 1e-5 * wanted[1].abs().max()
+    output, expected = run(model), run(dense)
+    assert output is not None
+    assert expected is not None
+    # float32 rounds at 6e-8, in some dozen sums of 50 terms.
+    assert (output[1] - expected[1]).abs().max() <= 1e-5 * expected[1].abs().max()
     model.save_pretrained(tmp_path / "again")
     before, after = (load_file(d / "model.safetensors") for d in (factored, tmp_path / "again"))
     assert before.keys() == after.keys()
     model.dequantize()
     dequantized = run(model)
     assert dequantized is not None
-    assert (dequantized[1] - wanted[1]).abs().max() <= 1e-5 * wanted[1].abs().max()
+    assert (dequantized[1] - expected[1]).abs().max() <= 1e-5 * expected[1].abs().max()

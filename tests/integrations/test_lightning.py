@@ -1,4 +1,4 @@
-"""RMT-SVD as a callback of Lightning."""
+"""Pruning during training as a Lightning callback."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pruning(**options: Any) -> RMTPruning:
     )
 
 
-def test_it_prunes_logs_and_resumes(tmp_path: Path) -> None:
+def test_a_run_is_pruned_logged_and_resumed(tmp_path: Path) -> None:
     whole = Module()
     callback = pruning(log=tmp_path / "log.csv")
     trainer(tmp_path, callback, 8, enable_checkpointing=False).fit(whole, loader())
@@ -89,10 +89,10 @@ def test_it_prunes_logs_and_resumes(tmp_path: Path) -> None:
     first.save_checkpoint(file)
     resumed = Module()
     with torch.no_grad():
-        resumed.net.fc1.weight.zero_()  # whatever it was: the checkpoint counts
+        resumed.net.fc1.weight.zero_()  # the weights of the checkpoint replace it
     again = pruning()
     fit = trainer(tmp_path, again, 8).fit
-    # From Lightning 2.6 on, torch's own default holds unless one asks; before, there is no asking.
+    # Lightning 2.6 added this argument; its default is torch's own.
     safely = {"weights_only": True} if "weights_only" in signature(fit).parameters else {}
     fit(resumed, loader(), ckpt_path=file, **safely)
     for name, value in whole.state_dict().items():
@@ -102,7 +102,7 @@ def test_it_prunes_logs_and_resumes(tmp_path: Path) -> None:
     assert again.session.pruner.ranks == callback.session.pruner.ranks
 
 
-def test_steps_and_penalties(tmp_path: Path) -> None:
+def test_pruning_after_steps_with_penalties(tmp_path: Path) -> None:
     module = Module()
     callback = pruning(interval="step", start=4, every=4, l1=1e-4, l2=1e-4)
     trainer(tmp_path, callback, 2, enable_checkpointing=False).fit(module, loader())
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         trainer(tmp_path, pruning(), 2, enable_checkpointing=False).fit(Diverging(), loader())
 
 
-def test_wrong_options() -> None:
+def test_wrong_options_are_refused() -> None:
     with pytest.raises(UsageError, match="interval must be 'epoch' or 'step', not 'day'"):
         RMTPruning(interval="day")
     with pytest.raises(UsageError, match="a log's name must end in"):

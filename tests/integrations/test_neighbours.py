@@ -1,4 +1,4 @@
-"""Programs that work on transformers' models work on factored ones."""
+"""Other programs that take transformers models also take factored ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integrations.factored import CASES, load, logits, write  # noqa: E402
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Equal but for rounding: float32 rounds at 6e-8, and some dozen sums of 50 terms add up."""
+    """Assert equality up to rounding: float32 rounds at 6e-8, in some dozen sums of 50 terms."""
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
@@ -29,9 +29,9 @@ def test_lora_adapts_the_factors(targets: str | list[str], tmp_path: Path) -> No
     before = logits(model, case)
     config = peft.LoraConfig(target_modules=targets, r=2, task_type="SEQ_CLS")
     adapted = peft.get_peft_model(model, config)
-    close(logits(adapted, case), before)  # LoRA begins as nothing
+    close(logits(adapted, case), before)  # LoRA starts as zero
     rate = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
-    for _ in range(2):  # the first step only moves the half that is zero
+    for _ in range(2):  # the first step changes only the factor that is zero
         adapted(**case.inputs()).logits.square().sum().backward()
         rate.step()
     after = logits(adapted, case)
@@ -46,7 +46,9 @@ def test_lora_adapts_the_factors(targets: str | list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}])
-def test_device_map(device_map: str | dict[str, str], tmp_path: Path) -> None:
+def test_a_device_map_loads_factored_models(
+    device_map: str | dict[str, str], tmp_path: Path
+) -> None:
     pytest.importorskip("accelerate")
     for name in ("bert", "mixtral"):
         case = CASES[name]
@@ -56,7 +58,7 @@ def test_device_map(device_map: str | dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "mixtral"])
-def test_offloaded_to_disk(name: str, tmp_path: Path) -> None:
+def test_offloaded_factors_give_the_same_logits(name: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     case = CASES[name]
     factored, product = write(case, tmp_path)
@@ -66,14 +68,14 @@ def test_offloaded_to_disk(name: str, tmp_path: Path) -> None:
         "bert": ["embeddings", "pooler"],
         "mixtral": ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"],
     }
-    places = dict.fromkeys(others[name], "cpu") | {f"{part}.0": "cpu", f"{part}.1": "disk"}
-    model = load(factored, case, device_map=places, offload_folder=tmp_path / "offload")
+    device_map = dict.fromkeys(others[name], "cpu") | {f"{part}.0": "cpu", f"{part}.1": "disk"}
+    model = load(factored, case, device_map=device_map, offload_folder=tmp_path / "offload")
     close(logits(model, case), wanted)
     with pytest.raises(ValueError, match="offloaded weights cannot be multiplied"):
         model.dequantize()
 
 
-def test_the_trainer_takes_it(tmp_path: Path) -> None:
+def test_the_trainer_trains_a_factored_model(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     case = CASES["bert-head"]
     factored, _ = write(case, tmp_path)
@@ -91,9 +93,9 @@ def test_the_trainer_takes_it(tmp_path: Path) -> None:
     assert (after - before).abs().max() > 1e-3 * before.abs().max()
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporter deprecates itself, and traces shapes
+@pytest.mark.filterwarnings("ignore")  # the exporter warns of its deprecation and of shapes
 @pytest.mark.parametrize("name", ["bert-head", "t5", "vit"])
-def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
+def test_an_onnx_export_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     case = CASES[name]
     factored, _ = write(case, tmp_path)
@@ -114,12 +116,12 @@ def test_onnx_gives_the_same(name: str, tmp_path: Path) -> None:
         Logits().eval(), tuple(inputs.values()), file, input_names=list(inputs), dynamo=False
     )
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
-    close(torch.from_numpy(found), logits(model, case))
+    (exported,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
+    close(torch.from_numpy(exported), logits(model, case))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torch_export_sees_ordinary_modules(tmp_path: Path) -> None:
+def test_torch_export_accepts_a_factored_model(tmp_path: Path) -> None:
     case = CASES["bert-head"]
     factored, _ = write(case, tmp_path)
     model = load(factored, case)
@@ -128,7 +130,7 @@ def test_torch_export_sees_ordinary_modules(tmp_path: Path) -> None:
     close(exported.module()(**inputs).logits, logits(model, case))
 
 
-def test_sentence_transformers(tmp_path: Path) -> None:
+def test_sentence_transformers_loads_a_factored_model(tmp_path: Path) -> None:
     st = pytest.importorskip("sentence_transformers")
     factored, product = write(CASES["bert"], tmp_path)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "random", "matrix", "theory", "noise"]

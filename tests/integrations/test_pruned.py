@@ -1,4 +1,4 @@
-"""Directories that ``prune`` writes, opened by transformers, beside those of ``densify``."""
+"""Directories written by ``prune`` and opened by transformers equal those of ``densify``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_written_loads_and_equals_its_product(tmp_path: Path, name: str) -> None:
+def test_a_pruned_directory_loads_and_equals_its_product(tmp_path: Path, name: str) -> None:
     kind, sizes, layers = MODELS[name]
     cls = getattr(transformers, kind)
     torch.manual_seed(0)
@@ -44,8 +44,8 @@ def test_what_is_written_loads_and_equals_its_product(tmp_path: Path, name: str)
     report = rmtcli.prune(tmp_path / "m", tmp_path / "small", keep="rank:k=8")
     assert len(report.pruned) == layers
     rmtcli.densify(tmp_path / "small", tmp_path / "dense")
-    small, found = cls.from_pretrained(tmp_path / "small", output_loading_info=True)
-    assert not any(found.values()), found
+    small, info = cls.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(info.values()), info
     dense = cls.from_pretrained(tmp_path / "dense")
     tokens = torch.arange(3, 13)[None]
     inputs = {"pixel_values": torch.randn(1, 3, 32, 32)} if name == "vit" else {"input_ids": tokens}

@@ -1,4 +1,4 @@
-"""``trust_remote_code=True`` in a process that cannot import rmtcli, and no network."""
+"""``trust_remote_code=True`` in a process that cannot import rmtcli and has no network."""
 
 from __future__ import annotations
 
@@ -63,15 +63,17 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, to
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_opens_without_rmtcli(name: str, remote: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    folder, found = remote
+def test_a_factored_directory_opens_without_rmtcli(
+    name: str, remote: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    folder, outputs = remote
     import rmtcli.integrations.transformers  # noqa: F401
 
     case = CASES[name]
     wanted = logits(load(folder / name / "product", case), case)
     for step in ("first", "again"):
-        # float32 rounds at 6e-8, and some dozen sums of 50 terms add up.
-        assert (found[f"{name}.{step}"] - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        # float32 rounds at 6e-8, in some dozen sums of 50 terms.
+        assert (outputs[f"{name}.{step}"] - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     again = folder / name / "factored.again"
     assert {file.name for file in again.glob("*.py")} == {"rmtcli_loading.py"}
     kind = type(case.config).__name__

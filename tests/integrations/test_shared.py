@@ -38,8 +38,8 @@ SIBLINGS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, rmtcli.Report]]:
-    """For each architecture a folder with the directory ``small``, and its report."""
-    found = {}
+    """A folder with the pruned directory ``small``, and its report, for each architecture."""
+    results = {}
     for case in SIBLINGS:
         folder = tmp_path_factory.mktemp(case)
         source, data = directory(case, folder), data_for(case, folder)
@@ -53,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, rmtc
             calibration=rmtcli.Calibration(data),
         )
         rmtcli.densify(folder / "small", folder / "dense")
-        found[case] = folder, report
-    return found
+        results[case] = folder, report
+    return results
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -62,7 +62,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", SIBLINGS)
-def test_what_is_written_loads_saves_and_equals_its_product(
+def test_a_directory_with_siblings_loads_saves_and_equals_its_product(
     case: str, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
     folder, report = made[case]
@@ -95,37 +95,39 @@ def test_what_is_written_loads_saves_and_equals_its_product(
 
 
 @pytest.mark.parametrize("case", SIBLINGS)
-def test_what_was_measured_is_what_was_written(
+def test_the_written_directory_scores_as_measured_before(
     case: str, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
     folder, report = made[case]
     evaluation = rmtcli.Evaluation(data_for(case, folder), task=TASKED[case])
-    found = rmtcli.evaluate(folder / "small", evaluation=evaluation, against=folder / case)
-    assert found.comparison is not None
+    comparison = rmtcli.evaluate(
+        folder / "small", evaluation=evaluation, against=folder / case
+    ).comparison
+    assert comparison is not None
     assert report.comparison is not None
     if case == "bert":
-        assert found.comparison.cosines is not None
+        assert comparison.cosines is not None
         assert report.comparison.cosines is not None
         mean = float(report.comparison.cosines.mean())
-        assert float(found.comparison.cosines.mean()) == pytest.approx(mean, abs=1e-5)
+        assert float(comparison.cosines.mean()) == pytest.approx(mean, abs=1e-5)
     else:
         perplexity = report.comparison.after.perplexity
-        assert found.comparison.after.perplexity == pytest.approx(perplexity, rel=1e-4)
+        assert comparison.after.perplexity == pytest.approx(perplexity, rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["llama", "bert"])
-def test_verify_opens_it_in_both_ways(
+def test_verify_opens_a_directory_with_siblings_both_ways(
     case: str, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
-    found = rmtcli.verify(made[case][0] / "small", against=made[case][0] / case)
-    assert found.difference is not None
-    assert found.difference <= 1e-5
+    result = rmtcli.verify(made[case][0] / "small", against=made[case][0] / case)
+    assert result.difference is not None
+    assert result.difference <= 1e-5
 
 
 def test_a_plan_may_give_narrow_siblings_a_rank_beyond_their_width(
     tmp_path: Path, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
-    """Key and value have 16 outputs each; with the query's 32, ranks up to 21 save something."""
+    """Key and value have 16 outputs each; together with the query's 32, ranks up to 21 pay."""
     folder, report = made["llama"]
     assert report.plan is not None
     layers = [
@@ -157,7 +159,7 @@ def key_rank(report: rmtcli.Report) -> int:
     return next(p.rank for p in report.pruned if p.layer.module.endswith("1.self_attn.k_proj"))
 
 
-def test_shards_may_part_siblings(
+def test_siblings_may_be_in_different_shards(
     tmp_path: Path, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
     folder, report = made["llama"]
@@ -192,12 +194,12 @@ def test_healing_teaches_siblings_one_factor(tmp_path: Path) -> None:
     )
     assert not [note for note in report.notes if "--heal" in note]
     evaluation = rmtcli.Evaluation(data, task=TASKED["bert"])
-    found = rmtcli.evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
-    assert found is not None
-    assert found.cosines is not None
+    again = rmtcli.evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
+    assert again is not None
+    assert again.cosines is not None
     assert report.comparison is not None
     assert report.comparison.cosines is not None
-    assert float(found.cosines.mean()) == pytest.approx(float(report.comparison.cosines.mean()))
+    assert float(again.cosines.mean()) == pytest.approx(float(report.comparison.cosines.mean()))
 
 
 def test_the_first_siblings_map_is_trained_exported_and_cast_once(
@@ -228,7 +230,7 @@ def test_the_first_siblings_map_is_trained_exported_and_cast_once(
         ({}, "hold no such factors"),
     ],
 )
-def test_a_configuration_that_shares_otherwise_is_refused(
+def test_a_configuration_that_contradicts_the_weights_is_refused(
     tmp_path: Path,
     made: dict[str, tuple[Path, rmtcli.Report]],
     rmtcli: Run,
@@ -241,7 +243,7 @@ def test_a_configuration_that_shares_otherwise_is_refused(
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"]["shared"] = shared
     (tmp_path / "config.json").write_text(json.dumps(config))
-    # Without the record, the configuration alone tells who shares.
+    # Without the manifest, only the configuration says which layers share a factor.
     from safetensors.torch import save_file
 
     save_file(load_file(source / "model.safetensors"), tmp_path / "model.safetensors")
@@ -253,7 +255,7 @@ def test_a_configuration_that_shares_otherwise_is_refused(
     assert line in result.stderr
 
 
-def test_the_loader_refuses_what_cannot_be_shared(
+def test_the_loader_refuses_factors_that_cannot_be_shared(
     tmp_path: Path, made: dict[str, tuple[Path, rmtcli.Report]]
 ) -> None:
     from rmtcli.integrations.rmtcli_loading import RmtcliConfig

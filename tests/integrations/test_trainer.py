@@ -1,4 +1,4 @@
-"""RMT-SVD as a callback of transformers' Trainer."""
+"""Pruning during training as a callback of the transformers Trainer."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def pruning(**options: Any) -> RMTCallback:
 
 
 def _quiet(step: object) -> None:
-    """Show nothing."""
+    """Print nothing."""
 
 
-def test_it_prunes_saves_and_resumes(tmp_path: Path) -> None:
+def test_a_run_is_pruned_saved_and_resumed(tmp_path: Path) -> None:
     whole = model()
     callback = pruning(log=tmp_path / "log.json")
     run(tmp_path / "whole", callback, whole, 4)
@@ -84,7 +84,7 @@ def test_it_prunes_saves_and_resumes(tmp_path: Path) -> None:
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
-    # What was saved opens as any factored directory does.
+    # The saved directory opens like any factored directory.
     loaded, info = transformers.AutoModelForSequenceClassification.from_pretrained(
         checkpoints[-1], output_loading_info=True
     )
@@ -93,7 +93,7 @@ def test_it_prunes_saves_and_resumes(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.eval()(ids).logits, whole.eval()(ids).logits)
 
 
-def test_steps(tmp_path: Path) -> None:
+def test_pruning_after_steps(tmp_path: Path) -> None:
     net = model()
     callback = pruning(interval="step", start=2, l1=1e-5)
     run(tmp_path, callback, net, 1)
@@ -101,7 +101,7 @@ def test_steps(tmp_path: Path) -> None:
     assert callback.session.pruner.time == 6
 
 
-def test_a_state_that_was_not_restored_is_missed(tmp_path: Path) -> None:
+def test_resuming_without_the_saved_state_is_refused(tmp_path: Path) -> None:
     run(tmp_path, RMTCallback(keep="rank:k=12", start=0, show=_quiet), model(), 2)
     (last,) = sorted(tmp_path.glob("checkpoint-12"))
     arguments = {"resume_from_checkpoint": str(last)}

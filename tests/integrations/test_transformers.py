@@ -1,4 +1,4 @@
-"""Factored directories through every door of transformers, 4.57 and 5."""
+"""Factored directories in transformers 4.57 and 5: loading, saving, training, copying."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Directories = dict[str, tuple[Path, Path]]
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    """Factored and product directory of each architecture."""
+    """The factored and the product directory of each architecture."""
     return {name: write(case, tmp_path_factory.mktemp(name)) for name, case in CASES.items()}
 
 
@@ -35,7 +35,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def close(a: torch.Tensor, b: torch.Tensor, within: float = 1e-5) -> None:
-    """Equal but for rounding: float32 rounds at 6e-8, and some dozen sums of 50 terms add up."""
+    """Assert equality up to rounding: float32 rounds at 6e-8, in some dozen sums of 50 terms."""
     assert (a - b).abs().max() <= within * b.abs().max()
 
 
@@ -52,14 +52,14 @@ def split(model: torch.nn.Module) -> list[FactoredLinear]:
 
 
 def altered(directory: Path, target: Path, **changes: Any) -> Path:
-    """A copy whose entry in config.json says something else."""
+    """A copy with changes in its ``quantization_config``."""
     shutil.copytree(directory, target)
     known = entry(directory)
     mark(target, changes.pop("ranks", known["ranks"]), **changes)
     return target
 
 
-def test_logits_are_those_of_the_products(name: str, directories: Directories) -> None:
+def test_logits_equal_those_of_the_products(name: str, directories: Directories) -> None:
     factored, product = directories[name]
     model = load(factored, CASES[name])
     assert len(split(model)) == len(entry(factored)["ranks"])
@@ -67,7 +67,9 @@ def test_logits_are_those_of_the_products(name: str, directories: Directories) -
     close(logits(model, CASES[name]), logits(load(product, CASES[name]), CASES[name]))
 
 
-def test_saved_again_it_is_the_same(name: str, directories: Directories, tmp_path: Path) -> None:
+def test_saving_a_loaded_model_writes_the_same_tensors(
+    name: str, directories: Directories, tmp_path: Path
+) -> None:
     factored, _ = directories[name]
     model = load(factored, CASES[name])
     model.save_pretrained(tmp_path / "again", max_shard_size="20KB")
@@ -107,7 +109,9 @@ def test_dequantize_gives_a_dense_model(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(name: str, dtype: torch.dtype, directories: Directories) -> None:
+def test_half_precision_gives_close_logits(
+    name: str, dtype: torch.dtype, directories: Directories
+) -> None:
     factored, product = directories[name]
     case = CASES[name]
     model, dense = (load(path, case, dtype=dtype) for path in (factored, product))
@@ -123,42 +127,43 @@ def test_half_precision(name: str, dtype: torch.dtype, directories: Directories)
             (out.logits if "logits" in out else out.last_hidden_state).float()
             for out in (model(**inputs), dense(**inputs))
         )
-    # Twice as many roundings as the dense model at most: it may err a few times as much.
+    # It rounds at most twice as often as the dense model, so its error may be a few times larger.
     error, usual = ((item - exact).norm() / exact.norm() for item in (half, dense_half))
     assert error <= 4 * usual + torch.finfo(dtype).eps
 
 
-def test_factors_learn(name: str, directories: Directories) -> None:
+def test_factors_are_trained(name: str, directories: Directories) -> None:
     model = load(directories[name][0], CASES[name])
     assert model.hf_quantizer.is_trainable
     model.train()
     output = model(**CASES[name].inputs())
     (output.logits if "logits" in output else output.last_hidden_state).square().mean().backward()
-    unused = {"pooler", "experts"}  # what gives no logits, and what no token was sent to
+    # No logits depend on the pooler, and some experts get no token.
+    unused = {"pooler", "experts"}
     for path, parameter in model.named_parameters():
         if parameter.ndim == 2 and not unused & set(path.split(".")):
             assert parameter.grad is not None, path
     factors = [layer[side].weight.grad for layer in split(model) for side in (0, 1)]
     assert sum(grad is not None and bool(grad.abs().max() > 0) for grad in factors) > 10
-    model.half().float()  # transformers forbids both for a model that it takes for quantized
+    model.half().float()  # transformers forbids both for quantized models
 
 
-def test_copies_open_too(directories: Directories, tmp_path: Path) -> None:
+def test_copied_and_pickled_models_work(directories: Directories, tmp_path: Path) -> None:
     case = CASES["mixtral"]
     model = load(directories["mixtral"][0], case)
     wanted = logits(model, case)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        close(logits(twin, case), wanted)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        close(logits(copied, case), wanted)
         with torch.no_grad():
-            twin.lm_head.weight.zero_()
-        twin.save_pretrained(tmp_path)
+            copied.lm_head.weight.zero_()
+        copied.save_pretrained(tmp_path)
         assert not logits(load(tmp_path, case), case).any()
     close(logits(model, case), wanted)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_weight_is_the_product(name: str, directories: Directories) -> None:
-    """In the dense layer's orientation, with gradients, for code that does not call the layer."""
+def test_the_weight_of_a_factored_layer_is_the_product(name: str, directories: Directories) -> None:
+    """It has the dense layer's orientation and gradients, for code that does not call the layer."""
     layer = split(load(directories[name][0], CASES[name]))[0]
     dense, x = layer.dense(), torch.randn(3, layer.in_features)
     assert layer.weight.shape == dense.weight.shape
@@ -171,10 +176,10 @@ def test_the_weight_is_the_product(name: str, directories: Directories) -> None:
     assert layer.weight.requires_grad
 
 
-def test_asking_for_a_type_multiplies_nothing(
+def test_reading_the_dtype_of_a_weight_multiplies_nothing(
     directories: Directories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T5 asks for ``wo.weight.dtype`` in every forward pass."""
+    """T5 reads ``wo.weight.dtype`` in every forward pass."""
     monkeypatch.setattr(Product, "computed", lambda self: pytest.fail("multiplied"))
     model = load(directories["t5"][0], CASES["t5"])
     layer = split(model)[0]
@@ -195,10 +200,10 @@ def test_asking_for_a_type_multiplies_nothing(
         ("vit", "AutoModel", {"pooler"}),
     ],
 )
-def test_a_head_more_or_less(
+def test_a_model_with_another_head_loads_the_shared_layers(
     name: str, auto: str, missing: set[str], directories: Directories
 ) -> None:
-    """Prefixes such as ``bert.`` come and go; what is missing is what the file has not."""
+    """Prefixes such as ``bert.`` differ; only weights that the file lacks are missing."""
     kind = getattr(transformers, auto)
     factored, product = directories[name]
     model, info = kind.from_pretrained(factored, output_loading_info=True)
@@ -246,7 +251,7 @@ def test_registering_twice_changes_nothing() -> None:
     assert AUTO_QUANTIZATION_CONFIG_MAPPING["rmtcli"] is RmtcliConfig
 
 
-def test_the_librarys_config_classes_are_not_marked_as_remote_code() -> None:
+def test_config_classes_of_transformers_are_not_marked_as_remote_code() -> None:
     from rmtcli.integrations import rmtcli_loading
 
     opener = rmtcli_loading.BertConfig
@@ -258,10 +263,10 @@ def test_the_librarys_config_classes_are_not_marked_as_remote_code() -> None:
 
 
 @pytest.mark.skipif(not FIVE, reason="transformers 4 has no table of renamed weights")
-def test_a_renaming_of_whole_weights_reaches_the_factors(
+def test_a_renaming_of_weights_applies_to_their_factors(
     directories: Directories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some of transformers' patterns end in ``.weight``, which no factor's name matches."""
+    """Some patterns of transformers end in ``.weight``, which the names of factors do not match."""
     from safetensors.torch import save_file
     from transformers import conversion_mapping
     from transformers.core_model_loading import WeightRenaming

@@ -1,4 +1,4 @@
-"""``rmtcli verify``: whole directories pass, and whatever is wrong with one is said in a line."""
+"""``rmtcli verify`` accepts intact directories, and reports any fault in one line."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LAYER = "encoder.layer.1.output.dense"
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the directories 'original', 'factored' and 'product'."""
+    """A folder with the directories ``original``, ``factored`` and ``product``."""
     return write(CASES["bert"], tmp_path_factory.mktemp("bert"))[0].parent
 
 
 @pytest.fixture
 def directory(bert: Path, tmp_path: Path) -> Path:
-    """A factored directory to spoil."""
+    """A copy of the factored directory, to damage."""
     shutil.copytree(bert / "factored", tmp_path / "factored")
     return tmp_path / "factored"
 
@@ -53,18 +53,18 @@ def reconfigure(directory: Path, change: Callable[[dict[str, object]], object]) 
     (directory / "config.json").write_text(json.dumps(config))
 
 
-def test_a_whole_directory_passes(bert: Path, rmtcli: Run) -> None:
+def test_an_intact_directory_passes(bert: Path, rmtcli: Run) -> None:
     before = tree(bert)
     result = rmtcli("verify", bert / "factored", "--against", bert / "original", "--json")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    found = json.loads(result.stdout)
-    assert (found["kind"], found["auto"], found["layers"]) == ("BertModel", "AutoModel", 13)
-    assert found["difference"] <= found["tolerance"] == 1e-5
-    # Both weight and bias of each layer have other names than the plain model looks for.
-    assert found["random"] == 26
-    assert -1 <= found["against"]["cosine"] < 0.99
-    assert found["against"]["divergence"] is None
+    report = json.loads(result.stdout)
+    assert (report["kind"], report["auto"], report["layers"]) == ("BertModel", "AutoModel", 13)
+    assert report["difference"] <= report["tolerance"] == 1e-5
+    # The plain model finds neither weight nor bias of a factored layer under their dense names.
+    assert report["random"] == 26
+    assert -1 <= report["against"]["cosine"] < 0.99
+    assert report["against"]["divergence"] is None
     assert tree(bert) == before
 
 
@@ -74,22 +74,22 @@ def test_every_architecture_passes(name: str, tmp_path: Path, rmtcli: Run) -> No
     factored, product = write(CASES[name], tmp_path)
     result = rmtcli("verify", factored, "--against", product, "--json")
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert found["difference"] <= 1e-5
-    # The product is the same network: only rounding is between them.
-    assert found["against"]["largest"] <= 1e-5
-    assert found["against"]["cosine"] == pytest.approx(1, abs=1e-9)
-    assert found["against"]["divergence"] == pytest.approx(0, abs=1e-9)
-    assert found["random"] > 0
+    report = json.loads(result.stdout)
+    assert report["difference"] <= 1e-5
+    # The product is the same network up to rounding.
+    assert report["against"]["largest"] <= 1e-5
+    assert report["against"]["cosine"] == pytest.approx(1, abs=1e-9)
+    assert report["against"]["divergence"] == pytest.approx(0, abs=1e-9)
+    assert report["random"] > 0
 
 
-def test_the_product_is_the_dense_directory(bert: Path, tmp_path: Path) -> None:
+def test_the_products_give_the_dense_directory(bert: Path, tmp_path: Path) -> None:
     write_products(open_factored(bert / "factored"), tmp_path / "dense", frozenset())
-    found = load_file(tmp_path / "dense" / "model.safetensors")
-    wanted = load_file(bert / "product" / "model.safetensors")
-    assert found.keys() == wanted.keys()
-    for name in wanted:  # products of the same factors in float64, each rounded once
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-6, atol=1e-7)
+    written = load_file(tmp_path / "dense" / "model.safetensors")
+    expected = load_file(bert / "product" / "model.safetensors")
+    assert written.keys() == expected.keys()
+    for name in expected:  # both multiply the same factors in float64 and round once
+        torch.testing.assert_close(written[name], expected[name], rtol=1e-6, atol=1e-7)
     config = json.loads((tmp_path / "dense" / "config.json").read_text())
     assert not {"quantization_config", "auto_map"} & config.keys()
 
@@ -97,22 +97,22 @@ def test_the_product_is_the_dense_directory(bert: Path, tmp_path: Path) -> None:
 def test_shards_are_read_and_written(directory: Path, tmp_path: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
-    names, places = sorted(tensors), {}
+    names, shards = sorted(tensors), {}
     for number in range(2):  # every other tensor: the factors of a layer lie in different shards
         file = f"model-{number}.safetensors"
         part = {name: tensors[name] for name in names[number::2]}
         save_file(part, directory / file, {"format": "pt"})
-        places |= dict.fromkeys(part, file)
+        shards |= dict.fromkeys(part, file)
     index = directory / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     write_products(open_factored(directory), tmp_path / "dense", frozenset())
     dense = tmp_path / "dense"
-    found = {k: v for file in dense.glob("*.safetensors") for k, v in load_file(file).items()}
-    wanted = load_file(directory.parent / "dense" / "model-0.safetensors")
-    assert found.keys() >= wanted.keys()
-    assert found[f"{LAYER}.weight"].shape == (32, 48)
-    places = json.loads((dense / index.name).read_text())["weight_map"]
-    assert places.keys() == found.keys()
+    written = {k: v for file in dense.glob("*.safetensors") for k, v in load_file(file).items()}
+    expected = load_file(directory.parent / "dense" / "model-0.safetensors")
+    assert written.keys() >= expected.keys()
+    assert written[f"{LAYER}.weight"].shape == (32, 48)
+    shards = json.loads((dense / index.name).read_text())["weight_map"]
+    assert shards.keys() == written.keys()
     (directory / "model-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"the shard 'model-1.safetensors' of .* is missing"):
         open_factored(directory)
@@ -200,7 +200,7 @@ def truncated(directory: Path) -> None:
         (truncated, "not a whole safetensors file"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_opened(
+def test_a_damaged_directory_is_refused_before_it_is_opened(
     spoil: Callable[[Path], None], message: str, directory: Path
 ) -> None:
     spoil(directory)
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_said_before_anything_is_opened(
     assert "\n" not in str(error.value)
 
 
-def test_wrong_usage(bert: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         rmtcli.verify(tmp_path / "none")
     with pytest.raises(UsageError, match="is factored itself: name the dense model's directory"):
@@ -231,7 +231,7 @@ def reshaped(directory: Path) -> None:
 
 
 def unlisted(directory: Path) -> None:
-    """A layer that is factored in the file and not in config.json: random without a word."""
+    """Remove a factored layer from config.json: transformers initialises it at random."""
     reconfigure(directory, lambda c: c["quantization_config"]["ranks"].pop(LAYER))  # type: ignore[index]
 
 
@@ -248,15 +248,15 @@ FAULTS = {
 }
 
 
-def test_what_is_wrong_with_the_model_is_said(bert: Path, tmp_path: Path) -> None:
-    """All of them in one process, because each takes seconds to start."""
+def test_faults_of_an_opened_model_are_reported(bert: Path, tmp_path: Path) -> None:
+    """All directories are opened in one process, because each process takes seconds to start."""
     for spoil in FAULTS:
         shutil.copytree(bert / "factored", tmp_path / spoil.__name__)
         spoil(tmp_path / spoil.__name__)
     steps = [OpenStep(tmp_path / spoil.__name__, "trust_remote_code") for spoil in FAULTS]
     steps += [OpenStep(bert / "factored", route) for route in ("trust_remote_code", "import")]
-    *found, trusted, imported = open_fresh(steps, tmp_path / "talk")
-    for opened, message in zip(found, FAULTS.values(), strict=True):
+    *damaged, trusted, imported = open_fresh(steps, tmp_path / "exchange")
+    for opened, message in zip(damaged, FAULTS.values(), strict=True):
         assert opened.fault is not None
         assert opened.fault.startswith(message)
     for opened in (trusted, imported):
@@ -265,7 +265,7 @@ def test_what_is_wrong_with_the_model_is_said(bert: Path, tmp_path: Path) -> Non
     assert trusted.value is not None
     scale = 1.001
     off = replace(trusted, value=trusted.value * scale)
-    # All entries are larger by a thousandth, the largest by that share of itself.
+    # Every entry grows by a thousandth of itself, the largest included.
     assert difference((trusted, off), trusted) == pytest.approx(scale - 1, rel=1e-9)
     assert difference((trusted,), replace(trusted, value=trusted.value[:, 1:])) == math.inf
     assert difference((replace(trusted, value=trusted.value * math.nan),), trusted) == math.inf
@@ -273,7 +273,9 @@ def test_what_is_wrong_with_the_model_is_said(bert: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_difference_is_an_error(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_differ_from_the_product_are_an_error(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = directory_module._product
 
     def off(*arguments: Any) -> Any:
@@ -287,8 +289,10 @@ def test_a_difference_is_an_error(bert: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_deep_models_amplify_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than the usual tolerance is allowed where the product itself rounds as much."""
+def test_deep_models_may_differ_by_more_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger difference is allowed if rounding changes the product itself by as much."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(
@@ -300,19 +304,21 @@ def test_deep_models_amplify_rounding(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.setattr("tests.integrations.factored.RANK", 40)  # lower ranks amplify less
     factored, _ = write(replace(CASES["llama"], config=config), tmp_path)
-    found = rmtcli.verify(factored)
-    assert found.difference is not None
-    assert 1e-5 < found.difference <= found.tolerance <= 1e-3
+    result = rmtcli.verify(factored)
+    assert result.difference is not None
+    assert 1e-5 < result.difference <= result.tolerance <= 1e-3
 
 
 @pytest.mark.slow
-def test_a_random_layer_is_an_error(directory: Path) -> None:
+def test_a_layer_initialised_at_random_is_an_error(directory: Path) -> None:
     unlisted(directory)
     with pytest.raises(CheckpointError, match=r"opened by trust_remote_code=True, .* at random"):
         rmtcli.verify(directory)
 
 
-def test_on_the_command_line_it_is_one_line_and_exit_code_1(directory: Path, rmtcli: Run) -> None:
+def test_the_command_reports_a_fault_in_one_line_with_exit_code_1(
+    directory: Path, rmtcli: Run
+) -> None:
     unnamed(directory)
     result = rmtcli("verify", directory)
     assert result.returncode == 1
