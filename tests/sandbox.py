@@ -1,7 +1,7 @@
-"""Runs of the program that something is done to: watched, limited, interrupted, killed.
+"""Runs of the program under control: watched, limited, interrupted, killed.
 
-A process that has imported everything forks for each run, so that a run takes no second. The run
-calls ``main`` as the console script does.
+A process that has imported everything forks for each run, so that a run takes less than a second.
+The run calls ``main`` as the console script does.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Audit events by which a file's content would be run, or something outside be reached.
+#: Audit events by which a file's content would be run, or the network be reached.
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.chmod")
 #: Seconds after which a run is killed.
 PATIENCE = 30
-#: Exit code of a run that did one of these.
+#: Exit code of a run with such an event, or with a change outside of its folder.
 ESCAPED = 99
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
         code: exit code; negative for the signal that ended it.
-        stdout: what it printed.
-        stderr: what it complained of.
-        peak: most resident memory, MiB; that of the program itself is in it.
-        points: the points at which it wrote, in order; empty if it was killed.
+        stdout: text on the standard output.
+        stderr: text on the standard error.
+        peak: largest resident memory in MiB, with that of the program itself.
+        points: the points at which the run wrote, in order; empty if it was killed.
     """
 
     code: int
@@ -52,12 +52,12 @@ class Outcome:
 
     @property
     def one_line(self) -> bool:
-        """Whether it said what is wrong as it should."""
+        """Whether the error is one line in the form of rmtcli's errors."""
         return self.stderr.startswith("rmtcli: error: ") and self.stderr.count("\n") == 1
 
 
 class Sandbox:
-    """The process that forks; use it as a context."""
+    """The process that forks for each run, as a context manager."""
 
     def __enter__(self) -> Sandbox:
         self._folder = tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-")
@@ -81,7 +81,7 @@ class Sandbox:
         self._folder.cleanup()
 
     def start(self, *arguments: object, cwd: Path, **how: Any) -> None:
-        """Begin a run; :meth:`end` waits for it. See :meth:`run`."""
+        """Start a run with the arguments of :meth:`run`; :meth:`end` waits for it."""
         assert self._process.stdin is not None
         request = how | {
             "argv": list(map(str, arguments)),
@@ -92,7 +92,7 @@ class Sandbox:
         self._process.stdin.flush()
 
     def end(self) -> Outcome:
-        """What came of the run."""
+        """Wait for the run; its result."""
         assert self._process.stdout is not None
         return Outcome(**json.loads(self._process.stdout.readline()))
 
@@ -100,27 +100,28 @@ class Sandbox:
         """Run the program.
 
         Args:
-            arguments: its command line.
-            cwd: where; what it writes elsewhere is an escape if ``watched``.
-            how: ``watched``; limits ``memory`` (bytes beyond what the program has) and
-                ``file_size``; ``user``, a number to become; and at point ``at`` of its writing:
-                ``send``, a signal it gets; ``fail``, an error's number that the system returns;
-                ``touch``, a file that someone else appends to; ``call``, Python source to run.
-                ``after``: seconds after which it gets ``send``, instead of a point.
+            arguments: the command line.
+            cwd: the working directory; if ``watched``, writing elsewhere is an escape.
+            how: ``watched``; the limits ``memory`` (bytes beyond the program's own) and
+                ``file_size``; ``user``, the number of a user to become; ``counted``, to count the
+                points at which the run writes. At the point with the number ``at``: ``send``, a
+                signal that it receives; ``fail``, the number of an error that the system returns;
+                ``touch``, a file to which another process appends; ``call``, Python source to run.
+                ``after``: seconds after which it receives ``send``, instead of a point.
         """
         self.start(*arguments, cwd=cwd, **how)
         return self.end()
 
 
 class _Points:
-    """Counts what a run does to files, and does what was asked for at one of these points."""
+    """Counts the points at which a run changes files, and interferes at one of them."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
         self.names: list[str] = []
 
     def reach(self, name: str, half: Callable[[], object] = lambda: None) -> None:
-        """A point of writing: before the act, or in the middle of it."""
+        """Count a point, before the act or in the middle of it, and interfere if it is the one."""
         self.names.append(name)
         if len(self.names) != self.request.get("at"):
             return
@@ -137,7 +138,7 @@ class _Points:
             raise OSError(number, os.strerror(number))
 
     def install(self) -> None:
-        """Put counting functions in the place of the system's."""
+        """Replace the system's functions by functions that count."""
         self.open = io.open
         points = self
 
@@ -152,7 +153,7 @@ class _Points:
                 return self.open(file, mode, *args, **kwargs)
             if str(file).startswith(("/dev/", "/proc/")):
                 return self.open(file, mode, *args, **kwargs)
-            self.reach(f"create {'' if 'x' not in mode else 'anew'}".strip())
+            self.reach("create new" if "x" in mode else "create")
             raw = Raw(file, mode.replace("b", "").replace("t", ""))
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             if "b" in mode:
@@ -173,6 +174,8 @@ class _Points:
 
 
 def _watch(inside: str) -> None:
+    """End the process if anything is run, or changed outside of a folder."""
+
     def outside(event: str, path: object) -> None:
         if os.fspath(path).startswith("/") and not os.fspath(path).startswith(inside):  # type: ignore[call-overload]
             _escape(f"{event} {path}")
@@ -183,35 +186,31 @@ def _watch(inside: str) -> None:
         elif event == "open":
             path, _, flags = args
             if isinstance(path, str) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                if flags & os.O_DIRECTORY or path == os.devnull:  # a nameless file, or none
+                if flags & os.O_DIRECTORY or path == os.devnull:  # an unnamed file, or none
                     return
                 outside(event, path)
         elif event in _CHANGES and isinstance(args[0], str):
             if event == "os.mkdir" and os.path.isdir(args[0]):  # noqa: PTH112
-                return  # it is there already: nothing is changed
+                return  # it exists already: nothing changes
             outside(event, args[0])
 
     sys.addaudithook(hook)
 
 
-def _escape(what: str) -> None:
-    os.write(2, f"escaped: {what}\n".encode())
+def _escape(event: str) -> None:
+    """End the process because of an event that must not happen."""
+    os.write(2, f"escaped: {event}\n".encode())
     os._exit(ESCAPED)
 
 
 def _child(request: dict[str, Any], folder: Path) -> None:
-    """The run itself; does not return."""
+    """Run the program in the forked process, which ends with it."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
     os.chdir(request["cwd"])
     os.environ["TMPDIR"] = tempfile.tempdir = request["cwd"]
     sys.argv = ["rmtcli", *request["argv"]]
-    if "memory" in request:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"], resource.RLIM_INFINITY))
-    if "file_size" in request:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+    _limit(request)
     report = os.open(folder / "points", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     if "user" in request:
         os.setgroups([])
@@ -224,18 +223,7 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         _watch(request["cwd"])
     code: Any = 1
     try:
-        from rmtcli.cli.main import main
-
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if "after" in request:
-            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
-            signal.setitimer(signal.ITIMER_REAL, request["after"])
-        main()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        code = 0
-    except SystemExit as end:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        code = end.code or 0
+        code = _call_main(request)
     except BaseException:
         import traceback
 
@@ -248,8 +236,35 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
+def _limit(request: dict[str, Any]) -> None:
+    """Limit the memory and the size of files, if the request says so."""
+    if "memory" in request:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + request["memory"], resource.RLIM_INFINITY))
+    if "file_size" in request:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+
+
+def _call_main(request: dict[str, Any]) -> Any:
+    """Call the program, with a signal after some time if the request says so; its exit code."""
+    from rmtcli.cli.main import main
+
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "after" in request:
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
+            signal.setitimer(signal.ITIMER_REAL, request["after"])
+        main()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except SystemExit as end:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return end.code or 0
+    return 0
+
+
 def _warm_up() -> None:
-    """Import what is imported where it is met, the parser's parts too."""
+    """Import everything that is imported late, the parser's parts too."""
     import torch
     import typer.testing
     from safetensors.torch import save_file
@@ -303,12 +318,12 @@ def _serve() -> None:
         if not process:
             _child(request, folder)
         end = time.monotonic() + PATIENCE
-        while not (found := os.wait4(process, os.WNOHANG))[0]:
+        while not (ended := os.wait4(process, os.WNOHANG))[0]:
             time.sleep(0.002)
             if time.monotonic() > end:
                 os.kill(process, signal.SIGKILL)
                 end += PATIENCE
-        _, status, usage = found
+        _, status, usage = ended
         points = folder / "points"
         text = points.read_text() if points.exists() else ""
         answer = {
@@ -322,7 +337,7 @@ def _serve() -> None:
         sys.stdout.flush()
 
 
-#: What a full disk answers.
+#: The number of the error of a full disk.
 FULL = errno.ENOSPC
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hostile files. Each attack builds its own; ``test_attacks.py`` says what must hold."""
+"""Hostile files. Each attack builds its own; ``test_attacks.py`` states the guarantees."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What a payload makes, if anything runs it.
+#: Name of the folder that a payload creates if anything runs it.
 CANARY = "owned"
-#: Most resident memory in MiB, that of the program (some 250, with transformers 450) included.
+#: Limit on resident memory in MiB, with that of the program (some 250, with transformers 450).
 MEMORY = 1024
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A hostile file and the command that meets it.
+    """A hostile file and the command that reads it.
 
     Attributes:
-        name: what it tries.
-        build: writes the files into an empty folder, and gives the command line.
-        code: exit code: 0 where the file is read and does no harm.
-        named: a word of the line that names the file; the file the command line begins with if
-            empty.
+        name: the attempt, in words.
+        build: writes the files into an empty folder, and returns the command line.
+        code: exit code; 0 if the file is read without harm.
+        named: text in the error message that names the file; if empty, the command's first
+            argument.
     """
 
     name: str

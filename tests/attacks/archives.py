@@ -21,7 +21,7 @@ def _entries(path: Path) -> dict[str, bytes]:
 
 
 def script(path: Path) -> dict[str, bytes]:
-    """What torch.jit writes, entry by entry."""
+    """Write a TorchScript archive; return its entries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(nn.Sequential(nn.Linear(40, 48)), torch.ones(1, 40))  # type: ignore[no-untyped-call]
@@ -30,7 +30,7 @@ def script(path: Path) -> dict[str, bytes]:
 
 
 def program(path: Path) -> dict[str, bytes]:
-    """What torch.export writes, entry by entry."""
+    """Write a torch.export archive; return its entries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(
@@ -85,11 +85,11 @@ def _overlapping(folder: Path) -> str:
     with zipfile.ZipFile(folder / "a.pt", "a") as file:
         first = file.getinfo("archive/data/0")
         for i in range(300):
-            twin = zipfile.ZipInfo(f"archive/data/{i + 1}")
+            copy = zipfile.ZipInfo(f"archive/data/{i + 1}")
             for key in ("CRC", "compress_size", "file_size", "header_offset", "flag_bits"):
-                setattr(twin, key, getattr(first, key))
-            file.filelist.append(twin)
-            file.NameToInfo[twin.filename] = twin
+                setattr(copy, key, getattr(first, key))
+            file.filelist.append(copy)
+            file.NameToInfo[copy.filename] = copy
         file._didModify = True  # type: ignore[attr-defined]
     return "info a.pt"
 
@@ -112,10 +112,10 @@ def _slip(folder: Path) -> str:
 def _encrypted(folder: Path) -> str:
     archive(folder / "a.pt", saved({"a.weight": torch.zeros(40, 40)}, folder / "a.pt"))
     data = bytearray((folder / "a.pt").read_bytes())
-    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         start = data.find(mark)
         while start >= 0:
-            data[start + place] |= 1
+            data[start + offset] |= 1
             start = data.find(mark, start + 4)
     (folder / "a.pt").write_bytes(data)
     return "info a.pt"
@@ -199,7 +199,7 @@ def _deep(folder: Path) -> str:
     return "info a.pt2"
 
 
-@attack("torch.export: pickles and a graph that are none of the weights'", code=0)
+@attack("torch.export: pickles and a graph beside the weights", code=0)
 def _graph(folder: Path) -> str:
     entries = program(folder / "a.pt2")
     for name in entries:

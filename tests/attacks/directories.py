@@ -1,4 +1,4 @@
-"""Directories that lead elsewhere, or bring code along."""
+"""Directories that link to other files, or contain code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECRET = "secret"
 
 
 def _model(folder: Path, **config: object) -> Path:
-    """A whole directory, and beside it what is none of its business."""
+    """Write a complete directory, and secrets beside it."""
     torch.manual_seed(0)
     state = {f"{i}.weight": torch.randn(40, 40) for i in range(3)}
     (folder / "secret.txt").write_text(SECRET)
@@ -73,7 +73,7 @@ def _nested_config(folder: Path) -> str:
     return "prune m --keep rank:k=2"
 
 
-@attack("config.json: a vocabulary that makes every layer one", code=0)
+@attack("config.json: a vocabulary of the size of every layer", code=0)
 def _vocabulary(folder: Path) -> str:
     _model(folder, vocab_size=40, quantization_config=[1])
     return "info m"
@@ -85,21 +85,21 @@ def _quantised(folder: Path) -> str:
     return "prune m --keep rank:k=2"
 
 
-@attack("link: a file that would be copied leads to a secret", named="m/vocab.txt")
+@attack("link: a file that would be copied links to a secret", named="m/vocab.txt")
 def _link(folder: Path) -> str:
     (_model(folder) / "vocab.txt").symlink_to("../secret.txt")
     return "prune m --keep rank:k=2"
 
 
-@attack("link: a file that would be copied has no end", named="m/vocab.txt")
+@attack("link: a file that would be copied is endless", named="m/vocab.txt")
 def _zero(folder: Path) -> str:
     (_model(folder) / "vocab.txt").symlink_to("/dev/zero")
     return "prune m --keep rank:k=2"
 
 
-@attack("link: a folder leads to secrets", code=0)
+@attack("link: a folder links to secrets", code=0)
 def _folder(folder: Path) -> str:
-    """Folders that are links are not followed, and nothing of them is copied."""
+    """Links to folders are not followed, and no file in them is copied."""
     model = _model(folder)
     (folder / "secrets").mkdir()
     (folder / "secrets/secret.txt").write_text(SECRET)
@@ -107,7 +107,7 @@ def _folder(folder: Path) -> str:
     return "prune m --keep rank:k=2 --plan p.json"
 
 
-@attack("link: one that leads to itself", named="m")
+@attack("link: a link to itself", named="m")
 def _loop(folder: Path) -> str:
     model = _model(folder)
     (model / "config.json").unlink()
@@ -116,19 +116,19 @@ def _loop(folder: Path) -> str:
     return "prune m --keep rank:k=2"
 
 
-@attack("link: a file that leads nowhere", named="m/vocab.txt")
+@attack("link: a link to a file that does not exist", named="m/vocab.txt")
 def _nowhere(folder: Path) -> str:
     (_model(folder) / "vocab.txt").symlink_to("none.txt")
     return "prune m --keep rank:k=2"
 
 
-@attack("pipe: in the place of a file", code=2)
+@attack("pipe: instead of a file", code=2)
 def _pipe(folder: Path) -> str:
     os.mkfifo(folder / "a.safetensors")
     return "info a.safetensors"
 
 
-@attack("pipe: in the place of a configuration", named="m/config.json")
+@attack("pipe: instead of a configuration", named="m/config.json")
 def _config_pipe(folder: Path) -> str:
     model = _model(folder)
     (model / "config.json").unlink()
@@ -151,7 +151,7 @@ def _output(folder: Path) -> str:
 
 @attack("output: a link to a file of someone else's, with --force", code=0)
 def _forced(folder: Path) -> str:
-    """The link is replaced; what it leads to is not touched."""
+    """The link is replaced; its target is not touched."""
     _model(folder)
     (folder / "out.safetensors").symlink_to("secret.txt")
     return "prune m --keep rank:k=2 -o out.safetensors --force"
@@ -175,15 +175,15 @@ def _input(folder: Path) -> str:
 _CODE = f"import os\nos.mkdir({CANARY!r})\nclass C: pass\n"
 
 
-def _remote(folder: Path, file: str, automatic: dict[str, object]) -> None:
-    """A BERT that says that its classes are in a file beside it."""
+def _remote(folder: Path, file: str, change: dict[str, object]) -> None:
+    """Write a BERT whose configuration says that its classes are in a file beside it."""
     from tests.integrations.factored import CASES, tokenizer
 
     torch.manual_seed(0)
     CASES["bert"].model().save_pretrained(folder / "m")
     tokenizer(256).save_pretrained(folder / "m")
     config = json.loads((folder / "m" / file).read_text())
-    (folder / "m" / file).write_text(json.dumps(config | automatic))
+    (folder / "m" / file).write_text(json.dumps(config | change))
     (folder / "m/evil.py").write_text(_CODE)
     (folder / "t.txt").write_text("\n".join(["a b c"] * 20))
 
@@ -209,7 +209,7 @@ def _tokenizer_code(folder: Path) -> str:
     return "evaluate m --data t.txt --task sentence-embedding --against m"
 
 
-@attack("code: tokenizer_config.json names a class that nobody has", named="m")
+@attack("code: tokenizer_config.json names an unknown class", named="m")
 def _tokenizer_class(folder: Path) -> str:
     _remote(
         folder,
@@ -233,7 +233,7 @@ def _factored(folder: Path) -> Path:
     return made
 
 
-@attack("code: rmtcli_loading.py with a line more", named="m/rmtcli_loading.py")
+@attack("code: rmtcli_loading.py with an added line", named="m/rmtcli_loading.py")
 def _tampered(folder: Path) -> str:
     file = _factored(folder) / LOADING.name
     file.write_bytes(file.read_bytes() + _CODE.encode())
@@ -250,7 +250,7 @@ def _second(folder: Path) -> str:
     return "verify m"
 
 
-@attack("code: rmtcli_loading.py in a folder of that name", named="m")
+@attack("code: a folder with the name rmtcli_loading.py", named="m")
 def _package(folder: Path) -> str:
     made = _factored(folder)
     (made / LOADING.name).unlink()
@@ -259,13 +259,13 @@ def _package(folder: Path) -> str:
     return "verify m"
 
 
-@attack("model card: two million line ends", code=0)
+@attack("model card: two million line breaks", code=0)
 def _card(folder: Path) -> str:
     (_model(folder) / "README.md").write_text("\n" * 2_000_000)
     return "prune m --keep rank:k=2"
 
 
-@attack("model card: marks that are not closed", code=0)
+@attack("model card: markers that are not closed", code=0)
 def _marks(folder: Path) -> str:
     (_model(folder) / "README.md").write_text("<!-- rmtcli: start -->\n" * 100_000)
     return "prune m --keep rank:k=2"

@@ -1,4 +1,4 @@
-"""Safetensors files whose headers lie."""
+"""Safetensors files with false headers, and names and manifests that attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.attacks import attack
 
 
 def write(path: Path, header: bytes | dict[str, Any], data: bytes = b"", length: int = -1) -> None:
-    """A file with this header, whatever it says."""
+    """Write a file with this header, which may be false."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(text) if length < 0 else length
     path.write_bytes(size.to_bytes(8, "little") + text + data)
@@ -26,7 +26,7 @@ def tensor(start: int, end: int, shape: list[Any], dtype: str = "F32") -> dict[s
 
 
 _GOOD = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-#: What the header claims -> header, data and, where it is not that of the header, its length.
+#: Claim of the header -> header, data and, if it is false, the length of the header.
 LIES: dict[str, tuple[Any, ...]] = {
     "a length beyond the file": (_GOOD, bytes(8), len(_GOOD) + 9),
     "a length of 2^63": (_GOOD, bytes(8), 2**63),
@@ -39,16 +39,16 @@ LIES: dict[str, tuple[Any, ...]] = {
     "broken offsets": ({"a": tensor(0, 8, [2]) | {"data_offsets": [0, 8.5]}}, bytes(8)),
     "three offsets": ({"a": tensor(0, 8, [2]) | {"data_offsets": [0, 8, 9]}}, bytes(8)),
     "an overlap": ({"a": tensor(0, 8, [2]), "b": tensor(4, 12, [2])}, bytes(12)),
-    "two tensors in one place": ({"a": tensor(0, 8, [2]), "b": tensor(0, 8, [2])}, bytes(8)),
+    "two tensors in one range": ({"a": tensor(0, 8, [2]), "b": tensor(0, 8, [2])}, bytes(8)),
     "a gap": ({"a": tensor(0, 8, [2]), "b": tensor(16, 24, [2])}, bytes(24)),
     "bytes that belong to nothing": ({"a": tensor(0, 8, [2])}, bytes(4096)),
     "a shape of 2^63": ({"a": tensor(0, 8, [2**63])}, bytes(8)),
     "a shape whose product is 2^64": ({"a": tensor(0, 0, [2**32, 2**32])}, b""),
-    "a shape whose product is beyond": ({"a": tensor(0, 8, [2**40, 2**40, 2])}, bytes(8)),
+    "a shape whose product overflows": ({"a": tensor(0, 8, [2**40, 2**40, 2])}, bytes(8)),
     "a negative shape": ({"a": tensor(0, 8, [-2, -1])}, bytes(8)),
     "a shape of text": ({"a": tensor(0, 8, ["2"])}, bytes(8)),
-    "a type that is none": ({"a": tensor(0, 8, [2], "F33")}, bytes(8)),
-    "a name twice, once with another place": (
+    "an unknown type": ({"a": tensor(0, 8, [2], "F33")}, bytes(8)),
+    "a name twice, with different offsets": (
         b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
         b'"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}',
         bytes(16),
@@ -59,17 +59,17 @@ LIES: dict[str, tuple[Any, ...]] = {
     ),
     "JSON a hundred thousand deep": (b'{"a":' + b"[" * 100_000, b""),
     "JSON a hundred thousand deep, closed": (b"[" * 100_000 + b"]" * 100_000, b""),
-    "bytes that are no UTF-8": (_GOOD.replace(b'"a"', b'"\xff\xfe"'), bytes(8)),
-    "half a character": (_GOOD.replace(b'"a"', b'"\\ud800"'), bytes(8)),
+    "bytes that are not UTF-8": (_GOOD.replace(b'"a"', b'"\xff\xfe"'), bytes(8)),
+    "a lone surrogate": (_GOOD.replace(b'"a"', b'"\\ud800"'), bytes(8)),
     "not an object": (b"[1]", b""),
     "NaN": (_GOOD.replace(b"[2]", b"[NaN]"), bytes(8)),
     "a number of five thousand digits": (
         _GOOD.replace(b"[2]", b"[" + b"9" * 5000 + b"]"),
         bytes(8),
     ),
-    "notes that are no text": (b'{"__metadata__":{"a":[1]},' + _GOOD[1:], bytes(8)),
+    "metadata that is not text": (b'{"__metadata__":{"a":[1]},' + _GOOD[1:], bytes(8)),
     "a name of a million characters": (_GOOD.replace(b'"a"', b'"' + b"a" * 10**6 + b'"'), bytes(8)),
-    "a name whose words take long to look for": (
+    "a name in which searches take long": (
         b'{"'
         + b"_embe" * 100_000
         + b'.weight":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}',
@@ -129,7 +129,7 @@ for _kind, _name in _NAMES.items():
 
 
 def _recorded(folder: Path, record: object, names: tuple[str, ...], command: str) -> str:
-    """A file with a record that rmtcli did not write."""
+    """Write a file with a manifest that rmtcli did not write."""
     torch.manual_seed(0)
     shapes = {"0.weight": (2, 40), "1.weight": (40, 2), "weight": (40, 40), "bias": (40,)}
     state = {name: torch.randn(shapes[name.partition(".")[2]]) for name in names}
@@ -151,7 +151,7 @@ def _record(**change: object) -> dict[str, object]:
 
 _BOTH = ("a.0.weight", "a.1.weight")
 _RECORDS: dict[str, tuple[object, tuple[str, ...], str, int]] = {
-    "names factors that are not there": (
+    "names factors that do not exist": (
         _record(factored={"b": 2}),
         _BOTH,
         "densify a.safetensors -o b.safetensors",
@@ -163,13 +163,13 @@ _RECORDS: dict[str, tuple[object, tuple[str, ...], str, int]] = {
         "densify a.safetensors -o b.safetensors",
         1,
     ),
-    "lends a factor to itself": (
+    "shares a factor with itself": (
         _record(shared={"a": "a"}),
         _BOTH,
         "densify a.safetensors -o b.safetensors",
         0,
     ),
-    "lends factors in a circle": (
+    "shares factors in a circle": (
         _record(factored={"a": 2, "b": 2}, shared={"a": "b", "b": "a"}),
         ("a.1.weight", "b.1.weight"),
         "densify a.safetensors -o b.safetensors",
@@ -201,7 +201,7 @@ for _kind, (_text, _tensors, _command, _code) in _RECORDS.items():
 
 @attack("names: factors' names are taken")
 def _taken(folder: Path) -> str:
-    """The layer is left alone, so there is nothing to write."""
+    """The layer is skipped, so nothing is written."""
     torch.manual_seed(0)
     state = {"fc1.weight": torch.randn(40, 40), "fc1.0.weight": torch.randn(3)}
     save_file(state, folder / "a.safetensors")

@@ -1,4 +1,4 @@
-"""What stands beside a checkpoint: data, statistics, plans, defaults, logs."""
+"""Files beside a checkpoint: data, statistics, plans, defaults, logs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _network(folder: Path) -> None:
 
 
 class Payload:
-    """Makes a folder if it is unpickled."""
+    """Creates a folder if it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, (CANARY,)
@@ -39,7 +39,7 @@ def _objects(folder: Path) -> str:
     return _EVALUATE
 
 
-@attack("data: a pickle that is no archive", named="d.npz")
+@attack("data: a pickle instead of an archive", named="d.npz")
 def _pickle(folder: Path) -> str:
     import pickle
 
@@ -87,7 +87,7 @@ def _bomb(folder: Path) -> str:
     return _EVALUATE
 
 
-@attack("data: labels that are no classes", named="d.npz")
+@attack("data: labels that are not classes", named="d.npz")
 def _labels(folder: Path) -> str:
     _network(folder)
     arrays = {"inputs": np.ones((4, 30), np.float32), "targets": np.array([0, 1, 2, 2**62])}
@@ -132,7 +132,7 @@ def _statistics_header(folder: Path) -> str:
 
 
 def _plan(folder: Path, layer: dict[str, object], **change: object) -> str:
-    """A plan for the network, with something in it that is not for it."""
+    """Write a plan for the network, with a change that does not fit it."""
     _network(folder)
     state = {"a.weight": (40, 30), "b.weight": (10, 40)}
     from safetensors.torch import load_file
@@ -160,9 +160,9 @@ _LAYERS: dict[str, tuple[dict[str, object], int]] = {
     "a negative rank": ({"rank": -1}, 1),
     "a rank of true": ({"rank": True}, 2),
     "a shape of 2^63": ({"shape": [2**63, 2**63]}, 1),
-    "a layer that is not there": ({"name": "../../etc/passwd"}, 1),
+    "a layer that does not exist": ({"name": "../../etc/passwd"}, 1),
     "a layer named over two lines": ({"name": "a\nb\x1b[2J"}, 1),
-    "another's hash": ({"sha256": "0" * 64}, 1),
+    "the hash of another layer": ({"sha256": "0" * 64}, 1),
 }
 for _kind, (_layer, _code) in _LAYERS.items():
 
@@ -193,9 +193,9 @@ def _calibrated(folder: Path, **change: object) -> str:
     return _plan(folder, {}, calibration=calibration | change)
 
 
-@attack("plan: a place for statistics that is elsewhere", code=0)
+@attack("plan: a path of statistics outside of the folder", code=0)
 def _elsewhere(folder: Path) -> str:
-    """It names data, so it has no say in where statistics are kept."""
+    """The plan names data, so its path of statistics is not used."""
     (folder / "secret").mkdir()
     return _calibrated(folder, stats=str(folder / "secret/owned.safetensors"))
 
@@ -215,9 +215,9 @@ for _key, _value in _CALIBRATIONS.items():
 _DEFAULTS = {
     "a hundred thousand deep": "a = " + "[" * 100_000,
     "a number of five thousand digits": "[prune]\nheal = " + "9" * 5000,
-    "bytes that are no text": "[prune]\nkeep = '\udcff'",
-    "a command that is none": '[__import__]\nx = "os"',
-    "an option that is none": '[info]\n"--help" = true\n__class__ = 1',
+    "bytes that are not UTF-8": "[prune]\nkeep = '\udcff'",
+    "an unknown command": '[__import__]\nx = "os"',
+    "an unknown option": '[info]\n"--help" = true\n__class__ = 1',
 }
 for _kind, _text in _DEFAULTS.items():
 
@@ -228,7 +228,7 @@ for _kind, _text in _DEFAULTS.items():
         return "info a.safetensors"
 
 
-@attack("rmtcli.toml: beside the checkpoint, and not where the program runs", code=0)
+@attack("rmtcli.toml: beside the checkpoint, not in the working directory", code=0)
 def _beside(folder: Path) -> str:
     (folder / "stranger").mkdir()
     _network(folder / "stranger")

@@ -1,4 +1,4 @@
-"""Pickles that call for more than weights, in every place that torch reads one from."""
+"""Pickles that call for more than weights, in every part of a file that torch unpickles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.attacks import CANARY, attack
 
 _TEXT = b"X" + struct.pack("<I", len(CANARY)) + CANARY.encode()
 _SHORT = b"\x8c" + bytes([len(CANARY)]) + CANARY.encode()
-#: Opcodes -> a pickle that makes a folder by them, if it is loaded.
+#: Opcodes -> a pickle that creates a folder with them if it is loaded.
 PAYLOADS = {
     "REDUCE": b"\x80\x02cposix\nmkdir\n" + _TEXT + b"\x85R.",
     "STACK_GLOBAL": b"\x80\x04\x8c\x05posix\x8c\x05mkdir\x93" + _SHORT + b"\x85R.",
@@ -42,7 +42,7 @@ SYSTEM = pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_si
 
 
 def archive(path: Path, entries: dict[str, bytes], root: str = "archive") -> None:
-    """A zip archive as torch writes it."""
+    """Write a zip archive as torch does."""
     whole = {"data.pkl": pickle.dumps({}, 2), "byteorder": b"little", "version": b"3\n"} | entries
     with zipfile.ZipFile(path, "w") as file:
         for name, data in whole.items():
@@ -50,7 +50,7 @@ def archive(path: Path, entries: dict[str, bytes], root: str = "archive") -> Non
 
 
 def saved(value: Any, path: Path) -> dict[str, bytes]:
-    """What torch writes, entry by entry."""
+    """Save a value with torch; return the archive's entries."""
     torch.save(value, path)
     with zipfile.ZipFile(path) as file:
         return {name.partition("/")[2]: file.read(name) for name in file.namelist()}
@@ -69,12 +69,12 @@ for _name, _payload in PAYLOADS.items():
         return "analyze a.ckpt"
 
 
-for _place in range(5):
+for _part in range(5):
 
-    @attack(f"pickle: REDUCE in part {_place + 1} of 5 of a legacy file")
-    def _legacy(folder: Path, place: int = _place) -> str:
+    @attack(f"pickle: REDUCE in part {_part + 1} of 5 of a legacy file")
+    def _legacy(folder: Path, part: int = _part) -> str:
         parts = [MAGIC, PROTOCOL, SYSTEM, pickle.dumps({}, 2), pickle.dumps([], 2)]
-        parts[place] = PAYLOADS["REDUCE"]
+        parts[part] = PAYLOADS["REDUCE"]
         (folder / "a.pt").write_bytes(b"".join(parts))
         return "info a.pt"
 
@@ -97,7 +97,7 @@ def _tar(folder: Path) -> str:
     return "prune a.pt"
 
 
-@attack("pickle: an archive in the place of a storage", code=0)
+@attack("pickle: an archive instead of a storage", code=0)
 def _nested(folder: Path) -> str:
     archive(folder / "inner.pt", {"data.pkl": PAYLOADS["REDUCE"]})
     inner = (folder / "inner.pt").read_bytes()
@@ -134,7 +134,7 @@ def _outside(folder: Path) -> str:
 
 
 def _state(folder: Path, extra: bytes) -> str:
-    """A state dict in which a further entry is what some opcodes make."""
+    """Write a state dict with one more entry, which the given opcodes make."""
     entries = saved({"a.weight": torch.zeros(40, 40)}, folder / "a.pt")
     end = entries["data.pkl"].removesuffix(b".").removesuffix(b"s")
     assert end + b"s." == entries["data.pkl"]
@@ -195,7 +195,7 @@ def _expanded(folder: Path) -> str:
     return "info a.pt"
 
 
-@attack("pickle: the same, converted")
+@attack("pickle: a tensor of 2^40 entries that are one number, converted")
 def _converted(folder: Path) -> str:
     _view(folder, 2**20)
     return "prune a.pt --keep rank:k=2 --min-side 0 -o b.safetensors"
@@ -212,13 +212,13 @@ def _meta(folder: Path) -> str:
 def _sparse(folder: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        place = torch.zeros(2, 1, dtype=torch.long)
-        value = torch.sparse_coo_tensor(place, [1.0], (2**31, 2**31))
+        index = torch.zeros(2, 1, dtype=torch.long)
+        value = torch.sparse_coo_tensor(index, [1.0], (2**31, 2**31))
     archive(folder / "a.pt", saved({"a.weight": value, "b": torch.ones(4, 4)}, folder / "a.pt"))
     return "info a.pt"
 
 
-@attack("pickle: BUILD puts plain values in the place of a dict's methods")
+@attack("pickle: BUILD replaces a dict's methods with plain values")
 def _methods(folder: Path) -> str:
     from collections import OrderedDict
 
@@ -230,7 +230,7 @@ def _methods(folder: Path) -> str:
     return "prune a.pt"
 
 
-@attack("pickle: BUILD puts plain values in the place of a tensor's methods", code=0)
+@attack("pickle: BUILD replaces a tensor's methods with plain values", code=0)
 def _tensor(folder: Path) -> str:
     value = torch.nn.Parameter(torch.zeros(40, 40))
     entries = saved({"a.weight": value, "b": torch.ones(4, 4)}, folder / "a.pt")

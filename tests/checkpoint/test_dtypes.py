@@ -13,7 +13,7 @@ from rmtcli.checkpoint.torch.file import _TORCH, to_torch
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @given(data=st.data())
-def test_every_bit_pattern_comes_back(dtype: str, data: st.DataObject) -> None:
+def test_every_bit_pattern_round_trips(dtype: str, data: st.DataObject) -> None:
     width = torch.empty(0, dtype=_TORCH[dtype]).element_size()
     bits = data.draw(st.binary(min_size=width * 6, max_size=width * 6))
     raw = RawTensor(dtype, (2, 3), np.frombuffer(bits, np.uint8))
@@ -27,7 +27,7 @@ def test_every_bit_pattern_comes_back(dtype: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @given(st.lists(st.floats(-6e4, 6e4), min_size=1, max_size=9))
-def test_rounding_is_torchs(dtype: str, values: list[float] | np.ndarray) -> None:
+def test_rounding_agrees_with_torch(dtype: str, values: list[float] | np.ndarray) -> None:
     values = np.array(values, np.float32 if dtype == "BF16" else np.float64)
     assert torch.equal(to_torch(encode(values, dtype)), torch.from_numpy(values).to(_TORCH[dtype]))
 

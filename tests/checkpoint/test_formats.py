@@ -80,7 +80,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("item", [*formats._FORMATS, formats.DIRECTORY], ids=lambda item: item.name)
-def test_the_table_names_functions_that_exist(item: Format) -> None:
+def test_the_table_names_existing_functions(item: Format) -> None:
     for function in (item.open, item.write):
         if function is not None:
             assert isinstance(function, formats.Deferred)
@@ -89,7 +89,7 @@ def test_the_table_names_functions_that_exist(item: Format) -> None:
             assert callable(getattr(sys.modules[module], name))
 
 
-def test_a_format_is_imported_when_a_file_of_it_is_met() -> None:
+def test_a_format_is_imported_when_a_file_needs_it() -> None:
     program = (
         "import sys, rmtcli.checkpoint as c\n"
         "kinds = 'safetensors', 'torch', 'huggingface'\n"
@@ -125,7 +125,7 @@ def test_another_package_adds_a_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("added")
-def test_an_added_format_takes_over_no_ending() -> None:
+def test_an_added_format_cannot_replace_an_ending() -> None:
     found = find_format(Path("a.pt"))
     assert found is not None
     assert found.name == "torch"

@@ -60,7 +60,7 @@ def lying_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds open files by Linux's /proc")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("command", ["prune --keep rank:k=3", "densify"])
-def test_a_disk_that_lies_is_found_out(
+def test_bytes_that_the_disk_changes_are_detected(
     form: str, command: str, inputs: Path, tmp_path: Path, lying_disk: Callable[[int], None],
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_disk_that_lies_is_found_out(
     assert out.exists()
 
 
-def test_what_differs_is_named(tmp_path: Path) -> None:
+def test_a_difference_is_named(tmp_path: Path) -> None:
     def made(**tensors: np.ndarray) -> Path:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
         save_file({name: torch.from_numpy(x.copy()) for name, x in tensors.items()}, path)
@@ -111,7 +111,7 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
             check_written(open_checkpoint(path), meant, Path("out"))
 
 
-def test_the_record_is_compared(tmp_path: Path) -> None:
+def test_the_manifest_is_compared(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
     source = open_checkpoint(tmp_path / "a.safetensors")
     meant = Edited(source, {}, MANIFEST)
@@ -121,7 +121,7 @@ def test_the_record_is_compared(tmp_path: Path) -> None:
         check_written(other, meant, Path("out"))
 
 
-def test_what_is_read_back_is_the_file(inputs: Path, tmp_path: Path) -> None:
+def test_tensors_are_read_back_from_the_file(inputs: Path, tmp_path: Path) -> None:
     source = open_checkpoint(inputs / "a.safetensors")
     new = encode(np.full((2, 2), 7.0), "F32")
     edited = Edited(source, {"1.weight": {"new": new}}, None)

@@ -53,7 +53,7 @@ def bits(value: torch.Tensor) -> bytes:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=state_dicts(), note=st.text(max_size=9))
-def test_reading_and_writing_again_changes_no_bit(
+def test_reading_and_writing_changes_no_bit(
     tmp_path: Path, state: dict[str, torch.Tensor], note: str
 ) -> None:
     save_file(state, tmp_path / "a.safetensors", metadata={"note": note})
@@ -85,7 +85,7 @@ def test_names_come_in_natural_order(tmp_path: Path) -> None:
     assert sorted(names, key=natural_order) == found
 
 
-def test_edits_replace_in_place(tmp_path: Path) -> None:
+def test_edits_replace_tensors(tmp_path: Path) -> None:
     state = {"fc.weight": torch.ones(2, 3), "other": torch.ones(4, dtype=torch.int64)}
     save_file(state, tmp_path / "a.safetensors")
     source = open_checkpoint(tmp_path / "a.safetensors")
@@ -99,7 +99,7 @@ def test_edits_replace_in_place(tmp_path: Path) -> None:
     assert torch.equal(found["other"], state["other"])
 
 
-def test_equal_bytes_are_tied_and_first_bytes_alone_are_not(tmp_path: Path) -> None:
+def test_tensors_are_tied_if_all_bytes_are_equal(tmp_path: Path) -> None:
     a = torch.arange(3000.0)
     b = a.clone()
     b[-1] = 0
@@ -127,7 +127,7 @@ def damaged(kind: str) -> bytes:
     "kind",
     ["truncated", "only a length", "huge header", "no json", "shape lies", "text", "long tail"],
 )
-def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_damaged_files_are_reported_in_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(damaged(kind))
     with pytest.raises(CheckpointError, match="not a whole safetensors file") as caught:
@@ -136,7 +136,7 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_paths_that_are_not_checkpoint_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.safetensors").touch()
     with pytest.raises(CheckpointError, match="the file is empty"):
         open_checkpoint(tmp_path / "empty.safetensors")

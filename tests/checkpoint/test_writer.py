@@ -17,7 +17,7 @@ from rmtcli.files.atomic import staged_file, with_path
 from tests.conftest import SAMPLES, model_directory, tree
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.write_bytes(b"old")
 
@@ -51,7 +51,7 @@ def test_new_files_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
 
 
-def test_inputs_are_never_a_target_by_whatever_name(tmp_path: Path) -> None:
+def test_an_input_is_never_a_target_under_any_name(tmp_path: Path) -> None:
     source = tmp_path / "a.pt"
     source.write_bytes(b"x")
     os.link(source, tmp_path / "hard.pt")
@@ -61,7 +61,7 @@ def test_inputs_are_never_a_target_by_whatever_name(tmp_path: Path) -> None:
             check_target(tmp_path / name, inputs=[source], force=True)
 
 
-def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_targets_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "there.pt").write_bytes(b"x")
     check_target(tmp_path / "new.pt", inputs=[], force=False)
     check_target(tmp_path / "there.pt", inputs=[], force=True)
@@ -77,7 +77,7 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
             check_target(tmp_path / "no" / "a", inputs=[], force=True, directory=directory)
 
 
-def test_a_folder_without_rights_is_refused(
+def test_a_folder_without_write_permission_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def access(path: Path, mode: int) -> bool:
@@ -89,7 +89,7 @@ def test_a_folder_without_rights_is_refused(
         check_target(tmp_path / "a.pt", inputs=[], force=True)
 
 
-def test_nothing_is_written_into_an_input_nor_around_one(tmp_path: Path) -> None:
+def test_nothing_is_written_inside_an_input_or_around_one(tmp_path: Path) -> None:
     model = model_directory(tmp_path / "m", {"a": torch.ones(2)})
     (tmp_path / "data.npz").write_bytes(b"x")
     (tmp_path / "elsewhere").mkdir()
@@ -103,7 +103,7 @@ def test_nothing_is_written_into_an_input_nor_around_one(tmp_path: Path) -> None
         check_target(target, inputs=inputs, force=False)
 
 
-def test_a_place_named_for_two_things_is_refused(tmp_path: Path) -> None:
+def test_one_path_for_two_outputs_is_refused(tmp_path: Path) -> None:
     """Neither is there yet: a report, say, and the checkpoint."""
     target = tmp_path / "a.pt"
     check_target(target, inputs=[tmp_path / "b.pt"], force=False)
@@ -111,7 +111,7 @@ def test_a_place_named_for_two_things_is_refused(tmp_path: Path) -> None:
         check_target(target, inputs=[tmp_path / "b.pt", tmp_path / "." / "a.pt"], force=False)
 
 
-def test_a_directory_is_replaced_where_it_holds_a_model(tmp_path: Path) -> None:
+def test_only_a_directory_with_a_model_is_replaced(tmp_path: Path) -> None:
     model = model_directory(tmp_path / "m", {"a": torch.ones(2)})
     with pytest.raises(UsageError, match="exists already: give --force to replace it"):
         check_target(model, inputs=[], force=False, directory=True)
@@ -131,14 +131,14 @@ def test_a_directory_is_replaced_where_it_holds_a_model(tmp_path: Path) -> None:
         ("a.ckpt", "torch"),
     ],
 )
-def test_the_name_says_what_a_directory_is_written_as(
+def test_the_targets_name_decides_the_format_of_a_directory(
     name: str, expected: str, tmp_path: Path
 ) -> None:
     model = open_checkpoint(model_directory(tmp_path / "m", {"a": torch.ones(2)}))
     assert format_of(model, tmp_path / name).name == expected
 
 
-def test_no_file_has_a_directorys_name_nor_a_format_that_is_only_read(tmp_path: Path) -> None:
+def test_a_file_needs_the_ending_of_a_format_that_is_written(tmp_path: Path) -> None:
     source = open_checkpoint(SAMPLES / "mnist_mlp.safetensors")
     with pytest.raises(UsageError, match="not a checkpoint by its name"):
         format_of(source, tmp_path / "out")
@@ -146,7 +146,9 @@ def test_no_file_has_a_directorys_name_nor_a_format_that_is_only_read(tmp_path: 
         format_of(source, tmp_path / "a.pt2")
 
 
-def test_a_model_comes_out_in_every_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_is_written_in_every_format(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = {"a.weight": torch.arange(6.0).reshape(2, 3)}
     folder = model_directory(tmp_path / "m", state)
     (folder / "README.md").write_text("old")
@@ -171,7 +173,7 @@ def test_a_model_comes_out_in_every_form(tmp_path: Path, caplog: pytest.LogCaptu
             write_checkpoint(model, tmp_path / name, force=False)
 
 
-def test_what_changed_while_it_was_read_is_not_written(tmp_path: Path) -> None:
+def test_an_input_that_changes_while_it_is_read_stops_the_writing(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     file.write_bytes((SAMPLES / "mnist_mlp.safetensors").read_bytes())
     source = open_checkpoint(file)
@@ -251,7 +253,7 @@ def test_without_force_nothing_is_replaced(
     assert tree(tmp_path) == {"out": b"first"}
 
 
-def test_errors_of_the_system_name_the_output() -> None:
+def test_system_errors_name_the_output() -> None:
     output = Path("out.pt")
     for error in (OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full", "copied.pt")):
         found = with_path(error, output)
@@ -263,7 +265,7 @@ def test_errors_of_the_system_name_the_output() -> None:
         assert with_path(error, output) is error
 
 
-def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         write_file(tmp_path / "no" / "out", lambda file: file.write(b"x"))
     assert Path(caught.value.filename).parent == tmp_path / "no"

@@ -1,5 +1,5 @@
-"""Whatever stops a run: killed, interrupted, no room, no rights, no memory, others at work.
+"""Faults that stop a run: signals, a full disk, missing permissions or memory, other processes.
 
-``python -m tests.faults`` goes through every point at which each command writes; the tests take a
-part of them.
+``python -m tests.faults`` causes them at every point at which each command writes; the tests take a
+part of these points.
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: every fault at every point of every command."""
+"""``python -m tests.faults``: cause every fault at every point of every command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.sweep import FAULTS, Record, sweep
 
 
 def main() -> int:
-    """Run the sweep; the exit code is 1 where something was lost or not said."""
+    """Run the sweep; the exit code is 1 if data were lost or an error was not reported."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--step", type=int, default=1, help="only every Nth point")
     parser.add_argument("--only", action="append", choices=FAULTS, help="a kind of fault")

@@ -1,4 +1,4 @@
-"""Commands that write, and what stops them at each point where they do."""
+"""Commands that write, and faults at each point where they do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmtcli.checkpoint import open_checkpoint
 from tests.conftest import model_directory, tree
 from tests.sandbox import Outcome, Sandbox
 
-#: Command -> its words, and what it writes. Inputs are those of :func:`prepare`.
+#: Title of a command -> its words, and its output. :func:`prepare` writes the inputs.
 COMMANDS: dict[str, tuple[str, str]] = {
     "safetensors": ("prune a.safetensors --keep rank:k=3 -o out.safetensors", "out.safetensors"),
     "torch": ("prune a.pt --keep rank:k=3 -o out.pt", "out.pt"),
@@ -34,12 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "densify a directory": ("densify small -o out", "out"),
     "simulate": ("simulate out.safetensors --shape 90x80 --rank 2", "out.safetensors"),
 }
-#: The same, where something older is in the place and is to be replaced.
+#: Commands that are also run to replace an older output.
 REPLACING = ("safetensors", "torch", "directory")
 
 
 def prepare(folder: Path) -> None:
-    """Inputs of every kind, large enough for several writes."""
+    """Write inputs of every kind, large enough for several writes."""
     torch.manual_seed(0)
     state = {f"{i}.weight": torch.randn(90, 80) for i in range(3)}
     state |= {"3.weight": torch.randn(10, 90), "3.bias": torch.randn(10)}
@@ -58,13 +58,13 @@ def prepare(folder: Path) -> None:
 
 @dataclass
 class Record:
-    """What came of some runs.
+    """Results of some runs.
 
     Attributes:
         runs: how many were stopped.
         killed: how many of them by SIGKILL.
-        losses: inputs that changed, outputs that are neither whole nor what they were.
-        errors: ends that are not documented.
+        losses: inputs that changed, outputs that are neither complete nor their older version.
+        errors: undocumented exit codes and messages.
     """
 
     runs: int = 0
@@ -74,14 +74,14 @@ class Record:
 
 
 class Case:
-    """One command in a folder of its own, run again and again.
+    """One command in a folder of its own, which is run many times.
 
     Args:
-        name: of :data:`COMMANDS`.
-        replacing: whether something older is there.
-        sandbox: where it runs.
+        name: title of the command in :data:`COMMANDS`.
+        replacing: whether it replaces an older output.
+        sandbox: the process that runs it.
         inputs: a folder that :func:`prepare` filled.
-        folder: an empty one to work in.
+        folder: an empty working directory.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Case:
         self.sandbox, self.folder, self.output = sandbox, folder, folder / output
         self.older = folder / f"older{Path(output).suffix}" if replacing else None
         for item in inputs.iterdir():
-            place = folder / item.name
-            shutil.copytree(item, place) if item.is_dir() else shutil.copy(item, place)
+            copy = folder / item.name
+            shutil.copytree(item, copy) if item.is_dir() else shutil.copy(item, copy)
         self.inputs = tree(folder)
         self.clean()
         done = self.run(counted=True)
@@ -105,25 +105,25 @@ class Case:
         self.clean()
 
     def run(self, **how: Any) -> Outcome:
-        """Run the command; something is done to it."""
+        """Run the command in the sandbox, with the options of :meth:`Sandbox.run`."""
         return self.sandbox.run(*self.words, cwd=self.folder, **how)
 
     def values(self, path: Path) -> dict[str, bytes] | None:
-        """The tensors of an output, and what else it says; None where there is none.
+        """The tensors, files and record of an output; None if it does not exist.
 
         Raises:
-            Exception: it is there and is not whole.
+            Exception: the output exists and is not complete.
         """
         if not path.exists():
             return None
-        found = open_checkpoint(path)
-        values = {name: found.raw(name).data.tobytes() for name in found.infos}
-        record = found.manifest.to_json() if found.manifest else ""
+        output = open_checkpoint(path)
+        values = {name: output.raw(name).data.tobytes() for name in output.infos}
+        record = output.manifest.to_json() if output.manifest else ""
         files = {} if path.is_file() else dict.fromkeys(tree(path), b"")
         return values | files | {"": record.encode()}
 
     def clean(self) -> None:
-        """Take away what runs have left, and put the older output there, if there is one."""
+        """Delete the outputs and remains of runs, and restore the older output if there is one."""
         for item in self.folder.iterdir():
             if str(item.name) not in {Path(file).parts[0] for file in self.inputs}:
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -132,12 +132,12 @@ class Case:
             copy(self.older, self.output)
 
     def check(self, what: str, record: Record, *, left: bool = False, rerun: bool = True) -> None:
-        """Inputs are what they were; the output is whole, or what was there before, or absent.
+        """Check that inputs are unchanged, and the output complete, its older version, or absent.
 
         Args:
-            what: what was done, for the record.
-            record: where faults go.
-            left: whether temporary files may be left.
+            what: the fault, in words.
+            record: where violations are noted.
+            left: whether temporary files may be left behind.
             rerun: whether to run the command again, which has to succeed.
         """
         what = f"{self.title}, {what}"
@@ -149,16 +149,16 @@ class Case:
         if hidden and not left:
             record.losses.append(f"{what}: left {hidden[0].name}")
         try:
-            found = self.values(self.output)
+            values = self.values(self.output)
         except Exception as error:
             record.losses.append(f"{what}: the output is broken: {error}")
-            found = self.whole
-        if found is None and self.before is not None:
+            values = self.whole
+        if values is None and self.before is not None:
             # Between two renames the older directory has another name, and is whole.
             kept = [item for item in hidden if item.name.endswith(".old")]
             if len(kept) != 1 or self.values(kept[0]) != self.before:
                 record.losses.append(f"{what}: the older output is lost")
-        elif found not in (None, self.before, self.whole):
+        elif values not in (None, self.before, self.whole):
             record.losses.append(f"{what}: the output is neither old nor new")
         if rerun:
             force = ["--force"] if self.output.exists() and "--force" not in self.words else []
@@ -168,19 +168,19 @@ class Case:
         self.clean()
 
     def said(self, done: Outcome, what: str, record: Record, code: int = 1) -> None:
-        """A run has ended with its documented code and one line."""
+        """Check that a run ended with its documented code and one line."""
         if done.code != code or not done.one_line:
             record.errors.append(f"{self.title}, {what}: code {done.code}: {done.stderr[-600:]}")
 
 
 def each_point(case: Case, step: int = 1, first: int = 1) -> Iterator[tuple[int, str]]:
-    """Numbers and names of the points at which a command writes."""
+    """Yield number and name of the points at which a command writes."""
     for number in range(first, len(case.points) + 1, step):
         yield number, case.points[number - 1]
 
 
 def killed(case: Case, record: Record, step: int = 1) -> None:
-    """SIGKILL at each point; in the middle of it, where it is a write."""
+    """Send SIGKILL at each point; if the point is a write, in the middle of it."""
     for number, point in each_point(case, step):
         done = case.run(at=number, send=int(signal.SIGKILL))
         what = f"killed at {point} {number}"
@@ -192,21 +192,21 @@ def killed(case: Case, record: Record, step: int = 1) -> None:
 
 
 def interrupted(case: Case, record: Record, step: int = 1) -> None:
-    """Ctrl-C, and a polite kill, at each point."""
+    """Send SIGINT (Ctrl-C) and SIGTERM at each point."""
     for number, point in each_point(case, step):
         for send, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             done = case.run(at=number, send=int(send))
             what = f"{send.name} at {point} {number}"
-            # What comes after the output is in its place may have been done.
+            # A run whose output has its name already may end as a success.
             if done.code not in (code, 0) or "Traceback" in done.stderr:
                 record.errors.append(f"{case.title}, {what}: code {done.code}: {done.stderr}")
             record.runs += 1
-            # An older directory is taken away when the new one is in its place.
+            # An older directory is deleted after the new one has its name.
             case.check(what, record, left=point in ("unlink", "rmdir"), rerun=False)
 
 
 def refused(case: Case, record: Record, step: int = 1) -> None:
-    """The system refuses each act: no room, no rights, a broken disk."""
+    """Let the system refuse each act: a full disk, no permission, a broken disk."""
     for number, point in each_point(case, step):
         for fault in (errno.ENOSPC, errno.EACCES, errno.EIO):
             done = case.run(at=number, fail=fault)
@@ -214,12 +214,12 @@ def refused(case: Case, record: Record, step: int = 1) -> None:
             record.runs += 1
             if done.code:
                 case.said(done, what, record)
-            # An act that cleans up may fail, and then there is something left to clean up.
+            # If the cleaning up itself fails, files are left behind.
             case.check(what, record, left=point in ("unlink", "rmdir"), rerun=False)
 
 
 def changed(case: Case, record: Record, step: int = 1) -> None:
-    """Someone appends to an input at each point: that is told, and nothing is written."""
+    """Append to an input at each point: the run reports it, and writes nothing."""
     sources = [word for word in case.words[1:2] if (case.folder / word).exists()]
     for source in sources:
         path = case.folder / source
@@ -241,7 +241,7 @@ def changed(case: Case, record: Record, step: int = 1) -> None:
 
 
 def without_memory(case: Case, record: Record, step: int = 1) -> None:
-    """Less and less memory than is needed; most of it is what a process has left over."""
+    """Give the run less and less memory, down to less than it needs."""
     for kib in range(24 * 16, 0, -16 * step):
         done = case.run(memory=kib * 2**10)
         record.runs += 1
@@ -251,7 +251,7 @@ def without_memory(case: Case, record: Record, step: int = 1) -> None:
 
 
 def without_room(case: Case, record: Record, step: int = 1) -> None:
-    """Files that may not grow beyond a size."""
+    """Let no file grow beyond a size."""
     for size in (1000, 4096, 20_000, 60_000)[::step]:
         done = case.run(file_size=size)
         record.runs += 1
@@ -261,7 +261,7 @@ def without_room(case: Case, record: Record, step: int = 1) -> None:
 
 
 def by_the_clock(case: Case, record: Record, step: int = 1) -> None:
-    """Ctrl-C after so many hundredths of a second, wherever the run is."""
+    """Send SIGINT after so many hundredths of a second, at any point of the run."""
     for i in range(0, 30, step):
         done = case.run(after=0.005 + 0.01 * i, send=int(signal.SIGINT))
         record.runs += 1
@@ -270,7 +270,7 @@ def by_the_clock(case: Case, record: Record, step: int = 1) -> None:
         case.check(f"Ctrl-C after {i}", record, rerun=False)
 
 
-#: What is done at each point, or over and over.
+#: Name of a fault -> the function that causes it at each point of a case.
 FAULTS: dict[str, Callable[[Case, Record, int], None]] = {
     "killed": killed,
     "interrupted": interrupted,
@@ -285,7 +285,7 @@ FAULTS: dict[str, Callable[[Case, Record, int], None]] = {
 def sweep(
     record: Record, inputs: Path, scratch: Path, *, step: int = 1, faults: tuple[str, ...] = ()
 ) -> None:
-    """Every fault in every command."""
+    """Cause every fault in every command."""
     prepare(inputs)
     cases = [(name, False) for name in COMMANDS] + [(name, True) for name in REPLACING]
     with Sandbox() as sandbox:

@@ -1,4 +1,4 @@
-"""A part of the sweep, and what needs more than one process, another user or another disk."""
+"""A part of the sweep, and faults that need another process, another user or another disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import tree
 from tests.faults.sweep import COMMANDS, FAULTS, Case, Record, prepare, sweep
 from tests.sandbox import Sandbox
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to become someone else")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 #: Numbers of the user and group nobody.
 NOBODY = 65534
 
@@ -27,7 +27,7 @@ def _closed(path: Path) -> bool:
     return any(not folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-#: What is imported late, by another user, must be readable for all.
+#: Modules that another user imports late must be readable for all.
 readable = pytest.mark.skipif(
     any(_closed(folder) for folder in (Path(sys.prefix), Path(__file__).parent)),
     reason="the environment is in a folder that is closed to others",
@@ -36,15 +36,15 @@ readable = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as found:
-        yield found
+    with Sandbox() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[Sandbox]:
-    """A second one, for runs at the same time."""
-    with Sandbox() as found:
-        yield found
+    """A second sandbox, for runs at the same time."""
+    with Sandbox() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "replacing"), [("safetensors", False), ("torch", True), ("directory", True)]
 )
-def test_nothing_is_lost(
+def test_no_fault_loses_data(
     command: str, replacing: bool, fault: str, sandbox: Sandbox, inputs: Path, tmp_path: Path
 ) -> None:
     case, record = Case(command, replacing, sandbox, inputs, tmp_path), Record()
@@ -68,7 +68,7 @@ def test_nothing_is_lost(
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_at_any_point(tmp_path: Path) -> None:
+def test_no_fault_at_any_point_loses_data(tmp_path: Path) -> None:
     record = Record()
     (tmp_path / "inputs").mkdir()
     sweep(record, tmp_path / "inputs", tmp_path)
@@ -78,10 +78,10 @@ def test_nothing_is_lost_at_any_point(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory", "densify"])
 @pytest.mark.parametrize("forced", [False, True])
-def test_of_two_runs_one_wins_and_one_says_so(
+def test_of_two_runs_one_wins_and_the_other_reports_it(
     command: str, forced: bool, sandbox: Sandbox, other: Sandbox, inputs: Path, tmp_path: Path
 ) -> None:
-    """The first waits just before it would give its output the name; the second overtakes it."""
+    """The first waits just before it renames its output; meanwhile the second one finishes."""
     case = Case(command, False, sandbox, inputs, tmp_path)
     words = [*case.words, *(["--force"] if forced else [])]
     named = ("link", "rename", "replace")
@@ -109,10 +109,10 @@ def test_of_two_runs_one_wins_and_one_says_so(
 
 
 @pytest.mark.parametrize("command", ["torch", "safetensors", "directory"])
-def test_an_input_cut_short_while_it_is_read(
+def test_an_input_truncated_while_it_is_read(
     command: str, sandbox: Sandbox, inputs: Path, tmp_path: Path
 ) -> None:
-    """A torch file is mapped: the system ends who reads beyond its new end. Nothing is written."""
+    """A torch file is mapped: the system kills a reader beyond its new end. Nothing is written."""
     case = Case(command, False, sandbox, inputs, tmp_path)
     file = case.words[1] if command != "directory" else "m/model-00001-of-00002.safetensors"
     data = (tmp_path / file).read_bytes()
@@ -129,7 +129,7 @@ def test_an_input_cut_short_while_it_is_read(
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory"])
 @root_only
 def test_a_full_disk(command: str, sandbox: Sandbox, inputs: Path, tmp_path: Path) -> None:
-    """A real one, of sizes from where hardly the inputs fit."""
+    """A real file system with room for a part of the output."""
     case, record = Case(command, False, sandbox, inputs, tmp_path), Record()
     output = COMMANDS[command][1]
     disk = tmp_path / "disk"
@@ -140,15 +140,15 @@ def test_a_full_disk(command: str, sandbox: Sandbox, inputs: Path, tmp_path: Pat
     try:
         for filling in (60_000, 40_000, 20_000, 4096):
             (disk / "filling").write_bytes(bytes(filling))
-            place = disk / output
-            done = sandbox.run(*case.words[:-1], place, cwd=tmp_path)
+            target = disk / output
+            done = sandbox.run(*case.words[:-1], target, cwd=tmp_path)
             if done.code:
                 case.said(done, f"{filling} bytes taken", record)
-                assert f"{place}: No space left on device" in done.stderr
+                assert f"{target}: No space left on device" in done.stderr
                 assert [item.name for item in disk.iterdir()] == ["filling"]
             else:
-                assert case.values(place) == case.whole
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
+                assert case.values(target) == case.whole
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
     finally:
         subprocess.run(["umount", disk], check=True)
     disk.rmdir()
@@ -158,7 +158,7 @@ def test_a_full_disk(command: str, sandbox: Sandbox, inputs: Path, tmp_path: Pat
 
 @pytest.fixture
 def public(inputs: Path) -> Iterator[Path]:
-    """A folder that others can reach, with inputs."""
+    """A folder with inputs that every user can read."""
     with tempfile.TemporaryDirectory(prefix="rmtcli-") as name:
         folder = Path(name)
         shutil.copytree(inputs, folder, dirs_exist_ok=True)
@@ -170,7 +170,7 @@ def public(inputs: Path) -> Iterator[Path]:
 @readable
 @root_only
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory"])
-def test_a_folder_that_may_not_be_written_to(command: str, sandbox: Sandbox, public: Path) -> None:
+def test_a_folder_without_write_permission(command: str, sandbox: Sandbox, public: Path) -> None:
     before = tree(public)
     done = sandbox.run(*COMMANDS[command][0].split(), cwd=public, user=NOBODY)
     assert done.code == 2
@@ -181,7 +181,7 @@ def test_a_folder_that_may_not_be_written_to(command: str, sandbox: Sandbox, pub
 @readable
 @root_only
 @pytest.mark.parametrize("command", ["safetensors", "torch", "directory"])
-def test_an_input_that_may_not_be_read(command: str, sandbox: Sandbox, public: Path) -> None:
+def test_an_input_without_read_permission(command: str, sandbox: Sandbox, public: Path) -> None:
     words = COMMANDS[command][0].split()
     before = tree(public)
     secret = public / (words[1] if command != "directory" else "m/README.md")
@@ -196,7 +196,7 @@ def test_an_input_that_may_not_be_read(command: str, sandbox: Sandbox, public: P
 
 
 @root_only
-def test_a_disk_that_may_only_be_read(sandbox: Sandbox, inputs: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk(sandbox: Sandbox, inputs: Path, tmp_path: Path) -> None:
     case = Case("safetensors", False, sandbox, inputs, tmp_path)
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -212,10 +212,10 @@ def test_a_disk_that_may_only_be_read(sandbox: Sandbox, inputs: Path, tmp_path: 
     assert "disk/out.safetensors: " in done.stderr
 
 
-def test_what_a_killed_run_leaves_is_no_checkpoint(
+def test_the_temporary_file_of_a_killed_run_is_not_a_checkpoint(
     sandbox: Sandbox, inputs: Path, tmp_path: Path
 ) -> None:
-    """Its name begins with a dot and has no ending of a checkpoint's."""
+    """Its name begins with a dot and does not end like a checkpoint's."""
     case = Case("safetensors", False, sandbox, inputs, tmp_path)
     case.run(at=3, send=9)
     (left,) = tmp_path.glob(".rmtcli-*")

@@ -44,7 +44,7 @@ def received(url: str, folder: Path) -> Path:
     return folder
 
 
-def test_what_is_a_url(tmp_path: Path) -> None:
+def test_urls_are_recognised(tmp_path: Path) -> None:
     assert as_path("a/b.pt") == Path("a/b.pt")
     assert as_path(tmp_path) is tmp_path
     assert as_path((tmp_path / "a.pt").as_uri()) == tmp_path / "a.pt"
@@ -53,7 +53,9 @@ def test_what_is_a_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "mnist_deep.pt"])
-def test_a_file_gives_the_same_as_here(name: str, memory: str, tmp_path: Path) -> None:
+def test_a_remote_file_gives_the_results_of_a_local_one(
+    name: str, memory: str, tmp_path: Path
+) -> None:
     url = sent(SAMPLES / name, f"{memory}/{name}")
     here, there = (rmtcli.analyze(path).to_dict() for path in (SAMPLES / name, url))
     assert there["source"].pop("path") == url
@@ -67,7 +69,9 @@ def test_a_file_gives_the_same_as_here(name: str, memory: str, tmp_path: Path) -
     assert [Path(p).name for p in fs.ls("/bucket/small", detail=False)] == [name]
 
 
-def test_only_the_layers_are_read(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_tensors_that_are_used_are_read(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = sent(MLP, f"{memory}/a.safetensors")
     asked = []
     read = type(fsspec.filesystem("memory")).cat_file
@@ -82,7 +86,7 @@ def test_only_the_layers_are_read(memory: str, monkeypatch: pytest.MonkeyPatch) 
     assert sum(asked) < 2 * 4 * 10_000
 
 
-def test_a_directory_goes_in_and_out(memory: str, tmp_path: Path) -> None:
+def test_a_remote_directory_is_read_and_written(memory: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = {f"encoder.{i}.weight": torch.randn(64, 80) for i in range(3)}
     local = model_directory(tmp_path / "bert", state, shards=2)
@@ -120,7 +124,9 @@ def failing(*_: object, **__: object) -> None:
     raise RuntimeError("connection lost\nmore words")
 
 
-def test_what_goes_wrong_far_away_is_one_line(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_errors_are_reported_in_one_line(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = sent(MLP, f"{memory}/a.safetensors")
     with pytest.raises(UsageError, match=r"memory://bucket/gone\.pt: no such file"):
         open_checkpoint(f"{memory}/gone.pt")
@@ -166,7 +172,7 @@ def test_inputs_are_never_overwritten(memory: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp.safetensors", "directory"])
-def test_a_faster_run_is_left_alone(
+def test_the_output_of_a_faster_run_is_not_replaced(
     name: str, memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = SAMPLES / name, f"{memory}/out{Path(name).suffix}"
@@ -186,7 +192,7 @@ def test_a_faster_run_is_left_alone(
     assert [Path(p).name for p in fs.find("/bucket")] == [Path(other).name]
 
 
-def test_what_arrives_short_is_told(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_upload_is_reported(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(fsspec.filesystem("memory"))
     put = kind.put_file
 
@@ -200,7 +206,7 @@ def test_what_arrives_short_is_told(memory: str, monkeypatch: pytest.MonkeyPatch
     assert fsspec.filesystem("memory").find("/bucket") == []
 
 
-def test_a_source_that_changes_on_the_way_is_told(memory: str, tmp_path: Path) -> None:
+def test_an_input_that_changes_during_the_upload_is_reported(memory: str, tmp_path: Path) -> None:
     source = shutil.copy(MLP, tmp_path / "a.safetensors")
 
     def meanwhile(_: object) -> tuple[str, ...]:

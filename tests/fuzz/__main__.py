@@ -10,12 +10,12 @@ from tests.fuzz.run import run, work
 
 
 def main() -> int:
-    """Run the fuzzer; the exit code is 1 where there are findings."""
+    """Run the fuzzer; the exit code is 1 if there are findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--count", type=int, default=3000, help="damaged files to read")
-    parser.add_argument("--seed", type=int, default=0, help="another series of damages")
-    parser.add_argument("--start", type=int, default=0, help="number of the first")
-    parser.add_argument("--keep", type=Path, help="folder for files behind findings")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
+    parser.add_argument("--start", type=int, default=0, help="number of the first file")
+    parser.add_argument("--keep", type=Path, help="folder for files that led to findings")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:

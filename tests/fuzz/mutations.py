@@ -1,4 +1,4 @@
-"""Ways to damage a file: in its bytes, and in what a checksum or a length would give away."""
+"""Ways to damage a file: anywhere, or inside of what its checksums and lengths protect."""
 
 from __future__ import annotations
 
@@ -28,57 +28,57 @@ _TOKENS = (
 
 
 def flip(data: bytes, rng: Random) -> bytes:
-    """One bit."""
-    place = rng.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+    """Flip one bit."""
+    index = rng.randrange(len(data))
+    return data[:index] + bytes([data[index] ^ 1 << rng.randrange(8)]) + data[index + 1 :]
 
 
 def put_byte(data: bytes, rng: Random) -> bytes:
-    """One byte."""
-    place = rng.randrange(len(data))
-    return data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
+    """Replace one byte."""
+    index = rng.randrange(len(data))
+    return data[:index] + bytes([rng.randrange(256)]) + data[index + 1 :]
 
 
 def put_word(data: bytes, rng: Random) -> bytes:
-    """A number where a length or an offset may stand."""
+    """Write a number where a length or an offset may be."""
     width = rng.choice((2, 4, 8))
     word = (rng.choice(_WORDS) + rng.choice((0, 0, -1, 1))) % (1 << 8 * width)
-    place = rng.choice((0, rng.randrange(len(data))))
-    return data[:place] + word.to_bytes(width, "little") + data[place + width :]
+    index = rng.choice((0, rng.randrange(len(data))))
+    return data[:index] + word.to_bytes(width, "little") + data[index + width :]
 
 
 def cut(data: bytes, rng: Random) -> bytes:
-    """The beginning alone."""
+    """Keep the beginning alone."""
     return data[: rng.randrange(len(data))]
 
 
 def drop(data: bytes, rng: Random) -> bytes:
-    """A hole."""
+    """Remove a part."""
     start, size = rng.randrange(len(data)), rng.choice((1, 8, rng.randrange(1, len(data) + 1)))
     return data[:start] + data[start + size :]
 
 
 def repeat(data: bytes, rng: Random) -> bytes:
-    """A part twice."""
+    """Repeat a part."""
     start, size = rng.randrange(len(data)), rng.choice((1, 8, 64, 512))
     return data[: start + size] + data[start : start + size] + data[start + size :]
 
 
 def move(data: bytes, rng: Random) -> bytes:
-    """A part of the file over another."""
+    """Copy a part of the file over another."""
     size = rng.choice((4, 16, 64))
     source, target = (rng.randrange(len(data)) for _ in range(2))
     return data[:target] + data[source : source + size] + data[target + size :]
 
 
 def put_token(data: bytes, rng: Random) -> bytes:
-    """A number, name or word of a text replaced by one that nobody expects."""
+    """Replace a number, name or word of a text by an unexpected one."""
     tokens = list(re.finditer(rb'"[^"\\\n]{0,80}"|\b\d{1,20}\b|\bnull\b|\btrue\b|\bfalse\b', data))
     if not tokens:
         return put_byte(data, rng)
-    found = rng.choice(tokens)
+    token = rng.choice(tokens)
     new = rng.choice((*_TOKENS, rng.choice(tokens)[0]))
-    return data[: found.start()] + new + data[found.end() :]
+    return data[: token.start()] + new + data[token.end() :]
 
 
 _PLAIN: Sequence[Mutation] = (
@@ -88,7 +88,7 @@ _PLAIN: Sequence[Mutation] = (
 
 
 def damaged(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
-    """A file with one to four faults; its own checksums and lengths often hide them."""
+    """A file with one to four faults, which its checksums and lengths often do not reveal."""
     inner = rng.random() < 0.6
     if inner and data[:4] == b"PK\x03\x04":
         return _in_archive(data, rng)
@@ -117,7 +117,7 @@ def _in_header(data: bytes, rng: Random) -> bytes:
 
 
 def _in_metadata(header: bytes, rng: Random) -> bytes:
-    """Damage within a text that the header holds as JSON, so that the header is whole."""
+    """Damage a text in the header's metadata, so that the header itself stays valid."""
     tree = json.loads(header)
     texts = tree.get("__metadata__", {})
     if not texts:
@@ -128,7 +128,7 @@ def _in_metadata(header: bytes, rng: Random) -> bytes:
 
 
 def _in_archive(data: bytes, rng: Random) -> bytes:
-    """An archive with a damaged entry, or one left out or exchanged; its table is true."""
+    """An archive with a damaged, missing or exchanged entry, and a valid table of entries."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
         names = old.namelist()

@@ -1,4 +1,4 @@
-"""The fuzzer: a process that reads damaged files, and one that watches over it."""
+"""The fuzzer: a process that reads damaged files, and one that supervises it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from rmtcli.errors import RmtcliError
 from tests.fuzz.mutations import damaged
 from tests.fuzz.seeds import Seed, write_seeds
 
-#: Memory that reading a file of some kilobytes may take beyond that of the program itself.
+#: Bytes of memory that reading a file of some kilobytes may take, beyond the program's own.
 MEMORY = 1 << 30
-#: Seconds that it may take.
+#: Seconds that reading a file may take.
 PATIENCE = 20
-#: Audit events that mean that something of a file was run, or something outside was reached.
+#: Audit events by which a file's content would be run, or the network be reached.
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link")
 
 
 @dataclass
 class Tally:
-    """What came of some files.
+    """Results of reading some files.
 
     Attributes:
         files: how many were read.
-        accepted: how many were whole enough.
-        refused: how many were refused, by kind of error.
-        findings: what else happened, one text for each kind, with the first case of it.
+        accepted: how many were read without an error.
+        refused: how many were refused, by type of error.
+        findings: every other event, as a text per kind, with the number of its first file.
         peak: largest resident memory in MiB.
         seconds: time taken.
     """
@@ -58,7 +58,7 @@ class Tally:
         self.refused[kind] = self.refused.get(kind, 0) + count
 
     def add(self, other: dict[str, Any]) -> None:
-        """Take up the figures of a part."""
+        """Add the figures of another tally."""
         self.files += other["files"]
         self.accepted += other["accepted"]
         for kind, count in other["refused"].items():
@@ -69,18 +69,18 @@ class Tally:
 
 
 class EscapeError(BaseException):
-    """Something was run, or written outside of the scratch folder."""
+    """A file's content was run, took too long, or wrote outside of the scratch folder."""
 
 
 def case(seeds: list[Seed], contents: list[bytes], seed: int, number: int) -> tuple[Seed, bytes]:
-    """The damaged file of a number; the same whenever and wherever it is made."""
+    """The damaged file with a number; it depends on the seed and the number alone."""
     rng = Random(f"{seed}:{number}")
     which = number % len(seeds)
     return seeds[which], damaged(contents[which], contents, rng)
 
 
 def _peak() -> int:
-    """Most resident memory in MiB; ru_maxrss would be that of the process that started this one."""
+    """Largest resident memory in MiB; ru_maxrss would count the parent process as well."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -88,20 +88,20 @@ def _peak() -> int:
 
 
 def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
-    """Read the damaged files of some numbers; what came of them is in ``state`` after each."""
+    """Read the damaged files with some numbers; ``state`` has the results after each."""
     warnings.simplefilter("ignore")
     faulthandler.enable()
     seeds = write_seeds(scratch)
     contents = [item.file.read_bytes() for item in seeds]
-    for item in seeds:  # whole files are read, and what is imported late is imported now
+    for item in seeds:  # whole files are read, and modules that are imported late are imported now
         item.read()
     _watch(scratch.parent)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _out_of_time)
     tally, known = Tally(), 0
-    found = state.parent / "found"
-    found.mkdir(exist_ok=True)
+    kept = state.parent / "found"
+    kept.mkdir(exist_ok=True)
     with state.open("wb", buffering=0) as log:
         for number in range(start, stop):
             item, data = case(seeds, contents, seed, number)
@@ -110,25 +110,11 @@ def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
             (state.parent / "current").write_bytes(data)
             signal.alarm(PATIENCE)
             try:
-                item.read()
-                tally.accepted += 1
-            except MemoryError:
-                tally.refuse("MemoryError")  # main makes one line of it
-            except RmtcliError as error:
-                tally.refuse(type(error).__name__)
-                if "\n" in str(error) or not str(error):
-                    tally.findings.setdefault(f"{item.name}: not one line: {error!r}", number)
-            except OSError as error:
-                # main makes one line of these: what the system says, and of which file.
-                tally.refuse("OSError")
-                if error.filename is None:
-                    tally.findings.setdefault(f"{item.name}: names no file: {error!r}", number)
-            except BaseException as error:  # whatever it is, it is a finding
-                tally.findings.setdefault(f"{item.name}: {_described(error)}", number)
+                _read(item, number, tally)
             finally:
                 signal.alarm(0)
                 if len(tally.findings) > known:
-                    shutil.copy(state.parent / "current", found / f"{number}-{item.file.name}")
+                    shutil.copy(state.parent / "current", kept / f"{number}-{item.file.name}")
                     known += 1
                 item.file.write_bytes(contents[number % len(seeds)])
             tally.files += 1
@@ -139,12 +125,33 @@ def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
                 os.ftruncate(log.fileno(), len(text) + 14)
 
 
+def _read(item: Seed, number: int, tally: Tally) -> None:
+    """Read one damaged file, and note the result."""
+    try:
+        item.read()
+        tally.accepted += 1
+    except MemoryError:
+        tally.refuse("MemoryError")  # main makes one line of it
+    except RmtcliError as error:
+        tally.refuse(type(error).__name__)
+        if "\n" in str(error) or not str(error):
+            tally.findings.setdefault(f"{item.name}: not one line: {error!r}", number)
+    except OSError as error:
+        # main makes one line of the system's message and the file's name.
+        tally.refuse("OSError")
+        if error.filename is None:
+            tally.findings.setdefault(f"{item.name}: names no file: {error!r}", number)
+    except BaseException as error:  # any other error is a finding
+        tally.findings.setdefault(f"{item.name}: {_described(error)}", number)
+
+
 def _described(error: BaseException) -> str:
+    """Type of an error and the line of rmtcli that raised it."""
     last = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in last if "/rmtcli/" in frame.filename]
     where = ours[-1] if ours else last[-1]
-    what = f"{error} " if isinstance(error, EscapeError) else ""
-    return f"{type(error).__name__} {what}at {Path(where.filename).name}:{where.lineno}"
+    message = f"{error} " if isinstance(error, EscapeError) else ""
+    return f"{type(error).__name__} {message}at {Path(where.filename).name}:{where.lineno}"
 
 
 def _out_of_time(*_: object) -> None:
@@ -152,7 +159,7 @@ def _out_of_time(*_: object) -> None:
 
 
 def _watch(scratch: Path) -> None:
-    """Fail where anything is run, or written outside of the scratch folder."""
+    """Fail if anything is run, or written outside of the scratch folder."""
     inside = str(scratch)
 
     def outside(event: str, path: str) -> None:
@@ -174,13 +181,13 @@ def _watch(scratch: Path) -> None:
 
 
 def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) -> Tally:
-    """Read ``count`` damaged files in a process of its own, which is started anew if it dies.
+    """Read damaged files in a process of its own, which is started again if it dies.
 
     Args:
-        count: how many.
-        seed: which; the same seed damages the same files in the same ways.
-        start: number of the first.
-        keep: folder for the files behind findings.
+        count: number of files.
+        seed: seed of the damage; each seed always gives the same files.
+        start: number of the first file.
+        keep: folder for copies of the files that led to findings.
     """
     tally, begin, stop = Tally(), time.monotonic(), start + count
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -199,14 +206,14 @@ def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) 
                 text=True,
                 check=False,
             )
-            number, found = _progress(folder / f"{start}.state", start)
-            if found is not None:
-                tally.add(found)
+            number, part = _progress(folder / f"{start}.state", start)
+            if part is not None:
+                tally.add(part)
             if done.returncode == 0:
                 start = end
             elif number < start:
                 raise RuntimeError(done.stderr)
-            else:  # a crash: what was read since the last note is not counted
+            else:  # a crash: files read since the last note are not counted
                 tally.findings.setdefault(_crash(done), number)
                 start = number + 1
                 (folder / "found").mkdir(exist_ok=True)
@@ -221,11 +228,13 @@ def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) 
 
 
 def _crash(done: subprocess.CompletedProcess[str]) -> str:
+    """How the process ended, with the line of rmtcli where it did."""
     ours = [line.strip() for line in done.stderr.splitlines() if "rmtcli" in line]
     return f"process ended with {done.returncode}: {(ours or [done.stderr[-200:]])[0]}"
 
 
 def _progress(state: Path, start: int) -> tuple[int, dict[str, Any] | None]:
+    """Number of the last file that was begun, and the tally when it was last noted."""
     if not state.exists():
         return start - 1, None
     first, *rest = state.read_text().split("\n")

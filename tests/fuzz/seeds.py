@@ -1,4 +1,4 @@
-"""Small whole files of every kind that rmtcli reads, and what reads them."""
+"""Small valid files of every kind that rmtcli reads, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
 from tests.conftest import model_directory
 
-#: Everything is a layer: the seeds' are tiny.
+#: Every matrix is a layer, because those of the seeds are tiny.
 ALL = Selection(min_side=0)
 
 
@@ -38,9 +38,9 @@ class Seed:
     """A file to damage.
 
     Attributes:
-        name: what it is.
-        file: the file whose bytes are changed; others may stand beside it.
-        read: what rmtcli does with it.
+        name: kind of the file.
+        file: the file whose bytes are changed; others may be beside it.
+        read: reads the file as rmtcli does.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Seed:
 
 
 def state() -> OrderedDict[str, torch.Tensor]:
-    """Two layers, other types, a shared tensor."""
+    """Two layers, tensors of other types, and a tied tensor."""
     torch.manual_seed(0)
     found = nn.Sequential(OrderedDict(fc=nn.Linear(9, 8), out=nn.Linear(8, 6))).state_dict()
     found["half.weight"] = torch.randn(7, 8).bfloat16()
@@ -59,7 +59,7 @@ def state() -> OrderedDict[str, torch.Tensor]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """What commands do with a checkpoint before any layer is decomposed, and more."""
+    """Read a checkpoint as commands do before a layer is decomposed, and every tensor."""
     found = open_checkpoint(path)
     for name in found.infos:
         found.raw(name)
@@ -73,14 +73,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def pruned(path: Path, target: Path) -> None:
-    """Prune a checkpoint, and read what was written."""
+    """Prune a checkpoint, and read the output."""
     rmtcli.prune(path, target, keep="rank:k=1", selection=ALL, force=True)
     if target.exists():
         read_checkpoint(target)
 
 
 def write_seeds(folder: Path) -> list[Seed]:
-    """Every seed with its file in ``folder``."""
+    """Write the file of every seed to ``folder``."""
     seeds: list[Seed] = []
 
     def add(name: str, file: Path, read: Callable[[], object]) -> None:

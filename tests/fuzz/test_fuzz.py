@@ -36,7 +36,7 @@ def test_damaged_files_are_read_or_refused(seed: int, tmp_path: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300), st.randoms(use_true_random=False))
-def test_damage_takes_any_bytes(data: bytes, rng: object) -> None:
+def test_any_bytes_can_be_damaged(data: bytes, rng: object) -> None:
     assert isinstance(damaged(data, [data], rng), bytes)  # type: ignore[arg-type]
 
 
@@ -78,7 +78,7 @@ def test_writing_and_reading_is_the_identity() -> None:
     assert min(compared[".pt"], compared[".safetensors"]) > 100  # tensors
 
 
-def test_commands_succeed_or_refuse() -> None:
+def test_commands_succeed_or_refuse_the_input() -> None:
     """A pruned layer has a lower rank; every other tensor is unchanged."""
     pruned: Counter[str] = Counter()
 
@@ -109,7 +109,7 @@ def test_commands_succeed_or_refuse() -> None:
     assert pruned.total() >= 3  # layers: most state dicts are refused or have none to prune
 
 
-def test_factors_are_no_further_from_the_layer_than_they_say() -> None:
+def test_the_predicted_error_is_the_error_of_the_stored_factors() -> None:
     """The predicted error is the real one, except for rounding to the layer's type."""
     compared: Counter[torch.dtype] = Counter()
 

@@ -23,7 +23,7 @@ def state() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("container", ["safetensors", "bin"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_weights_are_the_same_however_they_are_divided(
+def test_weights_do_not_depend_on_how_they_are_sharded(
     tmp_path: Path, container: str, shards: int
 ) -> None:
     folder = model_directory(tmp_path / "m", state(), shards=shards, container=container)
@@ -68,7 +68,7 @@ def test_older_sentence_transformers_keep_the_model_in_a_folder(tmp_path: Path) 
     assert len(checkpoint.infos) == 5
 
 
-def test_gpt2_weights_are_turned(tmp_path: Path) -> None:
+def test_gpt2_weights_are_transposed(tmp_path: Path) -> None:
     config = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=300, n_positions=40)
     model = GPT2LMHeadModel(config)
     model.save_pretrained(tmp_path / "m")
@@ -212,7 +212,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_a_broken_directory_is_told_in_one_line(tmp_path: Path, broken: object) -> None:
+def test_a_broken_directory_is_reported_in_one_line(tmp_path: Path, broken: object) -> None:
     names = ("a.weight", "head.weight", "h.2.b.weight")
     folder = model_directory(tmp_path / "m", {n: torch.ones(2) for n in names}, shards=3)
     broken(folder)  # type: ignore[operator]

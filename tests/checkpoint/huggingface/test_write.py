@@ -49,7 +49,7 @@ def config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_complete_directory_comes_out(model: Path) -> None:
+def test_a_complete_directory_is_written(model: Path) -> None:
     before = tree(model)
     report = rmtcli.prune(model, keep="rank:k=3")
     out = model.with_name("m.pruned")
@@ -96,7 +96,7 @@ def load_all(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for file in files for name, value in load_file(file).items()}
 
 
-def test_the_card_keeps_its_words_and_has_one_section(model: Path) -> None:
+def test_the_model_card_keeps_its_text_and_has_one_section(model: Path) -> None:
     rmtcli.prune(model, model.with_name("a"), keep="rank:k=3")
     card = (model.with_name("a") / "README.md").read_text()
     assert card.startswith(CARD)
@@ -108,7 +108,7 @@ def test_the_card_keeps_its_words_and_has_one_section(model: Path) -> None:
     assert (model.with_name("d") / "README.md").read_text().count("## Compressed") == 1
 
 
-def test_densify_gives_a_plain_directory_back(model: Path) -> None:
+def test_densify_restores_a_plain_directory(model: Path) -> None:
     rmtcli.prune(model, model.with_name("a"), keep="rank:k=3")
     rmtcli.densify(model.with_name("a"), model.with_name("b"))
     assert config(model.with_name("b")) == config(model)
@@ -143,7 +143,7 @@ def test_shards_are_divided_by_size_and_read_again(model: Path) -> None:
         assert again.raw(name).data.tobytes() == source.raw(name).data.tobytes()
 
 
-def test_gpt2_factors_are_linear_and_come_back_turned(tmp_path: Path) -> None:
+def test_gpt2_factors_are_linear_and_densify_to_conv1d(tmp_path: Path) -> None:
     small = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=99, n_positions=40)
     GPT2LMHeadModel(small).save_pretrained(tmp_path / "m")
     rmtcli.prune(tmp_path / "m", tmp_path / "a", keep="rank:k=20")
@@ -162,7 +162,7 @@ def test_gpt2_factors_are_linear_and_come_back_turned(tmp_path: Path) -> None:
     torch.testing.assert_close(in_place, best, rtol=0, atol=1e-6 * float(best.abs().max()))
 
 
-def test_other_code_keeps_its_place_in_the_configuration(tmp_path: Path) -> None:
+def test_other_code_stays_in_the_configuration(tmp_path: Path) -> None:
     own = {"model_type": "new", "auto_map": {"AutoConfig": "own.NewConfig", "AutoModel": "own.New"}}
     model_directory(tmp_path / "m", state(), own)
     report = rmtcli.prune(tmp_path / "m", keep="rank:k=3")
@@ -170,7 +170,7 @@ def test_other_code_keeps_its_place_in_the_configuration(tmp_path: Path) -> None
     assert any("the model comes with its own code" in note for note in report.notes)
 
 
-def test_the_hash_is_that_of_weights_and_configuration(model: Path) -> None:
+def test_the_hash_covers_weights_and_configuration(model: Path) -> None:
     first = rmtcli.analyze(model).source
     (model / "tokenizer.json").write_text("changed")
     assert rmtcli.analyze(model).source == first
@@ -179,12 +179,12 @@ def test_the_hash_is_that_of_weights_and_configuration(model: Path) -> None:
     assert first.bytes == sum(file.stat().st_size for file in model.glob("model-*"))
 
 
-def test_a_file_can_be_made_of_a_directory(model: Path) -> None:
+def test_a_directory_can_be_written_as_a_file(model: Path) -> None:
     rmtcli.prune(model, model.with_name("a.safetensors"), keep="rank:k=3")
     assert "h.0.fc.1.weight" in load_file(model.with_name("a.safetensors"))
 
 
-def test_places_that_a_directory_must_not_take(model: Path, tmp_path: Path) -> None:
+def test_targets_that_a_directory_must_not_replace(model: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     before = tree(tmp_path)
@@ -202,7 +202,7 @@ def test_places_that_a_directory_must_not_take(model: Path, tmp_path: Path) -> N
     assert tree(tmp_path) == before
 
 
-def test_an_old_directory_is_replaced_whole_or_stays(
+def test_an_old_directory_is_replaced_completely_or_stays(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rmtcli.prune(model, tmp_path / "out", keep="rank:k=3")
@@ -229,7 +229,7 @@ def hidden(paths: Iterable[Path]) -> list[str]:
     return [path.name for path in paths if path.name.startswith(".rmtcli")]
 
 
-def test_a_file_makes_no_directory(tmp_path: Path, samples: Path) -> None:
+def test_a_file_cannot_be_written_as_a_directory(tmp_path: Path, samples: Path) -> None:
     source = open_checkpoint(samples / "planted.safetensors")
     with pytest.raises(CheckpointError, match="a directory can be written from a directory only"):
         write_directory(source, tmp_path / "out")

@@ -51,7 +51,7 @@ def export(model: nn.Module, path: Path) -> Path:
 
 @pytest.mark.parametrize(("make", "name"), [(script, "a.pt"), (export, "a.pt2")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_come_out_as_in_the_state_dict(
+def test_weights_equal_the_state_dict(
     tmp_path: Path, make: Any, name: str, dtype: torch.dtype
 ) -> None:
     model = nn.Sequential(nn.Linear(40, 48), nn.ReLU(), nn.Linear(48, 40)).to(dtype)
@@ -102,7 +102,7 @@ def rewritten(source: Path, target: Path, change: dict[str, bytes]) -> Path:
         ("a.pt2", "data/weights/model_weights_config.json", b"[]", "its table of weights is dam"),
     ],
 )
-def test_hostile_and_damaged_archives_are_told_in_one_line(
+def test_hostile_and_damaged_archives_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, entry: str, data: bytes, line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +115,7 @@ def test_hostile_and_damaged_archives_are_told_in_one_line(
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_weight_that_reaches_beyond_its_storage_is_damaged(tmp_path: Path) -> None:
+def test_a_weight_beyond_its_storage_is_reported(tmp_path: Path) -> None:
     source = export(nn.Sequential(nn.Linear(40, 48)), tmp_path / "a.pt2")
     path = rewritten(source, tmp_path / "b.pt2", {"data/weights/weight_0": b"1234"})
     with pytest.raises(CheckpointError, match=r"'0\.weight' is damaged: it reaches beyond"):

@@ -72,7 +72,7 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt"])
-def test_everything_but_the_edits_comes_back(
+def test_everything_but_the_edits_is_kept(
     tmp_path: Path, kind: str, ending: str, legacy: bool
 ) -> None:
     tree, where = wrapped(kind)
@@ -102,7 +102,7 @@ def test_everything_but_the_edits_comes_back(
     assert again.extras == tuple(beside)
 
 
-def test_torchs_own_record_of_versions_is_kept(tmp_path: Path) -> None:
+def test_the_versions_of_modules_are_kept(tmp_path: Path) -> None:
     original = state()
     torch.save(original, tmp_path / "a.pt")
     write_checkpoint(open_checkpoint(tmp_path / "a.pt"), tmp_path / "b.pt")
@@ -118,7 +118,7 @@ def test_values_of_every_type_are_exact(tmp_path: Path, dtype: torch.dtype) -> N
         np.testing.assert_array_equal(source.array(name), expected.double().numpy())
 
 
-def test_shared_storage_is_tied_and_stays_shared(tmp_path: Path) -> None:
+def test_names_of_one_storage_are_tied_and_stay_so(tmp_path: Path) -> None:
     w = torch.ones(3, 4)
     torch.save({"a": w, "b": w, "c": w.clone(), "d": w[:2]}, tmp_path / "a.pt")
     source = open_checkpoint(tmp_path / "a.pt")
@@ -135,7 +135,7 @@ def test_from_torch_to_safetensors_and_back(tmp_path: Path) -> None:
     assert same(dict(torch.load(tmp_path / "c.pt")), dict(sorted(state().items())))
 
 
-def test_what_safetensors_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_entries_that_safetensors_cannot_store_are_refused(tmp_path: Path) -> None:
     torch.save(
         {"w": torch.ones(2, 2), "z": torch.ones(2, dtype=torch.complex64)}, tmp_path / "a.pt"
     )
@@ -176,7 +176,7 @@ class Other(Payload):
         return os.rmdir, (str(self.path),)
 
 
-def test_all_that_a_pickle_calls_for_is_named(tmp_path: Path) -> None:
+def test_every_global_that_a_pickle_calls_for_is_named(tmp_path: Path) -> None:
     tree = {"w": torch.ones(2, 2), "x": Payload(tmp_path / "owned"), "y": Other(tmp_path)}
     torch.save(tree, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"calls for posix\.mkdir, posix\.rmdir, and only"):
@@ -197,7 +197,7 @@ def test_a_bare_pickle_and_a_whole_module_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 10, 1500])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_cut_short_files_are_told_in_one_line(tmp_path: Path, size: int, legacy: bool) -> None:
+def test_truncated_files_are_reported_in_one_line(tmp_path: Path, size: int, legacy: bool) -> None:
     path = tmp_path / "a.pt"
     torch.save(state(), path, _use_new_zipfile_serialization=not legacy)
     whole = path.read_bytes()
@@ -209,7 +209,7 @@ def test_cut_short_files_are_told_in_one_line(tmp_path: Path, size: int, legacy:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"optimizer": {"state": {}}}, 5])
-def test_files_without_a_state_dict_are_told(tmp_path: Path, content: object) -> None:
+def test_files_without_a_state_dict_are_reported(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="holds no state dict"):
         open_checkpoint(tmp_path / "a.pt")
@@ -218,12 +218,12 @@ def test_files_without_a_state_dict_are_told(tmp_path: Path, content: object) ->
 @pytest.mark.parametrize(
     "text", ["", "no json", "[]", "{}", '{"factored": 3}', MANIFEST.to_json().replace("1", '"x"')]
 )
-def test_a_manifest_that_cannot_be_read_is_none(text: str) -> None:
+def test_a_manifest_that_cannot_be_parsed_is_none(text: str) -> None:
     assert Manifest.from_json(text) is None
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
-def test_kept_views_do_not_hold_what_was_replaced(tmp_path: Path) -> None:
+def test_kept_views_do_not_keep_replaced_storages(tmp_path: Path) -> None:
     flat = torch.arange(10_000.0)
     views = {"a": flat[:9000].view(90, 100), "b": flat[9000:9500], "c": flat[9000:9500]}
     torch.save(views, tmp_path / "a.pt")
@@ -237,7 +237,7 @@ def test_kept_views_do_not_hold_what_was_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
-def test_unsigned_types_and_empty_tensors_travel(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_unsigned_types_and_empty_tensors_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {
         "u": torch.tensor([1, 2**15], dtype=dtype),
         "e": torch.empty(0, 3),

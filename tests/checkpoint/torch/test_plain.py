@@ -85,7 +85,7 @@ def test_reads_what_torch_reads(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
-def test_leaves_what_is_unusual_to_torch(kind: str, tmp_path: Path) -> None:
+def test_leaves_unusual_files_to_torch(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save(UNUSUAL[kind](), path)
     with pytest.raises(UnusualError):
@@ -106,7 +106,7 @@ def test_leaves_older_files_and_other_bytes_to_torch(tmp_path: Path) -> None:
         PlainTorchFile(path)
 
 
-def test_the_record_of_what_was_pruned(tmp_path: Path) -> None:
+def test_the_manifest_is_read_without_torch(tmp_path: Path) -> None:
     small = tmp_path / "small.pt"
     rmtcli.prune(SAMPLES / "mnist_deep.pt", small)
     plain, whole = PlainTorchFile(small), TorchFile(small)
@@ -115,7 +115,7 @@ def test_the_record_of_what_was_pruned(tmp_path: Path) -> None:
     assert plain.extras == whole.extras == ("epoch", "optimizer_state_dict")
 
 
-def test_no_torch_in_the_process(tmp_path: Path) -> None:
+def test_torch_is_not_imported(tmp_path: Path) -> None:
     code = (
         "import sys, rmtcli\n"
         f"rmtcli.analyze({str(SAMPLES / 'mnist_deep.pt')!r})\n"
