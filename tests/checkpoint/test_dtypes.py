@@ -21,7 +21,7 @@ def test_every_bit_pattern_round_trips(dtype: str, data: st.DataObject) -> None:
     assert values.shape == (2, 3)
     if np.isfinite(values).all():
         assert encode(values, dtype).data.tobytes() == bits
-    # numpy's values are torch's.
+    # NumPy's values equal torch's.
     np.testing.assert_array_equal(values, to_torch(raw).to(torch.float64).numpy())
 
 

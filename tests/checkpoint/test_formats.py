@@ -1,4 +1,4 @@
-"""The table of formats, and what another package adds to it."""
+"""The table of formats, and formats that another package adds."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Point:
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Another package's format, and one that would take over an ending."""
+    """Another package's format, and one that claims an ending of rmtcli's."""
     points = [
         Point("plain", Format("plain", (".plain",), PlainFile, write_plain)),
         Point("mine", Format("mine", (".pt",), PlainFile)),
@@ -126,8 +126,8 @@ def test_another_package_adds_a_format(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("added")
 def test_an_added_format_cannot_replace_an_ending() -> None:
-    found = find_format(Path("a.pt"))
-    assert found is not None
-    assert found.name == "torch"
+    file_format = find_format(Path("a.pt"))
+    assert file_format is not None
+    assert file_format.name == "torch"
     with pytest.raises(UsageError, match=r"must be one of \.safetensors, .*\.pt2, \.plain$"):
         formats.format_by_ending(Path("a.txt"))

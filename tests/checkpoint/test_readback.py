@@ -1,4 +1,4 @@
-"""Outputs are read back before they get their name."""
+"""Outputs are read back before they get their names."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def inputs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lying_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """A disk that changes a byte, so far from the end, of what it said it holds."""
+    """A disk that changes one byte of each file after it has reported success."""
 
-    def lies(before_the_end: int) -> None:
+    def change(before_the_end: int) -> None:
         real = os.fsync
 
         def fsync(handle: int) -> None:
             real(handle)
-            place = Path(f"/proc/self/fd/{handle}").resolve()
-            if place.is_file() and place.suffix in (".tmp", ".safetensors"):
-                with place.open("r+b") as file:
+            path = Path(f"/proc/self/fd/{handle}").resolve()
+            if path.is_file() and path.suffix in (".tmp", ".safetensors"):
+                with path.open("r+b") as file:
                     file.seek(-before_the_end, os.SEEK_END)
                     byte = file.read(1)[0]
                     file.seek(-1, os.SEEK_CUR)
@@ -54,7 +54,7 @@ def lying_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         monkeypatch.setattr(os, "fsync", fsync)
 
-    return lies
+    return change
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds open files by Linux's /proc")

@@ -80,9 +80,9 @@ def test_tensors_start_at_multiples_of_their_width(tmp_path: Path) -> None:
 def test_names_come_in_natural_order(tmp_path: Path) -> None:
     names = ["h.10.w", "h.2.w", "a", "h.2.b", "1", "10", "9x"]
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "a.safetensors")
-    found = list(open_checkpoint(tmp_path / "a.safetensors").infos)
-    assert found == ["1", "9x", "10", "a", "h.2.b", "h.2.w", "h.10.w"]
-    assert sorted(names, key=natural_order) == found
+    read = list(open_checkpoint(tmp_path / "a.safetensors").infos)
+    assert read == ["1", "9x", "10", "a", "h.2.b", "h.2.w", "h.10.w"]
+    assert sorted(names, key=natural_order) == read
 
 
 def test_edits_replace_tensors(tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ def test_edits_replace_tensors(tmp_path: Path) -> None:
     edited = Edited(source, {"fc.weight": {"fc.0.weight": new}}, None)
     assert edited.parameters == 2 + 4
     write_checkpoint(edited, tmp_path / "b.safetensors")
-    found = load_file(tmp_path / "b.safetensors")
-    assert set(found) == {"fc.0.weight", "other"}
-    assert torch.equal(found["fc.0.weight"], torch.full((2, 1), 3.0, dtype=torch.bfloat16))
-    assert torch.equal(found["other"], state["other"])
+    written = load_file(tmp_path / "b.safetensors")
+    assert set(written) == {"fc.0.weight", "other"}
+    assert torch.equal(written["fc.0.weight"], torch.full((2, 1), 3.0, dtype=torch.bfloat16))
+    assert torch.equal(written["other"], state["other"])
 
 
 def test_tensors_are_tied_if_all_bytes_are_equal(tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_tensors_are_tied_if_all_bytes_are_equal(tmp_path: Path) -> None:
 def damaged(kind: str) -> bytes:
     good = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     whole = len(good).to_bytes(8, "little") + good + bytes(8)
-    lies = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}'
+    wrong = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}'
     return {
         "truncated": whole[:-3],
         "only a length": whole[:8],
         "huge header": (2**62).to_bytes(8, "little") + good,
         "no json": (4).to_bytes(8, "little") + b"\x00\xff{]",
-        "shape lies": len(lies).to_bytes(8, "little") + lies + bytes(8),
+        "false shape": len(wrong).to_bytes(8, "little") + wrong + bytes(8),
         "text": b"this is no checkpoint at all",
         "long tail": whole + b"x",
     }[kind]
@@ -125,7 +125,7 @@ def damaged(kind: str) -> bytes:
 
 @pytest.mark.parametrize(
     "kind",
-    ["truncated", "only a length", "huge header", "no json", "shape lies", "text", "long tail"],
+    ["truncated", "only a length", "huge header", "no json", "false shape", "text", "long tail"],
 )
 def test_damaged_files_are_reported_in_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.safetensors"

@@ -104,7 +104,7 @@ def test_nothing_is_written_inside_an_input_or_around_one(tmp_path: Path) -> Non
 
 
 def test_one_path_for_two_outputs_is_refused(tmp_path: Path) -> None:
-    """Neither is there yet: a report, say, and the checkpoint."""
+    """Neither output exists yet: a report, for example, and the checkpoint."""
     target = tmp_path / "a.pt"
     check_target(target, inputs=[tmp_path / "b.pt"], force=False)
     with pytest.raises(UsageError, match="is named for two things: give each a file of its own"):
@@ -214,7 +214,7 @@ def test_a_staged_file_is_on_the_disk_and_has_a_temporary_name(
 def test_an_error_in_the_block_leaves_nothing(
     error: BaseException, name: str, tmp_path: Path
 ) -> None:
-    """The output that is there already stays."""
+    """An output that exists already stays."""
     model = open_checkpoint(model_directory(tmp_path / "m", {"a": torch.ones(2)}))
 
     def stop() -> None:
@@ -240,7 +240,7 @@ def test_without_force_nothing_is_replaced(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(*_: object) -> None:
-        raise OSError(errno.EPERM, "no second names here")
+        raise OSError(errno.EPERM, "no hard links here")
 
     if not links:
         monkeypatch.setattr(os, "link", link)
@@ -256,10 +256,10 @@ def test_without_force_nothing_is_replaced(
 def test_system_errors_name_the_output() -> None:
     output = Path("out.pt")
     for error in (OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full", "copied.pt")):
-        found = with_path(error, output)
-        assert isinstance(found, OSError)
-        assert (found.errno, found.strerror) == (error.errno, error.strerror)
-        assert found.filename == "out.pt"
+        named = with_path(error, output)
+        assert isinstance(named, OSError)
+        assert (named.errno, named.strerror) == (error.errno, error.strerror)
+        assert named.filename == "out.pt"
     others = OSError(errno.EACCES, "no rights", "in.pt"), OSError("no number"), ValueError("else")
     for error in others:
         assert with_path(error, output) is error

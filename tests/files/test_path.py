@@ -27,7 +27,7 @@ MLP = SAMPLES / "mnist_mlp.safetensors"
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """A URL under which there is nothing yet."""
+    """A URL of an empty folder."""
     fs = fsspec.filesystem("memory")
     fs.makedirs("/bucket", exist_ok=True)
     yield "memory://bucket"

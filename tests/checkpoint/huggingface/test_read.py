@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, RmtcliError, UsageError
@@ -69,6 +68,8 @@ def test_older_sentence_transformers_keep_the_model_in_a_folder(tmp_path: Path) 
 
 
 def test_gpt2_weights_are_transposed(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=300, n_positions=40)
     model = GPT2LMHeadModel(config)
     model.save_pretrained(tmp_path / "m")
@@ -79,13 +80,15 @@ def test_gpt2_weights_are_transposed(tmp_path: Path) -> None:
         "h.0.mlp.c_fc": (256, 64),
         "h.0.mlp.c_proj": (64, 256),
     }
-    # A square weight shows nothing by its shape: the name and the model's type decide.
+    # The shape of a square weight tells nothing: its name and the model's type decide.
     square = next(layer for layer in layers if layer.name.endswith("attn.c_proj.weight"))
     stored = model.transformer.h[0].attn.c_proj.weight.detach().numpy()
     np.testing.assert_array_equal(square.load(), stored.T)
 
 
 def test_t5_shared_weights_are_an_embedding_by_the_vocabulary(tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
     config = T5Config(d_model=64, d_ff=96, num_layers=1, num_heads=2, d_kv=32, vocab_size=300)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "m")
     kinds = {item.name: item for item in find_layers(open_checkpoint(tmp_path / "m"))}
@@ -96,8 +99,8 @@ def test_t5_shared_weights_are_an_embedding_by_the_vocabulary(tmp_path: Path) ->
 def test_quantised_weights_are_skipped_with_their_reason(tmp_path: Path) -> None:
     config = {"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}
     tensors = state() | {"q.weight": torch.ones(64, 64).to(torch.float8_e4m3fn)}
-    found = find_layers(open_checkpoint(model_directory(tmp_path / "m", tensors, config)))
-    reasons = {item.name: item.reason for item in found if isinstance(item, Skipped)}
+    items = find_layers(open_checkpoint(model_directory(tmp_path / "m", tensors, config)))
+    reasons = {item.name: item.reason for item in items if isinstance(item, Skipped)}
     assert reasons["q.weight"] is SkipReason.NOT_FLOAT
     assert reasons["h.2.a.weight"] is SkipReason.QUANTIZED
     assert len(reasons) == 6

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import rmtcli
 from rmtcli.checkpoint import Manifest, open_checkpoint
@@ -45,8 +44,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return found
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return values
 
 
 def test_a_complete_directory_is_written(model: Path) -> None:
@@ -121,10 +120,10 @@ def test_densify_restores_a_plain_directory(model: Path) -> None:
 def test_the_dense_layout_leaves_the_configuration(model: Path) -> None:
     rmtcli.prune(model, layout="dense", keep="rank:k=3")
     assert config(model.with_name("m.pruned")) == config(model)
-    found = open_checkpoint(model.with_name("m.pruned")).manifest
-    assert found is not None
-    assert found.factored == {}
-    assert found.ranks == {"h.0.fc.weight": 3, "h.1.fc.weight": 3}
+    manifest = open_checkpoint(model.with_name("m.pruned")).manifest
+    assert manifest is not None
+    assert manifest.factored == {}
+    assert manifest.ranks == {"h.0.fc.weight": 3, "h.1.fc.weight": 3}
 
 
 def test_shards_are_divided_by_size_and_read_again(model: Path) -> None:
@@ -144,6 +143,8 @@ def test_shards_are_divided_by_size_and_read_again(model: Path) -> None:
 
 
 def test_gpt2_factors_are_linear_and_densify_to_conv1d(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     small = GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=99, n_positions=40)
     GPT2LMHeadModel(small).save_pretrained(tmp_path / "m")
     rmtcli.prune(tmp_path / "m", tmp_path / "a", keep="rank:k=20")

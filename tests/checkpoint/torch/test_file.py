@@ -59,7 +59,7 @@ KINDS = [
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal down to the bits of the tensors, whatever the nesting."""
+    """Whether two nested objects and the values of all tensors in them are equal."""
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
     if isinstance(a, dict):
@@ -87,18 +87,18 @@ def test_everything_but_the_edits_is_kept(
     for key in where:
         expected = expected[key]
     expected = {k: v for k, v in expected.items() if k != name}
-    found = torch.load(target, weights_only=True)
+    written = torch.load(target, weights_only=True)
     again = open_checkpoint(target)
     assert again.manifest == MANIFEST
-    inner: Any = found
+    inner: Any = written
     for key in where:
         inner = inner[key]
     assert list(inner)[:2] == ["new", "newer"]
     assert torch.equal(inner["new"], torch.full((3, 1), 2.0))
     assert same({k: v for k, v in inner.items() if k not in ("new", "newer")}, expected)
-    assert list(found) == list(tree) or where == ()
+    assert list(written) == list(tree) or where == ()
     beside = [key for key in tree if where and key != where[0]]
-    assert all(same(found[key], tree[key]) for key in beside)
+    assert all(same(written[key], tree[key]) for key in beside)
     assert again.extras == tuple(beside)
 
 
@@ -148,7 +148,7 @@ def test_entries_that_safetensors_cannot_store_are_refused(tmp_path: Path) -> No
 
 
 class Payload:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -231,9 +231,9 @@ def test_kept_views_do_not_keep_replaced_storages(tmp_path: Path) -> None:
     small = encode(np.ones((2, 2)), "F32")
     write_checkpoint(Edited(source, {"a": {"x": small}}, None), tmp_path / "b.pt")
     assert (tmp_path / "b.pt").stat().st_size < 5_000
-    found = open_checkpoint(tmp_path / "b.pt")
-    np.testing.assert_array_equal(found.array("b"), np.arange(9000.0, 9500.0))
-    assert found.ties(["b", "c"]) == {"c": "b"}
+    written = open_checkpoint(tmp_path / "b.pt")
+    np.testing.assert_array_equal(written.array("b"), np.arange(9000.0, 9500.0))
+    assert written.ties(["b", "c"]) == {"c": "b"}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
@@ -246,8 +246,8 @@ def test_unsigned_types_and_empty_tensors_round_trip(tmp_path: Path, dtype: torc
     torch.save(tensors, tmp_path / "a.pt")
     write_checkpoint(open_checkpoint(tmp_path / "a.pt"), tmp_path / "b.safetensors")
     write_checkpoint(open_checkpoint(tmp_path / "b.safetensors"), tmp_path / "c.pt")
-    found = torch.load(tmp_path / "c.pt")
-    assert {n: (t.dtype, t.shape, t.tolist()) for n, t in found.items()} == {
+    converted = torch.load(tmp_path / "c.pt")
+    assert {n: (t.dtype, t.shape, t.tolist()) for n, t in converted.items()} == {
         n: (t.dtype, t.shape, t.tolist()) for n, t in sorted(tensors.items())
     }
 

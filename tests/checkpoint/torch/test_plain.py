@@ -1,4 +1,4 @@
-"""Ordinary torch files, read without torch, beside torch's own reader."""
+"""Ordinary torch files, read without torch and compared with torch's own reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ORDINARY = {
     "bare": lambda: network().state_dict(),
     "types": types,
     "parameters": lambda: dict(network().named_parameters()),
-    "in a trainer's file": lambda: {
+    "in a training program's file": lambda: {
         "epoch": 3,
         "state_dict": network().state_dict(),
         "optimizer": optimizer_state(),
@@ -55,19 +55,19 @@ ORDINARY = {
 UNUSUAL = {
     "part of a storage": lambda: {"a": torch.randn(8, 8)[:4]},
     "two parts": lambda: dict(zip("ab", torch.randn(2, 8, 8), strict=True)),
-    "turned": lambda: {"a": torch.randn(4, 5).T},
+    "transposed": lambda: {"a": torch.randn(4, 5).T},
     "expanded": lambda: {"a": torch.randn(1, 5).expand(4, 5)},
     "empty": lambda: {"a": torch.empty(0, 3), "b": torch.ones(2)},
     "complex": lambda: {"a": torch.ones(2, dtype=torch.complex64)},
     "float8": lambda: {"a": torch.ones(2).to(torch.float8_e4m3fn)},
     "not a tensor": lambda: {"a": torch.ones(2), "b": 3},
-    "number for a name": lambda: {0: torch.ones(2)},
-    "numpy's numbers": lambda: {"loss": np.float64(1.0), "model": {"a": torch.ones(2)}},
+    "number as a name": lambda: {0: torch.ones(2)},
+    "NumPy's numbers": lambda: {"loss": np.float64(1.0), "model": {"a": torch.ones(2)}},
     "no state dict": lambda: {"a": 3},
     "sparse": lambda: {"a": torch.eye(3).to_sparse()},
 }
-#: What torch's reader gives, and rmtcli has no use for, or what it does not read.
-REFUSED = ("no state dict", "complex", "numpy's numbers", "sparse")
+#: Objects that torch's reader refuses, or in which rmtcli finds no state dict.
+REFUSED = ("no state dict", "complex", "NumPy's numbers", "sparse")
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
