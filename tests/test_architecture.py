@@ -190,11 +190,9 @@ def package_docstrings() -> Iterator[Fault]:
 
 
 def _imports(path: str, modules: dict[str, str]) -> Iterator[str]:
-    """Modules of the package that a module imports, also within functions; not those for types."""
+    """Modules of the package that a module imports, also within functions and for types."""
 
     def visit(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

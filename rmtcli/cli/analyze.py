@@ -16,6 +16,7 @@ from rmtcli.cli.options import (
     SelectionOptions,
 )
 from rmtcli.cli.progress import progress
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -38,7 +39,7 @@ def command(
     """
     from rmtcli import analyze
 
-    reporter = outputs.open(file)
+    reporter = Reporter.open(outputs, file)
     report = analyze(
         file,
         edge=edge,

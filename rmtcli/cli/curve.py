@@ -19,6 +19,7 @@ from rmtcli.cli.options import (
     SelectionOptions,
 )
 from rmtcli.cli.progress import progress
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -56,8 +57,8 @@ def command(
     from rmtcli import curve
     from rmtcli.report.plot import ENDINGS, check_plots, draw_curve
 
-    reporter = outputs.open(
-        file, evaluation.data, calibration.data, calibration.stats, files=[(plot, ENDINGS)]
+    reporter = Reporter.open(
+        outputs, file, evaluation.data, calibration.data, calibration.stats, files=[(plot, ENDINGS)]
     )
     if plot is not None:
         check_plots()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rmtcli.cli.options import Checkpoint, Only, OutputOptions, PathOrURL, to_path
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -29,5 +30,5 @@ def command(
     """Multiply factors back into dense weights."""
     from rmtcli import densify
 
-    reporter = outputs.open(file, output)
+    reporter = Reporter.open(outputs, file, output)
     reporter.show(densify(file, output, force=outputs.force, verify=not outputs.no_verify))

@@ -8,6 +8,7 @@ import typer
 
 from rmtcli.cli.options import Edge, Only, OutputOptions, PathOrURL, SelectionOptions, to_path
 from rmtcli.cli.progress import progress
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -36,6 +37,6 @@ def command(
     from rmtcli import diff
     from rmtcli.report.difference import FIELDS
 
-    reporter = outputs.open(before, after, fields=FIELDS)
+    reporter = Reporter.open(outputs, before, after, fields=FIELDS)
     difference = diff(before, after, edge=edge, selection=selection.build(), track=progress)
     reporter.show_difference(difference)

@@ -14,6 +14,7 @@ from rmtcli.cli.options import (
     PathOrURL,
     to_path,
 )
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -39,5 +40,5 @@ def command(
     """
     from rmtcli import evaluate
 
-    reporter = outputs.open(file, against, evaluation.data)
+    reporter = Reporter.open(outputs, file, against, evaluation.data)
     reporter.show(evaluate(file, evaluation=evaluation.build(), against=against))

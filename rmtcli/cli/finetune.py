@@ -19,6 +19,7 @@ from rmtcli.cli.options import (
     TrainingOptions,
 )
 from rmtcli.cli.progress import progress
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -76,7 +77,7 @@ def command(
     """
     from rmtcli import finetune
 
-    reporter = outputs.open(file, output, data, teacher)
+    reporter = Reporter.open(outputs, file, output, data, teacher)
     report = finetune(
         file,
         output,

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli.options import Only, OutputOptions
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -37,7 +38,7 @@ def command(
     from rmtcli.training import read_log
 
     output = output or log.with_suffix(".svg")
-    outputs.open(log, files=[(output, ENDINGS)])
+    Reporter.open(outputs, log, files=[(output, ENDINGS)])
     check_plots()
     draw_training(read_log(log), output)
     print(output)

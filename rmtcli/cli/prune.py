@@ -9,6 +9,7 @@ import typer
 from rmtcli.cli import options
 from rmtcli.cli.output import write_text
 from rmtcli.cli.progress import progress
+from rmtcli.cli.reporter import Reporter
 from rmtcli.errors import LayerError
 
 
@@ -50,10 +51,8 @@ def command(
     """
     from rmtcli import prune
 
-    reporter = outputs.open(
-        *(file, output, evaluation.data, calibration.data, calibration.stats, plan.apply),
-        files=[(plan.write, [".json"])],
-    )
+    read = file, evaluation.data, calibration.data, calibration.stats, plan.apply
+    reporter = Reporter.open(outputs, *read, output, files=[(plan.write, [".json"])])
     report = prune(
         file,
         output,

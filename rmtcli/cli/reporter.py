@@ -14,7 +14,7 @@ from rmtcli.cli.progress import finish, is_quiet, listen
 from rmtcli.errors import ConditionError
 
 if TYPE_CHECKING:
-    from rmtcli.cli.options import OutputOptions
+    from rmtcli.cli.options.output import OutputOptions
     from rmtcli.report.base import Report
     from rmtcli.report.conditions import Condition
     from rmtcli.report.difference import Difference
@@ -39,11 +39,18 @@ class Reporter:
     @staticmethod
     def open(
         options: OutputOptions,
-        inputs: Sequence[Path | None],
-        files: Sequence[tuple[Path | None, Sequence[str]]],
-        fields: Mapping[str, str] | None,
+        *inputs: Path | None,
+        files: Sequence[tuple[Path | None, Sequence[str]]] = (),
+        fields: Mapping[str, str] | None = None,
     ) -> Reporter:
-        """Begin a command; :meth:`rmtcli.cli.options.OutputOptions.open` describes the arguments.
+        """Begin a command: set how much it prints, and refuse files that it could not write.
+
+        Args:
+            options: what the user asked for; options that a command does not offer ask for nothing.
+            inputs: paths that the command reads, and the checkpoint that it writes; None where an
+                option was not given. No other file may be one of them.
+            files: further files that the command writes, each with the endings allowed for it.
+            fields: what ``--fail-if`` may name, with meanings; the fields of a report by default.
 
         Raises:
             UsageError: an option that contradicts another, a condition that cannot be evaluated, or

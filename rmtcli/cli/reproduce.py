@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli.options import Only, OutputOptions
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -67,7 +68,7 @@ def command(
     def watch(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    reporter = outputs.open(data)
+    reporter = Reporter.open(outputs, data)
     reproduction = reproduce(
         name, data, seeds=seeds, rows=rows, epochs=epochs, output=output, watch=watch
     )

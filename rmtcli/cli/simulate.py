@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rmtcli.cli.options import Only, OutputOptions
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -63,7 +64,7 @@ def command(
     sides = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", shape)
     if sides is None:
         raise UsageError(f"--shape {shape}: write it as OUTxIN, such as 1000x784")
-    reporter = outputs.open(output)
+    reporter = Reporter.open(outputs, output)
     report = simulate(
         output,
         (int(sides[1]), int(sides[2])),

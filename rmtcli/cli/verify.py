@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli.options import Only, OutputOptions
+from rmtcli.cli.reporter import Reporter
 
 
 def command(
@@ -33,6 +34,6 @@ def command(
     from rmtcli import verify
     from rmtcli.report.terminal import show_lines, stdout
 
-    reporter = outputs.open(directory, against)
+    reporter = Reporter.open(outputs, directory, against)
     verification = verify(directory, against=against)
     reporter.show_result(verification, lambda result: show_lines(result.summary(), stdout()))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
-
-if TYPE_CHECKING:
-    from rmtcli.cli.reporter import Reporter
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Options of what a command prints and writes; a command begins with :meth:`open`.
+    """Options of what a command prints and writes, for :class:`~rmtcli.cli.reporter.Reporter`.
 
     An option that a command does not offer keeps its default, which asks for nothing.
     """
@@ -71,25 +67,3 @@ class OutputOptions:
         bool,
         typer.Option("--verbose", "-v", help="Log each step to stderr."),
     ] = False
-
-    def open(
-        self,
-        *inputs: Path | None,
-        files: Sequence[tuple[Path | None, Sequence[str]]] = (),
-        fields: Mapping[str, str] | None = None,
-    ) -> Reporter:
-        """Begin a command: set how much it prints, and refuse files that it could not write.
-
-        Args:
-            inputs: paths that the command reads, and the checkpoint that it writes; None where an
-                option was not given. No other file may be one of them.
-            files: further files that the command writes, each with the endings allowed for it.
-            fields: what ``--fail-if`` may name, with meanings; the fields of a report by default.
-
-        Raises:
-            UsageError: an option that contradicts another, a condition that cannot be evaluated, or
-                a file that cannot be written.
-        """
-        from rmtcli.cli.reporter import Reporter
-
-        return Reporter.open(self, inputs, files, fields)
