@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -36,21 +37,25 @@ class Pretrained(nn.Module):
         self.deep = False
         self.hidden: tuple[Tensor, ...] = ()
         self._head, self._segments = head, segments
+        self._config: Any = cast(Any, network).config.get_text_config()
+        padding = getattr(self._config, "pad_token_id", None)
+        self._padding = padding if isinstance(padding, int) and padding >= 0 else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute rows of outputs.
 
         Args:
-            inputs: token numbers, mask and segments, shape (samples, 3, positions); or images,
-                shape (samples, channels, height, width).
+            inputs: token numbers, mask and perhaps segments, shape (samples, 2 or 3, positions); or
+                images, shape (samples, channels, height, width).
         """
         if inputs.is_floating_point():
             return cast(Tensor, self._head(self.network(pixel_values=inputs), None))
         used = int(inputs[:, MASK].any(0).nonzero().max()) + 1
         inputs = inputs[..., :used]
         self.mask = inputs[:, MASK].bool()
-        fields = {"input_ids": inputs[:, TOKENS], "attention_mask": inputs[:, MASK]}
-        if self._segments:
+        tokens = self._padded(inputs[:, TOKENS], self.mask)
+        fields = {"input_ids": tokens, "attention_mask": inputs[:, MASK]}
+        if self._segments and inputs.shape[1] > SEGMENTS:
             fields["token_type_ids"] = inputs[:, SEGMENTS]
         if not self.deep:
             return cast(Tensor, self._head(self.network(**fields), self.mask))
@@ -58,6 +63,20 @@ class Pretrained(nn.Module):
         states = getattr(outputs, "hidden_states", None) or ()
         self.hidden = tuple(state[self.mask] for state in states[1:])
         return cast(Tensor, self._head(outputs, self.mask))
+
+    def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The token numbers, with the padding that the network knows.
+
+        Some heads read the last token that is not padding, by its number. For a network without a
+        padding token, padding is a number that no token of the batch has.
+        """
+        if self._padding is None:
+            used = set(tokens[mask].tolist())
+            padding = next(number for number in count() if number not in used)
+            self._config.pad_token_id = padding
+        else:
+            padding = self._padding
+        return tokens.masked_fill(~mask, padding)
 
     def modules_of(self, names: Collection[str]) -> dict[str, str]:
         """Names of the layers' modules, by layer name; layers that the model lacks are missing."""

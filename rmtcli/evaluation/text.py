@@ -16,7 +16,8 @@ from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import TEXTS, Samples, read_samples
 
-#: Rows of a sample of text: token numbers, attention mask, segment numbers.
+#: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
+#: segment numbers.
 TOKENS, MASK, SEGMENTS = range(3)
 
 
@@ -62,7 +63,7 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
             "give more text, or a smaller causal-lm:length"
         )
     blocks = np.array(tokens[: count * length], np.int64).reshape(count, length)
-    inputs = np.stack([blocks, np.ones_like(blocks), np.zeros_like(blocks)], axis=1)
+    inputs = np.stack([blocks, np.ones_like(blocks)], axis=1)
     return Samples(path, inputs, blocks[:, 1:], scaled=False)
 
 
@@ -129,7 +130,7 @@ def _samples(
     records: Sequence[dict[str, Any]],
     targets: NDArray[np.int64] | None,
 ) -> Samples:
-    """Tokenise records; the inputs have shape (samples, 3, longest), shortest samples first.
+    """Tokenise records; the inputs have shape (samples, 2 or 3, longest), shortest samples first.
 
     Batches of similar lengths need little padding.
     """
@@ -143,12 +144,12 @@ def _samples(
     rows = encoded["input_ids"]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     longest = len(rows[order[-1]])
-    inputs = np.zeros((len(rows), 3, longest), np.int64)
-    inputs[:, TOKENS] = tokenizer.pad_token_id or 0
-    segments = encoded.get("token_type_ids") or [[0] * len(row) for row in rows]
+    segments = encoded.get("token_type_ids")
+    inputs = np.zeros((len(rows), 2 if segments is None else 3, longest), np.int64)
     for index, i in enumerate(order):
         size = len(rows[i])
-        inputs[index, :, :size] = rows[i], np.ones(size), segments[i]
+        fields = [rows[i], np.ones(size), *([] if segments is None else [segments[i]])]
+        inputs[index, :, :size] = fields
     return Samples(path, inputs, None if targets is None else targets[order], scaled=False)
 
 

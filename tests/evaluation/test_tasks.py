@@ -162,7 +162,7 @@ def test_a_language_model_reads_whole_blocks(tmp_path: Path) -> None:
     source, data = directory("llama", tmp_path), data_for("llama", tmp_path)
     samples = CausalLM(length=8).read(data, source)
     words = sum(len(line.split()) for line in lines())
-    assert samples.inputs.shape == (words // 8, 3, 8)
+    assert samples.inputs.shape == (words // 8, 2, 8)
     assert samples.targets is not None
     np.testing.assert_array_equal(samples.targets, samples.inputs[:, TOKENS, 1:])
 
