@@ -12,6 +12,7 @@ from rmtcli.checkpoint import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.errors import UsageError
+from rmtcli.layers.foreign import foreign
 from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason
 from rmtcli.layers.order import Link, ordered
 from rmtcli.layers.view import GATES, View
@@ -38,8 +39,9 @@ def find_layers(
     output head is the last layer, if the file tells which one that is (a torch file, or a chain);
     one whose name says so (``…head``, ``classifier``, ``score``); or one with few outputs. Only a
     pattern that is a head's whole name makes it an ordinary layer. One-dimensional tensors (biases,
-    norms) are not listed. Each matrix in a stack of experts is a layer; convolutions and the gates
-    of recurrent layers are layers if the selection asks for them.
+    norms) are not listed, unless another tool keeps weights in them. Each matrix in a stack of
+    experts is a layer; convolutions and the gates of recurrent layers are layers if the selection
+    asks for them.
 
     Args:
         checkpoint: the network; its order is kept.
@@ -50,11 +52,7 @@ def find_layers(
     """
     selection = selection or Selection()
     _check_patterns(checkpoint, selection)
-    reasons = {
-        name: _skip_reason(checkpoint, name, selection)
-        for name, info in checkpoint.infos.items()
-        if len(info.shape) >= 2
-    }
+    reasons = _reasons(checkpoint, selection)
     layers = [name for name, reason in reasons.items() if reason is None]
     heads = _heads(checkpoint, layers, selection)
     reasons |= {name: SkipReason.EXCLUDED for name in layers if selection.leaves_out(name)}
@@ -68,6 +66,21 @@ def find_layers(
         else:
             names = tied.get(name, ())
             yield from _layers(checkpoint, name, names, not heads.isdisjoint((name, *names)))
+
+
+def _reasons(checkpoint: Checkpoint, selection: Selection) -> dict[str, SkipReason | None]:
+    """For every matrix, and whatever else may hold one: why it is not a layer; None if it is one.
+
+    These are the reasons that the tensor itself gives; its position among the others may add one.
+    """
+    reasons: dict[str, SkipReason | None] = {}
+    for name in (*checkpoint.infos, *checkpoint.opaque):
+        reason = foreign(checkpoint, name)
+        if reason is not None:
+            reasons[name] = reason
+        elif name in checkpoint.infos and len(checkpoint.infos[name].shape) >= 2:
+            reasons[name] = _skip_reason(checkpoint, name, selection)
+    return reasons
 
 
 def _check_patterns(checkpoint: Checkpoint, selection: Selection) -> None:

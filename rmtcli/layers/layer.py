@@ -29,6 +29,19 @@ class SkipReason(Enum):
     RECURRENT = "part of a recurrent layer: ask for its gates with --recurrent"
     NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM or a GRU"
     QUANTIZED = "already quantised by another tool: prune the network that it was made from"
+    ADAPTER = "part of an adapter, such as LoRA: merge it into its base model and prune that"
+    PACKED = (
+        "packed in few bits by another tool: prune the network that it was made from, or save it "
+        "after model.dequantize()"
+    )
+    FLAT = (
+        "flat weights of FSDP: save them with StateDictType.FULL_STATE_DICT, or consolidate them "
+        "with 'accelerate merge-weights'"
+    )
+    PARTITIONED = (
+        "empty, because ZeRO keeps the weights in other files: consolidate them with the "
+        "zero_to_fp32.py that DeepSpeed puts beside the checkpoint"
+    )
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"
     ROUTER = "a router: a small change to it sends tokens to other experts"

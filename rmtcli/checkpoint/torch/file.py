@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -156,7 +157,8 @@ def _unpickle(path: Path) -> Any:
         file.seek(0)
         source = path if mapped else file
         # A file that is not mapped is read and copied: that takes a multiple of its size.
-        with limited(HEADROOM + 3 * path.stat().st_size):
+        with limited(HEADROOM + 3 * path.stat().st_size), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch deprecates its own older types of tensors
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 

@@ -1,0 +1,48 @@
+"""Tensors of other tools that hold a layer in a form that is not its weight.
+
+They are told by their names and the tensors beside them: the parts of adapters, weights packed in
+few bits, and what is left in a file whose weights a distributed trainer keeps elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.names import member, module_of
+from rmtcli.layers.layer import SkipReason
+
+#: Parts of LoRA (peft, kohya, diffusers), LoHa, LoKr, VeRA and OFT.
+_ADAPTER = re.compile(
+    r"(^|[._])(lora_(A|B|E|mid|down|up|embedding_A|embedding_B|magnitude_vector)|lora\.(down|up)"
+    r"|lora_linear_layer|hada_[wt]\d\w*|lokr_[wt]\d\w*|vera_(A|B)|oft_(R|r|blocks|diag))([._]|$)"
+)
+#: What FSDP calls all weights of a module in one row.
+_FLAT = re.compile(r"(^|[._])flat_param(_\d+)?$")
+#: Last parts of the names of packed weights: GPTQ and AWQ, compressed-tensors, HQQ, quanto, and
+#: torch's own quantisation.
+_PACKED = frozenset({"qweight", "weight_packed", "W_q", "_packed_params"})
+#: Names beside a weight that say that it is packed: those of bitsandbytes and quanto.
+_BESIDE = ("SCB", "weight.SCB", "weight.absmax", "weight.quant_map")
+#: Names beside packed weights that belong to them.
+_TABLES = frozenset({"qzeros", "scales"})
+
+
+def foreign(checkpoint: Checkpoint, name: str) -> SkipReason | None:
+    """What another tool's tensor is; None for a tensor that may be a layer.
+
+    Args:
+        checkpoint: the network.
+        name: one of its tensors, or an entry that is not a plain tensor.
+    """
+    info, module, last = checkpoint.infos.get(name), module_of(name), name.rpartition(".")[2]
+    matrix = info is not None and len(info.shape) >= 2
+    table = last in _TABLES and member(module, "qweight") in checkpoint.infos
+    stored = last == "weight" and any(member(module, x) in checkpoint.infos for x in _BESIDE)
+    reasons = (
+        (_FLAT.search(name) is not None, SkipReason.FLAT),
+        (last == "weight" and info is not None and info.shape == (0,), SkipReason.PARTITIONED),
+        (last in _PACKED or (matrix and (table or stored)), SkipReason.PACKED),
+        (matrix and _ADAPTER.search(name) is not None, SkipReason.ADAPTER),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
