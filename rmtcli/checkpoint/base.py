@@ -45,6 +45,11 @@ class TensorInfo:
         """Number of entries."""
         return math.prod(self.shape)
 
+    @property
+    def counts(self) -> bool:
+        """Whether its entries are parameters: whole numbers and truth values are not trained."""
+        return not self.dtype.startswith(("I", "U", "BOOL"))
+
 
 @dataclass(frozen=True, slots=True)
 class About:
@@ -171,8 +176,9 @@ class Checkpoint(ABC):
 
     @property
     def parameters(self) -> int:
-        """Total entries of all tensors; storage shared by several names counts once."""
-        return sum(info.size for name, info in self.infos.items() if name not in self.aliases)
+        """Entries of all tensors but whole numbers and masks; shared storage counts once."""
+        own = (info for name, info in self.infos.items() if name not in self.aliases)
+        return sum(info.size for info in own if info.counts)
 
 
 class FileCheckpoint(Checkpoint):

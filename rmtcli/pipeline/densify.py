@@ -7,7 +7,7 @@ from pathlib import Path
 from rmtcli.checkpoint import DIRECTORY, Edited, format_of, open_checkpoint, write_checkpoint
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join
-from rmtcli.pipeline.stages import describe
+from rmtcli.pipeline.stages import describe, described
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
@@ -39,7 +39,7 @@ def densify(
     return Report(
         "densify",
         describe(checkpoint),
-        output=describe(open_checkpoint(target)),
+        output=described(target, dense),
         readback=ReadBack(len(dense.infos), {}) if verify else None,
         notes=on_extras(checkpoint, target),
     )

@@ -30,7 +30,7 @@ from rmtcli.pipeline.decide import decide
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.request import Refuse, Request
-from rmtcli.pipeline.stages import describe
+from rmtcli.pipeline.stages import describe, described
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 from rmtcli.report.notes import on_extras
@@ -124,7 +124,7 @@ def finetune(
         return report
     write_checkpoint(tuned, target, force=force, verify=verify)
     readback = ReadBack(len(tuned.infos), {}) if verify else None
-    return replace(report, output=describe(open_checkpoint(target)), readback=readback)
+    return replace(report, output=described(target, tuned), readback=readback)
 
 
 def _teacher(

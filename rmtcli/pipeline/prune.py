@@ -20,7 +20,7 @@ from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Result
 from rmtcli.pipeline.request import Refuse, Request
-from rmtcli.pipeline.stages import describe
+from rmtcli.pipeline.stages import described
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import (
     Budget,
@@ -164,7 +164,7 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
             layers = [(plan.layer, plan.relative_error) for plan in report.pruned]
             errors = stored_errors(layers, written, layout, target, optimal=optimal)
             readback = ReadBack(len(result.network.infos), errors)
-    return replace(report, output=describe(open_checkpoint(target)), readback=readback)
+    return replace(report, output=described(target, result.network), readback=readback)
 
 
 def default_output(path: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, Edited, Manifest
+from rmtcli.checkpoint import Checkpoint, Edited, Manifest, open_checkpoint
 from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.checkpoint.names import module_of
 from rmtcli.edges import EDGES
@@ -72,6 +72,14 @@ def describe(checkpoint: Checkpoint) -> Source:
     size = sum(path.stat().st_size for path in checkpoint.weights)
     digest, tensors = checkpoint_sha256(checkpoint), len(checkpoint.infos)
     return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters)
+
+
+def described(target: Path, network: Checkpoint) -> Source:
+    """A written output, for the report.
+
+    Its parameters are those of the network: a format without aliases stores a tied weight twice.
+    """
+    return replace(describe(open_checkpoint(target)), parameters=network.parameters)
 
 
 def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:

@@ -32,7 +32,7 @@ class Source:
         sha256: SHA-256 of the checkpoint.
         bytes: size in bytes.
         tensors: number of tensors.
-        parameters: number of entries of all tensors together.
+        parameters: number of entries of all tensors together; whole numbers and masks are none.
     """
 
     path: str
@@ -102,7 +102,7 @@ class Report:
 
     @property
     def parameters(self) -> tuple[int, int]:
-        """Entries of all tensors before and after; those of the output, if one was written."""
+        """Parameters before and after; those of the output, if one was written."""
         if self.output is not None:
             return self.source.parameters, self.output.parameters
         before, after = self.pruned_parameters

@@ -14,7 +14,7 @@ class Point:
     """One network on the curve.
 
     Attributes:
-        parameters: entries of all its tensors.
+        parameters: its number of parameters.
         ranks: rank of each pruned layer, by name; layers that are missing stay dense.
         comparison: its scores next to those of the dense network.
         error: standard error of the accuracy lost, in points, from the samples on which the two

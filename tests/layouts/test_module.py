@@ -56,7 +56,8 @@ def test_factored_files_load_into_any_module(tmp_path: Path, block: Block, endin
     loaded = rmtcli.load(Block(), small).eval()
     assert isinstance(loaded.body["up"], nn.Sequential)
     assert loaded.body["down"][1].bias is None
-    assert sum(t.numel() for t in loaded.state_dict().values()) == report.output.parameters
+    own = (t.numel() for t in loaded.state_dict().values() if t.is_floating_point())
+    assert sum(own) == report.output.parameters  # the count of batches is none
     expected = dense_outputs(block, tmp_path / "a.pt")
     torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
 
