@@ -86,6 +86,7 @@ class Checkpoint(ABC):
         as_stored: whether the order of ``infos`` is the network's own.
         aliases: names that take no room in the file, because an earlier name has the same storage.
         about: facts that the tensors do not tell.
+        remarks: what was read that a user may not expect, as sentences for a report.
         stamps: size, modification time and inode of each file when it was opened.
     """
 
@@ -99,6 +100,7 @@ class Checkpoint(ABC):
     aliases: frozenset[str] = frozenset()
     as_stored: bool = False
     about: About = About()
+    remarks: tuple[str, ...] = ()
     stamps: Mapping[Path, Stamp] = MappingProxyType({})
 
     def check_unchanged(self) -> None:

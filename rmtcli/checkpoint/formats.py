@@ -6,6 +6,7 @@ format's name, its value a :class:`Format`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,13 @@ from rmtcli.errors import CheckpointError, UsageError
 LONGEST_NAME = 10_000
 #: First bytes of the pointer that stands for a large file in a Git repository cloned without it.
 _LFS_POINTER = b"version https://git-lfs"
+#: What to do with a folder of a distributed checkpoint, and with a file in it.
+DISTRIBUTED = (
+    "a distributed checkpoint of torch, in parts: write one file with 'python -m "
+    "torch.distributed.checkpoint.format_utils dcp_to_torch {} FILE.pt'"
+)
+#: A name on the Hugging Face Hub.
+_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ def open_file(path: Path, file_format: Format | None = None) -> FileCheckpoint:
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
     if not path.exists():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file{_on_the_hub(path)}")
+    if path.suffix == ".distcp":
+        raise UsageError(f"{path}: {DISTRIBUTED.format(path.parent)}")
     if not path.is_file():
         raise UsageError(f"{path}: a directory, a pipe or a device: name a file")
     file_format = file_format or format_by_ending(path)
@@ -154,3 +164,10 @@ def open_file(path: Path, file_format: Format | None = None) -> FileCheckpoint:
             f"{path}: a tensor's name has {longest:,} characters: at most {LONGEST_NAME:,} are read"
         )
     return checkpoint
+
+
+def _on_the_hub(path: Path) -> str:
+    """What to do if a path that does not exist is the name of a model on the Hugging Face Hub."""
+    if not _HUB.fullmatch(str(path)) or path.parent.exists() or find_format(path):
+        return ""
+    return f": if it is a model of the Hub, 'hf download {path} --local-dir FOLDER'"

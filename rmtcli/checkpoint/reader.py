@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.formats import DIRECTORY, Format, open_file
-from rmtcli.errors import UsageError
 from rmtcli.files import as_path, reaching
 
 
@@ -25,14 +24,4 @@ def open_checkpoint(path: str | Path, *, file_format: Format | None = None) -> C
     """
     path = as_path(path)
     with reaching(path):
-        return _open_directory(path) if path.is_dir() else open_file(path, file_format)
-
-
-def _open_directory(path: Path) -> Checkpoint:
-    from rmtcli.checkpoint.huggingface.config import is_model_directory
-
-    if (path / "model_index.json").exists():
-        raise UsageError(f"{path}: a pipeline of several models: name the folder of one")
-    if not is_model_directory(path):
-        raise UsageError(f"{path}: is a directory: name the checkpoint file in it")
-    return DIRECTORY.open(path)
+        return DIRECTORY.open(path) if path.is_dir() else open_file(path, file_format)

@@ -69,5 +69,5 @@ def analyze(
         layers=planned.layers,
         skipped=planned.skipped,
         latency=time_layers(planned.layers, batches, device),
-        notes=(TAILS,),
+        notes=(*checkpoint.remarks, TAILS),
     )

@@ -38,6 +38,11 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
 
 
 def on_extras(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
+    """Notes on how the input was read, and on what it holds besides weights."""
+    return (*checkpoint.remarks, *_on_others(checkpoint, target))
+
+
+def _on_others(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
     """Notes on what the input holds besides weights: carried over or left out."""
     file_format = format_of(checkpoint, target)
     if file_format is DIRECTORY:

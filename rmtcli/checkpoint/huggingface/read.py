@@ -8,18 +8,12 @@ from pathlib import Path
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.formats import open_file
-from rmtcli.checkpoint.huggingface.config import CONFIG, about, read_json, read_object
+from rmtcli.checkpoint.huggingface.config import CONFIG, about, read_object
+from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.safetensors import natural_order
 from rmtcli.checkpoint.ties import equal_tensors
-from rmtcli.errors import CheckpointError, UsageError
-
-#: Names of a single file of weights, in the order in which transformers looks for them. An index
-#: of shards has the same name and :data:`INDEX`.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-INDEX = ".index.json"
-#: Names that other programs give to weights in such a directory, for the message of an error.
-FOREIGN = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.ot", "*.pth", "*.safetensors", "*.bin")
+from rmtcli.errors import CheckpointError
 
 
 class HuggingFaceDirectory(FileCheckpoint):
@@ -36,18 +30,20 @@ class HuggingFaceDirectory(FileCheckpoint):
     form = "Hugging Face directory"
 
     def __init__(self, path: Path) -> None:
-        modules = _modules(path)
+        path = model_folder(path)
+        modules = modules_of(path)
         self.home = path / modules[0] if modules and not (path / CONFIG).exists() else path
         self.beside = tuple(folder for folder in modules[1:] if folder)
-        self.main, shards = _weights(self.home)
+        weights = locate(self.home)
+        self.main = weights.main
         if not (self.home / CONFIG).exists():
             raise CheckpointError(f"{self.home}: has weights and no {CONFIG}: name their file")
         super().__init__(path, first=self.home / CONFIG)
         self.config = read_object(self.home / CONFIG)
         self.about = about(self.config)
-        parts = {shard: open_file(self.home / shard) for shard in shards}
-        if self.main.endswith(INDEX):
-            _check_index(self.home / self.main, parts)
+        parts = {file: open_file(self.home / file) for file in weights.files}
+        unlisted = _check_parts(self.home / self.main, parts, weights.weight_map)
+        self.remarks = (*weights.remarks, *unlisted)
         self._combine(list(parts.values()))
 
     def _combine(self, parts: list[FileCheckpoint]) -> None:
@@ -103,96 +99,42 @@ class HuggingFaceDirectory(FileCheckpoint):
         return equal_tensors(self, names)
 
 
-def _modules(path: Path) -> list[str]:
-    """The folders of a sentence-transformers directory's modules, the transformer's first.
+def _check_parts(
+    main: Path, parts: Mapping[str, Checkpoint], weight_map: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """Check that no tensor is in two shards, and that an index is one of these shards.
+
+    Args:
+        main: path of the index, or of the first shard.
+        parts: the shards by their names.
+        weight_map: the shard of each tensor, where an index tells it.
+
+    Returns:
+        A remark on tensors that the index lacks: transformers reads whole shards, so it has them.
 
     Raises:
-        CheckpointError: ``modules.json`` is damaged, or names a folder outside of the directory.
+        CheckpointError: a tensor is in two shards, or not in the one that the index tells.
     """
-    file = path / "modules.json"
-    if not file.exists():
-        return []
-    modules = read_json(file)
-    try:
-        folders = [str(module["path"]) for module in modules]
-    except (TypeError, KeyError):
-        raise CheckpointError(f"{file}: damaged: not a list of modules with a 'path'") from None
-    for folder in folders:
-        if Path(folder).is_absolute() or ".." in Path(folder).parts:
-            raise CheckpointError(f"{file}: names the folder '{folder}' outside of the directory")
-    return folders
-
-
-def _weights(home: Path) -> tuple[str, list[str]]:
-    """The file or index to read from, and the names of the files that hold tensors.
-
-    Raises:
-        UsageError: the directory holds an adapter.
-        CheckpointError: there are no weights.
-    """
-    for name in WEIGHTS:
-        if (home / name).exists():
-            return name, [name]
-        if (home / f"{name}{INDEX}").exists():
-            return f"{name}{INDEX}", _shards(home / f"{name}{INDEX}")
-    if (home / "adapter_config.json").exists():
-        raise UsageError(
-            f"{home}: holds an adapter only: merge it into its base model and save that"
-        )
-    others = sorted({path.name for pattern in FOREIGN for path in home.glob(pattern)})
-    foreign = f", but {', '.join(others[:3])}" if others else ""
-    raise CheckpointError(
-        f"{home}: has a {CONFIG} and no weights by the names {' or '.join(WEIGHTS)}{foreign}: "
-        "download or save them"
-    )
-
-
-def _shards(index: Path) -> list[str]:
-    """The files that an index names.
-
-    Raises:
-        CheckpointError: the index is damaged, or names a file that is not in its folder.
-    """
-    shards = sorted(set(_weight_map(index).values()), key=natural_order)
-    if not shards:
-        raise CheckpointError(f"{index}: names no tensors")
-    for shard in shards:
-        if Path(shard).name != shard or shard in ("", ".."):
-            raise CheckpointError(f"{index}: names the file '{shard}' outside of its folder")
-        if not (index.parent / shard).is_file():
-            raise CheckpointError(f"{index}: names {shard}, which is not there: download it again")
-    return shards
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, as an index tells it.
-
-    Raises:
-        CheckpointError: the index is damaged.
-    """
-    files = read_object(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise CheckpointError(f"{index}: damaged: 'weight_map' must give a file for each tensor")
-    return files
-
-
-def _check_index(index: Path, parts: Mapping[str, Checkpoint]) -> None:
-    """Check that an index and its shards name the same tensors.
-
-    Raises:
-        CheckpointError: they do not.
-    """
-    wanted = _weight_map(index)
+    wanted = weight_map or {}
     for name, shard in wanted.items():
         if name not in parts[shard].infos and name not in parts[shard].opaque:
             raise CheckpointError(
-                f"{index}: says that {shard} holds '{name}', which it does not: "
+                f"{main}: says that {shard} holds '{name}', which it does not: "
                 "index and shards are not of one model"
             )
+    owners: dict[str, str] = {}
     for shard, part in parts.items():
-        extra = next((name for name in part.distinct if wanted.get(name) != shard), None)
-        if extra is not None:
-            raise CheckpointError(
-                f"{index}: does not say that {shard} holds '{extra}', which it does: "
-                "index and shards are not of one model"
-            )
+        for name in part.distinct:
+            if owners.setdefault(name, wanted.get(name, shard)) != shard:
+                raise CheckpointError(
+                    f"{main}: the tensor '{name}' is in {shard} as well as in {owners[name]}: "
+                    "the shards are not of one model"
+                )
+    unlisted = [name for name in owners if name not in wanted]
+    if weight_map is None or not unlisted:
+        return ()
+    more = f" and {len(unlisted) - 1} more" if len(unlisted) > 1 else ""
+    return (
+        f"the index does not list '{unlisted[0]}'{more}; kept, because transformers reads whole "
+        "shards",
+    )

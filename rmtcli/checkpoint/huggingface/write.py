@@ -14,7 +14,8 @@ from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.edited import Edited
 from rmtcli.checkpoint.huggingface.config import CONFIG, METHOD
-from rmtcli.checkpoint.huggingface.read import INDEX, WEIGHTS, HuggingFaceDirectory
+from rmtcli.checkpoint.huggingface.locate import INDEX, WEIGHTS, is_adapter
+from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
@@ -120,7 +121,8 @@ def left_out(source: HuggingFaceDirectory) -> list[str]:
     kept = set(_kept(source))
     replaced = {inside(path, source.path) for path in source.weights}
     replaced |= {inside(source.home / source.main, source.path)}
-    return sorted(map(str, set(_files(source.path)) - kept - replaced))
+    others = set(_files(source.path)) - kept - replaced
+    return sorted(str(file) for file in others if not is_adapter(file.name))
 
 
 def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
@@ -198,11 +200,14 @@ def _shards(checkpoint: Checkpoint, shard_bytes: int) -> list[list[str]]:
 
 
 def _kept(source: HuggingFaceDirectory) -> Iterator[Path]:
-    """Files to copy, relative to the directory: those without weights of the dense network."""
+    """Files to copy, relative to the directory.
+
+    Not those with weights of the dense network, or of an adapter, which fits no other.
+    """
     for file in _files(source.path):
         beside = any(file.is_relative_to(folder) for folder in source.beside)
         dense = file.suffix in _DENSE or _DENSE_NAMES.fullmatch(file.name)
-        if beside or not dense:
+        if beside or not (dense or is_adapter(file.name)):
             yield file
 
 

@@ -119,7 +119,7 @@ def short_shard(folder: Path) -> None:
 
 def long_shard(folder: Path) -> None:
     file = folder / "model-00002-of-00003.safetensors"
-    save_file(load_file(file) | {"new.weight": torch.ones(2)}, file)
+    save_file(load_file(file) | {"a.weight": torch.ones(2)}, file)
 
 
 def damaged_shard(folder: Path) -> None:
@@ -182,8 +182,9 @@ BROKEN = {
     ),
     long_shard: (
         CheckpointError,
-        "/model.safetensors.index.json: does not say that model-00002-of-00003.safetensors holds "
-        "'new.weight', which it does: index and shards are not of one model",
+        "/model.safetensors.index.json: the tensor 'a.weight' is in "
+        "model-00002-of-00003.safetensors as well as in model-00001-of-00003.safetensors: "
+        "the shards are not of one model",
     ),
     damaged_shard: (
         CheckpointError,
