@@ -14,6 +14,7 @@ from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.layouts.edits import recognised
+from rmtcli.layouts.split import has_own_forward
 
 #: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
@@ -79,7 +80,7 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             if made is None:
                 raise CheckpointError(
                     f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: "
-                    "run rmtcli densify, or prune without this layer"
+                    f"run rmtcli densify, or prune with --exclude '{member(full, 'weight')}'"
                 )
             split[id(module)] = made
         parent, _, child = name.rpartition(".")
@@ -94,6 +95,8 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
 def _words(module: nn.Module) -> str:
     groups = getattr(module, "groups", 1)
     name = type(module).__name__
+    if has_own_forward(module):
+        return f"{name} with a forward of its own"
     return name if groups == 1 else f"{name} in {groups} groups"
 
 

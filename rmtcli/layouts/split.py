@@ -44,8 +44,18 @@ class SplitLinear(nn.Sequential):
         return self.left.bias
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a linear layer or convolution computes anything but what torch's class computes."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kind = next((kind for kind in kinds if isinstance(module, kind)), type(module))
+    names = ("forward", "_conv_forward")
+    return any(getattr(type(module), name, None) is not getattr(kind, name, None) for name in names)
+
+
 def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
     """Two modules of this rank that can replace one; None if it cannot be replaced."""
+    if has_own_forward(module):
+        return None
     if isinstance(module, nn.Linear):
         return SplitLinear(module, rank, bias=bias)
     if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
-from rmtcli.layouts.split import SplitLinear
+from rmtcli.layouts.split import SplitLinear, has_own_forward
 from rmtcli.training.layers import TrainedLayer
 
 
@@ -29,6 +29,7 @@ def adopt(model: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> No
         path = f"{prefix}{module_of(layer.name)}"
         right, _, _ = factors_of(path)
         if right in state and not layer.split:
+            check_classes([layer])
             layer.split_empty(len(state[right]))
         for name, own in layer.module.named_parameters():
             shape = getattr(state.get(member(path, name)), "shape", own.shape)
@@ -95,6 +96,21 @@ def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | Spl
     for path, module in model.named_modules(remove_duplicate=False):
         if path and isinstance(module, nn.Linear | SplitLinear) and id(module) not in inside:
             yield model.get_submodule(module_of(path)), path.rpartition(".")[2], module, path
+
+
+def check_classes(layers: Iterable[TrainedLayer]) -> None:
+    """Refuse layers that two linear maps cannot replace, because their class computes otherwise.
+
+    Raises:
+        UsageError: there is such a layer.
+    """
+    for layer in layers:
+        if not layer.split and has_own_forward(layer.module):
+            raise UsageError(
+                f"{layer.name} is in a {type(layer.module).__name__} with a forward of its own, "
+                "which splitting would lose: leave it out with selection=Selection(exclude="
+                f"['{layer.name}']), or take action='truncate'"
+            )
 
 
 def check_optimizer(optimizer: Optimizer, layers: Iterable[TrainedLayer]) -> None:

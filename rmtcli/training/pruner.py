@@ -17,7 +17,7 @@ from rmtcli.layers import Selection
 from rmtcli.spectra import Spectrum
 from rmtcli.training.absorb import absorb, followers, narrow_empty
 from rmtcli.training.action import Action
-from rmtcli.training.find import check_optimizer, classes_of, layers_in
+from rmtcli.training.find import check_classes, check_optimizer, classes_of, layers_in
 from rmtcli.training.last_fit import LastFit
 from rmtcli.training.layers import Decomposition, TrainedLayer
 from rmtcli.training.log import rows
@@ -66,8 +66,8 @@ class RMTPruner:
         log: one row per layer and call, for :func:`~rmtcli.training.write_log`.
 
     Raises:
-        UsageError: an option is wrong, there is no layer to prune, or the optimizer does not hold a
-            layer's weight.
+        UsageError: an option is wrong, there is no layer to prune, the optimizer does not hold a
+            layer's weight, or a layer's class has a forward that a split would lose.
     """
 
     def __init__(
@@ -110,6 +110,8 @@ class RMTPruner:
             raise UsageError(f"no linear layer to prune{': ' if why else ''}{why}")
         self.least = classes_of(self.model, selection) if least is None else least
         check_optimizer(optimizer, self.layers)
+        if self.action is Action.SPLIT:
+            check_classes(self.layers)
         self._next: dict[str, nn.Linear] = {}
         if self.action is Action.ABSORB:
             self._next = followers(self.model, self.layers)

@@ -140,6 +140,52 @@ def test_a_bare_linear_cannot_be_split_in_place(tmp_path: Path) -> None:
     layer.load_state_dict(torch.load(tmp_path / "c.pt"))
 
 
+class Scaled(nn.Linear):
+    """A linear layer whose forward is not that of its base class."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, 0.1 * self.weight, self.bias)
+
+
+class Standardized(nn.Conv2d):
+    """A convolution that changes its kernel before it is used."""
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Named(nn.Linear):
+    """A linear layer with another name."""
+
+
+@pytest.mark.parametrize("layer", [Scaled(60, 80), Standardized(60, 80, 1)], ids=["linear", "conv"])
+def test_a_class_with_a_forward_of_its_own_is_not_replaced(
+    tmp_path: Path, layer: nn.Module
+) -> None:
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(80, 10))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    selection = rmtcli.Selection(convolutions=True)
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9", selection=selection)
+    line = (
+        rf"'0' is a {type(layer).__name__} with a forward of its own, which cannot be split: "
+        r"run rmtcli densify, or prune with --exclude '0\.weight'$"
+    )
+    with pytest.raises(CheckpointError, match=line):
+        rmtcli.load(model, tmp_path / "b.pt")
+    assert model[0] is layer
+    rmtcli.densify(tmp_path / "b.pt", tmp_path / "c.pt")
+    rmtcli.load(model, tmp_path / "c.pt")
+
+
+def test_a_subclass_that_computes_as_its_base_class_is_split(tmp_path: Path) -> None:
+    model = nn.Sequential(Named(60, 80), nn.ReLU(), nn.Linear(80, 10))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    expected = dense_outputs(model, tmp_path / "a.pt")
+    loaded = rmtcli.load(model, tmp_path / "b.pt")
+    torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()

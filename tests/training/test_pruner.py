@@ -369,6 +369,20 @@ def test_a_parameter_that_the_optimizer_does_not_hold_is_an_error() -> None:
         RMTPruner(model, torch.optim.SGD(model.fc2.parameters(), lr=0.1))
 
 
+def test_a_layer_whose_class_has_a_forward_of_its_own_is_not_split() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, 0.1 * self.weight, self.bias)
+
+    model = nn.Sequential(nn.Linear(48, 40), Scaled(40, 40), nn.Linear(40, 4))
+    line = r"1\.weight is in a Scaled with a forward of its own, .* leave it out with selection="
+    with pytest.raises(UsageError, match=line):
+        pruner_of(model)
+    assert list(pruner_of(model, action="truncate").ranks) == ["0.weight", "1.weight"]
+    left_out = pruner_of(model, selection=Selection(exclude=["1.weight"]))
+    assert list(left_out.ranks) == ["0.weight"]
+
+
 def test_tied_and_frozen_layers_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 4))
     model[1].weight = model[0].weight
