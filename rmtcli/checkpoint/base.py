@@ -84,7 +84,7 @@ class Checkpoint(ABC):
         extras: names of objects beside the tensors, such as an optimizer's state.
         opaque: names of entries among the tensors that only the file's own format can hold.
         as_stored: whether the order of ``infos`` is the network's own.
-        aliases: names that take no room in the file, because an earlier name has the same storage.
+        aliases: for each name that takes no room in the file, the name whose tensor it shares.
         about: facts that the tensors do not tell.
         remarks: what was read that a user may not expect, as sentences for a report.
         stamps: size, modification time and inode of each file when it was opened.
@@ -97,7 +97,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = MappingProxyType({})
     extras: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
-    aliases: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = MappingProxyType({})
     as_stored: bool = False
     about: About = About()
     remarks: tuple[str, ...] = ()
@@ -139,18 +139,8 @@ class Checkpoint(ABC):
 
     @property
     def distinct(self) -> list[str]:
-        """Names of the tensors that a format without aliases has to store.
-
-        A right factor that siblings share is stored once; the manifest names the siblings.
-        """
-        shared = {} if self.manifest is None else self.manifest.shared_factors
-        return [name for name in self.infos if name not in shared]
-
-    @property
-    def aliased_factors(self) -> dict[str, str]:
-        """For each right factor that is stored under a sibling's name only: that name."""
-        shared = {} if self.manifest is None else self.manifest.shared_factors
-        return {name: other for name, other in shared.items() if name in self.aliases}
+        """Names of the tensors that a format without aliases has to store."""
+        return [name for name in self.infos if name not in self.aliases]
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""

@@ -59,12 +59,18 @@ class Edited(Checkpoint):
         new = self._new.get(name)
         return self.source.infos[name] if new is None else TensorInfo(new.shape, new.dtype)
 
-    def _edited_aliases(self) -> frozenset[str]:
-        """The source's aliases, replaced ones by their new tensors, and new shared factors."""
-        aliases = self.source.aliases
-        replaced = (self.edits[name] for name in aliases.intersection(self.edits))
-        shared = set() if self.manifest is None else self.manifest.shared_factors.keys()
-        return aliases.difference(self.edits).union(*replaced, shared & self._new.keys())
+    def _edited_aliases(self) -> dict[str, str]:
+        """The source's aliases, if they still share one tensor, and new shared factors."""
+        shared = {} if self.manifest is None else self.manifest.shared_factors
+        aliases = {name: other for name, other in shared.items() if name in self._new}
+        first: dict[tuple[str, Stored | None], str] = {}
+        for old in (*self.source.distinct, *self.source.aliases):
+            stored = self.source.aliases.get(old, old)
+            for name in self.edits.get(old, [old]):
+                other = first.setdefault((stored, self._new.get(name)), name)
+                if other != name:
+                    aliases[name] = other
+        return aliases
 
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor: a new one's own, or the source's."""

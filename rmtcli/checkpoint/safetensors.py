@@ -22,6 +22,8 @@ from rmtcli.files.path import read_range, stand_in
 
 #: Key of the file's metadata under which rmtcli's manifest is stored.
 MANIFEST_KEY = "rmtcli"
+#: Key under which libraries look for the program that they expect the tensors to be for.
+FORMAT_KEY = "format"
 
 
 class SafetensorsFile(FileCheckpoint):
@@ -30,8 +32,9 @@ class SafetensorsFile(FileCheckpoint):
     The library checks the header (lengths, overlaps, types). Tensors of any type are then read as
     bytes, each time they are asked for: with a memory map, every page that was touched would count
     as memory in use. The format keeps no order, so names come in natural order: ``fc2`` before
-    ``fc10``. A right factor that siblings share is stored once, and
-    listed under the name of each.
+    ``fc10``. Of tied names, one is stored, and the metadata give it for each of the others, as
+    ``safetensors.torch.save_model`` has it. Of a right factor that siblings share, the manifest
+    does. All names are listed.
     """
 
     form = "safetensors file"
@@ -42,9 +45,14 @@ class SafetensorsFile(FileCheckpoint):
         record = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
         self.manifest = record and record.keep_shared(lambda name, _: name not in header)
         shared = {} if self.manifest is None else self.manifest.shared_factors
-        aliased = {name: header[other] for name, other in shared.items() if other in header}
-        self.aliases = frozenset(aliased)
-        header |= aliased
+        tied = {name: other for name, other in self.metadata.items() if name != FORMAT_KEY}
+        self.aliases = {
+            name: other
+            for name, other in (tied | shared).items()
+            if other in header and name not in header
+        }
+        self.metadata = {key: x for key, x in self.metadata.items() if key not in self.aliases}
+        header |= {name: header[other] for name, other in self.aliases.items()}
         names = sorted(header, key=natural_order)
         self.infos = {n: TensorInfo(tuple(header[n]["shape"]), header[n]["dtype"]) for n in names}
         self._ranges: dict[str, tuple[int, int]] = {
@@ -120,9 +128,8 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
     """Write every tensor of ``checkpoint`` in safetensors form, one in memory at a time.
 
-    A right factor that siblings share is written once. The library's own writer needs all tensors
-    in memory at once. The order is the library's: widest type first, then by name, so that every
-    tensor is aligned.
+    Of tied names, one is written. The library's own writer needs all tensors in memory at once. The
+    order is the library's: widest type first, then by name, so that every tensor is aligned.
 
     Raises:
         CheckpointError: an entry is not a plain tensor.
@@ -146,10 +153,9 @@ def _header(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> bytes:
     Raises:
         CheckpointError: a name cannot be encoded.
     """
-    metadata = {key: text for key, text in checkpoint.metadata.items() if key != MANIFEST_KEY}
-    if checkpoint.manifest:
-        metadata[MANIFEST_KEY] = checkpoint.manifest.to_json()
-    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    header: dict[str, object] = {}
+    if metadata := _metadata(checkpoint):
+        header["__metadata__"] = metadata
     offset = 0
     for name, size in sizes.items():
         info, end = checkpoint.infos[name], offset + size
@@ -162,6 +168,17 @@ def _header(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> bytes:
             f"{checkpoint.path}: a tensor's name is not valid Unicode, as safetensors requires"
         ) from None
     return encoded + b" " * (-len(encoded) % 8)
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """The text in the header: the source's own, rmtcli's record, and the tied names."""
+    metadata = {key: text for key, text in checkpoint.metadata.items() if key != MANIFEST_KEY}
+    manifest = checkpoint.manifest
+    if manifest:
+        metadata[MANIFEST_KEY] = manifest.to_json()
+    shared = manifest.shared_factors if manifest else {}
+    metadata |= {name: x for name, x in checkpoint.aliases.items() if name not in shared}
+    return metadata
 
 
 def _item_size(info: TensorInfo, size: int) -> float:

@@ -12,15 +12,15 @@ from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 def equal_tensors(checkpoint: Checkpoint, names: Iterable[str]) -> Mapping[str, str]:
     """For each of ``names`` whose tensor equals an earlier one bit for bit: the earlier name.
 
-    For formats that cannot store two names for one tensor.
-    A shared factor that is not stored under its own name is tied to the name that stores it.
+    For formats that cannot store two names for one tensor. Names that share one are not compared.
     """
-    aliased = checkpoint.aliased_factors
+    first: dict[str, str] = {}
     candidates: dict[tuple[TensorInfo, bytes], list[str]] = {}
     ties = {}
     for name in names:
-        if name in aliased:
-            ties[name] = aliased[name]
+        stored = checkpoint.aliases.get(name, name)
+        if stored in first:
+            ties[name] = first[stored]
             continue
         alike = candidates.setdefault((checkpoint.infos[name], checkpoint.head(name)), [])
         equal = (
@@ -28,12 +28,21 @@ def equal_tensors(checkpoint: Checkpoint, names: Iterable[str]) -> Mapping[str, 
             for other in alike
             if np.array_equal(checkpoint.raw(other).data, checkpoint.raw(name).data)
         )
-        earlier = next(equal, None)
-        if earlier is None:
+        first[stored] = next(equal, name)
+        if first[stored] == name:
             alike.append(name)
         else:
-            ties[name] = earlier
+            ties[name] = first[stored]
     return ties
+
+
+def shared_storages(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """The aliases among a file's tied names: all but the first, which stores the tensor.
+
+    A right factor that siblings share is stored by the one that the manifest names.
+    """
+    shared = {} if checkpoint.manifest is None else checkpoint.manifest.shared_factors
+    return checkpoint.ties(sorted(checkpoint.infos, key=lambda name: name in shared))
 
 
 def equal_keys(keys: Mapping[str, Hashable]) -> Mapping[str, str]:

@@ -116,7 +116,7 @@ def _layers(
             info.dtype,
             partial(view.read, checkpoint, name),
             tied,
-            1 + len(set(tied) - checkpoint.aliases),
+            1 + len(set(tied) - checkpoint.aliases.keys()),
             head,
             view,
         )

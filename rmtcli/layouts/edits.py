@@ -33,9 +33,6 @@ class Replacements:
         self.checkpoint, self.layout = checkpoint, layout
         self.edits: dict[str, Mapping[str, Stored]] = {}
         self._spill = Spill()
-        biases = [name for name in checkpoint.infos if name.rpartition(".")[2] == "bias"]
-        ties = checkpoint.ties(biases)
-        self._first = {a: b for a, b in ties.items() if a in checkpoint.aliases}
         self._biases: dict[str, Stored] = {}  # biases that share a storage continue to share it
         self._wholes: dict[str, Spilled] = {}  # tensors of which parts are replaced
         self._shared: dict[tuple[str, int], Stored] = {}  # siblings' common tensors, by group
@@ -80,7 +77,7 @@ class Replacements:
         return self._wholes[layer.tensor]
 
     def _bias(self, name: str, shift: FloatArray | None) -> Stored:
-        first = self._first.get(name, name)
+        first = self.checkpoint.aliases.get(name, name)
         if first not in self._biases:
             self._biases[first] = self._spill.keep(_shifted(self.checkpoint, name, shift))
         return self._biases[first]
@@ -97,7 +94,7 @@ def join(checkpoint: Checkpoint) -> Edits:
         raise LayerError(f"{path}: holds no factors that rmtcli wrote: there is nothing to undo")
     edits: dict[str, Mapping[str, Stored]] = {}
     spill = Spill()
-    ties = {a: b for a, b in checkpoint.ties(checkpoint.infos).items() if a in checkpoint.aliases}
+    ties = checkpoint.aliases
     made: dict[str, Stored] = {}  # weights and biases that several names share
     for module in checkpoint.manifest.factored:
         layout, weight = layout_of(checkpoint, module), member(module, "weight")

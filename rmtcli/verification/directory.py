@@ -127,7 +127,7 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
                 edits[bias] = {member(module, "bias"): file.raw(bias)}
         dense = Edited(file, edits, None)
         write_checkpoint(dense, target / file.path.name, verify=False)  # read and deleted at once
-        shards |= dict.fromkeys(dense.infos, file.path.name)
+        shards |= dict.fromkeys(dense.distinct, file.path.name)
     if len(directory.files) > 1:
         index = {"metadata": {}, "weight_map": shards}
         (target / _INDEX).write_text(json.dumps(index), encoding="utf-8")

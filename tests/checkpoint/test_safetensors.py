@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 
 from rmtcli.checkpoint import Edited, encode, open_checkpoint, write_checkpoint
 from rmtcli.checkpoint.safetensors import natural_order
@@ -106,6 +106,42 @@ def test_tensors_are_tied_if_all_bytes_are_equal(tmp_path: Path) -> None:
     save_file({"a": a, "b": b, "c": a.clone()}, tmp_path / "a.safetensors")
     source = open_checkpoint(tmp_path / "a.safetensors")
     assert source.ties(["a", "b", "c"]) == {"c": "a"}
+
+
+class Tied(torch.nn.Module):
+    """Three names of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Linear(6, 6, bias=False) for _ in range(3))
+        self.b.weight = self.c.weight = self.a.weight
+
+
+def test_tied_names_are_stored_once_as_the_library_does(tmp_path: Path) -> None:
+    torch.save(Tied().state_dict(), tmp_path / "a.pt")
+    write_checkpoint(open_checkpoint(tmp_path / "a.pt"), tmp_path / "b.safetensors")
+    save_model(Tied(), str(tmp_path / "c.safetensors"))
+    assert list(load_file(tmp_path / "b.safetensors")) == ["a.weight"]
+    assert load_model(Tied(), tmp_path / "b.safetensors") == (set(), [])
+    for name in ("b", "c"):
+        again = open_checkpoint(tmp_path / f"{name}.safetensors")
+        assert list(again.infos) == ["a.weight", "b.weight", "c.weight"]
+        assert again.aliases == {"b.weight": "a.weight", "c.weight": "a.weight"}
+        assert (again.parameters, again.bytes) == (36, 144)
+        write_checkpoint(again, tmp_path / f"{name}.pt")
+        values = torch.load(tmp_path / f"{name}.pt").values()
+        assert len({value.data_ptr() for value in values}) == 1
+
+
+def test_an_alias_whose_weight_is_replaced_is_stored(tmp_path: Path) -> None:
+    torch.save(Tied().state_dict(), tmp_path / "a.pt")
+    source = open_checkpoint(tmp_path / "a.pt")
+    edited = Edited(source, {"a.weight": {"a.new": encode(np.ones((1, 2)), "F32")}}, None)
+    assert edited.aliases == {"c.weight": "b.weight"}
+    assert edited.parameters == 2 + 36
+    for name in ("b.safetensors", "b.pt"):
+        write_checkpoint(edited, tmp_path / name)
+        assert open_checkpoint(tmp_path / name).parameters == 2 + 36
 
 
 def damaged(kind: str) -> bytes:

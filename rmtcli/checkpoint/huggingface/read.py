@@ -11,7 +11,8 @@ from rmtcli.checkpoint.formats import open_file
 from rmtcli.checkpoint.huggingface.config import CONFIG, about, read_object
 from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.safetensors import natural_order
+from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import equal_tensors
 from rmtcli.errors import CheckpointError
 
@@ -51,7 +52,12 @@ class HuggingFaceDirectory(FileCheckpoint):
         self._parts = {name: part for part in parts for name in part.infos}
         names = sorted(self._parts, key=natural_order)
         self.infos = {name: self._parts[name].infos[name] for name in names}
-        self.aliases = frozenset(name for part in parts for name in part.aliases)
+        self.aliases = {
+            name: other
+            for part in parts
+            for name, other in part.aliases.items()
+            if isinstance(part, SafetensorsFile) or self._tied_by_class(name)
+        }
         self.opaque = tuple(name for part in parts for name in part.opaque)
         self.extras = tuple(name for part in parts for name in part.extras)
         self.manifest = self._shared_manifest(parts)
@@ -60,6 +66,17 @@ class HuggingFaceDirectory(FileCheckpoint):
             self.metadata |= part.metadata
             self.stamps |= part.stamps
         self._files = tuple(part.path for part in parts)
+
+    def _tied_by_class(self, name: str) -> bool:
+        """Whether the model's class ties a name again when a file does not hold it.
+
+        Classes tie embeddings to each other, and output heads to embeddings unless the
+        configuration says otherwise. Any other tie is the work of whoever saved the model, and a
+        file without the name would be loaded with random weights.
+        """
+        rows, tied = self.infos[name].shape[:1], self.config.get("tie_word_embeddings", True)
+        embedding = module_of(name).endswith("embed_tokens")
+        return set(rows) <= self.about.vocabularies and bool(rows) and (tied or embedding)
 
     def _shared_manifest(self, parts: list[FileCheckpoint]) -> Manifest | None:
         """The record of the first shard that has one, of those factors that are still shared."""

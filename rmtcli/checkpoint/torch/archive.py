@@ -159,7 +159,7 @@ class Archive(FileCheckpoint):
         if not self.views:
             raise CheckpointError(f"{path}: holds no weights")
         self.infos = {name: TensorInfo(v.shape, v.dtype) for name, v in self.views.items()}
-        self.aliases = frozenset(self.ties(self.infos))
+        self.aliases = self.ties(self.infos)
 
     @abstractmethod
     def find(self, archive: zipfile.ZipFile) -> Mapping[str, StorageView]:

@@ -18,7 +18,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from rmtcli.checkpoint.base import FileCheckpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.ties import equal_keys
+from rmtcli.checkpoint.ties import equal_keys, shared_storages
 from rmtcli.checkpoint.torch.archive import EXPANDED, reading
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
 from rmtcli.checkpoint.torch.state_dict import (
@@ -84,10 +84,9 @@ class TorchFile(FileCheckpoint):
         }
         self.extras = extras_of(self.tree, where)
         self.opaque = tuple(word(key) for key in self.state if key not in self.infos)
-        ties = self.ties(self.infos)
-        self.aliases = frozenset(ties)
         record = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
-        self.manifest = record and record.keep_tied(ties)
+        self.manifest = record and record.keep_tied(self.ties(self.infos))
+        self.aliases = shared_storages(self)
 
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor, in C order."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.ties import shared_storages
 from rmtcli.checkpoint.torch.archive import WIDTHS, Archive, StorageView, entry
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
 from rmtcli.checkpoint.torch.script import StorageUnpickler
@@ -43,6 +44,7 @@ class PlainTorchFile(Archive):
             raise UnusualError(str(error)) from None
         record = Manifest.from_json(self._record)
         self.manifest = record and record.keep_tied(self.ties(self.infos))
+        self.aliases = shared_storages(self)
         self.extras = self._extras
 
     def find(self, archive: zipfile.ZipFile) -> Mapping[str, StorageView]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -50,29 +50,36 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
 def _own_entries(source: TorchFile, edits: Edits, new: _NewTensors) -> Entries:
     """The entries of a torch file's own state dict, after the edits.
 
-    A view would keep its whole storage in the file. Where that storage belonged to a replaced
-    tensor, the view is copied.
+    A view would keep its whole storage in the file. Where the views that stay are smaller than
+    their storage, they are copied.
     """
-    freed = {_storage_of(source.state[name]) for name in edits}
+    views = {
+        storage_key(value): value
+        for name, value in source.state.items()
+        if name in source.infos and name not in edits
+    }
+    used = Counter[int]()
+    for value in views.values():
+        used[_storage_of(value)] += value.nbytes
     copies: dict[tuple[object, ...], torch.Tensor] = {}
     for name, value in source.state.items():
+        key = storage_key(value) if name in source.infos else ()
         if name in edits:
             yield from new.of(edits[name])
-        elif name in source.infos and _storage_of(value) in freed and not _fills_storage(value):
-            yield name, copies.setdefault(storage_key(value), value.detach().clone())
+        elif key in views and used[_storage_of(value)] < value.untyped_storage().nbytes():
+            yield name, copies.setdefault(key, value.detach().clone())
         else:
             yield name, value
 
 
 def _converted_entries(source: Checkpoint, edits: Edits, new: _NewTensors) -> Entries:
     """The tensors of a checkpoint of another format, after the edits; aliases share a tensor."""
-    ties = source.ties(source.infos) if source.aliases else {}
     converted: dict[str, torch.Tensor] = {}
     for name in source.infos:
         if name in edits:
             yield from new.of(edits[name])
             continue
-        stored = ties.get(name, name) if name in source.aliases else name
+        stored = source.aliases.get(name, name)
         if stored not in converted:
             converted[stored] = to_torch(source.raw(stored))
         yield name, converted[stored]
@@ -95,10 +102,6 @@ class _NewTensors:
 def _storage_of(value: torch.Tensor) -> int:
     """The address of a tensor's storage."""
     return value.untyped_storage().data_ptr()
-
-
-def _fills_storage(value: torch.Tensor) -> bool:
-    return value.untyped_storage().nbytes() == value.nbytes
 
 
 def _replaced(tree: Any, where: tuple[str, ...], state: object) -> Any:

@@ -15,8 +15,10 @@ from rmtcli.checkpoint import Manifest, open_checkpoint
 from rmtcli.checkpoint.huggingface import write as directory
 from rmtcli.checkpoint.huggingface.write import write_directory
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.planning import Budget
 from tests.conftest import model_directory, planted, tree
 
+EMBEDDING, COPY, HEAD = "shared.weight", "encoder.embed_tokens.weight", "lm_head.weight"
 CARD = "---\nlicense: mit\n---\n# A model\n"
 
 
@@ -234,3 +236,49 @@ def test_a_file_cannot_be_written_as_a_directory(tmp_path: Path, samples: Path) 
     source = open_checkpoint(samples / "planted.safetensors")
     with pytest.raises(CheckpointError, match="a directory can be written from a directory only"):
         write_directory(source, tmp_path / "out")
+
+
+def tied_directory(folder: Path, **settings: object) -> Path:
+    """A ``.bin`` as older transformers wrote it: embedding, output head and two layers are tied."""
+    words = torch.randn(400, 64)
+    tensors = state() | dict.fromkeys([EMBEDDING, COPY, HEAD], words)
+    tensors["h.2.fc.weight"] = tensors["h.0.fc.weight"]
+    known: dict[str, object] = {"model_type": "t5", "vocab_size": 400}
+    return model_directory(folder, tensors, known | settings, container="bin")
+
+
+def test_a_tied_embedding_is_written_once_and_a_budget_holds_for_the_file(tmp_path: Path) -> None:
+    model = tied_directory(tmp_path / "m")
+    source = open_checkpoint(model)
+    assert source.aliases == dict.fromkeys([COPY, HEAD], EMBEDDING)
+    rmtcli.prune(model, tmp_path / "out", budget=Budget("80%", "bytes"))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert EMBEDDING in stored
+    assert not {COPY, HEAD} & stored.keys()
+    assert sum(x.nbytes for x in stored.values()) <= 0.8 * source.bytes
+    again = open_checkpoint(tmp_path / "out")
+    assert (again.bytes, again.aliases) == (sum(x.nbytes for x in stored.values()), source.aliases)
+
+
+def test_shards_and_their_index_name_a_tied_tensor_once(tmp_path: Path) -> None:
+    source = open_checkpoint(tied_directory(tmp_path / "m"))
+    (tmp_path / "out").mkdir()
+    write_directory(source, tmp_path / "out", shard_bytes=60_000)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert EMBEDDING in index["weight_map"]
+    assert not {COPY, HEAD} & index["weight_map"].keys()
+    assert index["metadata"]["total_size"] == source.bytes
+    again = open_checkpoint(tmp_path / "out")
+    assert (again.infos, again.aliases) == (source.infos, source.aliases)
+
+
+def test_a_tie_that_no_class_restores_is_stored_under_both_names(tmp_path: Path) -> None:
+    """Without its weights, transformers would start the layer at random."""
+    model = tied_directory(tmp_path / "m", tie_word_embeddings=False)
+    source = open_checkpoint(model)
+    assert source.aliases == {COPY: EMBEDDING}
+    (tmp_path / "out").mkdir()
+    write_directory(source, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert source.infos.keys() - stored.keys() == {COPY}
+    assert source.bytes == sum(x.nbytes for x in stored.values())

@@ -66,7 +66,7 @@ def test_weights_equal_the_state_dict(
 
 def test_a_module_under_two_names_is_tied(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(script(Tied(), tmp_path / "a.pt"))
-    assert checkpoint.aliases == {f"again.{i}.{w}" for i in (0, 2) for w in ("weight", "bias")}
+    assert set(checkpoint.aliases) == {f"again.{i}.{w}" for i in (0, 2) for w in ("weight", "bias")}
     assert checkpoint.infos["norm.num_batches_tracked"].dtype == "I64"
     rmtcli.prune(tmp_path / "a.pt", keep="rank:k=3")
     pruned = torch.load(tmp_path / "a.pruned.pt")

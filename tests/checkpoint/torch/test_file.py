@@ -236,6 +236,25 @@ def test_kept_views_do_not_keep_replaced_storages(tmp_path: Path) -> None:
     assert written.ties(["b", "c"]) == {"c": "b"}
 
 
+def test_a_slice_does_not_keep_its_storage(tmp_path: Path) -> None:
+    """Neither in the file nor in what is counted; views that fill their storage continue to."""
+    big, flat = torch.randn(1000, 64), torch.randn(20, 8)
+    state = {"a": big[:10], "again": big[:10], "t": big[20:30].T, "x": flat[:12], "y": flat[12:]}
+    torch.save(state, tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size > 256_000
+    source = open_checkpoint(tmp_path / "a.pt")
+    assert (source.parameters, source.bytes) == (2 * 640 + 160, 4 * (2 * 640 + 160))
+    for name in ("b.pt", "b.safetensors"):
+        write_checkpoint(source, tmp_path / name)
+        assert (tmp_path / name).stat().st_size < source.bytes + 4000
+        assert open_checkpoint(tmp_path / name).parameters == source.parameters
+    written = torch.load(tmp_path / "b.pt")
+    assert same(written, state)
+    storage = {name: value.untyped_storage().data_ptr() for name, value in written.items()}
+    assert storage["a"] == storage["again"] != storage["t"]
+    assert storage["x"] == storage["y"]
+
+
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
 def test_unsigned_types_and_empty_tensors_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {
