@@ -77,7 +77,7 @@ def describe(checkpoint: Checkpoint) -> Source:
 def described(target: Path, network: Checkpoint) -> Source:
     """A written output, for the report.
 
-    Its parameters are those of the network: a format without aliases stores a tied weight twice.
+    Its parameters are those of the network, also if another package's format has no aliases.
     """
     return replace(describe(open_checkpoint(target)), parameters=network.parameters)
 

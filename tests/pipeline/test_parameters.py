@@ -44,7 +44,7 @@ def test_masks_and_whole_numbers_are_not_parameters(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tied() -> dict[str, torch.Tensor]:
-    """A network whose embedding and head are one tensor, which only torch's format stores once."""
+    """A network whose embedding and head are one tensor."""
     shared = weight(160, 64, seed=1)
     return {"emb.weight": shared, "fc.weight": weight(64, 64), "lm_head.weight": shared}
 
