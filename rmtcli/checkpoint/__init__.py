@@ -18,7 +18,7 @@ from rmtcli.checkpoint.formats import (
     format_by_ending,
 )
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.reader import open_checkpoint
+from rmtcli.checkpoint.reader import open_checkpoint, open_written
 from rmtcli.checkpoint.writer import format_of, staged, write_checkpoint
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "format_by_ending",
     "format_of",
     "open_checkpoint",
+    "open_written",
     "staged",
     "write_checkpoint",
 ]

@@ -88,6 +88,7 @@ class Checkpoint(ABC):
         about: facts that the tensors do not tell.
         remarks: what was read that a user may not expect, as sentences for a report.
         stamps: size, modification time and inode of each file when it was opened.
+        key: which of a file's state dicts this is, if the user named one.
     """
 
     path: Path
@@ -102,6 +103,7 @@ class Checkpoint(ABC):
     about: About = About()
     remarks: tuple[str, ...] = ()
     stamps: Mapping[Path, Stamp] = MappingProxyType({})
+    key: str | None = None
 
     def check_unchanged(self) -> None:
         """Check that no file was changed since it was opened.
@@ -188,17 +190,20 @@ class FileCheckpoint(Checkpoint):
         self.stamps: dict[Path, Stamp] = {first or path: stamp_of(first or path)}
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return _reopen, (type(self), str(self.path), _total_size(self.weights))
+        return _reopen, (type(self), str(self.path), _total_size(self.weights), self.key)
 
 
 @lru_cache(maxsize=4)
-def _reopen(kind: Callable[[Path], Checkpoint], name: str, size: int) -> Checkpoint:
+def _reopen(
+    kind: Callable[..., Checkpoint], name: str, size: int, key: str | None = None
+) -> Checkpoint:
     """Open a checkpoint that another process has opened.
 
     Args:
         kind: the class that opens the path.
         name: the path or URL.
         size: bytes of the files with the tensors.
+        key: which of the file's state dicts it is, if the user named one.
 
     Raises:
         UsageError: the path does not exist here.
@@ -208,10 +213,15 @@ def _reopen(kind: Callable[[Path], Checkpoint], name: str, size: int) -> Checkpo
     with reaching(path):
         if not path.exists():
             raise UsageError(f"{path}: no such file")
-        checkpoint = kind(path)
+        checkpoint = kind(path) if key is None else kind(path, key)
         if _total_size(checkpoint.weights) != size:
             raise CheckpointError(f"{path}: is not the same file there and here")
     return checkpoint
+
+
+def one_network(path: Path, form: str) -> UsageError:
+    """The error for a key where there is nothing to choose."""
+    return UsageError(f"{path}: a {form} holds one network: leave out --key")
 
 
 def _total_size(files: Iterable[Path]) -> int:

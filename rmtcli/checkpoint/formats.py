@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.base import FileCheckpoint
+from rmtcli.checkpoint.base import FileCheckpoint, one_network
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Characters in a tensor's name. Searches for words in it take time that grows with their square.
@@ -54,7 +54,8 @@ class Format:
     Attributes:
         name: the name in messages.
         endings: file name endings, in lower case with their dots.
-        open: opens a file, without reading the tensors if the format allows.
+        open: opens a file, without reading the tensors if the format allows. If ``keeps_extras``,
+            it takes a key as well, which says which of several state dicts is meant.
         write: writes a checkpoint to an open binary file; None for a format that is only read.
         keeps_metadata: whether a written file holds the source's text metadata.
         keeps_extras: whether a written file holds the objects beside the source's tensors.
@@ -62,7 +63,7 @@ class Format:
 
     name: str
     endings: tuple[str, ...]
-    open: Callable[[Path], FileCheckpoint]
+    open: Callable[..., FileCheckpoint]
     write: Callable[..., None] | None = None
     keeps_metadata: bool = False
     keeps_extras: bool = False
@@ -134,15 +135,19 @@ def format_by_ending(path: Path) -> Format:
     return file_format
 
 
-def open_file(path: Path, file_format: Format | None = None) -> FileCheckpoint:
+def open_file(
+    path: Path, file_format: Format | None = None, key: str | None = None
+) -> FileCheckpoint:
     """Open a checkpoint file.
 
     Args:
         path: the file.
         file_format: its format; None for the one that its ending names.
+        key: which state dict, where the file holds several.
 
     Raises:
-        UsageError: the file does not exist, is not a regular file, or has an unknown ending.
+        UsageError: the file does not exist, is not a regular file, or has an unknown ending; no
+            state dict is under ``key``, or there are several and none is named.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
     if not path.exists():
@@ -152,12 +157,14 @@ def open_file(path: Path, file_format: Format | None = None) -> FileCheckpoint:
     if not path.is_file():
         raise UsageError(f"{path}: a directory, a pipe or a device: name a file")
     file_format = file_format or format_by_ending(path)
+    if key is not None and not file_format.keeps_extras:
+        raise one_network(path, f"{file_format.name} file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise CheckpointError(f"{path}: a Git LFS pointer: fetch the file with 'git lfs pull'")
-    checkpoint = file_format.open(path)
+    checkpoint = file_format.open(path) if key is None else file_format.open(path, key)
     longest = max(map(len, checkpoint.infos), default=0)
     if longest > LONGEST_NAME:
         raise CheckpointError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.formats import DIRECTORY, Format, find_format, format_by_ending
 from rmtcli.checkpoint.readback import check_written, differs
-from rmtcli.checkpoint.reader import open_checkpoint
+from rmtcli.checkpoint.reader import open_written
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files.atomic import staged_directory, staged_file
 
@@ -71,7 +71,7 @@ def staged(
         if verify:
             _LOGGER.info("reading %s back", target)
             with _naming(target, path):
-                written = open_checkpoint(path, file_format=file_format)
+                written = open_written(checkpoint, path, file_format=file_format)
                 check_written(written, checkpoint, target)
                 yield written
         else:

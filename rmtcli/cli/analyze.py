@@ -11,6 +11,7 @@ from rmtcli.cli.options import (
     Edge,
     EvaluationOptions,
     Executor,
+    Key,
     Only,
     OutputOptions,
     SelectionOptions,
@@ -22,6 +23,7 @@ from rmtcli.cli.reporter import Reporter
 def command(
     *,
     file: Checkpoint,
+    key: Key = None,
     edge: Edge = "select",
     selection: SelectionOptions,
     evaluation: Annotated[EvaluationOptions, Only("device")],
@@ -42,6 +44,7 @@ def command(
     reporter = Reporter.open(outputs, file)
     report = analyze(
         file,
+        key=key,
         edge=edge,
         selection=selection.build(),
         cache=cache,

@@ -14,6 +14,7 @@ from rmtcli.cli.options import (
     Edge,
     EvaluationOptions,
     GoalOptions,
+    Key,
     Only,
     OutputOptions,
     SelectionOptions,
@@ -25,6 +26,7 @@ from rmtcli.cli.reporter import Reporter
 def command(
     *,
     file: Checkpoint,
+    key: Key = None,
     size: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -64,6 +66,7 @@ def command(
         check_plots()
     report = curve(
         file,
+        key=key,
         sizes=size or (),
         edge=edge,
         rank_multiple=goal.rank_multiple,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli.options import Checkpoint, Only, OutputOptions, PathOrURL, to_path
+from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, to_path
 from rmtcli.cli.reporter import Reporter
 
 
@@ -25,10 +25,12 @@ def command(
             show_default=False,
         ),
     ],
+    key: Key = None,
     outputs: Annotated[OutputOptions, Only("json", "force", "no_verify", "quiet", "verbose")],
 ) -> None:
     """Multiply factors back into dense weights."""
     from rmtcli import densify
 
     reporter = Reporter.open(outputs, file, output)
-    reporter.show(densify(file, output, force=outputs.force, verify=not outputs.no_verify))
+    verify = not outputs.no_verify
+    reporter.show(densify(file, output, key=key, force=outputs.force, verify=verify))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rmtcli.cli.options import Edge, Only, OutputOptions, PathOrURL, SelectionOptions, to_path
+from rmtcli.cli.options import Edge, Key, Only, OutputOptions, PathOrURL, SelectionOptions, to_path
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
@@ -25,6 +25,7 @@ def command(
             parser=to_path, metavar="B", help="The second checkpoint.", show_default=False
         ),
     ],
+    key: Key = None,
     edge: Edge = "select",
     selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side")],
     outputs: Annotated[OutputOptions, Only("json", "fail_if", "quiet", "verbose")],
@@ -38,5 +39,7 @@ def command(
     from rmtcli.report.difference import FIELDS
 
     reporter = Reporter.open(outputs, before, after, fields=FIELDS)
-    difference = diff(before, after, edge=edge, selection=selection.build(), track=progress)
+    difference = diff(
+        before, after, key=key, edge=edge, selection=selection.build(), track=progress
+    )
     reporter.show_difference(difference)

@@ -9,6 +9,7 @@ import typer
 from rmtcli.cli.options import (
     Checkpoint,
     EvaluationOptions,
+    Key,
     Only,
     OutputOptions,
     PathOrURL,
@@ -20,6 +21,7 @@ from rmtcli.cli.reporter import Reporter
 def command(
     *,
     file: Checkpoint,
+    key: Key = None,
     against: Annotated[
         Optional[PathOrURL],
         typer.Option(
@@ -41,4 +43,4 @@ def command(
     from rmtcli import evaluate
 
     reporter = Reporter.open(outputs, file, against, evaluation.data)
-    reporter.show(evaluate(file, evaluation=evaluation.build(), against=against))
+    reporter.show(evaluate(file, key=key, evaluation=evaluation.build(), against=against))

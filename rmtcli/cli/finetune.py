@@ -13,6 +13,7 @@ from rmtcli.cli.options import (
     Edge,
     EvaluationOptions,
     GoalOptions,
+    Key,
     Only,
     OutputOptions,
     SelectionOptions,
@@ -44,6 +45,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    key: Key = None,
     keep: Annotated[
         Optional[str],
         typer.Option(
@@ -81,6 +83,7 @@ def command(
     report = finetune(
         file,
         output,
+        key=key,
         evaluation=replace(evaluation, data=data).build(),
         keep=keep,
         budget=goal.build_budget(),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from rmtcli.cli.options import Checkpoint, Only, OutputOptions
+from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions
 
 
-def command(*, file: Checkpoint, outputs: Annotated[OutputOptions, Only("json")]) -> None:
+def command(
+    *, file: Checkpoint, key: Key = None, outputs: Annotated[OutputOptions, Only("json")]
+) -> None:
     """Print the contents and the origin of a checkpoint.
 
     Shows format, tensors, sizes and hash; if rmtcli wrote it, also the source's name and hash, and
@@ -15,7 +17,7 @@ def command(*, file: Checkpoint, outputs: Annotated[OutputOptions, Only("json")]
     """
     from rmtcli import info
 
-    description = info(file)
+    description = info(file, key=key)
     if outputs.json:
         print(description.to_json())
         return

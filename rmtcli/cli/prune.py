@@ -28,6 +28,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    key: options.Key = None,
     keep: options.Keep = "auto",
     edge: options.Edge = "select",
     layout: options.Layout = "factored",
@@ -56,6 +57,7 @@ def command(
     report = prune(
         file,
         output,
+        key=key,
         keep=keep,
         budget=goal.build_budget(),
         max_drop=goal.max_drop,

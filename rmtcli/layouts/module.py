@@ -20,7 +20,7 @@ from rmtcli.layouts.split import has_own_forward
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
 
 
-def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
+def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None = None) -> nn.Module:
     """Load a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
@@ -32,6 +32,8 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
     Args:
         model: the dense module.
         source: a file, or an open checkpoint.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
 
     Returns:
         ``model``.
@@ -40,7 +42,7 @@ def load(model: nn.Module, source: str | Path | Checkpoint) -> nn.Module:
         CheckpointError: a parameter is missing from the file, left over, or of another shape, or
             several prefixes fit.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, key=key)
     prefix = prefix_of(model, checkpoint)
     _split(model, checkpoint, prefix)
     state = {

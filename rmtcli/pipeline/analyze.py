@@ -21,6 +21,7 @@ from rmtcli.report.notes import TAILS
 def analyze(
     path: str | Path,
     *,
+    key: str | None = None,
     edge: str = "select",
     selection: Selection | None = None,
     cache: str | Path | None = None,
@@ -35,6 +36,8 @@ def analyze(
 
     Args:
         path: the checkpoint, a file or a Hugging Face directory.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
         selection: which matrices are layers.
         cache: folder in which decompositions are kept and looked up; none by default.
@@ -53,7 +56,7 @@ def analyze(
         ClusterError: the cluster was lost.
     """
     check_batches(batches)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     method = Method.spelled(edge, "auto", Factored())
     source, items = describe(checkpoint), layers_of(checkpoint, selection)
     with connected(executor) as cluster:

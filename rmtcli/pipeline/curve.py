@@ -30,6 +30,7 @@ SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 
 def curve(
     path: str | Path,
     *,
+    key: str | None = None,
     sizes: Sequence[str] = (),
     edge: str = "select",
     rank_multiple: int = 1,
@@ -49,6 +50,8 @@ def curve(
 
     Args:
         path: the checkpoint.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
         sizes: budgets in parameters, such as ``"10%"``; by default those of :data:`SIZES` that
             the checkpoint can meet.
         edge: edge estimator with options.
@@ -70,7 +73,7 @@ def curve(
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
     calibration = calibration_source(calibration or Calibration(), evaluation, joint=True)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     files = (path, evaluation.data, calibration.data, calibration.stats)
     check_calibration(calibration, [Path(file) for file in files if file])
     # Any budget makes ranks joint, so that the layers are held; the sizes follow below.

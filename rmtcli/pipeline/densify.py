@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmtcli.checkpoint import DIRECTORY, Edited, format_of, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint import (
+    DIRECTORY,
+    Edited,
+    format_of,
+    open_checkpoint,
+    write_checkpoint,
+)
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join
 from rmtcli.pipeline.stages import describe, described
@@ -14,12 +20,19 @@ from rmtcli.report.notes import on_extras
 
 
 def densify(
-    path: str | Path, output: str | Path, *, force: bool = False, verify: bool = True
+    path: str | Path,
+    output: str | Path,
+    *,
+    key: str | None = None,
+    force: bool = False,
+    verify: bool = True,
 ) -> Report:
     """Multiply the factors of a file that rmtcli wrote back into dense weights.
 
     Args:
         path: a factored checkpoint, a file or a Hugging Face directory.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
         output: file or directory to write.
         force: whether an existing output may be replaced.
         verify: whether the output is read back and compared before it appears under its name.
@@ -30,7 +43,7 @@ def densify(
         LayerError: it holds no factors, or not those that its manifest names.
     """
     target = as_path(output)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     directory = format_of(checkpoint, target) is DIRECTORY
     check_target(target, inputs=[as_path(path)], force=force, directory=directory)
     card = without_section(read_card(checkpoint)) or None if directory else None

@@ -22,6 +22,7 @@ def diff(
     before: str | Path,
     after: str | Path,
     *,
+    key: str | None = None,
     edge: str = "select",
     selection: Selection | None = None,
     track: Track = iter,
@@ -33,6 +34,7 @@ def diff(
     Args:
         before: checkpoint A, a file or a directory.
         after: checkpoint B.
+        key: which state dict, in both files, where a torch file holds several.
         edge: edge estimator with options.
         selection: which matrices are layers.
         track: wraps the iteration over layers, for progress.
@@ -43,7 +45,7 @@ def diff(
         LayerError: the two have no layer in common, or one whose values are not finite.
     """
     estimator = EDGES.parse(edge)
-    checkpoints = [open_checkpoint(path) for path in (before, after)]
+    checkpoints = [open_checkpoint(path, key=key) for path in (before, after)]
     first, second = (_layers(_whole(checkpoint), selection) for checkpoint in checkpoints)
     common = [
         layer

@@ -12,12 +12,17 @@ from rmtcli.report.base import Report
 
 
 def evaluate(
-    path: str | Path, *, evaluation: Evaluation, against: str | Path | None = None
+    path: str | Path,
+    *,
+    key: str | None = None,
+    evaluation: Evaluation,
+    against: str | Path | None = None,
 ) -> Report:
     """Score a checkpoint, factored or dense, on its own or against another.
 
     Args:
         path: the checkpoint to score.
+        key: which state dict, in both files, where a torch file holds several.
         evaluation: how to score it.
         against: the dense checkpoint to compare with.
 
@@ -30,8 +35,8 @@ def evaluate(
         raise UsageError("nothing to evaluate on: give --data or --eval")
     from rmtcli.evaluation.score import Scorer  # needs torch
 
-    checkpoint = open_checkpoint(path)
-    reference = None if against is None else open_checkpoint(against)
+    checkpoint = open_checkpoint(path, key=key)
+    reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)
     return Report(

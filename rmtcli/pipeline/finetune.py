@@ -45,6 +45,7 @@ def finetune(
     path: str | Path,
     output: str | Path | None = None,
     *,
+    key: str | None = None,
     evaluation: Evaluation,
     keep: str | None = None,
     budget: Budget | None = None,
@@ -65,6 +66,8 @@ def finetune(
 
     Args:
         path: a dense or factored checkpoint file.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
         output: file to write; ``<name>.finetuned<ending>`` beside the input by default.
         evaluation: data, and how to build the network.
         keep: keep rule, ``auto`` by default; for a dense checkpoint only.
@@ -93,7 +96,7 @@ def finetune(
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: train it with rmtcli.integrations.trainer")
     samples = _samples(evaluation, needs_labels=training.distill < 1)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     default = path.with_name(f"{path.stem}.finetuned{path.suffix}")
     target = default if output is None else Path(output)
     format_of(checkpoint, target)
@@ -145,7 +148,7 @@ def _teacher(
     if factored and teacher is None and distills:
         raise UsageError("--distill needs the dense network: name it with --teacher")
     if teacher is not None:
-        return open_checkpoint(teacher)
+        return open_checkpoint(teacher, key=checkpoint.key)
     return None if factored else checkpoint
 
 

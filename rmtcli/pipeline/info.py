@@ -12,17 +12,19 @@ from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import Info
 
 
-def info(path: str | Path) -> Info:
+def info(path: str | Path, *, key: str | None = None) -> Info:
     """Describe a checkpoint without decomposing a weight.
 
     Args:
         path: a file, or a Hugging Face directory.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
 
     Raises:
         UsageError: a wrong path.
         CheckpointError: it cannot be read.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     types = Counter(tensor.dtype for tensor in checkpoint.infos.values())
     model_type = None
     if isinstance(checkpoint, HuggingFaceDirectory) and "model_type" in checkpoint.config:

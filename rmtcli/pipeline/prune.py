@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.calibration import Calibration
-from rmtcli.checkpoint import DIRECTORY, find_format, format_of, open_checkpoint, staged
+from rmtcli.checkpoint import (
+    DIRECTORY,
+    find_format,
+    format_of,
+    open_checkpoint,
+    staged,
+)
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
@@ -38,6 +44,7 @@ def prune(
     path: str | Path,
     output: str | Path | None = None,
     *,
+    key: str | None = None,
     keep: str = "auto",
     budget: Budget | None = None,
     max_drop: float | None = None,
@@ -67,6 +74,8 @@ def prune(
 
     Args:
         path: the checkpoint to prune, a file or a Hugging Face directory; it is never changed.
+        key: which state dict, where a torch file holds several, such as ``ema`` or
+            ``state.generator``.
         output: file to write, in the format of its ending; for a directory, the directory to
             write. By default ``<name>.pruned<ending>`` beside the input.
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
@@ -114,7 +123,7 @@ def prune(
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, key=key)
     directory = format_of(checkpoint, target) is DIRECTORY
     calibration = _calibration(calibration, evaluation, selection, goal)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)

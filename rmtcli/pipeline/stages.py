@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, Edited, Manifest, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Edited, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.checkpoint.names import module_of
 from rmtcli.edges import EDGES
@@ -79,7 +79,7 @@ def described(target: Path, network: Checkpoint) -> Source:
 
     Its parameters are those of the network, also if another package's format has no aliases.
     """
-    return replace(describe(open_checkpoint(target)), parameters=network.parameters)
+    return replace(describe(open_written(network, target)), parameters=network.parameters)
 
 
 def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:
@@ -93,6 +93,8 @@ def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer
     if not any(isinstance(item, Layer) for item in items):
         reasons = Counter(item.reason.value for item in items if isinstance(item, Skipped))
         why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
+        if checkpoint.opaque:
+            why += f"; {len(checkpoint.opaque)} not tensors with names"
         raise LayerError(
             f"{checkpoint.path}: no fully connected layers among "
             f"{len(checkpoint.infos)} tensors{why}"

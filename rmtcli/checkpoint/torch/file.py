@@ -23,7 +23,6 @@ from rmtcli.checkpoint.torch.archive import EXPANDED, reading
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
 from rmtcli.checkpoint.torch.state_dict import (
     MANIFEST_ATTRIBUTE,
-    STATE_DICT_KEYS,
     at,
     extras_of,
     find_state_dict,
@@ -55,6 +54,10 @@ _TORCH = {name: dtype for dtype, name in _DTYPES.items()}
 class TorchFile(FileCheckpoint):
     """A checkpoint read with ``weights_only=True``: tensors and plain values, no code.
 
+    Args:
+        path: the file.
+        key: which state dict, where the file holds several.
+
     Attributes:
         tree: the whole loaded object.
         where: keys that lead from ``tree`` to the state dict; empty for a bare one.
@@ -64,16 +67,11 @@ class TorchFile(FileCheckpoint):
     form = "torch file"
     as_stored = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str | None = None) -> None:
         super().__init__(path)
+        self.key = key
         self.tree = _load(path)
-        where = find_state_dict(self.tree, _is_plain)
-        if where is None:
-            raise CheckpointError(
-                f"{path}: holds no state dict: save model.state_dict(), bare or under "
-                f"one of the keys {', '.join(STATE_DICT_KEYS)}"
-            )
-        self.where = where
+        self.where = where = find_state_dict(path, self.tree, _is_plain, key)
         self.state: Mapping[Any, Any] = at(self.tree, where)
         if attributes_of(self.state).keys() & set(dir(OrderedDict)):
             raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")

@@ -27,13 +27,18 @@ class PlainTorchFile(Archive):
     nothing else. A file with anything else in it, harmless, damaged or hostile, is not opened here
     but by torch's own reader, which takes a second to import.
 
+    Args:
+        path: the file.
+        key: which state dict, where the file holds several.
+
     Raises:
         UnusualError: the file is of another kind.
     """
 
     form = "torch file"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        self.key = key
         try:
             with limited(HEADROOM + 3 * path.stat().st_size):
                 super().__init__(path)
@@ -53,9 +58,7 @@ class PlainTorchFile(Archive):
             raise UnusualError("entries that share their bytes")
         pickled = entry(archive, f"{self.root}/data.pkl")
         tree = _PlainUnpickler(pickled, f"{self.root}/data/", _KNOWN).load()
-        where = find_state_dict(tree, lambda value: isinstance(value, StorageView))
-        if where is None:
-            raise UnusualError("no state dict")
+        where = find_state_dict(self.path, tree, _is_view, self.key)
         state = at(tree, where)
         for name, view in state.items():
             if not (isinstance(name, str) and isinstance(view, StorageView) and view.well_formed):
@@ -66,6 +69,10 @@ class PlainTorchFile(Archive):
         self._record = attributes.get(MANIFEST_ATTRIBUTE, "")
         self._extras = extras_of(tree, where)
         return dict(state)
+
+
+def _is_view(value: object) -> bool:
+    return isinstance(value, StorageView)
 
 
 def _contiguous_bytes(view: StorageView) -> int | None:

@@ -32,7 +32,7 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     if isinstance(checkpoint, Edited):
         source, edits = checkpoint.source, checkpoint.edits
     if isinstance(source, PlainTorchFile):
-        source = TorchFile(source.path)  # its tree holds the objects beside the tensors
+        source = TorchFile(source.path, source.key)  # its tree holds the objects beside the tensors
     new = _NewTensors()
     state: OrderedDict[Any, Any]
     if isinstance(source, TorchFile):

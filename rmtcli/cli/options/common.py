@@ -32,6 +32,15 @@ Checkpoint = Annotated[
         readable=False,  # Typer does not look at it: opening it reports an error in one line
     ),
 ]
+Key = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME[.NAME…]",
+        help="Which state dict, where a torch file holds several: the keys that lead to it, such "
+        "as 'ema' or 'state.generator'.",
+        show_default=False,
+    ),
+]
 Keep = Annotated[
     str,
     typer.Option(
