@@ -71,7 +71,8 @@ def describe(checkpoint: Checkpoint) -> Source:
     """Path, hash and sizes of a checkpoint, for the report."""
     size = sum(path.stat().st_size for path in checkpoint.weights)
     digest, tensors = checkpoint_sha256(checkpoint), len(checkpoint.infos)
-    return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters)
+    other = max(0, size - checkpoint.bytes) if checkpoint.extras else 0
+    return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters, other)
 
 
 def described(target: Path, network: Checkpoint) -> Source:

@@ -33,6 +33,8 @@ class Source:
         bytes: size in bytes.
         tensors: number of tensors.
         parameters: number of entries of all tensors together; whole numbers and masks are none.
+        other_bytes: of these bytes, those of objects beside the network, such as the state of an
+            optimizer.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Source:
     bytes: int
     tensors: int
     parameters: int
+    other_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

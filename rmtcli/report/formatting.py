@@ -30,6 +30,8 @@ def some_of(names: Sequence[str]) -> str:
 
 def percent_change(before: float, after: float) -> str:
     """The relative change, such as ``-94.1 %``."""
+    if not before:
+        return "new" if after else "none"
     return f"{100 * (after / before - 1) + 0.0:+.1f} %"
 
 

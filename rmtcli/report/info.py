@@ -36,12 +36,13 @@ class Info:
         source, manifest = self.source, self.manifest
         kind = "" if self.model_type is None else f", model type {self.model_type}"
         types = ", ".join(f"{count} {name}" for name, count in self.types.items())
+        other = f", {source.other_bytes:,} of other objects" if source.other_bytes else ""
         lines = [
             ("format", f"{self.form}{kind}"),
             ("weights in", ", ".join(self.files)),
             ("tensors", f"{source.tensors:,} ({types})"),
             ("parameters", f"{source.parameters:,}"),
-            ("bytes on disk", f"{source.bytes:,}"),
+            ("bytes on disk", f"{source.bytes:,}{other}"),
             ("sha256", source.sha256),
         ]
         if manifest is None:

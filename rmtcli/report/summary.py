@@ -18,6 +18,7 @@ from rmtcli.report.formatting import (
     word_of,
 )
 from rmtcli.report.scores import data, dense, scores
+from rmtcli.report.totals import bytes_of
 
 #: A label and its text.
 Line = tuple[str, str]
@@ -27,7 +28,8 @@ def summary(report: Report) -> list[Line]:
     """The most important results first, then notes, and the path of the output last."""
     lines = [*_result(report), *_conditions(report)]
     if report.output is not None:
-        lines.append(("bytes on disk", before_after(report.source.bytes, report.output.bytes)))
+        sizes = bytes_of(report.source, report.output)
+        lines += [(label, before_after(old, new)) for label, old, new in sizes]
     lines += [*_readback(report), *(line for times in report.latency for line in _latency(times))]
     if report.comparison is not None:
         lines += scores(report.comparison, report.reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmtcli.report.base import Report
+from rmtcli.report.base import Report, Source
 from rmtcli.report.formatting import milliseconds, percent_change
 
 
@@ -21,12 +21,22 @@ def totals(report: Report) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def bytes_of(old: Source, new: Source) -> list[tuple[str, int, int]]:
+    """The bytes of two files; where they hold more than a network, also what belongs to which."""
+    lines = [("bytes on disk", old.bytes, new.bytes)]
+    if old.other_bytes or new.other_bytes:
+        own = (old.bytes - old.other_bytes, new.bytes - new.other_bytes)
+        lines.append(("bytes of the network", *own))
+        lines.append(("bytes of other objects", old.other_bytes, new.other_bytes))
+    return lines
+
+
 def _counted(report: Report) -> list[tuple[str, int, int]]:
     if report.reference is not None:
         old, new = report.reference, report.source
         return [
             ("parameters of the whole model", old.parameters, new.parameters),
-            ("bytes on disk", old.bytes, new.bytes),
+            *bytes_of(old, new),
         ]
     lines = []
     if report.pruned:
@@ -34,7 +44,7 @@ def _counted(report: Report) -> list[tuple[str, int, int]]:
     if report.layers or report.output is not None:
         lines.append(("parameters of the whole model", *report.parameters))
     if report.output is not None:
-        lines.append(("bytes on disk", report.source.bytes, report.output.bytes))
+        lines += bytes_of(report.source, report.output)
     if report.layers:
         before = sum(plan.layer.size for plan in report.layers)
         after = sum(plan.macs for plan in report.layers)

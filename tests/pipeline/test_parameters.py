@@ -14,6 +14,8 @@ from rmtcli.cli.reporter import Reporter
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 from rmtcli.report.conditions import Condition, values_of
+from rmtcli.report.summary import summary
+from rmtcli.report.totals import totals
 from tests.conftest import model_directory, planted
 
 SIZES = ("params.before", "params.after", "params.ratio")
@@ -40,6 +42,29 @@ def test_masks_and_whole_numbers_are_not_parameters(tmp_path: Path) -> None:
     assert before == floats
     assert 0.48 < after / before <= 0.5  # with the mask, all of it would have been cut
     assert rmtcli.info(tmp_path / "out.safetensors").source.parameters == after
+
+
+def test_bytes_of_an_optimizer_are_not_the_networks(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(128, 128), torch.nn.Linear(128, 10))
+    model[0].weight.data = weight(128, 128)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 128)).sum().backward()
+    optimizer.step()
+    state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, tmp_path / "a.pt")
+    report = rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.safetensors", keep="rank:k=2")
+    network = 4 * (128 * 128 + 128 + 128 * 10 + 10)
+    source, lines = report.source, dict(summary(report))
+    assert source.bytes - source.other_bytes == network
+    assert source.other_bytes > 2 * network
+    assert lines["bytes of the network"].startswith(f"{network:,} → ")
+    assert lines["bytes of other objects"] == f"{source.other_bytes:,} → 0 (-100.0 %)"
+    labels = [label for label, *_ in totals(report)]
+    assert {"bytes on disk", "bytes of the network", "bytes of other objects"} <= set(labels)
+    text = dict(rmtcli.info(tmp_path / "a.pt").lines)["bytes on disk"]
+    assert text == f"{source.bytes:,}, {source.other_bytes:,} of other objects"
+    again = rmtcli.prune(tmp_path / "b.safetensors", dry_run=True, keep="rank:k=1")
+    assert again.source.other_bytes == 0
 
 
 @pytest.fixture
