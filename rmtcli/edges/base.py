@@ -30,6 +30,7 @@ class Verdict(Enum):
     """Whether the fitted law can be trusted; the value is the sentence that a user reads."""
 
     FITS = "the bulk follows the Marchenko–Pastur law"
+    NEAR = "the bulk is near the Marchenko–Pastur law, but pure noise would be nearer"
     NO_LAW = "this estimator assumes no law, so there is nothing to compare the bulk with"
     LOW_RANK = "the matrix is exactly low-rank: there is no noise to fit"
     ALL_EQUAL = "all singular values are equal: none looks like noise, and all may be signal"
@@ -42,7 +43,7 @@ class Verdict(Enum):
     @property
     def trusted(self) -> bool:
         """Whether a keep rule may act on the edge."""
-        return self in (Verdict.FITS, Verdict.NO_LAW, Verdict.LOW_RANK)
+        return self in (Verdict.FITS, Verdict.NEAR, Verdict.NO_LAW, Verdict.LOW_RANK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,11 @@ from rmtcli.spectra import Spectrum
 
 #: A fit is poor only where pure noise is as far from its law with less than this chance.
 SIGNIFICANT = 0.01
+#: No distance above the next constant makes up for a smaller chance.
+IMPROBABLE = 1e-6
+#: A fit this close is good whatever the p-value, which at any given distance falls with the size:
+#: so small a share of the eigenvalues is out of its place. Noise of a few hundred is as far.
+NEGLIGIBLE = 0.005
 #: Eigenvalues that differ by less, relative to the smallest, count as equal. Those of an orthogonal
 #: matrix in bfloat16 differ by half as much.
 EQUAL = 0.02
@@ -68,7 +73,10 @@ def judge(
             return Verdict.HETEROSCEDASTIC
         if spikes > widest * spectrum.p:
             return Verdict.WIDE_SIGNAL
-        return Verdict.POOR_FIT if poor and distance > options.max_distance else Verdict.FITS
+        if poor and distance > options.max_distance:
+            return Verdict.POOR_FIT
+        near = p_value < IMPROBABLE and distance > NEGLIGIBLE
+        return Verdict.NEAR if near else Verdict.FITS
 
     one = compared is None
     return EdgeFit(law, edge, distance, verdict(), noise, sigma_error, p_value, one)

@@ -23,8 +23,8 @@ class MpPca:
     The method lets no one set the chance of a false spike, and has no p-values.
 
     Attributes:
-        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
-            would fit better; taken over the middle 60 % of the eigenvalues.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
+            noise would fit better; taken over the middle 60 % of the eigenvalues.
     """
 
     max_distance: float = MAX_DISTANCE

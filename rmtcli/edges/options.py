@@ -19,8 +19,8 @@ class LawOptions:
 
     Attributes:
         beta: chance that pure noise exceeds the edge.
-        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
-            would fit better; taken over the middle 60 % of the eigenvalues.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
+            noise would fit better; taken over the middle 60 % of the eigenvalues.
     """
 
     beta: float = 0.1
@@ -38,9 +38,9 @@ class WindowOptions:
     Attributes:
         alpha: share of the eigenvalues left out at each end.
         beta: chance that pure noise exceeds the edge.
-        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
-            would fit better; taken over the window. Shmalo, Jenkins and Krupchytskyi (2023) use
-            0.1.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
+            noise would fit better; taken over the window. Shmalo, Jenkins and Krupchytskyi (2023)
+            use 0.1.
     """
 
     alpha: float = WINDOW

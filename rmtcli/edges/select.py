@@ -30,8 +30,8 @@ class Select(LawOptions):
     it.
 
     Attributes:
-        max_distance: Kolmogorov–Smirnov distance up to which a fit is good even where pure noise
-            would fit better; smaller than the published 0.1.
+        max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
+            noise would fit better; smaller than the published 0.1.
     """
 
     max_distance: float = 0.02

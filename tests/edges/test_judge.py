@@ -98,7 +98,24 @@ def test_a_poor_fit_is_both_improbable_and_distant() -> None:
     assert fit.p_value < 0.01
     assert fit.verdict is Verdict.POOR_FIT
     at = judge(shifted, w, 1.0, LawOptions(0.1, fit.ks_distance), sigma_error=None)
-    assert at.verdict is Verdict.FITS
+    assert at.verdict is Verdict.NEAR
+
+
+def test_a_distance_excuses_an_improbable_fit_only_where_it_is_negligible() -> None:
+    """At a given distance the p-value falls with the size: here it is below 1e-10 for both."""
+    w = noise((60, 40))
+
+    def verdict(shift: float) -> tuple[Verdict, float]:
+        s = evenly(8000, 4000)
+        moved = Spectrum(s.eigenvalues * (1 + shift), s.n, s.p)
+        options = LawOptions(0.1, 0.02)
+        fit = judge(moved, w, 1.0, options, sigma_error=None, compared=moved)
+        assert fit.p_value is not None
+        assert fit.p_value < 1e-10
+        return fit.verdict, fit.ks_distance
+
+    assert verdict(0.006) == (Verdict.FITS, pytest.approx(0.003, abs=0.001))
+    assert verdict(0.02) == (Verdict.NEAR, pytest.approx(0.012, abs=0.004))
 
 
 def test_no_noise_is_the_first_verdict_and_too_few_values_the_second() -> None:
