@@ -189,6 +189,10 @@ class FileCheckpoint(Checkpoint):
         self.path = path
         self.stamps: dict[Path, Stamp] = {first or path: stamp_of(first or path)}
 
+    def adopt(self, record: Manifest) -> None:
+        """Take a record that was kept elsewhere, because the file has lost its own."""
+        self.manifest = record
+
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return _reopen, (type(self), str(self.path), _total_size(self.weights), self.key)
 

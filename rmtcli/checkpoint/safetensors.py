@@ -41,22 +41,26 @@ class SafetensorsFile(FileCheckpoint):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.metadata, header, start = _read_header(path)
-        record = Manifest.from_json(self.metadata.get(MANIFEST_KEY, ""))
+        self._text, self._header, self._start = _read_header(path)
+        self.adopt(Manifest.from_json(self._text.get(MANIFEST_KEY, "")))
+
+    def adopt(self, record: Manifest | None) -> None:
+        """Take a record, and list the right factors that it says are stored once."""
+        header = dict(self._header)
         self.manifest = record and record.keep_shared(lambda name, _: name not in header)
         shared = {} if self.manifest is None else self.manifest.shared_factors
-        tied = {name: other for name, other in self.metadata.items() if name != FORMAT_KEY}
+        tied = {name: other for name, other in self._text.items() if name != FORMAT_KEY}
         self.aliases = {
             name: other
             for name, other in (tied | shared).items()
             if other in header and name not in header
         }
-        self.metadata = {key: x for key, x in self.metadata.items() if key not in self.aliases}
+        self.metadata = {key: x for key, x in self._text.items() if key not in self.aliases}
         header |= {name: header[other] for name, other in self.aliases.items()}
         names = sorted(header, key=natural_order)
         self.infos = {n: TensorInfo(tuple(header[n]["shape"]), header[n]["dtype"]) for n in names}
         self._ranges: dict[str, tuple[int, int]] = {
-            n: (start + a, b - a) for n in names for a, b in [header[n]["data_offsets"]]
+            n: (self._start + a, b - a) for n in names for a, b in [header[n]["data_offsets"]]
         }
 
     def raw(self, name: str) -> RawTensor:

@@ -10,7 +10,7 @@ works on tensors in files.
 from rmtcli.layouts import factored, dense  # isort: skip
 from rmtcli.layouts.base import LAYOUTS, Layout
 from rmtcli.layouts.dense import Dense
-from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of
+from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of, split_modules
 from rmtcli.layouts.factored import Factored
 from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
@@ -26,5 +26,6 @@ __all__ = [
     "factored",
     "join",
     "layout_of",
+    "split_modules",
     "stored_errors",
 ]

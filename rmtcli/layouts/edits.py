@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
@@ -84,19 +85,21 @@ class Replacements:
 
 
 def join(checkpoint: Checkpoint) -> Edits:
-    """Undo :class:`Replacements` for every split module that the checkpoint's manifest names.
+    """Undo :class:`Replacements` for every split module of a checkpoint.
 
     Raises:
-        LayerError: there is no manifest, it names no factors, or the file does not hold them.
+        LayerError: there are none, or the file does not hold the factors that its manifest names.
     """
-    path = checkpoint.path
-    if checkpoint.manifest is None or not checkpoint.manifest.factored:
-        raise LayerError(f"{path}: holds no factors that rmtcli wrote: there is nothing to undo")
+    modules = split_modules(checkpoint)
+    if not modules:
+        raise LayerError(
+            f"{checkpoint.path}: holds no factors that rmtcli wrote: there is nothing to undo"
+        )
     edits: dict[str, Mapping[str, Stored]] = {}
     spill = Spill()
     ties = checkpoint.aliases
     made: dict[str, Stored] = {}  # weights and biases that several names share
-    for module in checkpoint.manifest.factored:
+    for module in modules:
         layout, weight = layout_of(checkpoint, module), member(module, "weight")
         layout.check(checkpoint, module)
         *others, last = layout.names(weight)
@@ -111,6 +114,39 @@ def join(checkpoint: Checkpoint) -> Edits:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
             edits[bias] = {member(module, "bias"): raw}
     return edits
+
+
+def split_modules(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The split modules of a checkpoint: those of its manifest, or else those that look like it.
+
+    The manifest is lost where another program saves the tensors again. A module looks split if it
+    holds the tensors of a layout, which fit together and are smaller than a weight, and no others.
+    """
+    if checkpoint.manifest is not None and checkpoint.manifest.factored:
+        return tuple(checkpoint.manifest.factored)
+    members: dict[str, set[str]] = {}
+    for name in checkpoint.infos:
+        parent = module_of(name)
+        while parent:
+            parent = module_of(parent)
+            members.setdefault(parent, set()).add(name)
+    return tuple(module for module in members if _looks_split(checkpoint, module, members[module]))
+
+
+def _looks_split(checkpoint: Checkpoint, module: str, members: Collection[str]) -> bool:
+    """Whether a module has the tensors of a layout that splits, and no others."""
+    layout, weight = recognised(checkpoint, module), member(module, "weight")
+    if layout is None:
+        return False
+    names = layout.names(weight)
+    try:
+        layout.check(checkpoint, module)
+    except LayerError:
+        return False
+    first, last = (checkpoint.infos[name] for name in (names[0], names[-1]))
+    size = last.shape[0] * math.prod(first.shape[1:])
+    smaller = sum(checkpoint.infos[name].size for name in names) < size
+    return smaller and {*members} <= {*names, layout.bias_name(weight)}
 
 
 def layout_of(checkpoint: Checkpoint, module: str) -> Layout:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rmtcli.checkpoint import (
     DIRECTORY,
+    Checkpoint,
     Edited,
     format_of,
     open_checkpoint,
     write_checkpoint,
 )
 from rmtcli.files import as_path, check_target
-from rmtcli.layouts import ReadBack, join
+from rmtcli.layouts import ReadBack, join, split_modules
 from rmtcli.pipeline.stages import describe, described
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
@@ -28,6 +29,9 @@ def densify(
     verify: bool = True,
 ) -> Report:
     """Multiply the factors of a file that rmtcli wrote back into dense weights.
+
+    The file may have been trained and saved again: the record of its factors is then taken from a
+    directory's configuration, or the factors are told by their names, and a note says so.
 
     Args:
         path: a factored checkpoint, a file or a Hugging Face directory.
@@ -54,5 +58,17 @@ def densify(
         describe(checkpoint),
         output=described(target, dense),
         readback=ReadBack(len(dense.infos), {}) if verify else None,
-        notes=on_extras(checkpoint, target),
+        notes=(*_on_record(checkpoint), *on_extras(checkpoint, target)),
+    )
+
+
+def _on_record(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note on modules that were told by their tensors' names, because there is no manifest."""
+    if checkpoint.manifest is not None and checkpoint.manifest.factored:
+        return ()
+    modules = split_modules(checkpoint)
+    more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+    return (
+        "the file was saved again without rmtcli's record, so the factors were told by their "
+        f"names: {', '.join(modules[:3])}{more}",
     )

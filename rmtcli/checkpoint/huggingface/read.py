@@ -10,6 +10,7 @@ from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.formats import open_file
 from rmtcli.checkpoint.huggingface.config import CONFIG, about, read_object
 from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
+from rmtcli.checkpoint.huggingface.record import recorded
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.names import module_of
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
@@ -45,7 +46,18 @@ class HuggingFaceDirectory(FileCheckpoint):
         parts = {file: open_file(self.home / file) for file in weights.files}
         unlisted = _check_parts(self.home / self.main, parts, weights.weight_map)
         self.remarks = (*weights.remarks, *unlisted)
+        self._recall(list(parts.values()))
         self._combine(list(parts.values()))
+
+    def _recall(self, parts: list[FileCheckpoint]) -> None:
+        """Give files without a manifest the record in the configuration."""
+        infos = {name: info for part in parts for name, info in part.infos.items()}
+        if any(part.manifest for part in parts):
+            return
+        record = recorded(self.config, infos)
+        if record is not None:
+            for part in parts:
+                part.adopt(record)
 
     def _combine(self, parts: list[FileCheckpoint]) -> None:
         """List the tensors of all shards, and what else the shards hold."""

@@ -1,0 +1,119 @@
+"""``densify`` of networks that were loaded, trained and saved again, by torch or transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import rmtcli
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import LayerError
+from tests.conftest import model_directory, planted
+
+NOTE = "the file was saved again without rmtcli's record, so the factors were told by their names: "
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_a_state_dict_that_was_trained_and_saved_again(tmp_path: Path, ending: str) -> None:
+    dense = net()
+    with torch.no_grad():
+        dense[0].weight.copy_(torch.from_numpy(planted((96, 64), 3, times=4)))
+        dense[2].weight.copy_(torch.from_numpy(planted((64, 96), 3, times=4)))
+    torch.save(dense.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", keep="rank:k=3", output=tmp_path / "b.pt")
+    tuned = rmtcli.load(net(), tmp_path / "b.pt")
+    x = torch.randn(8, 64)
+    tuned(x).mean().backward()
+    torch.optim.SGD(tuned.parameters(), 1e-3).step()
+    file = tmp_path / f"tuned.{ending}"
+    save = save_file if ending == "safetensors" else torch.save
+    save(tuned.state_dict(), file)
+    report = rmtcli.densify(file, tmp_path / "c.pt")
+    assert f"{NOTE}0, 2" in report.notes
+    dense.load_state_dict(torch.load(tmp_path / "c.pt"))
+    torch.testing.assert_close(dense(x), tuned(x), rtol=1e-4, atol=1e-3)
+
+
+def test_a_directory_that_was_trained_and_saved_again(tmp_path: Path) -> None:
+    """Also as another class, whose tensors have another prefix than the record."""
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    import rmtcli.integrations.transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    dense = BertModel(BertConfig(**sizes, intermediate_size=48, vocab_size=20))
+    dense.save_pretrained(tmp_path / "a")
+    rmtcli.prune(tmp_path / "a", keep="rank:k=3", output=tmp_path / "b")
+    tokens = torch.arange(8)[None]
+    for kind in (BertModel, BertForSequenceClassification):
+        tuned, folder = kind.from_pretrained(tmp_path / "b").eval(), tmp_path / kind.__name__
+        with torch.no_grad():
+            for value in tuned.parameters():
+                value += 0.01 * torch.randn_like(value)
+        tuned.save_pretrained(folder)
+        assert len(open_checkpoint(folder).manifest.factored) == 7  # type: ignore[union-attr]
+        report = rmtcli.densify(folder, folder.with_suffix(".dense"))
+        assert not [note for note in report.notes if note.startswith(NOTE)]
+        opened = kind.from_pretrained(folder.with_suffix(".dense")).eval()
+        assert not hasattr(opened.config, "quantization_config")
+        torch.testing.assert_close(opened(tokens)[0], tuned(tokens)[0], rtol=1e-4, atol=1e-5)
+
+
+def factored(*modules: str) -> dict[str, torch.Tensor]:
+    names = [(f"{module}.0.weight", f"{module}.1.weight") for module in modules]
+    return {
+        name: torch.randn(shape)
+        for pair in names
+        for name, shape in zip(pair, ((3, 32), (24, 3)), strict=True)
+    }
+
+
+def test_shared_factors_of_a_configuration_are_shared(tmp_path: Path) -> None:
+    tensors = factored("m.q", "m.k")
+    del tensors["m.k.0.weight"]
+    entry = {"quant_method": "rmtcli", "ranks": {"q": 3, "k": 3}, "shared": {"k": "q"}}
+    folder = model_directory(tmp_path / "a", tensors, {"quantization_config": entry})
+    rmtcli.densify(folder, tmp_path / "b")
+    written = load_file(tmp_path / "b" / "model.safetensors")
+    assert written.keys() == {"m.q.weight", "m.k.weight"}
+    for name in ("q", "k"):
+        expected = tensors[f"m.{name}.1.weight"] @ tensors["m.q.0.weight"]
+        torch.testing.assert_close(written[f"m.{name}.weight"], expected)
+
+
+@pytest.mark.parametrize(
+    "ranks", [{"a": 4}, {"b": 3}, {"a": 3, "b": 3}, {}, None, {"a": "3"}, {"a.0": 3}]
+)
+def test_a_configuration_that_is_not_of_these_tensors_is_not_used(
+    tmp_path: Path, ranks: object
+) -> None:
+    entry = {"quant_method": "rmtcli", "ranks": ranks}
+    folder = model_directory(tmp_path / "a", factored("m.a"), {"quantization_config": entry})
+    assert open_checkpoint(folder).manifest is None
+    assert f"{NOTE}m.a" in rmtcli.densify(folder, tmp_path / "b").notes
+
+
+W = torch.randn
+#: what looks a little like factors -> the tensors
+OTHERS = {
+    "not smaller": {"m.0.weight": W(16, 32), "m.1.weight": W(24, 16)},
+    "a bias between": {"m.0.weight": W(3, 32), "m.0.bias": W(3), "m.1.weight": W(24, 3)},
+    "a third layer": {"m.0.weight": W(3, 32), "m.1.weight": W(24, 3), "m.2.weight": W(9, 24)},
+    "other widths": {"m.0.weight": W(3, 32), "m.1.weight": W(24, 4)},
+    "no matrices": {"m.0.weight": W(3), "m.1.weight": W(24, 3)},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_are_not_taken_for_factors(tmp_path: Path, name: str) -> None:
+    torch.save(OTHERS[name], tmp_path / "a.pt")
+    with pytest.raises(LayerError, match="holds no factors that rmtcli wrote"):
+        rmtcli.densify(tmp_path / "a.pt", tmp_path / "b.pt")
