@@ -103,7 +103,7 @@ def test_siblings_share_one_array() -> None:
         ("mlp.safetensors --stats deep.safetensors", "statistics of another checkpoint than"),
         ("deep.pt --stats deep.safetensors --calib other.npz", "statistics of other data than"),
         ("deep.pt --stats deep.safetensors --activation tanh", "statistics of another network"),
-        ("deep.pt --stats one.safetensors", "without gradients serve --metric one-sided only"),
+        ("deep.pt --stats one.safetensors", "statistics without gradients: use --metric one-sided"),
         ("deep.pt --stats none.safetensors", "no such file: give inputs with --calib to make it"),
         ("deep.pt --stats none.pt --calib other.npz", "statistics are kept in a .safetensors"),
         ("deep.pt --stats mlp.safetensors", "contains no calibration statistics written by rmtcli"),
