@@ -9,6 +9,10 @@ from typing import Any
 
 from rmtcli.errors import UsageError
 
+#: Options that name code: functions to import, and a scheduler whose messages are unpickled. A
+#: folder may come from a stranger, so they are given on the command line only.
+_CODE = ("model", "eval", "executor")
+
 
 def defaults(commands: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Options by command, as click's ``default_map``, from the nearest file at or above a folder.
@@ -21,7 +25,8 @@ def defaults(commands: Mapping[str, Any], folder: Path) -> dict[str, dict[str, A
         folder: the current directory.
 
     Raises:
-        UsageError: the file is not valid TOML, or names a command or an option that does not exist.
+        UsageError: the file is not valid TOML, names a command or an option that does not exist,
+            or sets an option that names code.
     """
     for directory in (folder, *folder.parents):
         for path, table in (
@@ -69,5 +74,10 @@ def _checked(commands: Mapping[str, Any], tables: Any, path: Path) -> dict[str, 
         for option, value in options.items():
             if known.get(option) is None:
                 raise UsageError(f"{path}: [{name}] has no option '{option}'")
+            if option in _CODE:
+                raise UsageError(
+                    f"{path}: [{name}] sets '{option}', which names code to run: remove it there, "
+                    f"and give --{option} on the command line"
+                )
             result.setdefault(name, {})[known[option]] = value
     return result

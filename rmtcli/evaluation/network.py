@@ -179,7 +179,10 @@ def _why_no_chain(
 
 
 def import_callable(spec: str) -> Callable[..., Any]:
-    """Import the function named ``package.module:function``, also from the working directory.
+    """Import the function named ``package.module:function``, first from the working folder.
+
+    From then on the working folder is the last in which modules are looked for: the user's module
+    may import others there when it runs, and none there takes the place of an installed one.
 
     Raises:
         UsageError: there is no such module or function, or the name has another form.
@@ -187,14 +190,17 @@ def import_callable(spec: str) -> Callable[..., Any]:
     module_name, colon, attribute = spec.partition(":")
     if not (module_name and colon and attribute):
         raise UsageError(f"'{spec}' must be written package.module:function")
-    directory = str(Path.cwd())
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         function = getattr(importlib.import_module(module_name), attribute)
     # A user's module may raise anything while it is imported.
     except Exception as error:
         raise UsageError(f"'{spec}' cannot be imported: {_in_words(error)}") from None
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
     if not callable(function):
         raise UsageError(f"'{spec}' is not a function or class")
     return function  # type: ignore[no-any-return]

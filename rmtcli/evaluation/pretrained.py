@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.checkpoint.huggingface.write import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
@@ -97,6 +98,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
         task: what the network is for.
 
     Raises:
+        CheckpointError: the directory names code.
         EvaluationError: transformers cannot load it, or weights that the task needs are missing.
     """
     import transformers
@@ -104,6 +106,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     import rmtcli.integrations.transformers  # noqa: F401  opens factored directories
 
     directory = checkpoint.path
+    refuse_code(directory)
     state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.distinct}
     try:
         with quiet(transformers):

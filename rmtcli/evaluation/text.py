@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint.huggingface.config import read_object
+from rmtcli.checkpoint.huggingface import read_object, refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import TEXTS, Samples, read_samples
 
@@ -157,10 +157,12 @@ def _tokenizer(directory: Path) -> Any:
     """Load a directory's tokenizer.
 
     Raises:
-        EvaluationError: it has none, or it cannot be read.
+        CheckpointError: the directory names code.
+        EvaluationError: it has no tokenizer, or it cannot be read.
     """
     import transformers
 
+    refuse_code(directory)
     try:
         with quiet(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(

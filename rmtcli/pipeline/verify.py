@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint.huggingface import refuse_code_beside
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.report.verification import Distance, Verification
 from rmtcli.verification.directory import (
@@ -43,8 +44,9 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
 
     Raises:
         UsageError: the directory does not exist, or transformers is not installed.
-        CheckpointError: the directory is damaged; a weight is missing, unexpected or of another
-            shape; or the layers are not replaced by factored ones.
+        CheckpointError: the directory is damaged, or names other code than rmtcli's; a weight is
+            missing, unexpected or of another shape; or the layers are not replaced by factored
+            ones.
         EvaluationError: the outputs differ from those of the dense product.
     """
     directory = open_factored(Path(path))
@@ -104,6 +106,7 @@ def _rounding(folder: Path, product: OpenedModel) -> float:
 def _checked_dense(path: Path) -> Path:
     if is_factored(read_config(path)):
         raise UsageError(f"{path}: is factored itself: name the dense model's directory")
+    refuse_code_beside(path)
     return path
 
 

@@ -17,7 +17,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
-from rmtcli.checkpoint.huggingface import read_object
+from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
 from rmtcli.checkpoint.names import factors_of, member
 from rmtcli.errors import CheckpointError, UsageError
 
@@ -94,6 +94,7 @@ def open_factored(path: Path) -> FactoredDirectory:
     ):
         raise CheckpointError(f"{path}: config.json shares factors of layers that have no rank")
     _check_code(path, config)
+    refuse_code_beside(path)
     directory = FactoredDirectory(path, config, ranks, shared, _weights(path))
     for module, rank in ranks.items():
         _check_factors(directory, module, rank)

@@ -103,10 +103,9 @@ def open_fresh(steps: Iterable[OpenStep], folder: Path) -> list[OpenedModel]:
         for step in steps
     ]
     (folder / "steps.json").write_text(json.dumps(values), encoding="utf-8")
-    offline = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
     done = subprocess.run(
-        [sys.executable, "-m", "rmtcli.verification.child", str(folder)],
-        env=os.environ | offline,
+        [sys.executable, "-P", "-m", "rmtcli.verification.child", str(folder)],
+        env=_environment(folder),
         capture_output=True,
         text=True,
         check=False,
@@ -119,6 +118,19 @@ def open_fresh(steps: Iterable[OpenStep], folder: Path) -> list[OpenedModel]:
         )
     answers = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
     return [_from_answer(answer, folder / f"{n}.npy") for n, answer in enumerate(answers)]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The environment of the process: without a network, and without the working folder's modules.
+
+    An empty entry of ``PYTHONPATH``, as in ``$PYTHONPATH:/more``, stands for the working folder.
+    """
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(folder / "modules"),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
 
 
 def _from_answer(answer: dict[str, Any], value: Path) -> OpenedModel:

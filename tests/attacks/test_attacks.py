@@ -18,6 +18,7 @@ from tests.attacks import (
     MEMORY,
     Attack,
     archives,
+    code,
     directories,
     headers,
     others,
@@ -26,7 +27,7 @@ from tests.attacks import (
 from tests.conftest import tree
 from tests.sandbox import ESCAPED, Outcome, Sandbox
 
-assert all((archives, directories, headers, others, pickles))  # they register attacks
+assert all((archives, code, directories, headers, others, pickles))  # they register attacks
 #: Beginnings of the names that a successful command may write.
 OUTPUTS = ("a.pruned", "m.pruned", "b.", "out", "r.md", "p.json", "figures", "stranger/a.pruned")
 

@@ -6,10 +6,15 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from rmtcli.cli.defaults import defaults
+from rmtcli.cli.main import app
+from rmtcli.errors import UsageError
 from tests.conftest import ROOT, Run
 
 DEEP = "sample_models/mnist_deep.pt"
@@ -57,6 +62,13 @@ def test_only_the_nearest_file_is_read(workdir: Path, rmtcli: Run) -> None:
         ),
         ("prune = 1\n", "'prune' is not a command"),
         ("[prune\n", "not valid TOML: "),
+        (
+            '[evaluate]\neval = "mine:f"\n',
+            "[evaluate] sets 'eval', which names code to run: remove it there, and give --eval on "
+            "the command line\n",
+        ),
+        ('[prune]\nmodel = "mine:f"\n', "[prune] sets 'model', which names code to run: "),
+        ('[analyze]\nexecutor = "dask://a"\n', "[analyze] sets 'executor', which names code"),
     ],
 )
 def test_an_invalid_file_is_reported_in_one_line(
@@ -67,6 +79,21 @@ def test_an_invalid_file_is_reported_in_one_line(
     assert done.returncode == 2
     assert done.stderr.startswith(f"rmtcli: error: {workdir / 'rmtcli.toml'}: {line}")
     assert done.stderr.count("\n") == 1
+
+
+def test_no_option_that_names_code_can_be_set_in_a_file(tmp_path: Path) -> None:
+    """They are found by their help: every option that takes a module's name."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    tried = 0
+    for name, command in commands.items():
+        for option in command.params:
+            if "PACKAGE.MODULE" in str(option.metavar) or option.name == "executor":
+                text = f'[{name}]\n{option.opts[0].lstrip("-")} = "a:b"\n'
+                (tmp_path / "rmtcli.toml").write_text(text)
+                with pytest.raises(UsageError, match="names code to run"):
+                    defaults(commands, tmp_path)
+                tried += 1
+    assert tried > 6
 
 
 def test_the_shell_completes_commands(rmtcli: Run) -> None:

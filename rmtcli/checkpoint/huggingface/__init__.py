@@ -6,6 +6,7 @@ which tells facts that the tensors do not: orientation, vocabulary, quantisation
 have a linear layer's orientation.
 """
 
+from rmtcli.checkpoint.huggingface.code import refuse_code, refuse_code_beside
 from rmtcli.checkpoint.huggingface.config import CONFIG, read_object
 
-__all__ = ["CONFIG", "read_object"]
+__all__ = ["CONFIG", "read_object", "refuse_code", "refuse_code_beside"]
