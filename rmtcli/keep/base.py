@@ -23,6 +23,10 @@ class Untouched(Enum):
     PLAN = "the plan leaves it as it is"
     NO_DATA = "no calibration data: no input reached it, or its outputs are not used"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
+    OTHERS = (
+        "its module holds other parameters too, which its factors would lose: only --layout dense "
+        "changes it"
+    )
     NAME_TAKEN = "the names that its factors need are already in use"
     ALL_EQUAL = Verdict.ALL_EQUAL.value
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value

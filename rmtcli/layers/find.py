@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from rmtcli.checkpoint import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import FLOATS
@@ -25,6 +26,8 @@ _HEAD = re.compile(r"(^|\.)(\w*head|classifier|score|logits|cls|fc_out|embed_out
 _RECURRENT = re.compile(r"(^|[._])weight_(ih|hh)(_l\d+(_reverse)?)?$")
 #: Names of modules that choose among experts, if there are experts beside them.
 _ROUTERS = ("gate", "router", "wg")
+#: The projections in torch's attention module, and the layers that each holds by rows.
+_ATTENTION = {"in_proj_weight": ("q", "k", "v")} | {f"{x}_proj_weight": ("",) for x in "qkv"}
 #: A stack of experts' matrices.
 _EXPERTS = re.compile(r"(^|\.)experts(\.\w+)+$")
 
@@ -40,8 +43,8 @@ def find_layers(
     one whose name says so (``…head``, ``classifier``, ``score``); or one with few outputs. Only a
     pattern that is a head's whole name makes it an ordinary layer. One-dimensional tensors (biases,
     norms) are not listed, unless another tool keeps weights in them. Each matrix in a stack of
-    experts is a layer; convolutions and the gates of recurrent layers are layers if the selection
-    asks for them.
+    experts is a layer, and so are the projections in torch's attention module; convolutions and
+    the gates of recurrent layers are layers if the selection asks for them.
 
     Args:
         checkpoint: the network; its order is kept.
@@ -56,6 +59,7 @@ def find_layers(
     layers = [name for name, reason in reasons.items() if reason is None]
     heads = _heads(checkpoint, layers, selection)
     reasons |= {name: SkipReason.EXCLUDED for name in layers if selection.leaves_out(name)}
+    crowded = _crowded(checkpoint, {module_of(name) for name in layers})
     tied: dict[str, tuple[str, ...]] = {}
     for name, first in _ties(checkpoint, reasons).items():
         reasons[name] = reasons[name] or SkipReason.TIED
@@ -65,7 +69,12 @@ def find_layers(
             yield Skipped(name, reason)
         else:
             names = tied.get(name, ())
-            yield from _layers(checkpoint, name, names, not heads.isdisjoint((name, *names)))
+            others = not crowded.isdisjoint(map(module_of, (name, *names)))
+            head = not heads.isdisjoint((name, *names))
+            for layer in _layers(checkpoint, name, names, head):
+                alone = not (others and layer.view.splits)
+                view = layer.view if alone else replace(layer.view, splits=False, others=True)
+                yield replace(layer, view=view)
 
 
 def _reasons(checkpoint: Checkpoint, selection: Selection) -> dict[str, SkipReason | None]:
@@ -152,7 +161,7 @@ def _skip_reason(checkpoint: Checkpoint, name: str, selection: Selection) -> Ski
     if info.dtype in FLOATS and info.size:
         if selection.recurrent and _RECURRENT.search(name) and len(info.shape) == 2:
             return None if _gates(checkpoint, name) else SkipReason.NO_GATES
-        if _is_stack(name, info):
+        if _is_stack(name, info) or _projections(checkpoint, name):
             return SkipReason.QUANTIZED if checkpoint.about.quantized else None
     return _skip_reason_of_weight(checkpoint, name, selection)
 
@@ -217,17 +226,47 @@ def _outputs(checkpoint: Checkpoint, name: str) -> int:
 def _views(checkpoint: Checkpoint, name: str) -> list[View]:
     """The matrices in a tensor that is a layer, or holds several."""
     info, about = checkpoint.infos[name], checkpoint.about
-    if _RECURRENT.search(name):
-        gates = _gates(checkpoint, name)
-        marks = range(0, info.shape[0] + 1, info.shape[0] // max(len(gates), 1))
-        rows = zip(pairwise(marks), gates, strict=True)
-        return [View(part, label=gate, splits=False) for part, gate in rows]
+    recurrent = _RECURRENT.search(name) is not None
+    parts = _gates(checkpoint, name) if recurrent else _projections(checkpoint, name)
+    if recurrent or len(parts) > 1:
+        marks = range(0, info.shape[0] + 1, info.shape[0] // max(len(parts), 1))
+        rows = zip(pairwise(marks), parts, strict=True)
+        return [View(part, label=label, splits=False) for part, label in rows]
+    if parts:
+        return [View(splits=False)]
     if _is_stack(name, info):
         numbers = range(info.shape[0])
         return [View((i, i + 1), stacked=True, label=str(i), splits=False) for i in numbers]
     if len(info.shape) > 2:
         return [View(kernel=info.shape[2:], splits=not about.linear_only)]
     return [View(transposed=module_of(name).rpartition(".")[2] in about.transposed)]
+
+
+def _crowded(checkpoint: Checkpoint, modules: set[str]) -> set[str]:
+    """Those of these modules that hold more than a weight and a bias, themselves or below."""
+    crowded: set[str] = set()
+    for name in (*checkpoint.infos, *checkpoint.opaque):
+        own = name.rpartition(".")[2] in ("weight", "bias")
+        crowded |= modules & set(islice(_around(module_of(name)), int(own), None))
+    return crowded
+
+
+def _around(module: str) -> Iterator[str]:
+    """A module and those that it lies in."""
+    yield module
+    while module:
+        module = module_of(module)
+        yield module
+
+
+def _projections(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
+    """Labels of the layers in a projection of torch's attention module; empty for other tensors."""
+    module, _, last = name.rpartition(".")
+    output = checkpoint.infos.get(member(module, "out_proj.weight"))
+    labels, shape = _ATTENTION.get(last, ()), checkpoint.infos[name].shape
+    if output is None or len(shape) != 2 or output.shape != (output.shape[0],) * 2:
+        return ()
+    return labels if shape[0] == output.shape[0] * len(labels) else ()
 
 
 def _gates(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Tensors of other tools that hold a layer in a form that is not its weight.
 
 They are told by their names and the tensors beside them: the parts of adapters, weights packed in
-few bits, and what is left in a file whose weights a distributed trainer keeps elsewhere.
+few bits, parts of weights that torch computes, and what is left in a file whose weights a
+distributed trainer keeps elsewhere.
 """
 
 from __future__ import annotations
@@ -28,6 +29,19 @@ _BESIDE = ("SCB", "weight.SCB", "weight.absmax", "weight.quant_map")
 _TABLES = frozenset({"qzeros", "scales"})
 
 
+#: A weight that torch computes, as its parts are named: by torch.nn.utils.parametrize, and by the
+#: older functions, which need the part beside it to be told from other names.
+_PARAMETRIZATION = re.compile(r"(^|\.)parametrizations\.\w+\.(original\d*|\d+\..+)$")
+_PART = re.compile(r"(?:^|[._])weight(?:_\w+)?_(g|v|u|orig|mask)$")
+_BESIDE_PART = {
+    "g": ("v",),
+    "v": ("g", "orig"),
+    "u": ("orig",),
+    "orig": ("mask", "u"),
+    "mask": ("orig",),
+}
+
+
 def foreign(checkpoint: Checkpoint, name: str) -> SkipReason | None:
     """What another tool's tensor is; None for a tensor that may be a layer.
 
@@ -36,6 +50,8 @@ def foreign(checkpoint: Checkpoint, name: str) -> SkipReason | None:
         name: one of its tensors, or an entry that is not a plain tensor.
     """
     info, module, last = checkpoint.infos.get(name), module_of(name), name.rpartition(".")[2]
+    if info is not None and len(info.shape) >= 2 and _is_reparametrised(checkpoint, name):
+        return SkipReason.REPARAMETRISED
     matrix = info is not None and len(info.shape) >= 2
     table = last in _TABLES and member(module, "qweight") in checkpoint.infos
     stored = last == "weight" and any(member(module, x) in checkpoint.infos for x in _BESIDE)
@@ -46,3 +62,12 @@ def foreign(checkpoint: Checkpoint, name: str) -> SkipReason | None:
         (matrix and _ADAPTER.search(name) is not None, SkipReason.ADAPTER),
     )
     return next((reason for applies, reason in reasons if applies), None)
+
+
+def _is_reparametrised(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is a part from which torch computes a weight."""
+    part = _PART.search(name)
+    if part is None:
+        return _PARAMETRIZATION.search(name) is not None
+    stem = name.removesuffix(part[1])
+    return any(f"{stem}{other}" in checkpoint.infos for other in _BESIDE_PART[part[1]])

@@ -21,7 +21,7 @@ class SkipReason(Enum):
 
     EXCLUDED = "left out by --include or --exclude"
     EMBEDDING = "an embedding: its rows are looked up, not multiplied"
-    NOT_WEIGHT = "two-dimensional, but its name does not end in 'weight'"
+    NOT_WEIGHT = "two-dimensional, but not called 'weight' or '….weight'"
     NOT_MATRIX = (
         "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
     )
@@ -41,6 +41,11 @@ class SkipReason(Enum):
     PARTITIONED = (
         "empty, because ZeRO keeps the weights in other files: consolidate them with the "
         "zero_to_fp32.py that DeepSpeed puts beside the checkpoint"
+    )
+    REPARAMETRISED = (
+        "part of a weight that torch computes from several tensors (weight_norm, spectral_norm, a "
+        "mask of torch.nn.utils.prune): make it one weight, with remove_parametrizations or "
+        "prune.remove, and save again"
     )
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"

@@ -27,6 +27,7 @@ class View:
         label: distinguishes the matrix from others in the same tensor.
         splits: whether two tensors can take its place. They can if a module of its own multiplies
             by the matrix.
+        others: whether that module holds other parameters, which modules in its place would lose.
     """
 
     rows: tuple[int, int] | None = None
@@ -35,6 +36,7 @@ class View:
     kernel: tuple[int, ...] = ()
     label: str = ""
     splits: bool = True
+    others: bool = False
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, int]:
         """The matrix's shape (out, in), from the whole tensor's."""

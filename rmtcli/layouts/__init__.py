@@ -8,7 +8,7 @@ works on tensors in files.
 
 # The default comes first: help and messages list layouts in the order of these imports.
 from rmtcli.layouts import factored, dense  # isort: skip
-from rmtcli.layouts.base import LAYOUTS, Layout
+from rmtcli.layouts.base import LAYOUTS, Layout, undivided
 from rmtcli.layouts.dense import Dense
 from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of, split_modules
 from rmtcli.layouts.factored import Factored
@@ -28,4 +28,5 @@ __all__ = [
     "layout_of",
     "split_modules",
     "stored_errors",
+    "undivided",
 ]

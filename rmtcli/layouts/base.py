@@ -150,13 +150,18 @@ class Layout(ABC):
             taken: names of tensors in the checkpoint.
         """
         if not self.supports(layer):
-            return Untouched.NO_FACTORS
+            return undivided(layer)
         if rank > self.largest_rank(*layer.shape):
             return Untouched.NOT_SMALLER
         return None if self.new_names(layer).isdisjoint(taken) else Untouched.NAME_TAKEN
 
 
 LAYOUTS: Registry[Layout] = Registry("layout", "rmtcli.layouts")
+
+
+def undivided(layer: Layer) -> Untouched:
+    """Why no two tensors can take the place of a layer whose view does not split."""
+    return Untouched.OTHERS if layer.view.others else Untouched.NO_FACTORS
 
 
 def no_longer_whole(checkpoint: Checkpoint, module: str) -> LayerError:

@@ -14,7 +14,7 @@ from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.layouts.edits import recognised
-from rmtcli.layouts.split import has_own_forward
+from rmtcli.layouts.split import own_part
 
 #: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
 _WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
@@ -97,8 +97,8 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
 def _words(module: nn.Module) -> str:
     groups = getattr(module, "groups", 1)
     name = type(module).__name__
-    if has_own_forward(module):
-        return f"{name} with a forward of its own"
+    if own_part(module):
+        return f"{name} with {own_part(module)}"
     return name if groups == 1 else f"{name} in {groups} groups"
 
 

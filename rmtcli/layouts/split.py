@@ -44,7 +44,14 @@ class SplitLinear(nn.Sequential):
         return self.left.bias
 
 
-def has_own_forward(module: nn.Module) -> bool:
+def own_part(module: nn.Module) -> str:
+    """What two modules in place of a linear layer or convolution would lose; empty if nothing."""
+    if _has_own_forward(module):
+        return "a forward of its own"
+    return "other parameters" if module.state_dict().keys() - {"weight", "bias"} else ""
+
+
+def _has_own_forward(module: nn.Module) -> bool:
     """Whether a linear layer or convolution computes anything but what torch's class computes."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     kind = next((kind for kind in kinds if isinstance(module, kind)), type(module))
@@ -54,7 +61,7 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
     """Two modules of this rank that can replace one; None if it cannot be replaced."""
-    if has_own_forward(module):
+    if own_part(module):
         return None
     if isinstance(module, nn.Linear):
         return SplitLinear(module, rank, bias=bias)

@@ -12,6 +12,7 @@ from rmtcli.checkpoint.dtypes import BYTES
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
+from rmtcli.layouts import undivided
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
@@ -183,7 +184,7 @@ def outside_budget(
     item: Fitted, calibrations: Mapping[str, LayerCalibration] | None
 ) -> Untouched | None:
     """Why a layer has no part in a budget; a layer that cannot be split saves nothing."""
-    stays = None if item.layer.view.splits else Untouched.NO_FACTORS
+    stays = None if item.layer.view.splits else undivided(item.layer)
     return without_rank(item, calibrations) or stays
 
 

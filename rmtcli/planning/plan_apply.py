@@ -9,9 +9,8 @@ from rmtcli.calibration import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.errors import LayerError, UsageError
-from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Skipped, fingerprint
-from rmtcli.layouts import Layout
+from rmtcli.layouts import Layout, undivided
 from rmtcli.planning.plan import LayerPlan
 from rmtcli.planning.plan_file import Plan, PlannedCalibration, PlannedLayer
 
@@ -90,7 +89,7 @@ def _check_rank(
 ) -> None:
     """Check that a layer can be stored at its planned rank, with its group if it has one."""
     if not layout.supports(layer):
-        raise LayerError(f"{where}: {Untouched.NO_FACTORS.value}")
+        raise LayerError(f"{where}: {undivided(layer).value}")
     outputs, inputs = layer.shape
     groups = plan.groups
     if planned.name in groups:

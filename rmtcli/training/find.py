@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
-from rmtcli.layouts.split import SplitLinear, has_own_forward
+from rmtcli.layouts.split import SplitLinear, own_part
 from rmtcli.training.layers import TrainedLayer
 
 
@@ -99,17 +99,17 @@ def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | Spl
 
 
 def check_classes(layers: Iterable[TrainedLayer]) -> None:
-    """Refuse layers that two linear maps cannot replace, because their class computes otherwise.
+    """Refuse layers that two linear maps cannot replace, because there is more to them.
 
     Raises:
         UsageError: there is such a layer.
     """
     for layer in layers:
-        if not layer.split and has_own_forward(layer.module):
+        if not layer.split and own_part(layer.module):
             raise UsageError(
-                f"{layer.name} is in a {type(layer.module).__name__} with a forward of its own, "
-                "which splitting would lose: leave it out with selection=Selection(exclude="
-                f"['{layer.name}']), or take action='truncate'"
+                f"{layer.name} is in a {type(layer.module).__name__} with "
+                f"{own_part(layer.module)}, which splitting would lose: leave it out with "
+                f"selection=Selection(exclude=['{layer.name}']), or take action='truncate'"
             )
 
 
