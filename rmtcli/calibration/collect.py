@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
+from rmtcli.steps import tracked
 
 Array = NDArray[np.float64]
 
@@ -150,7 +151,7 @@ def collect(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)  # only gradients of outputs are needed
     try:
-        for start in range(0, len(inputs), batch):
+        for start in tracked(range(0, len(inputs), batch), "calibrating"):
             chunk = torch.from_numpy(np.array(inputs[start : start + batch]))
             with torch.set_grad_enabled(gradients):
                 outputs = run(model, chunk)

@@ -39,8 +39,10 @@ def listen(*, quiet: bool, verbose: bool) -> None:
     _LOGGER.handlers = [handler]
     _LOGGER.propagate = False
     # A status line shows the steps too, each until the next one.
-    steps = verbose or isinstance(handler, _StatusLine)
-    _LOGGER.setLevel(logging.ERROR if quiet else logging.INFO if steps else logging.WARNING)
+    level = logging.INFO if verbose else logging.WARNING
+    if isinstance(handler, _StatusLine):
+        level = logging.DEBUG  # every batch
+    _LOGGER.setLevel(logging.ERROR if quiet else level)
 
 
 def is_quiet() -> bool:
@@ -70,18 +72,24 @@ class _OneLine(logging.Formatter):
 
 
 class _StatusLine(logging.Handler):
-    """Shows the latest step on a terminal's last line, with a bar while layers are processed."""
+    """Shows the latest step on a terminal's last line, with a bar for layers and for batches."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.DEBUG)
         self.setFormatter(_OneLine("%(message)s"))
         self.bar: Progress | None = None
         self.layers = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a step, except during :meth:`follow`, which shows the layers itself."""
-        if not self.layers:
+        if self.layers:
+            return
+        done, total = getattr(record, "done", 0), getattr(record, "total", None)
+        if total is None:
             self._show(self.format(record), total=None)
+        else:  # a batch of rmtcli.steps
+            label = one_line(str(getattr(record, "label", "")))
+            self._show(label, at=f"{done + 1} of {total}", total=total, completed=done)
 
     def close(self) -> None:
         """Remove the line."""
@@ -109,9 +117,14 @@ class _StatusLine(logging.Handler):
     def _show(self, text: str, *, at: str = "", rate: str = "", **progress: Any) -> None:
         if self.bar is None:
             self.bar = _bar()
-            self.bar.add_task("", total=None, at="", rate="")
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], description=text, at=at, rate=rate, **progress)
+        if progress.get("completed"):
+            task = self.bar.task_ids[0]
+            self.bar.update(task, description=text, at=at, rate=rate, **progress)
+            return
+        for task in self.bar.task_ids:  # the speed of an earlier loop says nothing of this one
+            self.bar.remove_task(task)
+        self.bar.add_task(text, at=at, rate=rate, **progress)
 
 
 def _bar() -> Progress:
@@ -134,6 +147,7 @@ def _bar() -> Progress:
         console=Console(stderr=True, highlight=False, emoji=False),
         transient=True,
         expand=True,
+        speed_estimate_period=600,  # a batch may take minutes
     )
 
 

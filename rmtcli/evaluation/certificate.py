@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
 from rmtcli.layouts.split import SplitLinear
+from rmtcli.steps import tracked
 
 #: Lipschitz constants of the activations. Those of GELU and SiLU are the maxima of their
 #: derivatives, rounded up.
@@ -57,7 +58,7 @@ def certified(
         return None
     norms = [float(torch.linalg.matrix_norm(stage.weight, 2)) for stage in after]
     certain = np.zeros(2)
-    for start in range(0, len(inputs), BATCH):
+    for start in tracked(range(0, len(inputs), BATCH), "certifying"):
         x = torch.from_numpy(np.array(inputs[start : start + BATCH])).double().flatten(1)
         x = y = x.to(before[0].weight.device)
         radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)

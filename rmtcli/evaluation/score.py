@@ -20,6 +20,7 @@ from rmtcli.evaluation.harness import Harness
 from rmtcli.evaluation.network import build, call, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Arrays, Rows, Task
+from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDA
         EvaluationError: a target is not one of the network's classes.
     """
     batches = []
-    for start in range(0, len(samples.inputs), batch):
+    for start in tracked(range(0, len(samples.inputs), batch), "scoring"):
         outputs = run(
             model, torch.from_numpy(samples.inputs[start : start + batch]), str(samples.path)
         )
@@ -151,7 +152,7 @@ def _language(
     """
     assert samples.targets is not None
     chosen, total = [], 0.0
-    for start in range(0, len(samples.inputs), batch):
+    for start in tracked(range(0, len(samples.inputs), batch), "scoring"):
         rows = slice(start, start + batch)
         outputs = run(model, torch.from_numpy(samples.inputs[rows]), str(samples.path)).float()
         next_tokens = torch.from_numpy(samples.targets[rows].reshape(-1)).to(outputs.device)

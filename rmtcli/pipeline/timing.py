@@ -9,6 +9,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.planning import Latency, LayerPlan
+from rmtcli.steps import tracked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,13 +50,12 @@ def time_layers(
     from rmtcli.running.clock import Clock, network_seconds
 
     built = None if networks is None else _built(*networks)
-    times = []
+    times, linear = [], [plan for plan in layers if plan.layer.linear]
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
         seconds = {
             plan.layer.name: clock.pair(plan.layer.shape, _rank(plan), plan.layer.dtype)
-            for plan in layers
-            if plan.layer.linear
+            for plan in tracked(linear, f"timing at batch {batch}")
         }
         whole = None
         if built is not None:

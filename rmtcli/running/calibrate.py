@@ -26,6 +26,7 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.layers import Layer
 from rmtcli.layouts.module import prefix_of
+from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -119,7 +120,9 @@ class CalibrationInputs:
             inputs: shape (samples, …).
         """
         total, rows = 0.0, 0
-        for start in range(0, len(inputs), self.task.batch):
+        for start in tracked(
+            range(0, len(inputs), self.task.batch), "comparing with the dense network"
+        ):
             x = torch.from_numpy(np.array(inputs[start : start + self.task.batch]))
             before, after = (
                 np.asarray(self.run(network, x).double().cpu().numpy())

@@ -13,6 +13,7 @@ from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation import Samples
 from rmtcli.evaluation.network import run
 from rmtcli.running.heal import divergence
+from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,8 +72,11 @@ def train(
     run(model, torch.from_numpy(samples.inputs[:2]), str(samples.path))
     model.train()
     for epoch in range(settings.epochs):
-        _LOGGER.info("training: pass %d of %d", epoch + 1, settings.epochs)
-        for rows in torch.split(torch.randperm(len(samples.inputs)), settings.batch):
+        label = f"training: pass {epoch + 1} of {settings.epochs}"
+        _LOGGER.info("%s", label)
+        for rows in tracked(
+            torch.split(torch.randperm(len(samples.inputs)), settings.batch), label
+        ):
             loss = _loss(model, teacher, samples, rows, settings.distill)
             if not bool(loss.isfinite()):
                 value = float(loss.detach())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,8 +61,9 @@ def heal(
     for parameter, _ in trained:
         parameter.requires_grad_(True)
     for done in range(passes):
-        _LOGGER.info("healing: pass %d of %d", done + 1, passes)
-        for rows in _batches(loss.inputs, batch, generator):
+        label = f"healing: pass {done + 1} of {passes}"
+        _LOGGER.info("%s", label)
+        for rows in tracked(_batches(loss.inputs, batch, generator), label):
             optimizer.zero_grad()
             torch.autograd.backward(loss(rows, generator))
             optimizer.step()
@@ -134,7 +136,7 @@ class HealingLoss:
         keep.
         """
         outputs = []
-        for start in range(0, len(self.inputs), BATCH):
+        for start in tracked(range(0, len(self.inputs), BATCH), "outputs of the dense network"):
             x = _tensor(self.inputs[start : start + BATCH])
             outputs.append(self.run(self.dense, x))
             if len(outputs[-1]) != len(x):

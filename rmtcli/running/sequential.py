@@ -17,6 +17,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Moments, redirect
 from rmtcli.calibration.collect import rows_of
 from rmtcli.spectra import Factors
+from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -72,9 +73,10 @@ def refit(
             tokens; None for all.
     """
     for names, calls in _groups(dense, steps, inputs[:batch], run):
-        _LOGGER.info("fitting again: %s", ", ".join(names))
+        label = f"fitting again: {', '.join(names)}"
+        _LOGGER.info("%s", label)
         modules, sums = steps[names[0]].modules, _Sums()
-        for start in range(0, len(inputs), batch):
+        for start in tracked(range(0, len(inputs), batch), label):
             chunk = inputs[start : start + batch]
             both = (_read(model, modules, chunk, run, calls) for model in (dense, pruned))
             for (_, x), (_, y) in zip(*both, strict=True):

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import rmtcli as package
 import rmtcli.cli.progress as progress
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped, SkipReason
+from rmtcli.planning import Budget
+from rmtcli.steps import tracked
 from tests.conftest import Run
 
 DEEP = "sample_models/mnist_deep.pt"
@@ -131,3 +134,65 @@ def test_progress_yields_every_item_in_order() -> None:
         seen.append((item, line.bar.tasks[0].completed, line.bar.tasks[0].total))
     assert seen == [(items[0], 0, 12), (skipped, 12, 12)]
     assert line.bar is None
+
+
+def test_the_status_line_follows_batches(caplog: pytest.LogCaptureFixture) -> None:
+    line = progress._StatusLine()
+    logger = logging.getLogger("rmtcli.steps")
+    caplog.set_level(logging.DEBUG, "rmtcli")
+    logger.addHandler(line)
+    seen = []
+    try:
+        for _ in range(2):
+            for start in tracked(range(0, 300, 100), "calibrating"):
+                assert line.bar is not None
+                task = line.bar.tasks[0]
+                seen.append((start, task.description, task.fields["at"], task.completed))
+            assert task.total == 3
+        logging.getLogger("rmtcli.steps").info("scoring on 3 samples")
+        task = line.bar.tasks[0]
+        assert (task.description, task.total) == ("scoring on 3 samples", None)
+    finally:
+        logger.removeHandler(line)
+        line.close()
+    expected = [
+        (0, "calibrating", "1 of 3", 0),
+        (100, "calibrating", "2 of 3", 1),
+        (200, "calibrating", "3 of 3", 2),
+    ]
+    assert seen == 2 * expected
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(1.0, 9), (0.1, 1), (0.01, 0)])
+def test_a_long_loop_logs_each_tenth_at_most(
+    seconds: float,
+    count: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The level INFO is what --verbose shows; the clock advances by so many seconds per batch."""
+    now = [0.0]
+    monkeypatch.setattr("rmtcli.steps.time.monotonic", lambda: now[0])
+    caplog.set_level(logging.DEBUG, "rmtcli")
+    for _ in tracked(range(100), "scoring"):
+        now[0] += seconds
+    shown = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
+    assert len(shown) == count
+    assert len(caplog.records) == 100
+    if count == 9:
+        assert shown[0] == "scoring: 10 of 100"
+
+
+def test_a_network_that_runs_tells_its_batches(
+    samples: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "rmtcli.steps")
+    package.prune(
+        samples / "mnist_deep.pt",
+        budget=Budget("10%"),
+        evaluation=package.Evaluation(data=samples / "mnist.npz"),
+        calibration=package.Calibration(sequential=True, heal=1),
+        dry_run=True,
+    )
+    labels = {getattr(record, "label", "").partition(":")[0] for record in caplog.records}
+    assert labels >= {"calibrating", "fitting again", "healing", "scoring"}
