@@ -2,9 +2,9 @@
 
     python -m benchmarks.verdicts [CHECKPOINT …]
 
-Trains eight networks on the 4,096 training images beside the sample models, and a transformer on
-the text of docs/, for about a minute each. Prints Markdown: each hidden layer's distance, p-value
-and verdict, and the accuracy of each chain before and after ``auto``. Of checkpoints that are
+Trains eight networks on the 4,096 training images beside the sample models, for about a minute
+each. Prints Markdown: each hidden layer's distance, p-value and verdict; for each network the
+accuracy before and after ``auto``, and how far noise moves its outputs. Of checkpoints that are
 named, only the layers are printed.
 """
 
@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 import rmtcli
 from benchmarks.networks import print_row
+from rmtcli.checkpoint import open_checkpoint
 from rmtcli.experiments.networks import mlp
 from rmtcli.report.base import Report
+from rmtcli.running.trial import Trial
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "sample_models" / "mnist.npz"
@@ -37,7 +39,6 @@ CHAINS = [
     ([784, 512, 512, 10], "Adam", 1e-3, 10),
     ([784, 512, 512, 10], "SGD", 0.1, 20),
 ]
-WIDTH, LENGTH, STEPS = 256, 64, 300
 
 
 def fit(
@@ -51,33 +52,6 @@ def fit(
             outputs = model(inputs[rows]).flatten(0, -2)
             torch.autograd.backward(nn.functional.cross_entropy(outputs, targets[rows].flatten()))
             optimizer.step()
-
-
-class Reader(nn.Module):
-    """A causal transformer over bytes, two blocks deep."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(256, WIDTH)
-        self.position = nn.Parameter(torch.randn(LENGTH, WIDTH) / 50)
-        block = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, 0.0, batch_first=True)
-        self.blocks = nn.TransformerEncoder(block, 2)
-        self.head = nn.Linear(WIDTH, 256)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the scores of each next byte, shape (samples, positions, 256)."""
-        mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
-        values = self.embedding(tokens) + self.position
-        scores: Tensor = self.head(self.blocks(values, mask=mask, is_causal=True))
-        return scores
-
-
-def read_docs() -> Tensor:
-    """The documentation in blocks of bytes, shape (blocks, positions + 1)."""
-    text = b"".join(path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md")))
-    size = len(text) // (LENGTH + 1) * (LENGTH + 1)
-    blocks = np.frombuffer(text[:size], np.uint8).reshape(-1, LENGTH + 1)
-    return torch.from_numpy(blocks[: 64 * STEPS].astype(np.int64))
 
 
 def show(name: str, report: Report, cost: str = "") -> None:
@@ -102,24 +76,22 @@ def main() -> None:
     images = torch.from_numpy(arrays["train_inputs"]).float().flatten(1) / 255
     labels = torch.from_numpy(arrays["train_targets"]).long()
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.safetensors"
+        file, small = Path(folder) / "network.safetensors", Path(folder) / "small.safetensors"
         for sizes, name, lr, epochs in CHAINS:
             torch.manual_seed(0)
             model = mlp(sizes, 0)
             fit(model, images, labels, name, lr, epochs)
             save_file(model.state_dict(), file)
-            report = rmtcli.prune(file, dry_run=True, evaluation=rmtcli.Evaluation(DATA))
+            report = rmtcli.prune(file, small, force=True, evaluation=rmtcli.Evaluation(DATA))
             scores = report.comparison
             assert scores is not None
             assert scores.before is not None
+            moved = Trial(rmtcli.Evaluation().resolve(open_checkpoint(file)))
             cost = f"{scores.before.accuracy:.2f} → {scores.after.accuracy:.2f}"
+            if report.pruned:
+                cost += f"; noise moves outputs by {moved.move(open_checkpoint(small)):.2f}"
             words = f"{'-'.join(map(str, sizes))}, {name} {lr:g}, {epochs} epochs"
             show(words, report, cost)
-        torch.manual_seed(0)
-        reader, blocks = Reader(), read_docs()
-        fit(reader, blocks[:, :-1], blocks[:, 1:], "Adam", 1e-3, 3)
-        save_file(reader.state_dict(), file)
-        show("transformer, Adam 0.001, 3 epochs", rmtcli.analyze(file))
 
 
 if __name__ == "__main__":

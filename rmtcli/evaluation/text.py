@@ -67,6 +67,31 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
     return Samples(path, inputs, blocks[:, 1:], scaled=False)
 
 
+def random_texts(directory: Path, rng: np.random.Generator, count: int, length: int) -> Samples:
+    """Make texts of random tokens, which come as often as in text: as 1/(id + 10).
+
+    Vocabularies are sorted by frequency, more or less; special tokens are left out.
+
+    Args:
+        directory: has the tokenizer.
+        rng: draws the tokens.
+        count: number of texts.
+        length: number of tokens per text.
+
+    Raises:
+        EvaluationError: the tokenizer cannot be read, or has no ordinary tokens.
+    """
+    tokenizer = _tokenizer(directory)
+    special = set(tokenizer.all_special_ids)
+    ids = np.array(sorted(set(tokenizer.get_vocab().values()) - special), np.int64)
+    if not len(ids):
+        raise EvaluationError(f"{directory}: its tokenizer has no ordinary tokens")
+    share = 1 / (ids + 10.0)
+    drawn = rng.choice(ids, (count, length), p=share / share.sum())
+    texts = [{"text": text} for text in tokenizer.batch_decode(drawn)]
+    return _samples(directory, directory, length, texts, None)
+
+
 def image_samples(path: Path, directory: Path, part: str) -> Samples:
     """Read images; bytes are scaled to [0, 1] and normalised as the image processor says.
 

@@ -15,6 +15,7 @@ from rmtcli.keep import (  # noqa: F401  (importing a rule's module registers th
     rank,
     relative,
 )
+from rmtcli.keep.auto import Auto
 from rmtcli.keep.base import KEEP_RULES, KeepRule, Untouched
 
-__all__ = ["KEEP_RULES", "KeepRule", "Untouched"]
+__all__ = ["KEEP_RULES", "Auto", "KeepRule", "Untouched"]

@@ -12,7 +12,10 @@ from rmtcli.spectra import Spectrum
 @KEEP_RULES.register("auto")
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Keep the spikes where the law fits; leave every other layer as it is."""
+    """Keep the spikes where the law fits; leave every other layer as it is.
+
+    Without data, ``prune`` tries the result before it believes it (pipeline/tried.py).
+    """
 
     def rank(self, spectrum: Spectrum, fit: EdgeFit) -> int | Untouched:
         """Return the number of spikes, or the verdict that forbids acting on it."""

@@ -21,6 +21,8 @@ class Untouched(Enum):
     BUDGET = "the budget lets it stay dense"
     GUARD = "nothing can be removed within the allowed drop"
     PLAN = "the plan leaves it as it is"
+    MOVES = "tried without data, it moves the outputs too far"
+    UNTRIED = "only near the law, or in a directory, and the network cannot be tried without data"
     NO_DATA = "no calibration data: no input reached it, or its outputs are not used"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     OTHERS = (

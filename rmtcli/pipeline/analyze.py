@@ -15,7 +15,7 @@ from rmtcli.pipeline.stages import Method, describe, layers_of, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule
 from rmtcli.report.base import Report
-from rmtcli.report.notes import TAILS
+from rmtcli.report.notes import TAILS, on_trying
 
 
 def analyze(
@@ -72,5 +72,5 @@ def analyze(
         layers=planned.layers,
         skipped=planned.skipped,
         latency=time_layers(planned.layers, batches, device),
-        notes=(*checkpoint.remarks, TAILS),
+        notes=(*checkpoint.remarks, TAILS, *on_trying(checkpoint, planned.pruned)),
     )

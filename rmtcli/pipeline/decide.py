@@ -9,6 +9,7 @@ import numpy as np
 from rmtcli.evaluation import Comparison
 from rmtcli.layers import Layer
 from rmtcli.pipeline.prepared import Prepared, Result
+from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     Allocation,
     Guard,
@@ -32,6 +33,8 @@ def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
     if goal.max_drop is not None:
         return search(prepared, goal.max_drop)
     result = decide(prepared)
+    if goal.plan is None and goal.budget is None:
+        result = tried(prepared, result)
     return result, compare(prepared, result), None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rmtcli.calibration import Calibrated
-from rmtcli.checkpoint import Checkpoint, Edited
+from rmtcli.checkpoint import Checkpoint, Edited, Edits
+from rmtcli.checkpoint.names import member, module_of
 from rmtcli.evaluation import Comparison, Harness
+from rmtcli.keep import Untouched
 from rmtcli.layouts import Factored, Replacements
 from rmtcli.pipeline.fits import (
     FitStream,
@@ -103,7 +105,8 @@ class Prepared:
         refuse_not_finite(self.checkpoint.path, planned.skipped)
         if refines and planned.pruned:
             return self._refined(planned)
-        return Result(planned, self._edited(planned, replacements))
+        edits = None if replacements is None else replacements.edits
+        return Result(planned, self._edited(planned, edits))
 
     def _refined(self, planned: Planned) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""
@@ -122,8 +125,27 @@ class Prepared:
         planned = _with_factors(planned, refined.factors)
         return Result(planned, self._edited(planned), unhealed, refined.notes)
 
-    def _edited(self, planned: Planned, replacements: Replacements | None = None) -> Edited:
-        return edited(self.checkpoint, self.source, self.method, planned.pruned, replacements)
+    def sparing(self, result: Result, names: Collection[str], why: Untouched) -> Result:
+        """A result in which some more layers stay as they are.
+
+        Args:
+            result: the result of a rule, not refined.
+            names: the layers; all or none of those that are parts of one tensor.
+            why: the reason, for the report.
+        """
+        layers = [
+            replace(plan, rank=plan.spectrum.p, untouched=why, relative_error=0.0)
+            if plan.layer.name in names
+            else plan
+            for plan in result.planned.layers
+        ]
+        planned = replace(result.planned, layers=tuple(layers))
+        kept = {name for plan in planned.pruned for name in _replaced(plan)}
+        edits = {name: new for name, new in result.network.edits.items() if name in kept}
+        return replace(result, planned=planned, network=self._edited(planned, edits))
+
+    def _edited(self, planned: Planned, edits: Edits | None = None) -> Edited:
+        return edited(self.checkpoint, self.source, self.method, planned.pruned, edits)
 
     def report(
         self,
@@ -155,6 +177,12 @@ class Prepared:
             latency=latency,
             notes=tuple(notes),
         )
+
+
+def _replaced(plan: LayerPlan) -> Iterator[str]:
+    """Names of the tensors that a pruned layer's factors and bias may take the place of."""
+    for weight in (plan.layer.tensor, *plan.layer.tied):
+        yield from (weight, member(module_of(weight), "bias"))
 
 
 def _with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:

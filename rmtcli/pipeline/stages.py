@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, Edited, Manifest, open_written
+from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.checkpoint.names import module_of
 from rmtcli.edges import EDGES
@@ -143,7 +143,7 @@ def edited(
     source: Source,
     method: Method,
     pruned: Sequence[LayerPlan],
-    replacements: Replacements | None = None,
+    edits: Edits | None = None,
 ) -> Edited:
     """The pruned checkpoint, with rmtcli's record in it.
 
@@ -152,13 +152,14 @@ def edited(
         source: its path and hash.
         method: how it was pruned.
         pruned: the plans of the layers that change.
-        replacements: what took their factors; without it, the plans hold them.
+        edits: their new tensors; without them, the plans hold the factors.
     """
-    if replacements is None:
+    if edits is None:
         replacements = Replacements(checkpoint, method.layout)
         for plan in pruned:
             assert plan.factors is not None
             replacements.add(plan.layer, plan.factors, plan.group)
+        edits = replacements.edits
     old = checkpoint.manifest
     factored, shared = (dict(old.factored), dict(old.shared)) if old else ({}, {})
     if method.layout.splits:
@@ -178,7 +179,7 @@ def edited(
         {plan.layer.name: plan.rank for plan in pruned},
         shared,
     )
-    return Edited(checkpoint, replacements.edits, manifest)
+    return Edited(checkpoint, edits, manifest)
 
 
 def refuse_not_finite(path: Path, items: Iterable[Fitted | Skipped]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
 from rmtcli.evaluation import Comparison
+from rmtcli.planning import LayerPlan
+from rmtcli.report.formatting import count_of
 
 #: A larger loss of accuracy, in points, is pointed out.
 LARGE_DROP = 0.5
@@ -34,6 +37,46 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     return (
         f"pruning costs {drop:.2f} points of {score}: some of the dropped directions matter. "
         "Limit the loss with --max-drop, keep more, or leave layers out with --exclude",
+    )
+
+
+INSTEAD = (
+    "To prune more, say how much and give inputs: --budget 80% --calib FILE; or measure with --data"
+)
+
+
+def on_trial(inputs: str, moved: float, most: float, pruned: int, spared: int) -> str:
+    """What was tried without data, and what was left alone.
+
+    Args:
+        inputs: what the networks ran on, in words.
+        moved: how far the outputs moved.
+        most: the largest move that is accepted.
+        pruned: number of layers that are pruned.
+        spared: number of layers that are left alone.
+    """
+    tried = f"without data, the network was tried on {inputs} (seed 0)"
+    if not spared:
+        return f"{tried}: its outputs move by {moved:.2g}, and {most:g} is accepted"
+    rest = f"; with {count_of(pruned, 'layer')}, they move by {moved:.2g}" if pruned else ""
+    return (
+        f"{tried}: {count_of(spared, 'layer')} would move its outputs by more than {most:g}, and "
+        f"will not be pruned{rest}. {INSTEAD}"
+    )
+
+
+def on_trying(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str, ...]:
+    """That ``prune`` may leave more layers of a directory alone than an analysis says."""
+    if not pruned or not checkpoint.path.is_dir():
+        return ()
+    return ("prune runs the network first, and leaves alone the layers that move its outputs",)
+
+
+def on_untried(spared: int, why: str) -> str:
+    """That layers were left alone because the network cannot be tried, and the reason."""
+    return (
+        f"{count_of(spared, 'layer')} will not be pruned, because the law alone is no evidence "
+        f"there and the network cannot be tried without data ({why}). {INSTEAD}"
     )
 
 

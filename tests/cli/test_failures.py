@@ -485,7 +485,7 @@ def test_a_full_disk_leaves_no_file(workdir: Path, rmtcli: Run, source: str) -> 
     # A coverage measurement is written at exit, and would fail as well.
     measured = "COVERAGE_PROCESS_CONFIG"
     environment = {name: value for name, value in os.environ.items() if name != measured}
-    result = rmtcli("prune", source, preexec_fn=limit, env=environment)
+    result = rmtcli("prune", source, "--keep", "edge", preexec_fn=limit, env=environment)
     assert result.returncode == 1
     assert result.stderr.startswith("rmtcli: error: ")
     assert result.stderr.count("\n") == 1

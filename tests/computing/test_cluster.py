@@ -63,7 +63,7 @@ def test_an_analysis_on_the_cluster_gives_the_same_report(two_workers: Any, name
     assert remote.to_json() == local.to_json()
 
 
-@pytest.mark.parametrize("options", [{}, {"budget": Budget("50%")}], ids=str)
+@pytest.mark.parametrize("options", [{"keep": "edge"}, {"budget": Budget("50%")}], ids=str)
 def test_pruning_on_the_cluster_writes_the_same_bytes(
     two_workers: Any, directory: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -87,8 +87,9 @@ def test_the_loss_of_a_worker_does_not_change_the_output(directory: Path, tmp_pa
             yield item
 
     with local_cluster(2) as workers:
-        rmtcli.prune(directory, tmp_path / "local")
-        rmtcli.prune(directory, tmp_path / "remote", executor=address(workers), track=killing)
+        rmtcli.prune(directory, tmp_path / "local", keep="edge")
+        remote = tmp_path / "remote"
+        rmtcli.prune(directory, remote, keep="edge", executor=address(workers), track=killing)
     assert killed
     name = "model.safetensors"
     assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
