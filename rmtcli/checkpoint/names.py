@@ -20,3 +20,14 @@ def factors_of(module: str) -> tuple[str, str, str]:
     layer's name.
     """
     return member(module, "0.weight"), member(module, "1.weight"), member(module, "1.bias")
+
+
+#: Modules that torch.compile, DataParallel, FSDP and activation checkpointing put around others.
+_WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}
+)
+
+
+def plain(name: str) -> str:
+    """A name without the parts that wrappers around the network, or inside it, add."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

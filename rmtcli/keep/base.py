@@ -14,6 +14,10 @@ class Untouched(Enum):
     """Why a layer stays as it is; the value is the sentence that a user reads."""
 
     HEAD = "output head"
+    NARROW = (
+        "taken for an output head (few outputs, or the only layer): if it is not one, "
+        "name it in full with --include"
+    )
     NOT_SMALLER = "factors of this rank would not be smaller"
     FULL_RANK = "every direction is kept"
     NO_RANK = "the rule keeps no direction, which would remove the layer"

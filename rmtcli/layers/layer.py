@@ -49,10 +49,22 @@ class SkipReason(Enum):
     )
     NOT_FLOAT = "not stored as float64, float32, float16 or bfloat16"
     EMPTY = "has no entries"
+    TABLE = (
+        "tall, without a bias, and no layer reads its outputs: a look-up table or an output head? "
+        "If it is a layer, give its full name with --include"
+    )
+    TRANSPOSED = "a transposed convolution, stored as in × out: --conv splits only ordinary ones"
+    BILINEAR = (
+        "a bilinear layer, by its name or its last side: if it is a convolution, give its full "
+        "name with --include"
+    )
     ROUTER = "a router: a small change to it sends tokens to other experts"
     TIED = "tied: the same weights as another tensor"
     FACTOR = "already a factor that rmtcli wrote: run densify first to prune it again"
-    BIAS = "its bias does not have one value per output: is the weight stored as in × out?"
+    BIAS = (
+        "its bias, or that of its siblings, does not have one value per output: is the weight "
+        "stored as in × out? If it is GPT-2's, name the directory that has its config.json"
+    )
     RANGE = "its values are too large or too small to be squared in float64"
     NOT_FINITE = "holds values that are NaN or infinite"
     ZERO = "all its weights are zero"
@@ -80,9 +92,14 @@ class Selection:
 
     def leaves_out(self, name: str) -> bool:
         """Whether the patterns leave a tensor out."""
-        return any(fnmatchcase(name, pattern) for pattern in self.exclude) or (
-            bool(self.include) and not any(fnmatchcase(name, p) for p in self.include)
+        return any(matches(name, pattern) for pattern in self.exclude) or (
+            bool(self.include) and not any(matches(name, pattern) for pattern in self.include)
         )
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a glob pattern matches a tensor's name; a name matches itself, brackets or not."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +124,7 @@ class Layer:
         copies: how many times the file stores it; 1 if all names share one storage.
         head: whether it is an output head, which keep rules leave alone.
         view: how the tensor holds the matrix.
+        narrow: whether it is taken for an output head by its few outputs, or as the only layer.
     """
 
     name: str
@@ -117,6 +135,7 @@ class Layer:
     copies: int = 1
     head: bool = False
     view: View = WHOLE
+    narrow: bool = False
 
     def load(self) -> NDArray[np.floating]:
         """Read the weight: its exact values, shape (out, in)."""

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
-from rmtcli.checkpoint.names import factors_of, member, module_of
+from rmtcli.checkpoint.names import member
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.layouts.edits import recognised
 from rmtcli.layouts.split import own_part
-
-#: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
-_WRAPPERS = {"module", "_orig_mod", "model", "_fsdp_wrapped_module", ""}
+from rmtcli.layouts.wrapped import prefix_of, unwrapped
 
 
 def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None = None) -> nn.Module:
@@ -28,6 +26,7 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     factor share the first of the two modules. Names that the module ties to others may be missing
     from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
     Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
+    Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
 
     Args:
         model: the dense module.
@@ -43,6 +42,7 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
             several prefixes fit.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, key=key)
+    checkpoint = unwrapped(model, checkpoint)
     prefix = prefix_of(model, checkpoint)
     _split(model, checkpoint, prefix)
     state = {
@@ -114,42 +114,3 @@ def _complete(model: nn.Module, state: dict[str, Tensor]) -> None:
 def float64_of(tensor: Tensor) -> FloatArray:
     """A tensor's values as an array; the tensor may have any floating type and device."""
     return np.asarray(tensor.detach().double().cpu().numpy(), np.float64)
-
-
-def prefix_of(model: nn.Module, checkpoint: Checkpoint) -> str:
-    """The prefix of the model's parameter names in the file; empty if they have none.
-
-    Raises:
-        CheckpointError: several prefixes fit, such as a student's and a teacher's.
-    """
-    keys = list(model.state_dict())
-    if not keys:
-        return ""
-    names = checkpoint.infos.keys()
-    first = (keys[0], *factors_of(module_of(keys[0]))[:1])
-    near = {
-        name.removesuffix(end)
-        for name in names
-        for end in first
-        if name == end or name.endswith(f".{end}")
-    }
-
-    def holds(prefix: str) -> bool:
-        return all(
-            f"{prefix}{key}" in names
-            or not names.isdisjoint(prefix + end for end in factors_of(module_of(key)))
-            for key in keys
-        )
-
-    fits = {prefix for prefix in near if holds(prefix)}
-    if "" in fits or not near:
-        return ""
-    wrapped = {prefix for prefix in fits if set(prefix.split(".")) <= _WRAPPERS}
-    if len(fits) > 1 and len(wrapped) != 1:
-        raise CheckpointError(
-            f"{checkpoint.path}: holds {type(model).__name__} under several names: "
-            f"{', '.join(sorted(fits))}"
-        )
-    if not fits:  # no prefix has all parameters: take the nearest, and torch names what is missing
-        return min(near, key=lambda prefix: (len(prefix), prefix))
-    return (wrapped if len(fits) > 1 else fits).pop()

@@ -188,20 +188,20 @@ def _learned(
 ) -> dict[str, Mapping[str, Stored]]:
     """The tensors after training, by the name of the source's tensor that they replace."""
     from rmtcli.evaluation.network import build
-    from rmtcli.layouts.module import prefix_of
+    from rmtcli.layouts.wrapped import naming
     from rmtcli.running.finetune import train
 
     model = build(harness, pruned)
     teacher = build(dense) if training.distill and dense is not None else None
     train(model, teacher, samples, training)
-    prefix, values = prefix_of(model, pruned), _values(model)
+    own, values = naming(model, pruned), _values(model)
     edits = pruned.edits if isinstance(pruned, Edited) else {}
     shared = pruned.ties(pruned.infos)
     made: dict[str, Stored] = {}
 
     def stored(name: str) -> Stored:
-        info, key = pruned.infos[name], name.removeprefix(prefix)
-        if key not in values or info.dtype not in FLOATS:
+        info, key = pruned.infos[name], own(name)
+        if key is None or key not in values or info.dtype not in FLOATS:
             return pruned.raw(name)
         try:
             return made.setdefault(shared.get(name, name), encode(values[key], info.dtype))

@@ -193,7 +193,7 @@ def without_rank(
 ) -> Untouched | None:
     """Why no rank is chosen for a layer, by a rule or under a budget."""
     if item.layer.head:
-        return Untouched.HEAD
+        return Untouched.NARROW if item.layer.narrow else Untouched.HEAD
     if calibrations is not None and item.layer.name not in calibrations:
         return Untouched.NO_DATA
     return None

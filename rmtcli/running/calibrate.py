@@ -25,7 +25,7 @@ from rmtcli.evaluation.network import build, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.layers import Layer
-from rmtcli.layouts.module import prefix_of
+from rmtcli.layouts.wrapped import naming
 from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
@@ -161,11 +161,17 @@ def modules_of(
         every = [module_of(name) for layer in layers for name in (layer.name, *layer.tied)]
         modules_by_layer = model.modules_of(every)
     else:
-        prefix = prefix_of(model, checkpoint)
-        modules_by_layer = {
-            f"{prefix}{name}": name
+        own = naming(model, checkpoint)
+        linear = {
+            name
             for name, module in model.named_modules(remove_duplicate=False)
             if isinstance(module, nn.Linear)
+        }
+        pairs = ((name, own(name)) for layer in layers for name in (layer.name, *layer.tied))
+        modules_by_layer = {
+            module_of(name): module_of(known)
+            for name, known in pairs
+            if known is not None and module_of(known) in linear
         }
     modules = dict(model.named_modules(remove_duplicate=False))
 
