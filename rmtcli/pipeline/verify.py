@@ -10,6 +10,7 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.huggingface import refuse_code_beside
+from rmtcli.checkpoint.names import factors_of, member
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.report.verification import Distance, Verification
 from rmtcli.verification.directory import (
@@ -28,6 +29,7 @@ TOLERANCE = 1e-5
 #: factored model rounds in other places, up to twice as often. A bound above this one would hide
 #: errors such as weights rounded to bfloat16 (4e-3).
 _TIMES, _BOUND = 4.0, 1e-3
+_TRUSTED = "trust_remote_code=True"
 _NOT_RUN = "rmtcli could not make an input for this model: outputs were not compared"
 
 
@@ -72,7 +74,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
         apart,
         len(plain.missing),
         _distance(dense, original, trusted) if dense is not None else None,
-        () if apart is not None else (_NOT_RUN,),
+        (*_on_accepted(trusted), *(() if apart is not None else (_NOT_RUN,))),
     )
 
 
@@ -82,18 +84,41 @@ def _open_all(
     """The directory opened without a route and by each route, its product, and the dense model.
 
     Each route has a process of its own, so that what one of them registers cannot help the other.
-    Without a dense model, the product takes its place.
+    Without a dense model, the product takes its place. What transformers misses in the dense model
+    and does without is not a fault of the factored one; in the product, these are the parts of
+    which the files hold nothing.
     """
     steps = [OpenStep(directory.path, "plain"), OpenStep(directory.path, "trust_remote_code")]
     plain, trusted = open_fresh(steps, folder / "first")
-    _check(directory.path, trusted, "trust_remote_code=True")
+    _check(directory.path, trusted.beyond(trusted.missing + trusted.unexpected), _TRUSTED)
     write_products(directory, folder / "product", trusted.transposed)
     steps = [OpenStep(folder / "product"), OpenStep(directory.path, "import")]
     steps[1:1] = [] if dense is None else [OpenStep(dense)]
     product, *others, imported = open_fresh(steps, folder / "second")
-    _check(directory.path, imported, "import rmtcli.integrations.transformers")
-    _check(directory.path, product, "multiplying the factors", factored=False)
-    return plain, trusted, imported, product, others[0] if others else product
+    original = others[0] if others else product
+    missing = original.missing if others else product.absent
+    accepted = _with_factors(directory, {*missing, *original.unexpected})
+    _check(directory.path, trusted.beyond(accepted), _TRUSTED)
+    _check(directory.path, imported.beyond(accepted), "import rmtcli.integrations.transformers")
+    _check(directory.path, product.beyond(accepted), "multiplying the factors", factored=False)
+    return plain, trusted, imported, product, original
+
+
+def _with_factors(directory: FactoredDirectory, names: set[str]) -> set[str]:
+    """Names of the dense model's tensors, and of the factors in place of those among them."""
+    layers = [module for module in directory.ranks if member(module, "weight") in names]
+    return names.union(*(factors_of(module) for module in layers))
+
+
+def _on_accepted(opened: OpenedModel) -> tuple[str, ...]:
+    """Notes on tensors that the dense directory lacks, or has in vain, as well."""
+    kinds = (
+        (opened.missing, "the dense model's files lack as well, and transformers draws at random"),
+        (opened.unexpected, "the dense model does not use either"),
+    )
+    return tuple(
+        f"{len(names)} tensors, such as '{names[0]}', {what}" for names, what in kinds if names
+    )
 
 
 def _rounding(folder: Path, product: OpenedModel) -> float:
@@ -140,7 +165,8 @@ def difference(models: tuple[OpenedModel, ...], product: OpenedModel) -> float |
 
 def _distance(path: Path, dense: OpenedModel, factored: OpenedModel) -> Distance | None:
     """The distance between the factored model and the dense one."""
-    _check(path, dense, "transformers", factored=False)
+    accepted = (*dense.missing, *dense.unexpected)
+    _check(path, dense.beyond(accepted), "transformers", factored=False)
     if factored.value is None or dense.value is None:
         return None
     a, b = factored.value, dense.value

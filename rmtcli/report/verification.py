@@ -70,7 +70,7 @@ class Verification:
         """The lines that a terminal shows: label and text."""
         lines = [
             ("opens as", f"{self.kind} ({self.auto}, transformers {self.transformers})"),
-            ("factored", f"{self.layers} layers; no weight is missing or unused"),
+            ("factored", f"{self.layers} layers; no weight of the model is missing or unused"),
             ("load with", "import rmtcli.integrations.transformers"),
             ("or with", "from_pretrained(…, trust_remote_code=True)"),
         ]

@@ -9,9 +9,11 @@ output to the same folder. Of rmtcli it imports only :mod:`rmtcli.verification.i
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rmtcli.verification.inputs import run
+
+#: Standard deviation of weights that the files lack: that of transformers' own.
+_SCALE = 0.02
 
 
 def auto_class(config: dict[str, Any]) -> Any:
@@ -65,6 +70,8 @@ def open_directory(directory: Path, route: str, dtype: str, output: Path) -> dic
         local_files_only=True,
         dtype=getattr(torch, dtype),
     )
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    _fill(model, missing)
     result = run(model.eval())
     if result is not None:
         np.save(output, result[1].numpy())
@@ -74,13 +81,53 @@ def open_directory(directory: Path, route: str, dtype: str, output: Path) -> dic
         "class": type(model).__name__,
         "auto": auto.__name__,
         "transformers": transformers.__version__,
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(info["unexpected_keys"]),
+        "missing": missing,
+        "unexpected": unexpected,
+        "absent": _absent(model, missing, unexpected),
         "mismatched": sorted(mismatched),
         "registered": getattr(model, "hf_quantizer", None) is not None,
         "output": None if result is None else result[0],
         "transposed": _transposed(model),
     }
+
+
+def _fill(model: nn.Module, missing: list[str]) -> None:
+    """Give missing weights, which transformers draws at random, the same values in each process.
+
+    The outputs of a model whose head is not in the files can then be compared.
+    """
+    values = model.state_dict()
+    loaded = {value.data_ptr() for name, value in values.items() if name not in set(missing)}
+    for name in missing:
+        value = values.get(name)
+        if value is not None and value.is_floating_point() and value.data_ptr() not in loaded:
+            generator = torch.Generator().manual_seed(crc32(name.encode()))
+            value.copy_(torch.randn(value.shape, generator=generator) * _SCALE)
+
+
+def _absent(model: nn.Module, missing: list[str], unexpected: list[str]) -> list[str]:
+    """The missing weights of which the files hold no part: those of a head, for example.
+
+    A part is a numbered block of layers, or outside of these a module. A module of which the files
+    hold tensors by other names, such as factors, is not absent.
+    """
+    first: dict[int, str] = {}  # of tied tensors, the files hold the first
+    for name, value in model.state_dict().items():
+        first.setdefault(value.data_ptr(), name)
+    loaded = {_part(name) for name in set(first.values()) - set(missing)}
+    others = [name.rsplit(".", level)[0] for name in unexpected for level in (1, 2)]
+    return [
+        name
+        for name in missing
+        if _part(name) not in loaded
+        and not any(f".{name.rpartition('.')[0]}".endswith(f".{other}") for other in others)
+    ]
+
+
+def _part(name: str) -> str:
+    """A name as far as its last number, or without its last word."""
+    numbered = re.match(r".*\.\d+(?=\.)", name)
+    return numbered[0] if numbered else name.rpartition(".")[0]
 
 
 def _transposed(model: nn.Module) -> list[str]:

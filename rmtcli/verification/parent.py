@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class OpenedModel:
         missing: weights that the file lacks; transformers initialised them at random.
         unexpected: tensors of the file that the model does not use.
         mismatched: weights whose shape in the file differs from the model's.
+        absent: those of the missing weights of which the files hold no part, such as a head's.
         registered: whether transformers knew the quantization method.
         output: name of the model's output; None if the model could not be run.
         transposed: last parts of the names of layers whose weight is stored as in × out.
@@ -58,10 +59,17 @@ class OpenedModel:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     registered: bool = False
     output: str | None = None
     transposed: frozenset[str] = frozenset()
     value: FloatArray | None = None
+
+    def beyond(self, accepted: Collection[str]) -> OpenedModel:
+        """This report without the missing and unexpected tensors that are accepted."""
+        missing = tuple(name for name in self.missing if name not in accepted)
+        unexpected = tuple(name for name in self.unexpected if name not in accepted)
+        return replace(self, missing=missing, unexpected=unexpected)
 
     @property
     def fault(self) -> str | None:
@@ -143,6 +151,7 @@ def _from_answer(answer: dict[str, Any], value: Path) -> OpenedModel:
         missing=tuple(answer["missing"]),
         unexpected=tuple(answer["unexpected"]),
         mismatched=tuple(answer["mismatched"]),
+        absent=tuple(answer["absent"]),
         registered=answer["registered"],
         output=answer["output"],
         transposed=frozenset(answer["transposed"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -235,6 +236,11 @@ def unlisted(directory: Path) -> None:
     reconfigure(directory, lambda c: c["quantization_config"]["ranks"].pop(LAYER))  # type: ignore[index]
 
 
+def unlisted_pooler(directory: Path) -> None:
+    """The same outside of numbered layers: the files hold nothing of the module but its factors."""
+    reconfigure(directory, lambda c: c["quantization_config"]["ranks"].pop("pooler.dense"))  # type: ignore[index]
+
+
 def unknown(directory: Path) -> None:
     reconfigure(directory, lambda config: config.update(architectures=["BertForNothing"]))
 
@@ -244,6 +250,7 @@ FAULTS = {
     left_over: "'old.weight' is in the file, and the model has no place for it",
     reshaped: f"'{LAYER}.1.bias' has another shape in the file than in the model",
     unlisted: f"'{LAYER}.bias' (and 1 more) is missing, and drawn at random",
+    unlisted_pooler: "'pooler.dense.bias' (and 1 more) is missing, and drawn at random",
     unknown: "it cannot be read: ValueError: no Auto class of transformers",
 }
 
@@ -259,6 +266,7 @@ def test_faults_of_an_opened_model_are_reported(bert: Path, tmp_path: Path) -> N
     for opened, message in zip(damaged, FAULTS.values(), strict=True):
         assert opened.fault is not None
         assert opened.fault.startswith(message)
+        assert not opened.absent  # no fault of the dense directory, which could be accepted
     for opened in (trusted, imported):
         assert opened.fault is None
         assert opened.registered
@@ -270,6 +278,27 @@ def test_faults_of_an_opened_model_are_reported(bert: Path, tmp_path: Path) -> N
     assert difference((trusted,), replace(trusted, value=trusted.value[:, 1:])) == math.inf
     assert difference((replace(trusted, value=trusted.value * math.nan),), trusted) == math.inf
     assert difference((trusted,), replace(trusted, value=None)) is None
+
+
+@pytest.mark.parametrize("original", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_the_dense_directory_lacks_or_has_in_vain_is_no_fault(
+    tmp_path: Path, original: bool
+) -> None:
+    """A class with a head over weights without one, and a buffer that the model no longer has."""
+    model = CASES["bert"].model()
+    model.save_pretrained(tmp_path / "dense")
+    reconfigure(tmp_path / "dense", lambda c: c.update(architectures=["BertForMaskedLM"]))
+    reweigh(tmp_path / "dense", lambda t: t.update({"attention.masked_bias": torch.ones(1)}))
+    rmtcli.prune(tmp_path / "dense", keep="rank:k=3", output=tmp_path / "factored")
+    result = rmtcli.verify(tmp_path / "factored", against=tmp_path / "dense" if original else None)
+    assert result.kind == "BertForMaskedLM"
+    assert result.difference is not None
+    assert result.difference <= result.tolerance <= 1e-3
+    head, buffer = result.notes
+    assert re.match(r"\d tensors, such as 'cls\.predictions\.", head)
+    assert head.endswith("the dense model's files lack as well, and transformers draws at random")
+    # The pooler is in the files, and BertForMaskedLM has none.
+    assert buffer.startswith("4 tensors, such as 'attention.masked_bias', the dense model does")
 
 
 @pytest.mark.slow
