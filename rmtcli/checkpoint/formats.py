@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.checkpoint.base import FileCheckpoint, one_network
+from rmtcli.checkpoint.recognise import HEAD, is_exported, is_safetensors, is_torch, other_kind
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Characters in a tensor's name. Searches for words in it take time that grows with their square.
 LONGEST_NAME = 10_000
-#: First bytes of the pointer that stands for a large file in a Git repository cloned without it.
-_LFS_POINTER = b"version https://git-lfs"
 #: What to do with a folder of a distributed checkpoint, and with a file in it.
 DISTRIBUTED = (
     "a distributed checkpoint of torch, in parts: write one file with 'python -m "
@@ -59,6 +58,8 @@ class Format:
         write: writes a checkpoint to an open binary file; None for a format that is only read.
         keeps_metadata: whether a written file holds the source's text metadata.
         keeps_extras: whether a written file holds the objects beside the source's tensors.
+        recognises: whether a file, given with its first bytes, is of this format under any name;
+            None for a format that only the ending tells.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Format:
     write: Callable[..., None] | None = None
     keeps_metadata: bool = False
     keeps_extras: bool = False
+    recognises: Callable[[Path, bytes], bool] | None = None
 
 
 _TORCH = "rmtcli.checkpoint.torch"
@@ -77,6 +79,7 @@ _FORMATS = (
         Deferred("rmtcli.checkpoint.safetensors:SafetensorsFile"),
         Deferred("rmtcli.checkpoint.safetensors:write_safetensors"),
         keeps_metadata=True,
+        recognises=is_safetensors,
     ),
     Format(
         "torch",
@@ -84,8 +87,14 @@ _FORMATS = (
         Deferred(f"{_TORCH}.open:open_torch"),
         Deferred(f"{_TORCH}.write:write_torch"),
         keeps_extras=True,
+        recognises=is_torch,
     ),
-    Format("exported", (".pt2",), Deferred(f"{_TORCH}.exported:ExportedFile")),
+    Format(
+        "exported",
+        (".pt2",),
+        Deferred(f"{_TORCH}.exported:ExportedFile"),
+        recognises=is_exported,
+    ),
 )
 
 #: Hugging Face directories. They are told by their contents, so that no ending names them.
@@ -135,6 +144,26 @@ def format_by_ending(path: Path) -> Format:
     return file_format
 
 
+def format_by_content(path: Path) -> Format:
+    """The format of an existing file: by its first bytes, and only then by its ending.
+
+    Raises:
+        UsageError: neither says what it is.
+        CheckpointError: it is of another kind.
+    """
+    named = find_format(path)
+    if named is not None and named.recognises is None:
+        return named
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for item in _formats():
+        if item.recognises is not None and item.recognises(path, head):
+            return item
+    if (words := other_kind(path, head)) is not None:
+        raise CheckpointError(f"{path}: {words}")
+    return format_by_ending(path)
+
+
 def open_file(
     path: Path, file_format: Format | None = None, key: str | None = None
 ) -> FileCheckpoint:
@@ -142,11 +171,11 @@ def open_file(
 
     Args:
         path: the file.
-        file_format: its format; None for the one that its ending names.
+        file_format: its format; None for the one that its first bytes or its ending tell.
         key: which state dict, where the file holds several.
 
     Raises:
-        UsageError: the file does not exist, is not a regular file, or has an unknown ending; no
+        UsageError: the file does not exist, is not a regular file, or is of no known kind; no
             state dict is under ``key``, or there are several and none is named.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
@@ -156,14 +185,11 @@ def open_file(
         raise UsageError(f"{path}: {DISTRIBUTED.format(path.parent)}")
     if not path.is_file():
         raise UsageError(f"{path}: a directory, a pipe or a device: name a file")
-    file_format = file_format or format_by_ending(path)
-    if key is not None and not file_format.keeps_extras:
-        raise one_network(path, f"{file_format.name} file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: the file is empty")
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(f"{path}: a Git LFS pointer: fetch the file with 'git lfs pull'")
+    file_format = file_format or format_by_content(path)
+    if key is not None and not file_format.keeps_extras:
+        raise one_network(path, f"{file_format.name} file")
     checkpoint = file_format.open(path) if key is None else file_format.open(path, key)
     longest = max(map(len, checkpoint.infos), default=0)
     if longest > LONGEST_NAME:

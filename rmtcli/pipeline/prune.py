@@ -179,14 +179,14 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
 def default_output(path: Path) -> Path:
     """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
 
-    A directory ``model`` becomes ``model.pruned``; a file of a format that is only read, such as an
-    exported program, becomes a safetensors file.
+    A directory ``model`` becomes ``model.pruned``; a file whose ending names no format that is
+    written, such as an exported program's, becomes a safetensors file.
     """
     if path.is_dir():
         path = path if path.name and path.name != ".." else path.resolve()
         return path.with_name(f"{path.name}.pruned")
     file_format = find_format(path)
-    if file_format is not None and file_format.write is None:
+    if file_format is None or file_format.write is None:
         return path.with_name(f"{path.stem}.pruned.safetensors")
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
 

@@ -91,7 +91,7 @@ def test_edits_replace_tensors(tmp_path: Path) -> None:
     source = open_checkpoint(tmp_path / "a.safetensors")
     new = encode(np.full((2, 1), 3.0), "BF16")
     edited = Edited(source, {"fc.weight": {"fc.0.weight": new}}, None)
-    assert edited.parameters == 2 + 4
+    assert (edited.parameters, edited.bytes) == (2, 4 + 32)
     write_checkpoint(edited, tmp_path / "b.safetensors")
     written = load_file(tmp_path / "b.safetensors")
     assert set(written) == {"fc.0.weight", "other"}

@@ -48,6 +48,8 @@ _DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+#: torch's word for the first instruction of a pickle of protocol 4, which its reader lacks.
+_PROTOCOL_4 = "Unsupported operand 149"
 _TORCH = {name: dtype for dtype, name in _DTYPES.items()}
 
 
@@ -180,6 +182,17 @@ def _check_entries(path: Path) -> None:
 def _explain(message: str, path: Path | None = None) -> str:
     """One line for torch's long message, with the names that the file's pickle calls for."""
     wanted = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
+    if "load DTensors" in message:
+        return (
+            "its tensors are shards of a distributed model (DTensor): save the whole model by "
+            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+            "torch.distributed.checkpoint.state_dict"
+        )
+    if _PROTOCOL_4 in message:
+        return (
+            "its pickle is of protocol 4 or newer, which torch does not read safely (nothing was "
+            "run): save it again with torch.save(model.state_dict(), FILE), without pickle_protocol"
+        )
     if "TorchScript" in message:
         return "a TorchScript archive: save model.state_dict() instead"
     if wanted and ("Unsupported" in message or "weights_only" in message.lower()):
@@ -206,6 +219,7 @@ def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary dense tensor of a type with a name in safetensors."""
     return (
         isinstance(value, torch.Tensor)
+        and type(value) in (torch.Tensor, torch.nn.Parameter)
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in _DTYPES
