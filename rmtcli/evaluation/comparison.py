@@ -24,6 +24,8 @@ class Scores:
         score: result of the user's own function; None without one.
         chosen: shape (rows,), the predicted classes of a language model.
         perplexity: exp of the mean negative log-likelihood of a language model's targets.
+        classes: the number of class scores in a row, for a language model its tokens; None without
+            data.
     """
 
     outputs: NDArray[np.floating] | None
@@ -31,6 +33,7 @@ class Scores:
     score: float | None
     chosen: NDArray[np.int64] | None = None
     perplexity: float | None = None
+    classes: int | None = None
 
     @property
     def predictions(self) -> NDArray[np.int64] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from rmtcli.errors import EvaluationError, UsageError, first_line
 LARGE, RATIO = 256 * 2**20, 100
 #: Endings of files that hold text.
 TEXTS = (".txt", ".jsonl")
+#: The target at a position of a text that has no next token.
+NO_TARGET = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,8 +31,8 @@ class Samples:
     Attributes:
         path: the file that holds them.
         inputs: shape (samples, …), floating point, or integers for a model that embeds them.
-        targets: class numbers, shape (samples,), or (samples, positions) for a language model;
-            None if the file has none.
+        targets: class numbers, shape (samples,), or (samples, positions) for a language model, with
+            :data:`NO_TARGET` where a text has ended; None if the file has none.
         scaled: whether the inputs were stored as bytes and divided by 255.
     """
 
@@ -39,19 +41,26 @@ class Samples:
     targets: NDArray[np.int64] | None
     scaled: bool
 
+    def some(self, count: int) -> Samples:
+        """At most so many samples, evenly spread over all of them."""
+        rows = np.unique(np.linspace(0, len(self.inputs) - 1, count).round().astype(int))
+        return self._rows(rows)
+
     def split(self, *shares: float) -> list[Samples]:
         """Split the samples at random, with a fixed seed, into disjoint parts of these shares."""
         order = np.random.default_rng(0).permutation(len(self.inputs))
         ends = np.round(np.cumsum(shares) / sum(shares) * len(order)).astype(int)[:-1]
-        return [
-            Samples(
-                self.path,
-                self.inputs[rows],
-                None if self.targets is None else self.targets[rows],
-                self.scaled,
-            )
-            for rows in map(np.sort, np.split(order, ends))
-        ]
+        return [self._rows(rows) for rows in map(np.sort, np.split(order, ends))]
+
+    def _rows(self, rows: NDArray[np.intp]) -> Samples:
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, inputs=self.inputs[rows], targets=targets)
+
+
+def next_of(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The next tokens of all positions that have one, one after another."""
+    following: NDArray[np.int64] = targets[targets != NO_TARGET]
+    return following
 
 
 def has_training_part(path: str | Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.certificate import certified
 from rmtcli.evaluation.comparison import Comparison, Scores
 from rmtcli.evaluation.confidence import cosines
-from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.data import Samples, next_of
 from rmtcli.evaluation.harness import Harness
 from rmtcli.evaluation.network import build, call, run
 from rmtcli.evaluation.pretrained import Pretrained
@@ -109,8 +110,7 @@ def measure(
     if samples is None:
         return Scores(None, None, score)
     if samples.targets is not None and samples.targets.ndim == 2:
-        share, chosen, perplexity = _language(model, samples, task.batch)
-        return Scores(None, share, score, chosen, perplexity)
+        return replace(_language(model, samples, task.batch), score=score)
     outputs = scores(model, samples, task.batch)
     accuracy = None
     if task.rows is Rows.VECTORS:
@@ -118,7 +118,7 @@ def measure(
         accuracy = 100.0 if before is None else 100 * float(cosines(before, outputs).mean())
     elif samples.targets is not None:
         accuracy = 100 * float(np.mean(outputs.argmax(1) == samples.targets))
-    return Scores(outputs, accuracy, score)
+    return Scores(outputs, accuracy, score, classes=outputs.shape[1])
 
 
 @torch.inference_mode()
@@ -143,24 +143,24 @@ def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDA
 
 
 @torch.inference_mode()
-def _language(
-    model: nn.Module, samples: Samples, batch: int
-) -> tuple[float, NDArray[np.int64], float]:
+def _language(model: nn.Module, samples: Samples, batch: int) -> Scores:
     """Measure a language model: percent of next tokens predicted, predicted tokens, perplexity.
 
     Class scores over the vocabulary are released batch by batch.
     """
     assert samples.targets is not None
-    chosen, total = [], 0.0
+    chosen, total, width = [], 0.0, 0
     for start in tracked(range(0, len(samples.inputs), batch), "scoring"):
         rows = slice(start, start + batch)
         outputs = run(model, torch.from_numpy(samples.inputs[rows]), str(samples.path)).float()
-        next_tokens = torch.from_numpy(samples.targets[rows].reshape(-1)).to(outputs.device)
+        next_tokens = torch.from_numpy(next_of(samples.targets[rows])).to(outputs.device)
         total += float(nn.functional.cross_entropy(outputs, next_tokens, reduction="sum"))
         chosen.append(outputs.argmax(1).cpu().numpy())
-    predicted, targets = np.concatenate(chosen), samples.targets.reshape(-1)
+        width = outputs.shape[1]
+    predicted, targets = np.concatenate(chosen), next_of(samples.targets)
     accuracy = 100 * float(np.mean(predicted == targets))
-    return accuracy, predicted, math.exp(min(total / len(targets), 700.0))
+    perplexity = math.exp(min(total / len(targets), 700.0))
+    return Scores(None, accuracy, None, predicted, perplexity, width)
 
 
 def _array(outputs: torch.Tensor) -> NDArray[np.floating]:

@@ -15,12 +15,13 @@ from typing import Any, ClassVar, Protocol
 from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.data import Samples, read_samples
+from rmtcli.evaluation.pooling import pooling_of
 from rmtcli.evaluation.text import (
     embedding_samples,
     image_samples,
     labelled_samples,
     language_samples,
-    pooling_of,
+    line_samples,
 )
 from rmtcli.registry import Registry
 
@@ -106,27 +107,34 @@ class TextClassification:
 @TASKS.register("causal-lm")
 @dataclass(frozen=True, slots=True)
 class CausalLM:
-    """The next token of a text file, read in blocks; perplexity.
+    """The next token of a text file, read in blocks or line by line; perplexity.
 
     Attributes:
-        length: tokens per block.
+        length: tokens per block, or the largest number of tokens per line.
+        lines: 1 if each line, or the 'text' of each JSON line, is a text of its own; 0 if blocks
+            are cut from all of the text.
     """
 
     length: int = 512
+    lines: int = 0
     rows: ClassVar[Rows] = Rows.CLASSES
     auto: ClassVar[str] = "AutoModelForCausalLM"
     batch: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         _check_length(self.length)
+        if self.lines not in (0, 1):
+            raise ValueError(f"lines must be 0 or 1, not {self.lines}")
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Read whole blocks; a shorter rest at the end of the text is left out."""
+        """Read whole blocks, without a shorter rest at the end of the text; or read lines."""
+        if self.lines:
+            return line_samples(path, directory, self.length)
         return language_samples(path, directory, self.length)
 
     def head(self, directory: Path) -> Head:
         """The logits, one row per position that has a next token."""
-        return lambda outputs, mask: outputs.logits[:, :-1].flatten(0, 1)
+        return lambda outputs, mask: outputs.logits[:, :-1][mask[:, 1:]]
 
 
 @TASKS.register("sentence-embedding")

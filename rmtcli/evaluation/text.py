@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint.huggingface import read_object, refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
-from rmtcli.evaluation.data import TEXTS, Samples, read_samples
+from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
@@ -37,7 +37,7 @@ def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
     labels = [record.get("label") for record in records]
     targets = None
     if all(label is not None for label in labels):
-        numbers = _settings(directory / "config.json").get("label2id")
+        numbers = object_of(directory / "config.json").get("label2id")
         numbers = numbers if isinstance(numbers, dict) else {}
         targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
     elif any(label is not None for label in labels):
@@ -92,6 +92,23 @@ def random_texts(directory: Path, rng: np.random.Generator, count: int, length: 
     return _samples(directory, directory, length, texts, None)
 
 
+def line_samples(path: Path, directory: Path, length: int) -> Samples:
+    """Read texts of at most ``length`` tokens each; the targets are each text's next tokens.
+
+    A text of one token has no next token, and is left out.
+
+    Raises:
+        EvaluationError: no text has two tokens.
+    """
+    samples = _samples(path, directory, length, _records(path), None)
+    inputs = samples.inputs[:, : MASK + 1]  # a language model reads no segments
+    inputs = inputs[inputs[:, MASK].sum(1) > 1]
+    if not len(inputs):
+        raise EvaluationError(f"{path}: no line has a second token to predict")
+    targets = np.where(inputs[:, MASK] == 1, inputs[:, TOKENS], NO_TARGET)[:, 1:]
+    return replace(samples, inputs=inputs, targets=targets)
+
+
 def image_samples(path: Path, directory: Path, part: str) -> Samples:
     """Read images; bytes are scaled to [0, 1] and normalised as the image processor says.
 
@@ -107,7 +124,7 @@ def image_samples(path: Path, directory: Path, part: str) -> Samples:
     file = directory / "preprocessor_config.json"
     if not (samples.scaled and file.is_file()):
         return samples
-    settings = _settings(file)
+    settings = object_of(file)
     if not settings.get("do_normalize", True):
         return samples
     mean, deviation = (
@@ -115,37 +132,6 @@ def image_samples(path: Path, directory: Path, part: str) -> Samples:
         for key, default in (("image_mean", 0.5), ("image_std", 0.5))
     )
     return replace(samples, inputs=(samples.inputs - mean) / deviation)
-
-
-def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
-    """The function by which a sentence-transformers directory pools hidden states.
-
-    A directory that does not say so uses the mean.
-
-    Raises:
-        UsageError: the directory pools in another way than by mean or first token.
-    """
-    file = directory / "1_Pooling" / "config.json"
-    settings = _settings(file) if file.is_file() else {}
-    chosen = settings.get("pooling_mode") or [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, value in settings.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    chosen = [chosen] if isinstance(chosen, str) else chosen
-    if chosen in ([], ["mean"]):
-        return _mean
-    if chosen == ["cls"]:
-        return lambda states, mask: states[:, 0]
-    raise UsageError(
-        f"{file}: pooling by {', '.join(chosen)} is not supported: only mean and cls are"
-    )
-
-
-def _mean(states: Any, mask: Any) -> Any:
-    """Mean over the tokens, shape (samples, width)."""
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(1) / weights.sum(1)
 
 
 def _samples(
@@ -266,7 +252,7 @@ def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
     raise EvaluationError(f"{path}: label {label!r} is not a class of this network: {known}")
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def object_of(file: Path) -> dict[str, Any]:
     """Read a JSON object of a directory.
 
     Raises:

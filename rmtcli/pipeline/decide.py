@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from rmtcli.evaluation import Comparison
+from rmtcli.evaluation.data import next_of
 from rmtcli.layers import Layer
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.tried import tried
@@ -104,6 +105,6 @@ def accuracy_drop(comparison: Comparison) -> PairedDrop | None:
     samples, before, after = comparison.samples, comparison.before, comparison.after
     if samples is None or samples.targets is None or before is None:
         return None
-    targets = samples.targets.reshape(-1)
+    targets = next_of(samples.targets)
     right = [np.asarray(scores.predictions == targets) for scores in (before, after)]
     return paired_drop(*right)

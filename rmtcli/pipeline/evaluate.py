@@ -29,16 +29,19 @@ def evaluate(
     Raises:
         UsageError: a wrong option or path, or nothing to evaluate with.
         CheckpointError: a file cannot be read, or does not fit the network.
-        EvaluationError: the network cannot be built, fed or scored.
+        EvaluationError: the network cannot be built, fed or scored, or the dense one is worse than
+            chance at its task.
     """
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
     from rmtcli.evaluation.score import Scorer  # needs torch
+    from rmtcli.evaluation.sense import check_sense
 
     checkpoint = open_checkpoint(path, key=key)
     reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)
+    check_sense(harness if dense is None else dense)
     return Report(
         "evaluate",
         describe(checkpoint),

@@ -44,7 +44,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     Raises:
         UsageError: a wrong option, or two that cannot be combined.
         LayerError: no layers, or a plan that is not for them.
-        EvaluationError: the network cannot be built or fed.
+        EvaluationError: the network cannot be built or fed, or is worse than chance at its task.
     """
     checkpoint, goal, layout = harness.checkpoint, request.goal, request.layout
     method = Method.spelled(request.edge, goal.keep, layout, goal.words)
@@ -54,6 +54,10 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         check_plan(goal.plan, checkpoint, items, layout)
     if request.shares:
         _check_sharing(request)
+    if harness.evaluation.data is not None:
+        from rmtcli.evaluation.sense import check_sense  # needs torch
+
+        check_sense(harness)
     calibrations, calibrated = None, None
     if request.calibrates:
         calibrations, calibrated = _calibrate(harness, source, items, request)

@@ -61,7 +61,7 @@ def test_one_run_reads_the_held_out_samples_once(
     assert report.comparison is not None
     assert report.latency
     assert report.latency[0].network is not None
-    assert [part for _, part in calls] == ["train_", ""]
+    assert [part for _, part in calls] == ["", "train_"]
 
 
 def test_what_is_not_needed_is_not_read(model: Path, tmp_path: Path) -> None:

@@ -86,6 +86,35 @@ def test_perplexity_is_that_of_plain_transformers(family: str, tmp_path: Path) -
     assert comparison.after.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
 
 
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_perplexity_of_lines_is_that_of_one_line_at_a_time(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**LANGUAGE[family])
+    source = saved(
+        transformers.AutoModelForCausalLM.from_config(config), tmp_path / "m", segments=True
+    )
+    texts = [*lines(), WORDS[0]]  # the last one has no next token
+    (tmp_path / "text.txt").write_text("\n".join(texts))
+    evaluation = Evaluation(tmp_path / "text.txt", task="causal-lm:lines=1,length=12")
+    comparison = evaluate(source, evaluation=evaluation, against=source).comparison
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    total, count, right = 0.0, 0, 0
+    for text in texts[:-1]:
+        tokens = torch.tensor([tokenizer(40)(text)["input_ids"][:12]])
+        with torch.no_grad():
+            logits, following = model(input_ids=tokens).logits[0, :-1], tokens[0, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits, following, reduction="sum"))
+        right += int((logits.argmax(1) == following).sum())
+        count += len(following)
+    assert comparison is not None
+    assert comparison.after.perplexity == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert comparison.after.accuracy == pytest.approx(100 * right / count)
+    assert comparison.after.predictions is not None
+    assert len(comparison.after.predictions) == count
+    assert comparison.agreement == 100
+
+
 def classifier(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
     if family == "BERT":

@@ -96,6 +96,32 @@ def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path
         assert again.after.perplexity == pytest.approx(measured.after.perplexity, rel=1e-4)
 
 
+def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path: Path) -> None:
+    source, data = directory("gpt2", tmp_path), data_for("gpt2", tmp_path)
+    report = prune(
+        source,
+        tmp_path / "small",
+        max_drop=100,
+        evaluation=Evaluation(data, task="causal-lm:lines=1"),
+        calibration=Calibration(data, sequential=True, heal=1),
+    )
+    assert report.calibrated is not None
+    assert report.calibrated.samples == 40
+    measured = report.comparison
+    assert measured is not None
+    assert measured.after.perplexity is not None
+    assert measured.samples is not None
+    assert measured.samples.targets is not None
+    assert measured.after.predictions is not None
+    assert len(measured.after.predictions) == measured.samples.inputs[:, MASK, 1:].sum()
+    for text, message in (("w1\nw2\n", "no line has a second token"), ("", "holds no text")):
+        data.write_text(text)
+        with pytest.raises(EvaluationError, match=message):
+            CausalLM(lines=1).read(data, source)
+    with pytest.raises(UsageError, match="lines must be 0 or 1, not 2"):
+        task_of(source, "causal-lm:lines=2")
+
+
 def test_a_curve_of_embeddings_shows_cosines(tmp_path: Path) -> None:
     source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
     evaluation = Evaluation(data, task="sentence-embedding")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
+from rmtcli.evaluation.pooling import pooling_of
 from rmtcli.evaluation.text import (
     MASK,
     embedding_samples,
     image_samples,
     labelled_samples,
     language_samples,
-    pooling_of,
 )
 from tests.integrations.factored import WORDS, tokenizer
 

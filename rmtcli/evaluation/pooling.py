@@ -1,0 +1,41 @@
+"""How a sentence-transformers directory makes one vector of a text's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmtcli.errors import UsageError
+from rmtcli.evaluation.text import object_of
+
+
+def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
+    """The function by which a sentence-transformers directory pools hidden states.
+
+    A directory that does not say so uses the mean.
+
+    Raises:
+        UsageError: the directory pools in another way than by mean or first token.
+    """
+    file = directory / "1_Pooling" / "config.json"
+    settings = object_of(file) if file.is_file() else {}
+    chosen = settings.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in settings.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if chosen in ([], ["mean"]):
+        return _mean
+    if chosen == ["cls"]:
+        return lambda states, mask: states[:, 0]
+    raise UsageError(
+        f"{file}: pooling by {', '.join(chosen)} is not supported: only mean and cls are"
+    )
+
+
+def _mean(states: Any, mask: Any) -> Any:
+    """Mean over the tokens, shape (samples, width)."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
