@@ -21,6 +21,9 @@ from rmtcli.planning import Fitted, LayerPlan, RankChooser, plan_layer
 from rmtcli.report.base import Source
 from rmtcli.version import __version__
 
+#: Bytes per tensor that names, headers and alignment may take in a file that holds no other tensor.
+_CONTAINER = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -71,7 +74,9 @@ def describe(checkpoint: Checkpoint) -> Source:
     """Path, hash and sizes of a checkpoint, for the report."""
     size = sum(path.stat().st_size for path in checkpoint.weights)
     digest, tensors = checkpoint_sha256(checkpoint), len(checkpoint.infos)
-    other = max(0, size - checkpoint.bytes) if checkpoint.extras else 0
+    other = size - checkpoint.bytes if checkpoint.extras else 0
+    if other <= _CONTAINER * (tensors + 1):
+        other = 0
     return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters, other)
 
 
