@@ -33,7 +33,6 @@ TOP_LEVEL = {
     "errors": "the exceptions of every package",
     "noise": "matrices of known truth, for tests, null distributions and `rmtcli simulate`",
     "registry": "names and options of what can be chosen, in every package that has a choice",
-    "steps": "the progress of every loop over batches, which calibration/ and all above it have",
     "version": "read by the build before anything can be imported",
 }
 

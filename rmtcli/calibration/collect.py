@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
-from rmtcli.steps import tracked
+from rmtcli.computing.steps import tracked
 
 Array = NDArray[np.float64]
 

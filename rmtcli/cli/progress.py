@@ -87,7 +87,7 @@ class _StatusLine(logging.Handler):
         done, total = getattr(record, "done", 0), getattr(record, "total", None)
         if total is None:
             self._show(self.format(record), total=None)
-        else:  # a batch of rmtcli.steps
+        else:  # a batch of rmtcli.computing.steps
             label = one_line(str(getattr(record, "label", "")))
             self._show(label, at=f"{done + 1} of {total}", total=total, completed=done)
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.computing.steps import tracked
 from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
 from rmtcli.layouts.split import SplitLinear
-from rmtcli.steps import tracked
 
 #: Lipschitz constants of the activations. Those of GELU and SiLU are the maxima of their
 #: derivatives, rounded up.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.certificate import certified
 from rmtcli.evaluation.comparison import Comparison, Scores
@@ -21,7 +22,6 @@ from rmtcli.evaluation.harness import Harness
 from rmtcli.evaluation.network import build, call, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import Arrays, Rows, Task
-from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.planning import Latency, LayerPlan
-from rmtcli.steps import tracked
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,6 +17,7 @@ from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import module_of
+from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness, Rows, Task
 from rmtcli.evaluation.confidence import cosines, kullback_leibler
@@ -26,7 +27,6 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.layers import Layer
 from rmtcli.layouts.wrapped import naming
-from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 

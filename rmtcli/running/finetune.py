@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rmtcli.computing.steps import tracked
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation import Samples
 from rmtcli.evaluation.network import run
 from rmtcli.running.heal import divergence
-from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.computing.steps import tracked
 from rmtcli.evaluation.pretrained import Pretrained
-from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 

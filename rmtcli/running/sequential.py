@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Moments, redirect
 from rmtcli.calibration.collect import rows_of
+from rmtcli.computing.steps import tracked
 from rmtcli.spectra import Factors
-from rmtcli.steps import tracked
 
 _LOGGER = logging.getLogger(__name__)
 

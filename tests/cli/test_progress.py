@@ -11,10 +11,10 @@ import pytest
 
 import rmtcli as package
 import rmtcli.cli.progress as progress
+from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped, SkipReason
 from rmtcli.planning import Budget
-from rmtcli.steps import tracked
 from tests.conftest import Run
 
 DEEP = "sample_models/mnist_deep.pt"
@@ -138,7 +138,7 @@ def test_progress_yields_every_item_in_order() -> None:
 
 def test_the_status_line_follows_batches(caplog: pytest.LogCaptureFixture) -> None:
     line = progress._StatusLine()
-    logger = logging.getLogger("rmtcli.steps")
+    logger = logging.getLogger("rmtcli.computing.steps")
     caplog.set_level(logging.DEBUG, "rmtcli")
     logger.addHandler(line)
     seen = []
@@ -149,7 +149,7 @@ def test_the_status_line_follows_batches(caplog: pytest.LogCaptureFixture) -> No
                 task = line.bar.tasks[0]
                 seen.append((start, task.description, task.fields["at"], task.completed))
             assert task.total == 3
-        logging.getLogger("rmtcli.steps").info("scoring on 3 samples")
+        logging.getLogger("rmtcli.computing.steps").info("scoring on 3 samples")
         task = line.bar.tasks[0]
         assert (task.description, task.total) == ("scoring on 3 samples", None)
     finally:
@@ -172,7 +172,7 @@ def test_a_long_loop_logs_each_tenth_at_most(
 ) -> None:
     """The level INFO is what --verbose shows; the clock advances by so many seconds per batch."""
     now = [0.0]
-    monkeypatch.setattr("rmtcli.steps.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rmtcli.computing.steps.time.monotonic", lambda: now[0])
     caplog.set_level(logging.DEBUG, "rmtcli")
     for _ in tracked(range(100), "scoring"):
         now[0] += seconds
@@ -186,7 +186,7 @@ def test_a_long_loop_logs_each_tenth_at_most(
 def test_a_network_that_runs_tells_its_batches(
     samples: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "rmtcli.steps")
+    caplog.set_level(logging.DEBUG, "rmtcli.computing.steps")
     package.prune(
         samples / "mnist_deep.pt",
         budget=Budget("10%"),
