@@ -149,11 +149,11 @@ class Layout(ABC):
             rank: above 0 and below full rank.
             taken: names of tensors in the checkpoint.
         """
+        if not self.new_names(layer).isdisjoint(taken):
+            return Untouched.NAME_TAKEN
         if not self.supports(layer):
             return undivided(layer)
-        if rank > self.largest_rank(*layer.shape):
-            return Untouched.NOT_SMALLER
-        return None if self.new_names(layer).isdisjoint(taken) else Untouched.NAME_TAKEN
+        return Untouched.NOT_SMALLER if rank > self.largest_rank(*layer.shape) else None
 
 
 LAYOUTS: Registry[Layout] = Registry("layout", "rmtcli.layouts")
