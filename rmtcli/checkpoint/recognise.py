@@ -50,7 +50,8 @@ def is_exported(path: Path, head: bytes) -> bool:
 
 def is_torch(path: Path, head: bytes) -> bool:
     """Whether a file is an archive by ``torch.save`` or ``torch.jit.save``, or a pickle."""
-    return head.startswith(_PICKLES) or "data.pkl" in _entries(path, head)
+    saved = "data.pkl" in _entries(path, head) and not is_exported(path, head)
+    return saved or head.startswith(_PICKLES)
 
 
 def other_kind(path: Path, head: bytes) -> str | None:

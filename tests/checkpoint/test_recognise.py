@@ -44,6 +44,11 @@ def test_archives_with_programs_are_read_under_any_name(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "a.jit").form == "TorchScript archive"
     export(nn.Linear(40, 3), tmp_path / "a.pt2").rename(tmp_path / "a.pt")
     assert open_checkpoint(tmp_path / "a.pt").form == "torch.export archive"
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as file:
+        file.writestr(
+            f"{file.namelist()[0].partition('/')[0]}/data.pkl", b""
+        )  # as some versions do
+    assert open_checkpoint(tmp_path / "a.pt").form == "torch.export archive"
 
 
 def test_the_output_of_a_file_without_a_known_ending_is_safetensors(tmp_path: Path) -> None:
