@@ -25,13 +25,13 @@ def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
         for key, value in settings.items()
         if key.startswith("pooling_mode_") and value is True
     ]
-    chosen = [chosen] if isinstance(chosen, str) else chosen
+    chosen = chosen if isinstance(chosen, list) else [chosen]
     if chosen in ([], ["mean"]):
         return _mean
     if chosen == ["cls"]:
         return lambda states, mask: states[:, 0]
     raise UsageError(
-        f"{file}: pooling by {', '.join(chosen)} is not supported: only mean and cls are"
+        f"{file}: pooling by {', '.join(map(str, chosen))} is not supported: only mean and cls are"
     )
 
 

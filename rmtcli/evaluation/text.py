@@ -128,10 +128,26 @@ def image_samples(path: Path, directory: Path, part: str) -> Samples:
     if not settings.get("do_normalize", True):
         return samples
     mean, deviation = (
-        np.asarray(settings.get(key, default), np.float32).reshape(1, -1, 1, 1)
-        for key, default in (("image_mean", 0.5), ("image_std", 0.5))
+        _per_channel(file, key, settings.get(key, 0.5), samples.inputs.shape[1])
+        for key in ("image_mean", "image_std")
     )
     return replace(samples, inputs=(samples.inputs - mean) / deviation)
+
+
+def _per_channel(file: Path, key: str, value: Any, channels: int) -> NDArray[np.float32]:
+    """A number of the image processor's for all channels or for each, shape (1, channels, 1, 1).
+
+    Raises:
+        EvaluationError: it is not one, or a deviation that is not positive.
+    """
+    values = value if isinstance(value, list) else [value]
+    low = -1e30 if key == "image_mean" else 1e-30
+    numbers = all(type(number) in (int, float) and low < number < 1e30 for number in values)
+    if numbers and len(values) in (1, channels):
+        return np.array(list(map(float, values)), np.float32).reshape(1, -1, 1, 1)
+    raise EvaluationError(
+        f"{file}: '{key}' must be a number, or one for each of {channels} channels"
+    )
 
 
 def _samples(

@@ -23,6 +23,8 @@ _TOKENS = (
         b'"/etc/x"',
         b'"a\\nb"',
         b'"\\u0000"',
+        b'"owner/name--evil.C"',
+        b'{"auto_map": {"AutoModel": "evil.C"}}',
     ),
 )
 
@@ -94,6 +96,8 @@ def damaged(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
         return _in_archive(data, rng)
     if inner and data[8:9] == b"{":
         return _in_header(data, rng)
+    if inner and data[:1] in (b"{", b"["):
+        return _in_json(data, rng)
     if rng.random() < 0.05:  # another file's part
         other = rng.choice(others)
         return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
@@ -105,6 +109,33 @@ def _several(data: bytes, rng: Random) -> bytes:
         if data:
             data = rng.choice(_PLAIN)(data, rng)
     return data
+
+
+def _in_json(data: bytes, rng: Random) -> bytes:
+    """Valid JSON in which one value is another than expected."""
+    try:
+        values = json.loads(data)
+    except ValueError:  # a table of TOML
+        return _several(data, rng)
+    paths: list[tuple[object, ...]] = []
+
+    def walk(value: object, path: tuple[object, ...]) -> None:
+        paths.append(path)
+        if isinstance(value, dict | list):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inside in list(pairs):
+                walk(inside, (*path, key))
+
+    walk(values, ())
+    if not paths[1:]:
+        return _several(data, rng)
+    *path, last = rng.choice(paths[1:])
+    parent = values
+    for key in path:
+        parent = parent[key]
+    odd = (None, True, "", "a/b", "../x", -1, 0, 2**70, 1e300, [], {}, [[1]], ["a"], {"a": [1]})
+    parent[last] = rng.choice(odd)
+    return json.dumps(values).encode()
 
 
 def _in_header(data: bytes, rng: Random) -> bytes:

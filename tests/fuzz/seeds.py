@@ -19,9 +19,13 @@ from torch import nn
 import rmtcli
 from rmtcli.calibration import Moments, Origin, read_stats, write_stats
 from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
+from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
 from rmtcli.evaluation.data import read_samples
+from rmtcli.evaluation.pooling import pooling_of
+from rmtcli.evaluation.tasks import task_of
+from rmtcli.evaluation.text import image_samples
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.layouts import Factored, join
 from rmtcli.planning import Plan, check_plan
@@ -128,6 +132,8 @@ def write_seeds(folder: Path) -> list[Seed]:
     pickled = model_directory(folder / "bin", tensors, container="bin")
     add_checkpoint("directory of a pickle", pickled / "pytorch_model.bin", pickled)
 
+    seeds += described_seeds(folder / "described", tensors)
+
     made = model_directory(
         folder / "made",
         low,
@@ -181,6 +187,35 @@ def write_seeds(folder: Path) -> list[Seed]:
     add("training log", folder / "log.json", lambda: read_log(folder / "log.json"))
     (folder / "log.csv").write_text("time,parameters,layer,rank,loss\n1,9,fc,2,0.5\n2,9,fc,2,\n")
     add("training log as CSV", folder / "log.csv", lambda: read_log(folder / "log.csv"))
+    return seeds
+
+
+def described_seeds(described: Path, tensors: dict[str, torch.Tensor]) -> list[Seed]:
+    """The JSON files of a sentence-transformers directory, read as before a network runs."""
+    model_directory(described, tensors, {"model_type": "bert", "label2id": {"a": 0, "b": 1}})
+    (described / "1_Pooling").mkdir()
+    np.savez(described / "images.npz", inputs=np.ones((2, 3, 2, 2), np.uint8))
+    nested = {"attn_implementation": "sdpa", "text_config": {"vocab_size": 9, "parts": [{"a": 1}]}}
+    files: dict[str, object] = {
+        "config.json": {"model_type": "bert", "label2id": {"a": 0}, **nested},
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "model_max_length": 8},
+        "modules.json": [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling"}],
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 8},
+        "preprocessor_config.json": {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3]},
+        "adapter_config.json": {"peft_type": "LORA", "r": 2, "target_modules": ["q"]},
+    }
+
+    def read() -> None:
+        open_checkpoint(described)
+        refuse_code(described)
+        task_of(described, None)
+        pooling_of(described)
+        image_samples(described / "images.npz", described, "")
+
+    seeds = []
+    for name, values in files.items():
+        (described / name).write_text(json.dumps(values))
+        seeds.append(Seed(f"described {name}", described / name, read))
     return seeds
 
 
