@@ -38,7 +38,7 @@ for _name in ("..", "../secret.safetensors", "/etc/passwd", "", ".", "sub/x.safe
         return "prune m --keep rank:k=2"
 
 
-@attack("index: a shard that is the index", code=2, named="m/model.safetensors.index.json")
+@attack("index: a shard that is the index", named="m/model.safetensors.index.json")
 def _itself(folder: Path) -> str:
     index = {"weight_map": {"0.weight": "model.safetensors.index.json"}}
     (_model(folder) / "model.safetensors.index.json").write_text(json.dumps(index))
