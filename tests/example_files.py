@@ -120,7 +120,8 @@ def write_directories(folder: Path) -> None:
         (folder / name).write_text("\n".join(lines))
     for name in ("train.jsonl", "test.jsonl"):
         texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(120)]
-        (folder / name).write_text("\n".join(json.dumps({"text": t, "label": 0}) for t in texts))
+        lines = (json.dumps({"text": t, "label": i % 2}) for i, t in enumerate(texts))
+        (folder / name).write_text("\n".join(lines))
 
 
 def write_small(folder: Path, source: str, target: str) -> None:

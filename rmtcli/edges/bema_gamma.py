@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from rmtcli.arrays import FloatArray
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Verdict, Weight, central_window
 from rmtcli.edges.judge import judge, low_rank
 from rmtcli.edges.options import WindowOptions
 from rmtcli.law import tracy_widom
@@ -71,8 +71,10 @@ class BemaGamma(WindowOptions):
             noise=match.side.noise(match.shape, match.variance),
             compared=Spectrum(moved, spectrum.n, spectrum.p),
         )
-        # The table of p-values holds for given variances, not for random ones.
-        return replace(fit, p_value=None)
+        # The table of p-values holds for given variances, not for random ones: no p-value can speak
+        # against this fit.
+        verdict = Verdict.FITS if fit.verdict is Verdict.NEAR else fit.verdict
+        return replace(fit, p_value=None, verdict=verdict)
 
 
 class _Side:
