@@ -22,8 +22,9 @@ from rmtcli.files.path import read_range, stand_in
 
 #: Key of the file's metadata under which rmtcli's manifest is stored.
 MANIFEST_KEY = "rmtcli"
-#: Key under which libraries look for the program that they expect the tensors to be for.
-FORMAT_KEY = "format"
+#: Key under which libraries look for the framework that the tensors are for, and what is written
+#: where the source does not say: transformers refuses a file with other text, and without this.
+FORMAT_KEY, FORMAT = "format", "pt"
 
 
 class SafetensorsFile(FileCheckpoint):
@@ -157,9 +158,7 @@ def _header(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> bytes:
     Raises:
         CheckpointError: a name cannot be encoded.
     """
-    header: dict[str, object] = {}
-    if metadata := _metadata(checkpoint):
-        header["__metadata__"] = metadata
+    header: dict[str, object] = {"__metadata__": _metadata(checkpoint)}
     offset = 0
     for name, size in sizes.items():
         info, end = checkpoint.infos[name], offset + size
@@ -175,8 +174,9 @@ def _header(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> bytes:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """The text in the header: the source's own, rmtcli's record, and the tied names."""
-    metadata = {key: text for key, text in checkpoint.metadata.items() if key != MANIFEST_KEY}
+    """The text in the header: a format, the source's own text, rmtcli's record, the tied names."""
+    metadata = {FORMAT_KEY: FORMAT, **checkpoint.metadata}
+    metadata.pop(MANIFEST_KEY, None)
     manifest = checkpoint.manifest
     if manifest:
         metadata[MANIFEST_KEY] = manifest.to_json()

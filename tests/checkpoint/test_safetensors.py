@@ -64,7 +64,24 @@ def test_reading_and_writing_changes_no_bit(
         n: (t.dtype, t.shape, bits(t)) for n, t in state.items()
     }
     with safe_open(tmp_path / "b.safetensors", framework="np") as file:
-        assert file.metadata() == {"note": note}
+        assert file.metadata() == {"format": "pt", "note": note}
+
+
+@pytest.mark.parametrize(
+    ("source", "written"),
+    [
+        (None, {"format": "pt"}),
+        ({"note": "x"}, {"format": "pt", "note": "x"}),
+        ({"format": "mlx"}, {"format": "mlx"}),
+    ],
+)
+def test_a_file_names_the_framework_without_which_transformers_refuses_it(
+    tmp_path: Path, source: dict[str, str] | None, written: dict[str, str]
+) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata=source)
+    write_checkpoint(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        assert file.metadata() == written
 
 
 def test_tensors_start_at_multiples_of_their_width(tmp_path: Path) -> None:

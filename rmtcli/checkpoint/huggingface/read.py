@@ -73,7 +73,7 @@ class HuggingFaceDirectory(FileCheckpoint):
         self.opaque = tuple(name for part in parts for name in part.opaque)
         self.extras = tuple(name for part in parts for name in part.extras)
         self.manifest = self._shared_manifest(parts)
-        self.metadata = {"format": "pt"}
+        self.metadata = {}
         for part in parts:
             self.metadata |= part.metadata
             self.stamps |= part.stamps
