@@ -12,6 +12,7 @@ from rmtcli.checkpoint.formats import DIRECTORY, Format, find_format, format_by_
 from rmtcli.checkpoint.readback import check_written, differs
 from rmtcli.checkpoint.reader import open_written
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.files import CONFIG
 from rmtcli.files.atomic import staged_directory, staged_file
 
 _LOGGER = logging.getLogger(__name__)
@@ -113,8 +114,6 @@ def _temporary(
     write = file_format.write
     assert write is not None
     if file_format is DIRECTORY:
-        from rmtcli.checkpoint.huggingface.config import CONFIG
-
         return staged_directory(
             target, lambda folder: write(checkpoint, folder, card=card), last=CONFIG, force=force
         )

@@ -14,6 +14,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.tasks import ImageClassification, Task
 from rmtcli.evaluation.text import random_texts
+from rmtcli.files import CONFIG
 
 #: Samples of a directory's network, and tokens of each; samples of a chain, which costs less.
 LINES, TOKENS, ROWS = 32, 32, 2000
@@ -39,10 +40,10 @@ def made_of(shape: tuple[int, ...]) -> Samples:
 
 
 def _image_shape(directory: Path) -> tuple[int, int, int]:
-    config = read_object(directory / "config.json")
+    config = read_object(directory / CONFIG)
     size, channels = config.get("image_size"), config.get("num_channels", 3)
     height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
     shape = tuple(n for n in (channels, height, width) if isinstance(n, int) and 0 < n < 10_000)
     if len(shape) != 3:
-        raise EvaluationError(f"{directory}: its config.json does not say how large images are")
+        raise EvaluationError(f"{directory}: its {CONFIG} does not say how large images are")
     return shape

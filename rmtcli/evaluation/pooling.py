@@ -8,6 +8,7 @@ from typing import Any
 
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.text import object_of
+from rmtcli.files import CONFIG
 
 
 def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
@@ -18,7 +19,7 @@ def pooling_of(directory: Path) -> Callable[[Any, Any], Any]:
     Raises:
         UsageError: the directory pools in another way than by mean or first token.
     """
-    file = directory / "1_Pooling" / "config.json"
+    file = directory / "1_Pooling" / CONFIG
     settings = object_of(file) if file.is_file() else {}
     chosen = settings.get("pooling_mode") or [
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")

@@ -23,6 +23,7 @@ from rmtcli.evaluation.text import (
     language_samples,
     line_samples,
 )
+from rmtcli.files import CONFIG
 from rmtcli.registry import Registry
 
 #: A function from the output of a transformers model, and the mask of its inputs, to rows.
@@ -215,7 +216,7 @@ def task_of(directory: Path, spelling: str | None) -> Task:
     if (directory / "modules.json").is_file():
         return SentenceEmbedding()
     try:
-        config = read_object(directory / "config.json")
+        config = read_object(directory / CONFIG)
         names = [str(name) for name in config.get("architectures") or []]
     except (OSError, CheckpointError, TypeError):
         names = []

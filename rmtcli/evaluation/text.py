@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rmtcli.checkpoint.huggingface import read_object, refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
+from rmtcli.files import CONFIG
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
@@ -37,7 +38,7 @@ def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
     labels = [record.get("label") for record in records]
     targets = None
     if all(label is not None for label in labels):
-        numbers = object_of(directory / "config.json").get("label2id")
+        numbers = object_of(directory / CONFIG).get("label2id")
         numbers = numbers if isinstance(numbers, dict) else {}
         targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
     elif any(label is not None for label in labels):

@@ -1,4 +1,4 @@
-"""Paths and URLs, and atomic writes to them. Nothing here knows what a checkpoint is.
+"""Paths and URLs, and atomic writes to them. Nothing here knows how a checkpoint is stored.
 
 A file or directory appears under its name only when it is complete (:mod:`~rmtcli.files.atomic`,
 :mod:`~rmtcli.files.upload`). Where nothing may be replaced, a finished file gets its name by a hard
@@ -9,9 +9,10 @@ by the same code (:mod:`~rmtcli.files.path`).
 
 from rmtcli.files.atomic import write_file
 from rmtcli.files.path import as_path, is_remote, reaching
-from rmtcli.files.target import check_target
+from rmtcli.files.target import CONFIG, check_target
 
 __all__ = [
+    "CONFIG",
     "as_path",
     "check_target",
     "is_remote",

@@ -8,6 +8,9 @@ from pathlib import Path
 from rmtcli.errors import UsageError
 from rmtcli.files.path import is_remote, reaching
 
+#: The file by which a directory is known as a model's, and may be replaced by another model.
+CONFIG = "config.json"
+
 
 def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:
     """Refuse an output that cannot be written, before any work is done.
@@ -36,7 +39,7 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
                 raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
         if target.exists() and not force:
             raise UsageError(f"{target}: exists already: give --force to replace it")
-        if target.exists() and directory and not (target / "config.json").is_file():
+        if target.exists() and directory and not (target / CONFIG).is_file():
             raise UsageError(f"{target}: holds no model that could be replaced: name another one")
 
 

@@ -20,6 +20,7 @@ from rmtcli.checkpoint import (
 from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
 from rmtcli.checkpoint.names import factors_of, member
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.files import CONFIG
 
 LOADING = Path(__file__).parents[1] / "integrations" / "rmtcli_loading.py"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -62,9 +63,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory")
     try:
-        return read_object(path / "config.json")
+        return read_object(path / CONFIG)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: has no config.json: not a model's directory") from None
+        raise CheckpointError(f"{path}: has no {CONFIG}: not a model's directory") from None
 
 
 def is_factored(config: Mapping[str, Any]) -> bool:
@@ -84,15 +85,15 @@ def open_factored(path: Path) -> FactoredDirectory:
     """
     config = read_config(path)
     if not is_factored(config):
-        raise CheckpointError(f"{path}: config.json names no layers that rmtcli factored")
+        raise CheckpointError(f"{path}: {CONFIG} names no layers that rmtcli factored")
     ranks = config["quantization_config"].get("ranks")
     if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
-        raise CheckpointError(f"{path}: config.json gives no ranks of the factored layers")
+        raise CheckpointError(f"{path}: {CONFIG} gives no ranks of the factored layers")
     shared = config["quantization_config"].get("shared", {})
     if not isinstance(shared, dict) or not all(
         type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
     ):
-        raise CheckpointError(f"{path}: config.json shares factors of layers that have no rank")
+        raise CheckpointError(f"{path}: {CONFIG} shares factors of layers that have no rank")
     _check_code(path, config)
     refuse_code_beside(path)
     directory = FactoredDirectory(path, config, ranks, shared, _weights(path))
@@ -114,7 +115,7 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
     target.mkdir()
     ours = ("quantization_config", "auto_map")
     config = {name: value for name, value in directory.config.items() if name not in ours}
-    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     shards: dict[str, str] = {}
     for file in directory.files:
         edits: dict[str, Mapping[str, RawTensor]] = {}
@@ -154,13 +155,13 @@ def _check_code(path: Path, config: Mapping[str, Any]) -> None:
     entry = mapping.get("AutoConfig", "") if isinstance(mapping, dict) else ""
     if not re.fullmatch(r"rmtcli_loading\.\w+", str(entry)):
         raise CheckpointError(
-            f"{path}: config.json does not name rmtcli_loading.py under auto_map: opened with "
+            f"{path}: {CONFIG} does not name rmtcli_loading.py under auto_map: opened with "
             "trust_remote_code=True, the factored layers would be random"
         )
     if len(mapping) > 1:
         other = next(name for name in mapping if name != "AutoConfig")
         raise CheckpointError(
-            f"{path}: config.json names code of its own ({mapping[other]}), which rmtcli verify "
+            f"{path}: {CONFIG} names code of its own ({mapping[other]}), which rmtcli verify "
             "does not execute"
         )
     file = path / LOADING.name
@@ -203,6 +204,6 @@ def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None
     ]
     if [len(shape) for shape in shapes] != [2, 2] or not shapes[0][0] == shapes[1][1] == rank:
         raise CheckpointError(
-            f"{directory.path}: config.json says that '{module}' has rank {rank}, and the weights "
+            f"{directory.path}: {CONFIG} says that '{module}' has rank {rank}, and the weights "
             "hold no such factors: the directory was changed after rmtcli wrote it"
         )

@@ -7,6 +7,6 @@ have a linear layer's orientation.
 """
 
 from rmtcli.checkpoint.huggingface.code import refuse_code, refuse_code_beside
-from rmtcli.checkpoint.huggingface.config import CONFIG, read_object
+from rmtcli.checkpoint.huggingface.config import read_object
 
-__all__ = ["CONFIG", "read_object", "refuse_code", "refuse_code_beside"]
+__all__ = ["read_object", "refuse_code", "refuse_code_beside"]

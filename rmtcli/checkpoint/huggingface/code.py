@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.huggingface.config import CONFIG, METHOD, read_object
+from rmtcli.checkpoint.huggingface.config import METHOD, read_object
 from rmtcli.errors import CheckpointError
+from rmtcli.files import CONFIG
 
 #: Files and folders that transformers loads by itself beside a model, and what to do.
 _BESIDE = {

@@ -9,9 +9,8 @@ from typing import Any
 
 from rmtcli.checkpoint.base import About
 from rmtcli.errors import CheckpointError
+from rmtcli.files import CONFIG
 
-#: Name of the configuration's file.
-CONFIG = "config.json"
 #: The method in ``quantization_config`` that marks a model with factored layers.
 METHOD = "rmtcli"
 #: Files by which a folder is taken for a model.

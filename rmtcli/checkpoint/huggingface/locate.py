@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmtcli.checkpoint.formats import DISTRIBUTED, find_format
-from rmtcli.checkpoint.huggingface.config import CONFIG, is_model_directory, read_json, read_object
+from rmtcli.checkpoint.huggingface.config import is_model_directory, read_json, read_object
 from rmtcli.checkpoint.safetensors import natural_order
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.files import CONFIG
 
 #: Names of a single file of weights, in the order in which transformers looks for them. An index
 #: of shards has the same name and :data:`INDEX`.

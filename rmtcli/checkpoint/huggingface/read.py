@@ -8,7 +8,7 @@ from pathlib import Path
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.formats import open_file
-from rmtcli.checkpoint.huggingface.config import CONFIG, about, read_object
+from rmtcli.checkpoint.huggingface.config import about, read_object
 from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
 from rmtcli.checkpoint.huggingface.record import recorded
 from rmtcli.checkpoint.manifest import Manifest
@@ -16,6 +16,7 @@ from rmtcli.checkpoint.names import module_of
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import equal_tensors
 from rmtcli.errors import CheckpointError
+from rmtcli.files import CONFIG
 
 
 class HuggingFaceDirectory(FileCheckpoint):

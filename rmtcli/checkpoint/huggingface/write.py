@@ -13,13 +13,13 @@ from typing import Any
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.edited import Edited
-from rmtcli.checkpoint.huggingface.config import CONFIG, METHOD
+from rmtcli.checkpoint.huggingface.config import METHOD
 from rmtcli.checkpoint.huggingface.locate import INDEX, WEIGHTS, is_adapter
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
-from rmtcli.files import is_remote
+from rmtcli.files import CONFIG, is_remote
 from rmtcli.files.path import inside
 
 #: Bytes of tensors in one file, beyond which weights are divided; transformers has the same limit.
