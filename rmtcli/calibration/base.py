@@ -62,8 +62,10 @@ class Calibrated:
         settings: its settings.
         samples: number of samples that went through the network.
         bytes: memory that the moments take.
+        undone: refinements that were undone because they did not help: ``sequential``, ``heal``.
     """
 
     settings: Calibration
     samples: int
     bytes: int
+    undone: tuple[str, ...] = ()

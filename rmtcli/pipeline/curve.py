@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.calibration import Calibration
+from rmtcli.calibration import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
@@ -95,10 +96,17 @@ def curve(
         keep=prepared.method.keep,
         made_by=prepared.method.made_by,
         layout=prepared.method.layout,
-        calibrated=prepared.calibrated,
+        calibrated=_calibrated(prepared, points),
         curve=tuple(points),
         notes=(*prepared.notes, *notes),
     )
+
+
+def _calibrated(prepared: Prepared, points: Sequence[Point]) -> Calibrated | None:
+    """The calibration, with the refinements that were undone in every network."""
+    undone = set.intersection(*(set(point.undone) for point in points))
+    calibrated = prepared.calibrated
+    return calibrated and replace(calibrated, undone=tuple(sorted(undone)))
 
 
 def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], list[str]]:
@@ -118,7 +126,7 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
         ranks = {plan.layer.name: plan.rank for plan in result.planned.pruned}
         drop = accuracy_drop(comparison)
         error = None if drop is None else drop.error
-        points.append(Point(result.network.parameters, ranks, comparison, error))
+        points.append(Point(result.network.parameters, ranks, comparison, error, result.undone))
     return points, notes
 
 

@@ -44,12 +44,14 @@ class Result:
         network: the pruned checkpoint.
         unhealed: the pruned checkpoint before healing; None where nothing was healed.
         notes: sentences a user should read.
+        undone: the refinements that were undone: ``sequential``, ``heal``.
     """
 
     planned: Planned
     network: Edited
     unhealed: Edited | None = None
     notes: tuple[str, ...] = ()
+    undone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,10 +122,10 @@ class Prepared:
             self.harness, split, planned.pruned, self.calibrations, request.calibration
         )
         unhealed = None
-        if request.calibration.heal:
+        if request.calibration.heal and "heal" not in refined.undone:
             unhealed = self._edited(_with_factors(planned, refined.unhealed))
         planned = _with_factors(planned, refined.factors)
-        return Result(planned, self._edited(planned), unhealed, refined.notes)
+        return Result(planned, self._edited(planned), unhealed, refined.notes, refined.undone)
 
     def sparing(self, result: Result, names: Collection[str], why: Untouched) -> Result:
         """A result in which some more layers stay as they are.
@@ -159,6 +161,7 @@ class Prepared:
         notes: Sequence[str] = (),
     ) -> Report:
         """The report of a result, before it is written."""
+        calibrated = self.calibrated and replace(self.calibrated, undone=result.undone)
         return Report(
             action,
             self.source,
@@ -170,7 +173,7 @@ class Prepared:
             layers=tuple(replace(layer, factors=None) for layer in result.planned.layers),
             skipped=result.planned.skipped,
             comparison=comparison,
-            calibrated=self.calibrated,
+            calibrated=calibrated,
             budget=self.request.goal.budget,
             guard=guard,
             plan=plan,

@@ -19,12 +19,14 @@ class Point:
         comparison: its scores next to those of the dense network.
         error: standard error of the accuracy lost, in points, from the samples on which the two
             networks differ; None if it was not measured.
+        undone: the refinements that were undone: ``sequential``, ``heal``.
     """
 
     parameters: int
     ranks: dict[str, int]
     comparison: Comparison
     error: float | None
+    undone: tuple[str, ...] = ()
 
     def to_dict(self, dense: int) -> dict[str, Any]:
         """The point as plain values.
@@ -36,5 +38,6 @@ class Point:
             "parameters": self.parameters,
             "ratio": self.parameters / dense,
             "ranks": self.ranks,
+            "undone": list(self.undone),
             "accuracy": measured(self.comparison) | {"drop_error": self.error},
         }

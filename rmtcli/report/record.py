@@ -72,6 +72,7 @@ def calibrated_of(calibrated: Calibrated | None) -> dict[str, Any] | None:
         "batch": settings.batch,
         "sequential": settings.sequential,
         "heal": settings.heal,
+        "undone": list(calibrated.undone),
         "samples": calibrated.samples,
         "bytes": calibrated.bytes,
     }

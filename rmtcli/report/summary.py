@@ -106,9 +106,12 @@ def _calibrated(calibrated: Calibrated) -> str:
     parts = [f"{calibrated.samples:,} samples", f"{settings.metric} metric"]
     text = ", ".join([*parts, f"{memory(calibrated.bytes)} of moments"])
     if settings.sequential:
-        text += "; layer by layer"
+        undone = "sequential" in calibrated.undone
+        text += "; sequential fit undone" if undone else "; layer by layer"
     if settings.heal:
-        text += f"; healed in {count_of(settings.heal, 'pass')}"
+        passes = count_of(settings.heal, "pass")
+        undone = "heal" in calibrated.undone
+        text += f"; healing of {passes} undone" if undone else f"; healed in {passes}"
     return text
 
 

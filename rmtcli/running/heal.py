@@ -60,15 +60,17 @@ def heal(
     loss.pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
-    for done in range(passes):
-        label = f"healing: pass {done + 1} of {passes}"
-        _LOGGER.info("%s", label)
-        for rows in tracked(_batches(loss.inputs, batch, generator), label):
-            optimizer.zero_grad()
-            torch.autograd.backward(loss(rows, generator))
-            optimizer.step()
-            schedule.step()
-    loss.end()
+    try:
+        for done in range(passes):
+            label = f"healing: pass {done + 1} of {passes}"
+            _LOGGER.info("%s", label)
+            for rows in tracked(_batches(loss.inputs, batch, generator), label):
+                optimizer.zero_grad()
+                torch.autograd.backward(loss(rows, generator))
+                optimizer.step()
+                schedule.step()
+    finally:
+        loss.end()
 
 
 class HealingLoss:

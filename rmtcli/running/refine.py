@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness, Rows
 from rmtcli.evaluation.network import build
 from rmtcli.layouts.module import float64_of
@@ -22,12 +24,11 @@ from rmtcli.running.heal import BATCH, HealingLoss, heal
 from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
 
-NOT_SEQUENTIAL = (
-    "--sequential was undone: on held-out inputs it made the network differ more from the dense "
-    "network"
-)
-NOT_HEALED = (
-    "--heal was undone: on held-out inputs it made the network differ more from the dense network"
+_LOGGER = logging.getLogger(__name__)
+
+#: The note on a refinement that was undone, by the name of its option.
+UNDONE = (
+    "--{} was undone: on held-out inputs it made the network differ more from the dense network"
 )
 #: Share of the inputs that is held out to check whether a refinement helps on new inputs.
 HELD_OUT = 0.1
@@ -40,12 +41,17 @@ class Refined:
     Attributes:
         unhealed: factors by layer name, before healing.
         factors: factors by layer name, after healing; equal to ``unhealed`` if nothing was healed.
-        notes: remarks for the report.
+        undone: the refinements that did not help and were undone: ``sequential``, ``heal``.
     """
 
     unhealed: Mapping[str, Factors]
     factors: Mapping[str, Factors]
-    notes: tuple[str, ...]
+    undone: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the report."""
+        return tuple(UNDONE.format(name) for name in self.undone)
 
 
 def refine(
@@ -72,7 +78,7 @@ def refine(
     modules = modules_of(dense, harness.checkpoint, [plan.layer for plan in plans])
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
     pair = _Pair(dense, pruned, held, source)
-    notes = []
+    undone = []
     if settings.sequential:
         steps = {
             p.layer.name: _step(p, modules[p.layer.name], calibrations[p.layer.name])
@@ -80,11 +86,11 @@ def refine(
             if not _routed(modules[p.layer.name])
         }
         if not pair.helps(lambda: pair.fit(steps, min(settings.batch, source.task.batch))):
-            notes.append(NOT_SEQUENTIAL)
+            undone.append("sequential")
     unhealed = pair.factors
     if settings.heal and not pair.helps(lambda: pair.learn(settings.heal)):
-        notes.append(NOT_HEALED)
-    return Refined(unhealed, pair.factors, tuple(notes))
+        undone.append("heal")
+    return Refined(unhealed, pair.factors, tuple(undone))
 
 
 class _Pair:
@@ -120,9 +126,12 @@ class _Pair:
     def helps(self, step: Callable[[], None]) -> bool:
         """Take a step, and undo it if it makes the network differ more from the dense one."""
         before, distance = self.factors, self._distance()
-        step()
-        if self._distance() <= distance:
-            return True
+        try:
+            step()
+            if self._distance() <= distance:
+                return True
+        except EvaluationError as error:  # the network ran before: its outputs are not finite now
+            _LOGGER.info("undone: %s", error)
         for name, item in self.held.items():
             item.put(before[name])
         return False

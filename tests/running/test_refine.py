@@ -15,7 +15,8 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
-from rmtcli.running.refine import NOT_HEALED, NOT_SEQUENTIAL
+from rmtcli.report.renderers import RENDERERS, Context
+from rmtcli.report.summary import summary
 from rmtcli.running.sequential import RefitStep, refit
 from tests.conftest import SAMPLES
 
@@ -136,15 +137,41 @@ def test_any_network_is_refined(tmp_path: Path, options: dict[str, int], layout:
     assert plain.comparison is not None
     assert better.comparison is not None
     # A step that makes the network worse is undone, and the report says so.
-    undone = sum(note in better.notes for note in (NOT_SEQUENTIAL, NOT_HEALED))
-    assert undone <= len(options)
+    assert better.calibrated is not None
+    undone = better.calibrated.undone
+    assert sum("was undone" in note for note in better.notes) == len(undone)
     same = better.comparison.divergence == plain.comparison.divergence
-    assert same == (undone == len(options))
+    assert same == (set(undone) == set(options))
     # The written network is the one that was measured.
     again = rmtcli.evaluate(tmp_path / "a.pruned.pt", evaluation=evaluation)
     assert again.comparison is not None
     assert again.comparison.after.accuracy == better.comparison.after.accuracy
-    assert (better.comparison.unhealed is not None) == ("heal" in options)
+    healed = "heal" in options and "heal" not in undone
+    assert (better.comparison.unhealed is not None) == healed
+
+
+@pytest.mark.parametrize(("action", "rate"), [("prune", 30.0), ("prune", 1e30), ("curve", 30.0)])
+def test_an_undone_healing_is_not_reported_as_healing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, rate: float
+) -> None:
+    """A learning rate that ruins the network: each report says that nothing was healed."""
+    monkeypatch.setattr("rmtcli.running.heal.RATE", rate)
+    calibration = rmtcli.Calibration(tmp_path / "d.npz", heal=3)
+    options = {"evaluation": branches(tmp_path), "calibration": calibration}
+    if action == "prune":
+        report = rmtcli.prune(tmp_path / "a.pt", budget=Budget("40%"), **options)  # type: ignore[arg-type]
+        assert report.comparison is not None
+        assert report.comparison.unhealed is None
+    else:
+        report = rmtcli.curve(tmp_path / "a.pt", sizes=["40%"], **options)  # type: ignore[arg-type]
+        assert report.to_dict()["curve"][0]["undone"] == ["heal"]
+    record = report.to_dict()["calibration"]
+    assert (record["heal"], record["undone"]) == (3, ["heal"])
+    assert dict(summary(report))["calibrated"].endswith("; healing of 3 passes undone")
+    for ending in (".md", ".html"):  # a model card is the Markdown
+        page = RENDERERS[ending].render(report, Context())
+        assert "healed in" not in page
+        assert "--heal was undone" in page
 
 
 def test_healing_is_reported_separately_and_leaves_other_tensors_alone(tmp_path: Path) -> None:
