@@ -16,6 +16,7 @@ from rmtcli.calibration.metric import (
     redirect,
 )
 from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.narrow import Narrowing, Refit, narrow_units
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "Calibration",
     "MetricDecomposition",
     "Moments",
+    "Narrowing",
     "Origin",
+    "Refit",
     "decompose",
     "decompose_together",
+    "narrow_units",
     "read_stats",
     "redirect",
     "write_stats",
