@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint.dtypes import RawTensor, decode
+from rmtcli.checkpoint.dtypes import TYPES, RawTensor, decode
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import as_path, is_remote, reaching
@@ -48,7 +48,7 @@ class TensorInfo:
     @property
     def counts(self) -> bool:
         """Whether its entries are parameters: whole numbers and truth values are not trained."""
-        return not self.dtype.startswith(("I", "U", "BOOL"))
+        return TYPES[self.dtype].trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Checkpoint(ABC):
         metadata: the file's text metadata, by key.
         extras: names of objects beside the tensors, such as an optimizer's state.
         opaque: names of entries among the tensors that only the file's own format can hold.
+        opaque_bytes: bytes of the tensors among these entries.
         as_stored: whether the order of ``infos`` is the network's own.
         aliases: for each name that takes no room in the file, the name whose tensor it shares.
         about: facts that the tensors do not tell.
@@ -98,6 +99,7 @@ class Checkpoint(ABC):
     metadata: Mapping[str, str] = MappingProxyType({})
     extras: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
+    opaque_bytes: int = 0
     aliases: Mapping[str, str] = MappingProxyType({})
     as_stored: bool = False
     about: About = About()
@@ -166,12 +168,12 @@ class Checkpoint(ABC):
     @property
     def bytes(self) -> int:
         """Total bytes of all tensors; storage shared by several names counts once."""
-        return sum(self.nbytes(name) for name in self.infos if name not in self.aliases)
+        return self.opaque_bytes + sum(map(self.nbytes, self.distinct))
 
     @property
     def parameters(self) -> int:
         """Entries of all tensors but whole numbers and masks; shared storage counts once."""
-        own = (info for name, info in self.infos.items() if name not in self.aliases)
+        own = (self.infos[name] for name in self.distinct)
         return sum(info.size for info in own if info.counts)
 
 

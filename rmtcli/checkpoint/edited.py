@@ -34,7 +34,7 @@ class Edited(Checkpoint):
         self.manifest = manifest
         self.metadata = source.metadata
         self.extras = source.extras
-        self.opaque = source.opaque
+        self.opaque, self.opaque_bytes = source.opaque, source.opaque_bytes
         self.as_stored = source.as_stored
         self.about = source.about
         self.stamps = source.stamps

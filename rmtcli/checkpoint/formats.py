@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.checkpoint.base import FileCheckpoint, one_network
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.recognise import HEAD, is_exported, is_safetensors, is_torch, other_kind
 from rmtcli.errors import CheckpointError, UsageError
 
@@ -191,12 +192,28 @@ def open_file(
     if key is not None and not file_format.keeps_extras:
         raise one_network(path, f"{file_format.name} file")
     checkpoint = file_format.open(path) if key is None else file_format.open(path, key)
+    _check_infos(checkpoint)
+    return checkpoint
+
+
+def _check_infos(checkpoint: FileCheckpoint) -> None:
+    """Refuse names and types that the rest of rmtcli does not expect.
+
+    Raises:
+        CheckpointError: a name is too long, or a type unknown, as another package's format may
+            have it.
+    """
     longest = max(map(len, checkpoint.infos), default=0)
     if longest > LONGEST_NAME:
         raise CheckpointError(
-            f"{path}: a tensor's name has {longest:,} characters: at most {LONGEST_NAME:,} are read"
+            f"{checkpoint.path}: a tensor's name has {longest:,} characters: at most "
+            f"{LONGEST_NAME:,} are read"
         )
-    return checkpoint
+    for name, info in checkpoint.infos.items():
+        if info.dtype not in TYPES:
+            raise CheckpointError(
+                f"{checkpoint.path}: '{name}' is of type {info.dtype}, which rmtcli does not know"
+            )
 
 
 def _on_the_hub(path: Path) -> str:

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, __version__, safe_open
 
 from rmtcli.checkpoint.base import HEAD_BYTES, Checkpoint, FileCheckpoint, TensorInfo
-from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.ties import equal_tensors
 from rmtcli.errors import CheckpointError, first_line
@@ -110,8 +110,12 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Any], int]:
             with safe_open(local, framework="np") as opened:
                 metadata = opened.metadata() or {}
         except SafetensorError as error:
+            unknown = re.search(r"unknown variant `(\w+)`", str(error))
             raise CheckpointError(
-                f"{path}: not a whole safetensors file ({first_line(error)})"
+                f"{path}: has a tensor of type {unknown[1]}, which safetensors {__version__} does "
+                "not know"
+                if unknown
+                else f"{path}: not a whole safetensors file ({first_line(error)})"
             ) from None
         with local.open("rb") as file:
             length = _header_length(file.read(8))
@@ -137,7 +141,7 @@ def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
     order is the library's: widest type first, then by name, so that every tensor is aligned.
 
     Raises:
-        CheckpointError: an entry is not a plain tensor.
+        CheckpointError: an entry is not a plain tensor, or of a type that the format lacks.
     """
     if checkpoint.opaque:
         raise CheckpointError(
@@ -145,7 +149,14 @@ def write_safetensors(checkpoint: Checkpoint, file: BinaryIO) -> None:
             "write to a file of the input's format"
         )
     sizes = {name: checkpoint.nbytes(name) for name in checkpoint.distinct}
-    names = sorted(sizes, key=lambda n: (-_item_size(checkpoint.infos[n], sizes[n]), n))
+    types = {name: TYPES[checkpoint.infos[name].dtype] for name in sizes}
+    for name, dtype in types.items():
+        if not dtype.in_safetensors:
+            raise CheckpointError(
+                f"{checkpoint.path}: '{name}' is of type {dtype.word}, which safetensors does not "
+                "have: write to a .pt file"
+            )
+    names = sorted(sizes, key=lambda name: (-types[name].bits, name))
     header = _header(checkpoint, {name: sizes[name] for name in names})
     file.write(len(header).to_bytes(8, "little") + header)
     for name in names:
@@ -183,8 +194,3 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     shared = manifest.shared_factors if manifest else {}
     metadata |= {name: x for name, x in checkpoint.aliases.items() if name not in shared}
     return metadata
-
-
-def _item_size(info: TensorInfo, size: int) -> float:
-    """Bytes of one entry of a tensor."""
-    return size / info.size if info.size else 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
-from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import EvaluationError, UsageError, first_line
 
 #: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
@@ -199,9 +199,7 @@ def _values(raw: RawTensor, what: str) -> NDArray[Any]:
     Raises:
         EvaluationError: NumPy has no such type.
     """
-    if raw.dtype in FLOATS:
-        return np.array(decode(raw))
-    kinds = {"U8": "u1", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "BOOL": "?"}
-    if raw.dtype not in kinds:
-        raise EvaluationError(f"{what} is stored as {raw.dtype}, which cannot be evaluated on")
-    return np.array(raw.data.view(kinds[raw.dtype]).reshape(raw.shape))
+    dtype = TYPES[raw.dtype]
+    if dtype.array is None:
+        raise EvaluationError(f"{what} is stored as {dtype.word}, which cannot be evaluated on")
+    return np.array(decode(raw))

@@ -107,7 +107,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
 
     directory = checkpoint.path
     refuse_code(directory)
-    state = {name: to_torch(checkpoint.raw(name)) for name in checkpoint.distinct}
+    state = {name: to_torch(checkpoint.raw(name), name) for name in checkpoint.distinct}
     try:
         with quiet(transformers):
             config = transformers.AutoConfig.from_pretrained(

@@ -46,7 +46,7 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     prefix = prefix_of(model, checkpoint)
     _split(model, checkpoint, prefix)
     state = {
-        name.removeprefix(prefix): to_torch(checkpoint.raw(name))
+        name.removeprefix(prefix): to_torch(checkpoint.raw(name), name)
         for name in checkpoint.infos
         if name.startswith(prefix)
     }

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.dtypes import ROUNDING
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.readback import differs
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import Layout
@@ -83,7 +83,7 @@ def _stored_error(layer: Layer, written: Checkpoint, layout: Layout) -> tuple[fl
     weight = layer.load()
     unit = max_abs(weight)  # so that no square overflows or underflows
     stored = layout.reconstruct(written, layer)
-    rounding = stored.rounding(*ROUNDING[layer.dtype], unit)
+    rounding = stored.rounding(*TYPES[layer.dtype].rounding, unit)
     difference, norm = 0.0, 0.0
     for rows, block in row_blocks(weight, unit, _BLOCK_BYTES):
         norm += float(np.vdot(block, block))

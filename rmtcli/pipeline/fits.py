@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rmtcli.checkpoint.dtypes import BYTES
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing import Cache, Cluster, in_order
 from rmtcli.edges import EdgeEstimator
 from rmtcli.errors import UsageError
@@ -220,7 +220,7 @@ def _layer_of(item: Layer | Fitted | Skipped) -> Layer | None:
 
 def _held_bytes(layer: Layer) -> int:
     """Memory for a weight and the tridiagonal form of its Gram matrix."""
-    return layer.size * BYTES[layer.dtype] + 8 * min(layer.shape) ** 2
+    return layer.size * TYPES[layer.dtype].width + 8 * min(layer.shape) ** 2
 
 
 def _float64_bytes(layer: Layer) -> int:

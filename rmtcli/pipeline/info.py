@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.checkpoint.dtypes import WORDS
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import Info
@@ -33,7 +33,7 @@ def info(path: str | Path, *, key: str | None = None) -> Info:
         describe(checkpoint),
         checkpoint.form,
         tuple(file.name for file in checkpoint.weights),
-        {WORDS.get(name, name): count for name, count in types.most_common()},
+        {TYPES[name].word: count for name, count in types.most_common()},
         model_type,
         checkpoint.manifest,
     )

@@ -17,7 +17,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
 )
 from rmtcli.checkpoint import write_checkpoint as write
-from rmtcli.checkpoint.dtypes import WORDS
+from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import UsageError
 from rmtcli.files import check_target
 from rmtcli.noise import NOISES, Noise, planted
@@ -26,7 +26,7 @@ from rmtcli.report.base import Report
 
 #: The output head and how many classes it has.
 _HEAD, _CLASSES = "head.weight", 10
-_TYPES = {word: name for name, word in WORDS.items()}
+_TYPES = {dtype.word: name for name, dtype in FLOATS.items()}
 
 
 def simulate(

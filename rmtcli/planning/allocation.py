@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.dtypes import BYTES
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
@@ -85,7 +85,7 @@ def allocation_of(
     def price(item: Fitted) -> int:
         """Cost of one weight of a layer."""
         if unit == "bytes":
-            return item.layer.copies * BYTES[item.layer.dtype]
+            return item.layer.copies * TYPES[item.layer.dtype].width
         if unit == "macs":
             if calibrations is None:
                 return 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibrated
-from rmtcli.checkpoint.dtypes import WORDS
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.layouts import ReadBack
 from rmtcli.planning import Latency, LayerPlan
 from rmtcli.version import __version__
@@ -91,7 +91,7 @@ def _identity(plan: LayerPlan) -> dict[str, Any]:
         "name": layer.name,
         "aliases": list(layer.tied),
         "shape": list(layer.shape),
-        "dtype": WORDS[layer.dtype],
+        "dtype": TYPES[layer.dtype].word,
         "n": max(layer.shape),
         "p": min(layer.shape),
     }

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing.device import using
 from rmtcli.layers import break_even
 from rmtcli.planning import Times
@@ -23,7 +24,6 @@ _ROUNDS, _SECONDS = (5, 25), 0.5
 _BLOCK = 0.002
 #: Ranks at which a layer is timed, as shares of its break-even rank.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-_TYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Shape = tuple[int, int]
 
@@ -101,7 +101,7 @@ class Clock:
         return self._times[key]
 
     def _runs(self, shape: Shape, ranks: Sequence[int], dtype: str) -> list[Callable[[], object]]:
-        kind = _TYPES.get(dtype, torch.float32)
+        kind = getattr(torch, TYPES[dtype].word)
         random = torch.Generator().manual_seed(0)
 
         def normal(*size: int) -> Tensor:

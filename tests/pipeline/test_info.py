@@ -39,7 +39,7 @@ def test_info_on_a_directory(tmp_path: Path) -> None:
     result = rmtcli.info(model_directory(tmp_path / "m", tensors, shards=2))
     assert result.form == "Hugging Face directory"
     assert result.model_type == "bert"
-    assert result.types == {"float32": 1, "I64": 1}
+    assert result.types == {"float32": 1, "int64": 1}
     assert result.files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     assert (
         "rmtcli",

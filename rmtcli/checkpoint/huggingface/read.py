@@ -72,6 +72,8 @@ class HuggingFaceDirectory(FileCheckpoint):
             if isinstance(part, SafetensorsFile) or self._tied_by_class(name)
         }
         self.opaque = tuple(name for part in parts for name in part.opaque)
+        self.opaque_bytes = sum(part.opaque_bytes for part in parts)
+        self.remarks += tuple(remark for part in parts for remark in part.remarks)
         self.extras = tuple(name for part in parts for name in part.extras)
         self.manifest = self._shared_manifest(parts)
         self.metadata = {}

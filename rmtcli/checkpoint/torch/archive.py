@@ -16,19 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from rmtcli.checkpoint.base import FileCheckpoint, TensorInfo
-from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.ties import equal_keys
 from rmtcli.errors import CheckpointError
 from rmtcli.files.path import path_or_file
-
-#: Bytes of one value of each type.
-WIDTHS = {
-    **dict.fromkeys(("U8", "I8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F64", "I64", "U64"), 8),
-}
-
 
 #: A view may be larger than its storage, as ``expand`` makes them; up to so many bytes it is read.
 #: Beyond them, a few stored bytes could fill the memory.
@@ -100,7 +91,7 @@ class StorageView:
         return (
             type(self.entry) is str
             and type(self.dtype) is str
-            and self.dtype in WIDTHS
+            and self.dtype in TYPES
             and all(type(number) is int for number in numbers)
         )
 
@@ -110,7 +101,7 @@ class StorageView:
         Raises:
             ValueError: the view is damaged, or reaches beyond its storage.
         """
-        width = WIDTHS[self.dtype]
+        width = TYPES[self.dtype].width
         self._check_range(len(storage), width)
         if 0 in self.shape:
             return RawTensor(self.dtype, self.shape, np.zeros(0, np.uint8))
@@ -180,7 +171,7 @@ class Archive(FileCheckpoint):
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""
-        return self.infos[name].size * WIDTHS[self.infos[name].dtype]
+        return self.infos[name].size * TYPES[self.infos[name].dtype].width
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors that are equal views of one storage."""

@@ -7,27 +7,11 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.torch.archive import Archive, StorageView, entry
 from rmtcli.errors import CheckpointError
 
-#: torch's numbers for types, in the archive's own schema.
-_TYPES = {
-    1: "U8",
-    2: "I8",
-    3: "I16",
-    4: "I32",
-    5: "I64",
-    6: "F16",
-    7: "F32",
-    8: "F64",
-    12: "BOOL",
-    13: "BF16",
-    28: "U16",
-    29: "F8_E4M3",
-    30: "F8_E5M2",
-    34: "U32",
-    35: "U64",
-}
+_TYPES = {dtype.exported: name for name, dtype in TYPES.items() if dtype.exported is not None}
 _FOLDER = "data/weights/"
 _SUFFIX = "_weights_config.json"
 
@@ -48,9 +32,17 @@ class ExportedFile(Archive):
             )
         try:
             weights = json.loads(entry(archive, tables[0]))["config"]
-            return {name: _view(start, item) for name, item in weights.items()}
+            types = {name: item["tensor_meta"]["dtype"] for name, item in weights.items()}
+            unknown = {name: number for name, number in types.items() if number not in _TYPES}
+            views = {n: _view(start, item) for n, item in weights.items() if n not in unknown}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise CheckpointError(f"{self.path}: its table of weights is damaged") from None
+        for name, number in unknown.items():
+            raise CheckpointError(
+                f"{self.path}: '{name}' is of torch's type number {number}, which rmtcli does not "
+                "know: save model.state_dict() instead"
+            )
+        return views
 
 
 def _view(folder: str, item: Mapping[str, Any]) -> StorageView:

@@ -16,7 +16,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rmtcli.checkpoint.base import FileCheckpoint, TensorInfo
-from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.ties import equal_keys, shared_storages
 from rmtcli.checkpoint.torch.archive import EXPANDED, reading
@@ -31,22 +31,21 @@ from rmtcli.checkpoint.torch.state_dict import (
 from rmtcli.errors import CheckpointError, out_of_memory
 from rmtcli.files import is_remote
 
+#: torch's types, those that this version of it has, and their names.
 _DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.uint16: "U16",
-    torch.uint32: "U32",
-    torch.uint64: "U64",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
+    getattr(torch, dtype.word): name for name, dtype in TYPES.items() if hasattr(torch, dtype.word)
+}
+#: The type of which torch counts pairs of values.
+_PAIRS = "F4"
+#: The methods that give the parts of a sparse tensor, by its layout.
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    **dict.fromkeys(
+        (torch.sparse_csr, torch.sparse_bsr), ("crow_indices", "col_indices", "values")
+    ),
+    **dict.fromkeys(
+        (torch.sparse_csc, torch.sparse_bsc), ("ccol_indices", "row_indices", "values")
+    ),
 }
 #: torch's word for the first instruction of a pickle of protocol 4, which its reader lacks.
 _PROTOCOL_4 = "Unsupported operand 149"
@@ -78,12 +77,16 @@ class TorchFile(FileCheckpoint):
         if attributes_of(self.state).keys() & set(dir(OrderedDict)):
             raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")
         self.infos = {
-            name: TensorInfo(tuple(value.shape), _DTYPES[value.dtype])
+            name: TensorInfo(_shape(value), _DTYPES[value.dtype])
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
         self.extras = extras_of(self.tree, where)
         self.opaque = tuple(word(key) for key in self.state if key not in self.infos)
+        others = {word(key): x for key, x in self.state.items() if key not in self.infos}
+        tensors = {name: x for name, x in others.items() if isinstance(x, torch.Tensor)}
+        self.opaque_bytes = sum(map(_bytes_of_other, tensors.values()))
+        self.remarks = _on_others(tensors)
         record = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
         self.manifest = record and record.keep_tied(self.ties(self.infos))
         self.aliases = shared_storages(self)
@@ -105,18 +108,33 @@ class TorchFile(FileCheckpoint):
         return equal_keys(keys)
 
 
-def to_torch(raw: RawTensor) -> torch.Tensor:
+def to_torch(raw: RawTensor, name: str = "a tensor") -> torch.Tensor:
     """A new torch tensor with a copy of the bytes of ``raw``.
+
+    Args:
+        raw: type, shape and bytes.
+        name: the tensor's name, for messages.
 
     Raises:
         CheckpointError: torch has no such type.
     """
-    if raw.dtype not in _TORCH:
-        raise CheckpointError(f"a tensor of type {raw.dtype} cannot be held by torch")
+    word, shape = TYPES[raw.dtype].word, raw.shape
+    if raw.dtype == _PAIRS and shape and shape[-1] % 2 == 0:
+        shape = (*shape[:-1], shape[-1] // 2)
+    elif raw.dtype not in _TORCH or raw.dtype == _PAIRS:
+        raise CheckpointError(
+            f"'{name}' is of type {word} and shape {shape}, which torch {torch.__version__} does "
+            "not have: write to a .safetensors file"
+        )
     if not raw.data.size:
-        return torch.empty(raw.shape, dtype=_TORCH[raw.dtype])
-    data = torch.from_numpy(np.array(raw.data))
-    return data.view(_TORCH[raw.dtype]).reshape(raw.shape)
+        return torch.empty(shape, dtype=_TORCH[raw.dtype])
+    return torch.from_numpy(np.array(raw.data)).view(_TORCH[raw.dtype]).reshape(shape)
+
+
+def _shape(value: torch.Tensor) -> tuple[int, ...]:
+    """A tensor's shape, in values: torch counts pairs of those of 4 bits."""
+    shape = tuple(value.shape)
+    return (*shape[:-1], 2 * shape[-1]) if _DTYPES[value.dtype] == _PAIRS else shape
 
 
 def _load(path: Path) -> Any:
@@ -223,15 +241,44 @@ def _is_plain(value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.dtype in _DTYPES
-        and not vars(value).keys() & set(dir(torch.Tensor))
+        and (_DTYPES[value.dtype] != _PAIRS or value.dim() > 0)
+        and not _is_overridden(value)
         and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
 
 
+def _is_overridden(value: torch.Tensor) -> bool:
+    """Whether a tensor has attributes in place of its methods: a pickle can set them."""
+    return not vars(value).keys().isdisjoint(dir(torch.Tensor))
+
+
+def _on_others(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """A remark on tensors that are kept, and of which nothing else is known."""
+    if not tensors:
+        return ()
+    kinds = [f"'{name}' ({_kind(value)})" for name, value in tensors.items()]
+    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+    return (f"kept, and not counted as parameters: {', '.join(kinds[:3])}{more}",)
+
+
+def _kind(value: torch.Tensor) -> str:
+    """Layout and type of a tensor, in torch's words."""
+    layout = "" if value.layout == torch.strided else f"{value.layout} "
+    return f"{layout}{value.dtype}".replace("torch.", "")
+
+
+def _bytes_of_other(value: torch.Tensor) -> int:
+    """Bytes of a tensor that is not plain, such as a sparse or a quantised one."""
+    if _is_overridden(value):
+        return 0
+    parts = [getattr(value, part)() for part in _PARTS.get(value.layout, ())] or [value]
+    return sum(min(part.nbytes, part.untyped_storage().nbytes()) for part in parts)
+
+
 def storage_key(value: torch.Tensor) -> tuple[object, ...]:
     """A key that tensors share if they are equal views of one storage."""
-    storage = value.untyped_storage().data_ptr()
-    return storage, value.storage_offset(), tuple(value.shape), value.stride()
+    storage, kind = value.untyped_storage().data_ptr(), (value.is_conj(), value.is_neg())
+    return storage, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype, kind
 
 
 def attributes_of(state: object) -> dict[str, Any]:
@@ -240,6 +287,6 @@ def attributes_of(state: object) -> dict[str, Any]:
 
 
 def _bytes(value: torch.Tensor) -> np.ndarray:
-    flat = value.detach().resolve_neg().contiguous().reshape(-1)
+    flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
     return data

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.ties import shared_storages
-from rmtcli.checkpoint.torch.archive import WIDTHS, Archive, StorageView, entry
+from rmtcli.checkpoint.torch.archive import Archive, StorageView, entry
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
 from rmtcli.checkpoint.torch.script import StorageUnpickler
 from rmtcli.checkpoint.torch.state_dict import MANIFEST_ATTRIBUTE, at, extras_of, find_state_dict
@@ -82,7 +83,7 @@ def _contiguous_bytes(view: StorageView) -> int | None:
         if side != 1 and step != size:
             return None
         size *= side
-    return size * WIDTHS[view.dtype] if view.offset == 0 and size > 0 else None
+    return size * TYPES[view.dtype].width if view.offset == 0 and size > 0 else None
 
 
 class _StateDict(OrderedDict[Any, Any]):

@@ -14,22 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.torch.archive import Archive, StorageView, entry
 from rmtcli.errors import CheckpointError
 
-#: Safetensors' names of the types of torch's storages.
-STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
-}
+#: The types of torch's storages, by their classes.
+STORAGES = {dtype.storage: name for name, dtype in TYPES.items() if dtype.storage is not None}
 _LISTS = ("build_intlist", "build_boollist", "build_doublelist", "build_tensorlist")
 
 
@@ -115,9 +105,17 @@ class _ModuleUnpickler(StorageUnpickler):
 
 
 def _tensor(
-    storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    storage: tuple[str, str],
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    grad: bool = False,
+    hooks: Any = None,
+    bits: Any = None,
 ) -> StorageView:
     """Stands for ``torch._utils._rebuild_tensor_v2``."""
+    if bits:  # the storage holds the negative or the conjugate of the tensor
+        raise RefusedError("a view of other values")
     entry, dtype = storage
     return StorageView(entry, dtype, tuple(map(int, shape)), tuple(map(int, stride)), int(offset))
 

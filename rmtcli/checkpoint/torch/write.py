@@ -81,7 +81,7 @@ def _converted_entries(source: Checkpoint, edits: Edits, new: _NewTensors) -> En
             continue
         stored = source.aliases.get(name, name)
         if stored not in converted:
-            converted[stored] = to_torch(source.raw(stored))
+            converted[stored] = to_torch(source.raw(stored), stored)
         yield name, converted[stored]
 
 

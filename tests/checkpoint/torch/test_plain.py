@@ -50,6 +50,7 @@ ORDINARY = {
     },
     "deeper": lambda: {"model": OrderedDict(net=network().state_dict())},
     "scalars": lambda: {"a": torch.tensor(1.5), "b.weight": torch.ones(2, 3)},
+    "complex": lambda: {"a": torch.ones(2, dtype=torch.complex64)},
     "sides of one": lambda: {"a": torch.ones(1, 3, 1), "b": torch.ones(3, 1).T},
 }
 UNUSUAL = {
@@ -58,7 +59,7 @@ UNUSUAL = {
     "transposed": lambda: {"a": torch.randn(4, 5).T},
     "expanded": lambda: {"a": torch.randn(1, 5).expand(4, 5)},
     "empty": lambda: {"a": torch.empty(0, 3), "b": torch.ones(2)},
-    "complex": lambda: {"a": torch.ones(2, dtype=torch.complex64)},
+    "conjugate": lambda: {"a": torch.ones(2, dtype=torch.complex64).conj()},
     "float8": lambda: {"a": torch.ones(2).to(torch.float8_e4m3fn)},
     "not a tensor": lambda: {"a": torch.ones(2), "b": 3},
     "number as a name": lambda: {0: torch.ones(2)},
@@ -67,7 +68,7 @@ UNUSUAL = {
     "sparse": lambda: {"a": torch.eye(3).to_sparse()},
 }
 #: Objects that torch's reader refuses, or in which rmtcli finds no state dict.
-REFUSED = ("no state dict", "complex", "NumPy's numbers", "sparse")
+REFUSED = ("no state dict", "NumPy's numbers", "sparse")
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
