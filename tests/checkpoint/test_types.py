@@ -40,7 +40,9 @@ def bits(value: torch.Tensor) -> bytes:
 @pytest.mark.parametrize("name", TORCH)
 def test_a_tensor_of_any_type_is_counted_and_carried_over(tmp_path: Path, name: str) -> None:
     value = tensor(name)
-    torch.save({"a.weight": torch.ones(3, 2), "t": value, "turned": value.t()}, tmp_path / "a.pt")
+    torch.save(
+        {"a.weight": torch.ones(3, 2), "t": value, "transposed": value.t()}, tmp_path / "a.pt"
+    )
     source = open_checkpoint(tmp_path / "a.pt")
     values = value.numel() * (2 if name == "F4" else 1)
     assert source.opaque == ()
@@ -58,7 +60,7 @@ def test_a_tensor_of_any_type_is_counted_and_carried_over(tmp_path: Path, name: 
     for state in written.values():
         assert state["t"].dtype == value.dtype
         assert (state["t"].shape, bits(state["t"])) == (value.shape, bits(value))
-        assert bits(state["turned"]) == bits(value.t())
+        assert bits(state["transposed"]) == bits(value.t())
 
 
 @pytest.mark.parametrize("name", ["F6_E2M3", "F6_E3M2", "F4"])
