@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Several test processes share the cores: an idle thread must not keep one busy. OpenMP reads this
+# when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
@@ -15,11 +21,21 @@ import torch
 from hypothesis import settings
 from safetensors.torch import save_file
 
+from rmtcli.computing import cores
+
+if TYPE_CHECKING:
+    from tests.sandbox import Sandbox
+
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
 
 settings.register_profile("rmtcli", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rmtcli")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the whole suite among the cores; tests that are named run here, without workers."""
+    return cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def noise(shape: tuple[int, int], sigma: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -73,6 +89,15 @@ def rmtcli() -> Run:
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """Run the program in forks of one process, which take a tenth of the time of ``rmtcli``."""
+    from tests.sandbox import Sandbox  # needs Linux
+
+    with Sandbox() as started:
+        yield started
 
 
 @pytest.fixture

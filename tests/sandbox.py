@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,6 @@ class Sandbox:
             env=os.environ
             | {
                 "OMP_NUM_THREADS": "1",
-                "PYTHONWARNINGS": "ignore",
                 "TORCHINDUCTOR_CACHE_DIR": self._folder.name,  # torch makes one elsewhere
             },
         )
@@ -230,10 +230,19 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         traceback.print_exc()
     finally:
         os.write(report, json.dumps(points.names).encode())
+        if request.keys() == {"argv", "cwd", "out"}:  # nothing watches or limits the run
+            _save_coverage()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _save_coverage() -> None:
+    """Write the measurement of a run under ``coverage run -m pytest``."""
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and (measuring := coverage.Coverage.current()):
+        measuring.save()
 
 
 def _limit(request: dict[str, Any]) -> None:
@@ -288,8 +297,9 @@ def _warm_up() -> None:
 
 def _serve() -> None:
     """Fork for every request on stdin."""
-    import warnings
-
+    quiet = warnings.catch_warnings()
+    quiet.__enter__()
+    warnings.simplefilter("ignore")  # those of imports, and of a fork beside other threads
     import numpy.testing  # calls lscpu as it is imported, before numpy 2  # noqa: F401
     import torch
 
@@ -303,7 +313,6 @@ def _serve() -> None:
     from rmtcli.checkpoint.torch import exported, write  # noqa: F401
     from rmtcli.checkpoint.torch import open as opening  # noqa: F401
 
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with contextlib.suppress(ImportError):
         import matplotlib.figure  # noqa: F401
@@ -316,6 +325,7 @@ def _serve() -> None:
         (folder / "points").unlink(missing_ok=True)
         process = os.fork()
         if not process:
+            quiet.__exit__()
             _child(request, folder)
         end = time.monotonic() + PATIENCE
         while not (ended := os.wait4(process, os.WNOHANG))[0]:

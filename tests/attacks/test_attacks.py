@@ -7,7 +7,6 @@ is one line that names the file, with a documented exit code.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,6 @@ from tests.sandbox import ESCAPED, Outcome, Sandbox
 assert all((archives, code, directories, headers, others, pickles))  # they register attacks
 #: Beginnings of the names that a successful command may write.
 OUTPUTS = ("a.pruned", "m.pruned", "b.", "out", "r.md", "p.json", "figures", "stranger/a.pruned")
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as started:
-        yield started
 
 
 def faults_of(name: str, sandbox: Sandbox, folder: Path) -> list[str]:

@@ -97,6 +97,21 @@ def test_siblings_share_one_array() -> None:
     assert loaded["q"].second is loaded["k"].second
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the deep sample: whole, without gradients, partial, and misshapen."""
+    folder = tmp_path_factory.mktemp("statistics")
+    for name, options in {"one": {"metric": "one-sided"}, "deep": {}}.items():
+        stats = folder / f"{name}.safetensors"
+        calibration = rmtcli.Calibration(MNIST, stats=stats, **options)  # type: ignore[arg-type]
+        rmtcli.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
+    loaded, origin = read_stats(folder / "deep.safetensors")
+    part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
+    write_stats(folder / "part.safetensors", part, origin)
+    write_stats(folder / "bent.safetensors", loaded | {"fc1.weight": moments(0)}, origin)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -114,15 +129,12 @@ def test_siblings_share_one_array() -> None:
     ],
 )
 def test_statistics_of_something_else_are_refused(
-    tmp_path: Path, rmtcli: Run, arguments: str, line: str, request: pytest.FixtureRequest
+    tmp_path: Path, rmtcli: Run, arguments: str, line: str, made: Path
 ) -> None:
     (tmp_path / "deep.pt").symlink_to(DEEP)
     (tmp_path / "mlp.safetensors").symlink_to(SAMPLES / "mnist_mlp.safetensors")
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "other.npz", inputs=rng.random((40, 784), np.float32))
-    made = request.config.cache.mkdir("statistics")
-    if not (made / "bent.safetensors").exists():
-        make(made)
     for name in ("deep", "one", "part", "bent"):
         (tmp_path / f"{name}.safetensors").symlink_to(made / f"{name}.safetensors")
     before = tree(tmp_path)
@@ -131,21 +143,6 @@ def test_statistics_of_something_else_are_refused(
     assert result.stderr.count("\n") == 1
     assert result.returncode in (1, 2)
     assert tree(tmp_path) == before
-
-
-def make(folder: Path) -> None:
-    """Write statistics of the deep sample: whole, without gradients, partial, and misshapen."""
-    import rmtcli as library
-
-    rows = {"one": {"metric": "one-sided"}, "deep": {}}
-    for name, options in rows.items():
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)
-        calibration = library.Calibration(MNIST, stats=folder / f"{name}.safetensors", **options)
-        library.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
-    loaded, origin = read_stats(folder / "deep.safetensors")
-    part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
-    write_stats(folder / "part.safetensors", part, origin)
-    write_stats(folder / "bent.safetensors", loaded | {"fc1.weight": moments(0)}, origin)
 
 
 def test_the_record_names_its_sources(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from rmtcli.checkpoint import endings
 from rmtcli.cli import main
 from rmtcli.keep import KEEP_RULES
 from tests.conftest import Run, model_directory, tree
+from tests.sandbox import Sandbox
 
 MLP = "sample_models/mnist_mlp.safetensors"
 NO_MEMORY = "rmtcli: error: not enough memory: run on a machine with more; nothing was written\n"
@@ -375,7 +376,9 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_invalid_input_is_reported_in_one_line(workdir: Path, rmtcli: Run, name: str) -> None:
+def test_an_invalid_input_is_reported_in_one_line(
+    workdir: Path, sandbox: Sandbox, name: str
+) -> None:
     build, arguments, code, line = CASES[name]
     build(workdir)
     np.savez(workdir / "wrong.npz", inputs=np.ones((3, 9), np.float32))
@@ -383,11 +386,11 @@ def test_an_invalid_input_is_reported_in_one_line(workdir: Path, rmtcli: Run, na
     (workdir / "data.json").touch()
     (workdir / "score.py").write_text("def nan(model): return float('nan')\n")
     before = tree(workdir)
-    result = rmtcli(*arguments.split())
+    result = sandbox.run(*arguments.split(), cwd=workdir)
     # An ellipsis stands for the words of another library, which change with its version.
     expected = re.escape(f"rmtcli: error: {line}\n").replace("…", ".+")
     assert re.fullmatch(expected, result.stderr), result.stderr
-    assert result.returncode == code
+    assert result.code == code
     assert tree(workdir) == before
     assert not (workdir / "owned").exists()
 
@@ -402,11 +405,11 @@ def test_an_invalid_input_is_reported_in_one_line(workdir: Path, rmtcli: Run, na
     ],
 )
 def test_an_invalid_command_line_exits_with_2(
-    workdir: Path, rmtcli: Run, arguments: list[str], word: str
+    workdir: Path, sandbox: Sandbox, arguments: list[str], word: str
 ) -> None:
     before = tree(workdir)
-    result = rmtcli(*arguments)
-    assert result.returncode == 2
+    result = sandbox.run(*arguments, cwd=workdir)
+    assert result.code == 2
     assert word in result.stderr
     assert "Traceback" not in result.stderr
     assert tree(workdir) == before

@@ -36,12 +36,6 @@ readable = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def other() -> Iterator[Sandbox]:
     """A second sandbox, for runs at the same time."""
     with Sandbox() as started:
