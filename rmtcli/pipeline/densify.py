@@ -14,7 +14,7 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join, split_modules
-from rmtcli.pipeline.stages import describe, described
+from rmtcli.pipeline.stages import Planned, describe, described, on_values
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
@@ -58,7 +58,11 @@ def densify(
         describe(checkpoint),
         output=described(target, dense),
         readback=ReadBack(len(dense.infos), {}) if verify else None,
-        notes=(*_on_record(checkpoint), *on_extras(checkpoint, target)),
+        notes=(
+            *_on_record(checkpoint),
+            *on_values(checkpoint, Planned((), ())),
+            *on_extras(checkpoint, target),
+        ),
     )
 
 

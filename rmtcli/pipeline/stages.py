@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.special import special_values
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError
 from rmtcli.files import as_path
@@ -19,8 +21,11 @@ from rmtcli.layouts import Layout, Replacements
 from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.planning import Fitted, LayerPlan, RankChooser, plan_layer
 from rmtcli.report.base import Source
+from rmtcli.report.notes import on_not_finite
 from rmtcli.version import __version__
 
+#: Names of weights and of running statistics.
+_LEARNED = re.compile(r"(^|[._])(weight|running_mean|running_var)$")
 #: Bytes per tensor that names, headers and alignment may take in a file that holds no other tensor.
 _CONTAINER = 1024
 
@@ -185,6 +190,27 @@ def edited(
         shared,
     )
     return Edited(checkpoint, edits, manifest)
+
+
+def on_values(checkpoint: Checkpoint, planned: Planned) -> tuple[str, ...]:
+    """A note on values that are not finite where no layer is: an embedding, a norm, a buffer.
+
+    Layers were refused for them, or are listed. Minus infinity is what a mask holds, so that it
+    counts in weights and running statistics only.
+    """
+    known = {plan.layer.tensor for plan in planned.layers}
+    known |= {item.name for item in planned.skipped if item.reason is SkipReason.NOT_FINITE}
+    names = [name for name in checkpoint.distinct if name not in known]
+    return on_not_finite([name for name in names if _is_broken(name, checkpoint)])
+
+
+def _is_broken(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether a tensor holds values that no working network has there."""
+    if not checkpoint.infos[name].counts:
+        return False
+    special = special_values(checkpoint.raw(name))
+    learned = _LEARNED.search(name) is not None
+    return special.nan or special.infinite or (learned and special.minus_infinite)
 
 
 def refuse_not_finite(path: Path, items: Iterable[Fitted | Skipped]) -> None:

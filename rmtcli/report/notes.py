@@ -80,6 +80,17 @@ def on_untried(spared: int, why: str) -> str:
     )
 
 
+def on_not_finite(names: Sequence[str]) -> tuple[str, ...]:
+    """That tensors hold values that are NaN or infinite, by their names."""
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"NaN or infinite values, with which a network's outputs are not numbers, are in "
+        f"{', '.join(names[:3])}{more}: repair the checkpoint",
+    )
+
+
 def on_extras(checkpoint: Checkpoint, target: Path) -> tuple[str, ...]:
     """Notes on how the input was read, and on what it holds besides weights."""
     return (*checkpoint.remarks, *_on_others(checkpoint, target))
