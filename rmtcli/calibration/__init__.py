@@ -15,11 +15,12 @@ from rmtcli.calibration.metric import (
     decompose_together,
     redirect,
 )
-from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.calibration.narrow import Narrowing, Refit, narrow_units
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
+    "ByLayer",
     "Calibrated",
     "Calibration",
     "MetricDecomposition",

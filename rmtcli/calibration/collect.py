@@ -14,20 +14,34 @@ from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
 from rmtcli.computing.steps import tracked
+from rmtcli.errors import EvaluationError
 
 Array = NDArray[np.float64]
 
+#: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
+CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+#: Rows that are in memory as float64 at a time.
+_ROWS = 2**15
 #: Seed of the normal draws from which backward passes start: a calibration can be repeated.
 _SEED = 0
 
 
 @dataclass
-class _Inputs:
-    """Running sums over the tensors that one group of layers reads."""
+class _Sums:
+    """Running sums over rows: the tensors that a group of layers reads, or one layer's outputs."""
 
     rows: int = 0
     total: Array = field(default_factory=lambda: np.zeros(()))
     outer: Array = field(default_factory=lambda: np.zeros(()))
+
+    def add(self, values: Tensor, bias: Tensor | None = None) -> None:
+        """Add rows, shape (rows, width), less a bias of shape (width,)."""
+        self.rows += len(values)
+        for block in torch.split(values.detach(), _ROWS):
+            x = block.double() if bias is None else block.double() - bias.detach().double()
+            self.total = self.total + x.sum(0).cpu().numpy()
+            self.outer = self.outer + (x.T @ x).cpu().numpy()
 
     @cached_property
     def averages(self) -> tuple[Array, Array]:
@@ -41,28 +55,41 @@ class _Inputs:
 class _Watch:
     """Everything that the hooks record."""
 
-    #: The tensors read in this batch, by their id, with the layers that read them. Holding the
-    #: tensors keeps Python from giving their ids to others.
-    read: dict[int, tuple[Tensor, list[str]]] = field(default_factory=dict)
+    #: The tensors read in this batch, by id and version, with the layers that read them. Holding
+    #: the tensors keeps Python from giving their ids to others.
+    read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
     #: Gives the mask of the batch's positions that count; None for all.
     mask: Callable[[], Tensor | None] = lambda: None
-    inputs: dict[tuple[str, ...], _Inputs] = field(default_factory=dict)
-    gradients: dict[str, Array] = field(default_factory=dict)
+    inputs: dict[tuple[str, ...], _Sums] = field(default_factory=dict)
+    outputs: dict[str, _Sums] = field(default_factory=dict)
+    gradients: dict[str, _Sums] = field(default_factory=dict)
+
+    def note(self, name: str, source: Tensor) -> None:
+        """Note that a layer reads a tensor."""
+        self.read.setdefault((id(source), source._version), (source, []))[1].append(name)
 
     def add_inputs(self) -> None:
-        """Add the tensors of a batch to the sums, each once however many layers read it."""
-        for source, readers in self.read.values():
-            x = rows_of(source.detach(), self.mask()).double()
-            sums = self.inputs.setdefault(tuple(readers), _Inputs())
-            sums.rows += len(x)
-            sums.total = sums.total + x.sum(0).cpu().numpy()
-            sums.outer = sums.outer + (x.T @ x).cpu().numpy()
+        """Add the tensors of a batch to the sums, each once however many layers read it.
+
+        Raises:
+            EvaluationError: the network has changed one of them since.
+        """
+        for (_, version), (source, readers) in self.read.items():
+            if source._version != version:
+                raise EvaluationError(
+                    f"the network changes the input of '{readers[0]}' in place after the layer has "
+                    "read it, so it cannot be calibrated: let the network's code make a new tensor"
+                )
+            self.inputs.setdefault(tuple(readers), _Sums()).add(rows_of(source, self.mask()))
         self.read.clear()
+
+    def add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
+        """Add the outputs of one layer, without its bias, to its sums."""
+        self.outputs.setdefault(name, _Sums()).add(rows_of(values, self.mask()), bias)
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Add the output gradients of one layer to its sum."""
-        g = rows_of(gradient.detach(), self.mask()).double()
-        self.gradients[name] = self.gradients.get(name, 0.0) + (g.T @ g).cpu().numpy()
+        self.gradients.setdefault(name, _Sums()).add(rows_of(gradient, self.mask()))
 
     def moments(self, name: str, samples: int) -> Moments | None:
         """Return one layer's moments, from every group that it is in.
@@ -75,6 +102,8 @@ class _Watch:
             The moments, or None for a layer that no input reached.
         """
         own = [(group.count(name), sums) for group, sums in self.inputs.items() if name in group]
+        if name in self.outputs:
+            own.append((1, self.outputs[name]))
         rows = sum(times * sums.rows for times, sums in own)
         if not rows:
             return None
@@ -85,8 +114,8 @@ class _Watch:
             averages = [sums.averages for _, sums in own]
             mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
             second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
-        gradient = self.gradients.get(name)
-        return Moments(rows, samples, mean, second, None if gradient is None else gradient / rows)
+        gradient = None if name not in self.gradients else self.gradients[name].outer / rows
+        return Moments(rows, samples, mean, second, gradient, name in self.outputs)
 
 
 def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -115,7 +144,7 @@ def collect(
     vectors: bool = False,
     mask: Callable[[], Tensor | None] = lambda: None,
 ) -> dict[str, Moments]:
-    """Collect the moments of the inputs and output gradients of linear layers.
+    """Collect the moments of linear layers and convolutions, and of their output gradients.
 
     The network runs forward, and backward if gradients are asked for. The backward pass starts from
     v = √p ∘ z − p (√p · z) with p the network's own class probabilities and z standard normal. Its
@@ -124,13 +153,14 @@ def collect(
     the network is sure. No labels are needed. For outputs that are vectors, v is z itself, and the
     loss is their squared error.
 
-    Memory: the activations of one batch, and in² + out² float64 values per layer; layers that read
-    the same tensor (query, key and value) store its moments once.
+    Memory: the activations of one batch, and in² + out² float64 values per linear layer, 2 out² per
+    convolution; layers that read the same tensor (query, key and value) store its moments once.
 
     Args:
         model: the network, in evaluation mode, on its device.
         inputs: shape (samples, …).
-        layers: module names of the ``nn.Linear`` layers to watch.
+        layers: module names of the layers to watch: ``nn.Linear``, and convolutions without groups,
+            whose moments are those of their outputs.
         run: function that gives a network's outputs, shape (rows, width).
         batch: number of samples that run at a time.
         gradients: whether to collect output gradients.
@@ -140,6 +170,9 @@ def collect(
 
     Returns:
         Moments by module name; a layer that no input reached is missing.
+
+    Raises:
+        EvaluationError: the network changes a layer's input in place after it was read.
     """
     watch = _Watch(mask=mask)
     cotangent = _normal if vectors else _fisher_root
@@ -168,19 +201,41 @@ def collect(
 
 
 def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
-    """Return a forward hook that records a layer's input and, later, its output's gradient."""
+    """Return a forward hook that records a layer's rows and, later, its output's gradient."""
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        watch.read.setdefault(id(args[0]), (args[0], []))[1].append(name)
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        sides = next((n for kind, n in CONVOLUTIONS.items() if isinstance(module, kind)), 0)
+        if sides:
+            watch.add_outputs(name, _by_position(output, sides), module._parameters["bias"])
+        else:
+            watch.note(name, args[0])
         if gradients:
-            # Parameters require no gradient, so that the first layer's output starts the graph.
+            # Parameters require no gradient, so that the first layer's output starts the graph. It
+            # is copied because the network may change it in place, which no graph can start with.
             if not output.requires_grad:
-                output.requires_grad_(True)
+                output = output.detach().requires_grad_(True).clone()
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: watch.add_gradient(name, gradient)
+                lambda gradient: watch.add_gradient(name, _by_position(gradient, sides))
             )
+        return output
 
     return hook
+
+
+def _by_position(values: Tensor, sides: int) -> Tensor:
+    """Return a convolution's outputs, (samples, channels, …) or one sample's, as rows of channels.
+
+    Args:
+        values: the outputs, or their gradients.
+        sides: sides of the kernel; 0 for a linear layer, whose outputs are rows.
+
+    Returns:
+        Shape (samples, positions, channels).
+    """
+    if not sides:
+        return values
+    values = values if values.ndim > sides + 1 else values.unsqueeze(0)
+    return values.flatten(2).movedim(1, 2)
 
 
 def _normal(outputs: Tensor, generator: torch.Generator) -> Tensor:

@@ -30,9 +30,10 @@ class MetricDecomposition:
         left: shape (out, p): one column per direction, in the order of ``losses``.
         right: shape (p, in): one row per direction; siblings share the array. A row has the norm
             of the column of ``left`` (for siblings, of all their columns together).
-        mean: shape (in,): the mean input, whose error a bias compensates; None without a bias.
-        target: shape (out,): the output that the layer without its bias should give for the mean;
-            None without a bias.
+        mean: shape (p,): the product of ``right`` and the mean input, whose error a bias
+            compensates; None without a bias.
+        target: shape (out,): the output that the layer without its bias should give for the mean
+            input; None without a bias.
     """
 
     losses: FloatArray
@@ -50,7 +51,7 @@ class MetricDecomposition:
         left, right = self.left[:, :rank], self.right[:rank]
         shift = None
         if self.mean is not None and self.target is not None:
-            shift = self.target - left @ (right @ self.mean)
+            shift = self.target - left @ self.mean[:rank]
         return Factors(left, right, shift)
 
 
@@ -64,7 +65,8 @@ def decompose(
     the Kronecker approximation of its curvature (Martens and Grosse, 2015). Without gradients,
     R = 1, and the loss is the error of the outputs. With R W C^½ = U S Vᵀ, the optimum is
     A = R⁻¹ U_r U_rᵀ R W, and its loss is Σ s² over the dropped directions. C is never inverted,
-    however singular it is; the eigenvalues of G are raised to ``GRADIENT_FLOOR`` first.
+    however singular it is; the eigenvalues of G are raised to ``GRADIENT_FLOOR`` first. Of moments
+    of z = Wx, (W C Wᵀ)^½ takes the place of W C^½: the two have the same U and S.
 
     If the layer has a bias, C is centred and the bias takes (W−A)·E[x], which is optimal.
 
@@ -95,7 +97,8 @@ def decompose_together(
 
     Args:
         weights: shapes (out_i, in).
-        moments: moments of these layers, with the same mean and second moment of the inputs.
+        moments: moments of these layers, with the same mean and second moment of the inputs; those
+            of the outputs serve a single layer only.
         bias: whether each layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moments of the output gradients.
 
@@ -106,12 +109,14 @@ def decompose_together(
         ValueError: gradients are to be used and were not collected.
     """
     first = moments[0]
-    inputs = _root(first.covariance if bias else first.second, floor=0.0)
-    mean = first.mean if bias else None
+    second = _root(first.covariance if bias else first.second, floor=0.0)
     dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
     outputs = [_Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
     stacked = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
-    basis, values = _left_vectors(stacked @ inputs)
+    # What the moments' vectors are multiplied by: inputs by the weights, outputs by nothing more.
+    maps = outputs[0].apply(np.eye(len(dense[0]))) if first.of_outputs else stacked
+    basis, values = _left_vectors(maps @ second)
+    basis, values = basis[:, : min(stacked.shape)], values[: min(stacked.shape)]
     parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
     lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
     right = basis.T @ stacked
@@ -119,9 +124,10 @@ def decompose_together(
     x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
     scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
     losses, right = first.uses * values**2, right / scale[:, None]
-    targets = [None if mean is None else w @ mean for w in dense]
+    mean = basis.T @ (maps @ first.mean) / scale if bias else None
+    targets = [first.mean if first.of_outputs else w @ first.mean for w in dense]
     return [
-        MetricDecomposition(losses, left * scale, right, mean, target)
+        MetricDecomposition(losses, left * scale, right, mean, target if bias else None)
         for left, target in zip(lefts, targets, strict=True)
     ]
 

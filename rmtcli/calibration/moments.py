@@ -1,26 +1,47 @@
-"""First and second moments of a layer's inputs, and second moments of its output gradients."""
+"""First and second moments of a layer's inputs or outputs, and of its output gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+from rmtcli.keep import Untouched
+
+T = TypeVar("T")
+
+
+class ByLayer(dict[str, T]):
+    """Results of a calibration by layer name, and why other layers have none.
+
+    Args:
+        results: the results.
+        missing: the reasons.
+    """
+
+    def __init__(self, results: Mapping[str, T], missing: Mapping[str, Untouched]) -> None:
+        super().__init__(results)
+        self.missing = dict(missing)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """Moments of one layer y = Wx + b over the calibration samples.
 
+    Those of a convolution are moments of z = Wx, where x is a patch: a patch has in·k·k values, and
+    the low-rank maps of W need no more than E[z zᵀ] = W E[x xᵀ] Wᵀ, which is far smaller.
+
     Attributes:
         rows: number of inputs; a layer that runs at every position, or twice, has several per
             sample.
         samples: number of samples that went through the network.
-        mean: shape (in,), E[x].
-        second: shape (in, in), E[x xᵀ], not centred.
+        mean: shape (in,), E[x]; or shape (out,), E[z].
+        second: shape (in, in), E[x xᵀ], not centred; or shape (out, out), E[z zᵀ].
         gradient: shape (out, out), E[g gᵀ] of the output gradients g, or None.
+        of_outputs: whether ``mean`` and ``second`` are those of z.
     """
 
     rows: int
@@ -28,10 +49,11 @@ class Moments:
     mean: FloatArray
     second: FloatArray
     gradient: FloatArray | None
+    of_outputs: bool = False
 
     @property
     def covariance(self) -> FloatArray:
-        """E[(x − E[x])(x − E[x])ᵀ], shape (in, in)."""
+        """The second moment of what is left without the mean, in the shape of ``second``."""
         return self.second - np.outer(self.mean, self.mean)
 
     @property
@@ -74,4 +96,5 @@ def merge(parts: Sequence[Moments]) -> Moments:
         mean([part.mean for part in parts]),
         mean([part.second for part in parts]),
         mean(gradients) if len(gradients) == len(parts) else None,
+        parts[0].of_outputs,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import numpy as np
 from safetensors.numpy import save
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError
 from rmtcli.files import write_file
+from rmtcli.keep import Untouched
 
 #: Key of the file's metadata that holds a record of the contents.
 KEY = "rmtcli_statistics"
 #: Version of the record's layout.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Origin:
     network: str
 
 
-def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origin) -> None:
+def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
     """Write moments as safetensors; arrays that layers share are stored once.
 
     Args:
         path: file to write; the caller has checked that it may be written.
-        moments: moments by layer name; None for a layer that no input reached.
+        moments: moments by layer name, and why other layers have none.
         origin: the checkpoint and the data that they were taken from.
     """
     arrays: dict[str, FloatArray] = {}
@@ -61,13 +61,13 @@ def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origi
         return names[id(array)]
 
     layers = {
-        name: m
-        and {
+        name: {
             "rows": m.rows,
             "samples": m.samples,
             "mean": put("mean", m.mean),
             "second": put("second", m.second),
             "gradient": put("gradient", m.gradient),
+            "of_outputs": m.of_outputs,
         }
         for name, m in moments.items()
     }
@@ -78,12 +78,13 @@ def write_stats(path: Path, moments: Mapping[str, Moments | None], origin: Origi
         "gradients": origin.gradients,
         "network": origin.network,
         "layers": layers,
+        "missing": {name: reason.name for name, reason in moments.missing.items()},
     }
     content = save(arrays, {KEY: json.dumps(record)})
     write_file(path, lambda file: file.write(content))
 
 
-def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
+def read_stats(path: Path) -> tuple[ByLayer[Moments], Origin]:
     """Read a file that :func:`write_stats` wrote.
 
     Raises:
@@ -97,20 +98,21 @@ def read_stats(path: Path) -> tuple[dict[str, Moments | None], Origin]:
             raise CheckpointError(f"{path}: statistics of another version: collect them again")
         arrays = {name: file.array(name).astype(np.float64) for name in file.infos}
         moments = {
-            name: item
-            and Moments(
+            name: Moments(
                 item["rows"],
                 item["samples"],
                 arrays[item["mean"]],
                 arrays[item["second"]],
                 None if item["gradient"] is None else arrays[item["gradient"]],
+                item["of_outputs"],
             )
             for name, item in record["layers"].items()
         }
+        missing = {name: Untouched[reason] for name, reason in record["missing"].items()}
         origin = Origin(*(record[key] for key in Origin.__slots__))
     # The record may be JSON of any form.
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{path}: contains no calibration statistics written by rmtcli"
         ) from None
-    return moments, origin
+    return ByLayer(moments, missing), origin

@@ -27,7 +27,12 @@ class Untouched(Enum):
     PLAN = "the plan leaves it as it is"
     MOVES = "tried without data, it moves the outputs too far"
     UNTRIED = "only near the law, or in a directory, and the network cannot be tried without data"
-    NO_DATA = "no calibration data: no input reached it, or its outputs are not used"
+    NO_DATA = "no calibration data: no input reached it"
+    UNUSED = "no calibration data: the network's outputs do not depend on it"
+    NOT_CALIBRATED = (
+        "not calibrated: in the network, no linear layer or convolution of torch's holds it"
+    )
+    GROUPS = "not calibrated: a convolution in groups"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     OTHERS = (
         "its module holds other parameters too, which its factors would lose: only --layout dense "

@@ -176,7 +176,7 @@ def _skip_reason_of_weight(
         (info.size == 0, SkipReason.EMPTY),
         (bool(checkpoint.about.quantized), SkipReason.QUANTIZED),
         (_is_factor(checkpoint, module_of(name)), SkipReason.FACTOR),
-        (deep and info.shape[1] == 1, SkipReason.ONE_CHANNEL),
+        (deep and info.shape[1] == 1 and name not in selection.include, SkipReason.ONE_CHANNEL),
     )
     return next((reason for applies, reason in reasons if applies), None)
 

@@ -25,7 +25,10 @@ class SkipReason(Enum):
     NOT_MATRIX = (
         "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
     )
-    ONE_CHANNEL = "a convolution with one input channel per kernel: there is nothing to reduce"
+    ONE_CHANNEL = (
+        "a convolution with one input channel per kernel, as depthwise ones have: if it reads a "
+        "single channel, give its full name with --include"
+    )
     RECURRENT = "part of a recurrent layer: ask for its gates with --recurrent"
     NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM or a GRU"
     QUANTIZED = "already quantised by another tool: prune the network that it was made from"

@@ -44,6 +44,37 @@ class SplitLinear(nn.Sequential):
         return self.left.bias
 
 
+class SplitConvolution(nn.Sequential):
+    """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
+
+    def __init__(self, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool) -> None:
+        kind = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind))
+        options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+        first = kind(
+            module.in_channels,
+            rank,
+            cast(Any, module.kernel_size),
+            stride=cast(Any, module.stride),
+            padding=cast(Any, module.padding),
+            dilation=cast(Any, module.dilation),
+            padding_mode=module.padding_mode,
+            bias=False,
+            **options,
+        )
+        super().__init__(first, kind(rank, module.out_channels, 1, bias=bias, **options))
+        self.train(module.training)
+
+    @property
+    def right(self) -> nn.Module:
+        """The first convolution, to ``rank`` channels."""
+        return self[0]
+
+    @property
+    def left(self) -> nn.Module:
+        """The second convolution, with the bias."""
+        return self[1]
+
+
 def own_part(module: nn.Module) -> str:
     """What two modules in place of a linear layer or convolution would lose; empty if nothing."""
     if _has_own_forward(module):
@@ -72,26 +103,5 @@ def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | Non
         made = SplitLinear(linear, rank, bias=bias)
         return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
-        return split_convolution(module, rank, bias=bias)
+        return SplitConvolution(module, rank, bias=bias)
     return None
-
-
-def split_convolution(
-    module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool
-) -> nn.Sequential:
-    """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
-    kind = type(module)
-    options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
-    first = kind(
-        module.in_channels,
-        rank,
-        cast(Any, module.kernel_size),
-        stride=cast(Any, module.stride),
-        padding=cast(Any, module.padding),
-        dilation=cast(Any, module.dilation),
-        padding_mode=module.padding_mode,
-        bias=False,
-        **options,
-    )
-    second = kind(rank, module.out_channels, 1, bias=bias, **options)
-    return nn.Sequential(first, second).train(module.training)

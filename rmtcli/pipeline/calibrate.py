@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.calibration import Calibrated, Calibration, Moments, Origin, read_stats, write_stats
+from rmtcli.calibration import (
+    ByLayer,
+    Calibrated,
+    Calibration,
+    Moments,
+    Origin,
+    read_stats,
+    write_stats,
+)
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.checkpoint.names import member
@@ -59,8 +67,8 @@ def calibration_source(
 
 def calibrate_layers(
     harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
-) -> tuple[dict[str, LayerCalibration], Calibrated]:
-    """The calibration of each layer, by name; a layer that no input reached is missing.
+) -> tuple[ByLayer[LayerCalibration], Calibrated]:
+    """The calibration of each layer by name, and why other layers have none.
 
     Args:
         harness: the dense network, and how it is built and fed.
@@ -85,7 +93,8 @@ def calibrate_layers(
         if array is not None
     }
     samples = max((m.samples for m in moments.values()), default=0)
-    return calibrations, Calibrated(settings, samples, sum(arrays.values()))
+    by_layer = ByLayer(calibrations, moments.missing)
+    return by_layer, Calibrated(settings, samples, sum(arrays.values()))
 
 
 def _calibration(
@@ -98,7 +107,7 @@ def _calibration(
 
 def _moments(
     harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
-) -> Mapping[str, Moments]:
+) -> ByLayer[Moments]:
     """The moments of each layer, from the file of statistics if it exists; else it is written."""
     path = None if settings.stats is None else Path(settings.stats)
     data = None if settings.data is None else file_sha256(Path(settings.data))
@@ -110,7 +119,7 @@ def _moments(
     assert data is not None
     moments = calibrate(harness, layers, settings)
     if path is not None:
-        write_stats(path, {layer.name: moments.get(layer.name) for layer in layers}, origin)
+        write_stats(path, moments, origin)
     return moments
 
 
@@ -120,7 +129,7 @@ def _read_moments(
     layers: Sequence[Layer],
     wanted: Origin,
     settings: Calibration,
-) -> Mapping[str, Moments]:
+) -> ByLayer[Moments]:
     """The moments in a file of statistics.
 
     Raises:
@@ -140,15 +149,15 @@ def _read_moments(
             "to collect them again"
         )
     for layer in layers:
+        if layer.name in moments.missing:
+            continue
         if layer.name not in moments:
             raise UsageError(
                 f"{path}: holds no statistics of {layer.name}: delete the file to collect them "
                 "again"
             )
         item, (out, inputs) = moments[layer.name], layer.shape
-        if item is not None and item.shapes not in (
-            ((inputs,), (inputs, inputs), (out, out)),
-            ((inputs,), (inputs, inputs), None),
-        ):
+        width, square = out if item.of_outputs else inputs, (out, out)
+        if item.shapes not in [((width,), (width, width), gradient) for gradient in (square, None)]:
             raise CheckpointError(f"{path}: the statistics of {layer.name} do not fit its shape")
-    return {name: item for name, item in moments.items() if item is not None}
+    return moments

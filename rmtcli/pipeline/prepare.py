@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rmtcli.calibration import Calibrated
+from rmtcli.calibration import ByLayer, Calibrated
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
@@ -82,7 +82,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
 
 def _calibrate(
     harness: Harness, source: Source, items: Sequence[Layer | Skipped], request: Request
-) -> tuple[dict[str, LayerCalibration], Calibrated]:
+) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of all layers that may be pruned: no output heads, unless a plan names them.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rmtcli.calibration import Calibrated
+from rmtcli.calibration import ByLayer, Calibrated
 from rmtcli.checkpoint import Checkpoint, Edited, Edits
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.evaluation import Comparison, Harness
@@ -75,7 +75,7 @@ class Prepared:
     source: Source
     method: Method
     fits: FitStream | FittedLayers
-    calibrations: Mapping[str, LayerCalibration] | None
+    calibrations: ByLayer[LayerCalibration] | None
     calibrated: Calibrated | None
     notes: tuple[str, ...] = ()
 

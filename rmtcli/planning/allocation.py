@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import UsageError
@@ -68,7 +69,7 @@ class Allocation:
 def allocation_of(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
-    calibrations: Mapping[str, LayerCalibration] | None,
+    calibrations: ByLayer[LayerCalibration] | None,
     goal: Goal,
 ) -> Allocation:
     """The layers that share a budget of parameters, bytes or multiply-adds.
@@ -78,6 +79,10 @@ def allocation_of(
         fitted: its layers, with their approximations.
         calibrations: by layer name, or None if nothing was calibrated.
         goal: the unit of its budget, parameters if it has none, and the multiple of all ranks.
+
+    Raises:
+        UsageError: a budget of multiply-adds for convolutions that were not calibrated, so that
+            the number of their output positions is not known.
     """
     unit = "parameters" if goal.budget is None else goal.budget.unit
     free = [item for item in fitted if not outside_budget(item, calibrations)]
@@ -100,15 +105,26 @@ def allocation_of(
         total += sum(price(item) * item.layer.size for item in free)
     else:
         total = checkpoint.parameters
+    if unit == "macs" and calibrations is None:
+        _refuse_uncounted(checkpoint, free)
     groups = _groups(free)
     options = [options_by_weights(group, price(group[0]), goal.rank_multiple) for group in groups]
     return Allocation(groups, options, total)
 
 
+def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
+    kernels = [item.layer.name for item in items if item.layer.view.kernel]
+    if kernels:
+        raise UsageError(
+            f"{checkpoint.path}: {kernels[0]} is a convolution, whose multiply-adds depend on the "
+            "size of its input: give inputs with --calib, or leave out --conv"
+        )
+
+
 def timed_allocation(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
-    calibrations: Mapping[str, LayerCalibration] | None,
+    calibrations: ByLayer[LayerCalibration] | None,
     goal: Goal,
     times: Callable[[Layer], Times],
 ) -> Allocation:
@@ -181,19 +197,22 @@ def _groups(items: Sequence[Fitted]) -> list[list[Fitted]]:
 
 
 def outside_budget(
-    item: Fitted, calibrations: Mapping[str, LayerCalibration] | None
+    item: Fitted, calibrations: ByLayer[LayerCalibration] | None
 ) -> Untouched | None:
     """Why a layer has no part in a budget; a layer that cannot be split saves nothing."""
     stays = None if item.layer.view.splits else undivided(item.layer)
     return without_rank(item, calibrations) or stays
 
 
-def without_rank(
-    item: Fitted, calibrations: Mapping[str, LayerCalibration] | None
-) -> Untouched | None:
+def without_rank(item: Fitted, calibrations: ByLayer[LayerCalibration] | None) -> Untouched | None:
     """Why no rank is chosen for a layer, by a rule or under a budget."""
     if item.layer.head:
         return Untouched.NARROW if item.layer.narrow else Untouched.HEAD
-    if calibrations is not None and item.layer.name not in calibrations:
-        return Untouched.NO_DATA
-    return None
+    return uncalibrated(item, calibrations)
+
+
+def uncalibrated(item: Fitted, calibrations: ByLayer[LayerCalibration] | None) -> Untouched | None:
+    """Why a layer has no calibration where others have one."""
+    if calibrations is None or item.layer.name in calibrations:
+        return None
+    return calibrations.missing.get(item.layer.name, Untouched.NO_DATA)

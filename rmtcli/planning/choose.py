@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
-from rmtcli.planning.allocation import Allocation, outside_budget, without_rank
+from rmtcli.planning.allocation import Allocation, outside_budget, uncalibrated, without_rank
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan_file import Plan
@@ -15,7 +16,7 @@ from rmtcli.planning.plan_file import Plan
 #: Chooses a layer's rank, or says why the layer stays as it is.
 RankChooser = Callable[[Fitted], int | Untouched]
 #: The calibrated layers by name; None if nothing was calibrated.
-Calibrations = Mapping[str, LayerCalibration] | None
+Calibrations = ByLayer[LayerCalibration] | None
 
 
 def by_rule(keep: str, calibrations: Calibrations = None) -> RankChooser:
@@ -31,8 +32,7 @@ def by_plan(plan: Plan, calibrations: Calibrations) -> RankChooser:
         name = item.layer.name
         if name not in plan.ranks:
             return Untouched.PLAN
-        known = calibrations is None or name in calibrations
-        return plan.ranks[name] if known else Untouched.NO_DATA
+        return uncalibrated(item, calibrations) or plan.ranks[name]
 
     return choose
 

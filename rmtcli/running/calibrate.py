@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration import Calibration, Moments
-from rmtcli.calibration.collect import collect
+from rmtcli.calibration import ByLayer, Calibration, Moments
+from rmtcli.calibration.collect import CONVOLUTIONS, collect
 from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import module_of
@@ -25,7 +25,9 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.network import build, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
+from rmtcli.layouts.split import own_part
 from rmtcli.layouts.wrapped import naming
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,10 +36,8 @@ _LOGGER = logging.getLogger(__name__)
 TOKENS_FITTED = 65_536
 
 
-def calibrate(
-    harness: Harness, layers: Sequence[Layer], settings: Calibration
-) -> dict[str, Moments]:
-    """Run the network and return the moments of each layer's inputs and output gradients.
+def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) -> ByLayer[Moments]:
+    """Run the network and return the moments of each layer, and of its output gradients.
 
     Args:
         harness: how the network is built and fed.
@@ -45,7 +45,7 @@ def calibrate(
         settings: the inputs, and the moments to take.
 
     Returns:
-        Moments by layer name; layers that no input reaches are missing.
+        Moments by layer name, and why the other layers have none.
 
     Raises:
         EvaluationError: the network does not take the data, or all samples are equal.
@@ -64,14 +64,28 @@ def calibrate(
         vectors=source.task.rows is Rows.VECTORS,
         mask=lambda: mask_of(model),
     )
-    parts = {name: [moments[m] for m in names if m in moments] for name, names in modules.items()}
-    merged = {name: merge(some) for name, some in parts.items() if some}
-    # A layer that gets no gradient although gradients are asked for does not affect the outputs.
-    return {
-        name: item
-        for name, item in merged.items()
-        if item.gradient is not None or not settings.gradients
-    }
+    results: dict[str, Moments] = {}
+    missing: dict[str, Untouched] = {}
+    for layer in layers:
+        parts = [moments[name] for name in modules[layer.name] if name in moments]
+        merged = merge(parts) if parts else None
+        if not modules[layer.name]:
+            missing[layer.name] = _unwatched(model, harness.checkpoint, layer)
+        elif merged is None:
+            missing[layer.name] = Untouched.NO_DATA
+        elif merged.gradient is None and settings.gradients:
+            missing[layer.name] = Untouched.UNUSED
+        else:
+            results[layer.name] = merged
+    return ByLayer(results, missing)
+
+
+def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:
+    """Why no module of the model can be watched for a layer."""
+    name = None if isinstance(model, Pretrained) else naming(model, checkpoint)(layer.tensor)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    module = None if name is None else modules.get(module_of(name))
+    return Untouched.GROUPS if getattr(module, "groups", 1) > 1 else Untouched.NOT_CALIBRATED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +167,9 @@ def mask_of(model: nn.Module) -> Tensor | None:
 def modules_of(
     model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
 ) -> Mapping[str, list[str]]:
-    """The linear modules of the model that hold each layer's weight, by the layer's name.
+    """The modules of the model that hold each layer's weight, by the layer's name.
+
+    These are linear layers, and convolutions without groups that compute what torch's do.
 
     A module that the model registers under several names is listed once.
     """
@@ -162,16 +178,16 @@ def modules_of(
         modules_by_layer = model.modules_of(every)
     else:
         own = naming(model, checkpoint)
-        linear = {
+        watched = {
             name
             for name, module in model.named_modules(remove_duplicate=False)
-            if isinstance(module, nn.Linear)
+            if isinstance(module, nn.Linear) or _is_plain_convolution(module)
         }
         pairs = ((name, own(name)) for layer in layers for name in (layer.name, *layer.tied))
         modules_by_layer = {
             module_of(name): module_of(known)
             for name, known in pairs
-            if known is not None and module_of(known) in linear
+            if known is not None and module_of(known) in watched
         }
     modules = dict(model.named_modules(remove_duplicate=False))
 
@@ -184,3 +200,9 @@ def modules_of(
         return list(names_by_object.values())
 
     return {layer.name: distinct((layer.name, *layer.tied)) for layer in layers}
+
+
+def _is_plain_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution without groups that computes what torch's class does."""
+    grouped = getattr(module, "groups", 1) != 1
+    return isinstance(module, tuple(CONVOLUTIONS)) and not grouped and not own_part(module)

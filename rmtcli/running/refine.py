@@ -30,6 +30,10 @@ _LOGGER = logging.getLogger(__name__)
 UNDONE = (
     "--{} was undone: on held-out inputs it made the network differ more from the dense network"
 )
+NO_KERNELS = (
+    "--sequential fits linear layers again; convolutions keep their calibrated factors, which "
+    "--heal trains"
+)
 #: Share of the inputs that is held out to check whether a refinement helps on new inputs.
 HELD_OUT = 0.1
 
@@ -42,16 +46,18 @@ class Refined:
         unhealed: factors by layer name, before healing.
         factors: factors by layer name, after healing; equal to ``unhealed`` if nothing was healed.
         undone: the refinements that did not help and were undone: ``sequential``, ``heal``.
+        remarks: sentences on what a refinement left out.
     """
 
     unhealed: Mapping[str, Factors]
     factors: Mapping[str, Factors]
     undone: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the report."""
-        return tuple(UNDONE.format(name) for name in self.undone)
+        return (*self.remarks, *(UNDONE.format(name) for name in self.undone))
 
 
 def refine(
@@ -83,14 +89,17 @@ def refine(
         steps = {
             p.layer.name: _step(p, modules[p.layer.name], calibrations[p.layer.name])
             for p in plans
-            if not _routed(modules[p.layer.name])
+            if not (_routed(modules[p.layer.name]) or p.layer.view.kernel)
         }
-        if not pair.helps(lambda: pair.fit(steps, min(settings.batch, source.task.batch))):
+        if steps and not pair.helps(
+            lambda: pair.fit(steps, min(settings.batch, source.task.batch))
+        ):
             undone.append("sequential")
     unhealed = pair.factors
     if settings.heal and not pair.helps(lambda: pair.learn(settings.heal)):
         undone.append("heal")
-    return Refined(unhealed, pair.factors, tuple(undone))
+    kept = settings.sequential and any(p.layer.view.kernel for p in plans)
+    return Refined(unhealed, pair.factors, tuple(undone), (NO_KERNELS,) if kept else ())
 
 
 class _Pair:
@@ -215,8 +224,8 @@ class _Held:
         """Store new factors in the network."""
         self.factors = factors
         right, left = _maps(self.modules[0])
-        right.weight.copy_(torch.from_numpy(factors.right))
-        left.weight.copy_(torch.from_numpy(factors.left))
+        for weight, values in ((right.weight, factors.right), (left.weight, factors.left)):
+            weight.copy_(torch.from_numpy(values).reshape(weight.shape))
         for module, bias in zip(self.modules, self.biases, strict=True):
             current = _maps(module)[1].bias
             if current is not None and bias is not None and factors.shift is not None:
@@ -241,10 +250,11 @@ class _Held:
         bias, shift = self.biases[0], self.factors.shift
         if len(self.modules) == 1 and left.bias is not None and bias is not None:
             shift = float64_of(left.bias) - float64_of(bias)
-        self.factors = Factors(float64_of(left.weight), float64_of(right.weight), shift)
+        a, b = (float64_of(weight.flatten(1)) for weight in (left.weight, right.weight))
+        self.factors = Factors(a, b, shift)
 
 
 def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
     """The right and the left map of a split layer."""
-    split = cast(SplitLinear, module)  # or FactoredLinear, which has the same two attributes
+    split = cast(SplitLinear, module)  # or another that has the same two attributes
     return split.right, split.left

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rmtcli.calibration import Moments
 from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
+from rmtcli.errors import EvaluationError
 
 
 def run(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -119,6 +120,36 @@ def test_positions_are_rows_and_unreached_layers_are_missing() -> None:
     assert set(collected) == {"fc", "head"}
     assert (collected["fc"].rows, collected["fc"].uses, collected["head"].uses) == (45, 5, 1)
     assert collected["fc"].gradient is not None
+
+
+def test_values_that_change_in_place_are_seen_in_time_or_refused() -> None:
+    class InPlace(nn.Module):
+        late = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            y.relu_()
+            z = self.b(y)
+            z += y
+            if self.late:
+                y += 1
+            return self.head(z)
+
+    net: InPlace = model(InPlace)  # type: ignore[assignment]
+    collected = collect(net, X, ["a", "b", "head"], run)
+    with torch.no_grad():
+        first = torch.relu(net.a(torch.from_numpy(X).double()))
+        last = first + net.b(first)
+    for name, rows in (("b", first.numpy()), ("head", last.numpy())):
+        np.testing.assert_allclose(collected[name].second, rows.T @ rows / len(X), atol=1e-12)
+        assert collected[name].gradient is not None
+    net.late = True
+    with pytest.raises(EvaluationError, match="changes the input of 'b' in place"):
+        collect(net, X, ["a", "b", "head"], run, gradients=False)
 
 
 def test_without_gradients_nothing_runs_backward() -> None:

@@ -12,9 +12,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import rmtcli
-from rmtcli.calibration import Moments, Origin, read_stats, write_stats
-from rmtcli.calibration.stats import KEY
+from rmtcli.calibration import ByLayer, Moments, Origin, read_stats, write_stats
+from rmtcli.calibration.stats import KEY, VERSION
 from rmtcli.errors import CheckpointError, RmtcliError
+from rmtcli.keep import Untouched
 from rmtcli.planning import Budget
 from tests.conftest import SAMPLES, Run, tree
 
@@ -31,10 +32,14 @@ def moments(seed: int, shared: np.ndarray | None = None) -> Moments:
 def test_what_is_written_is_read_bit_for_bit(tmp_path: Path) -> None:
     a = moments(0)
     b = Moments(9, 3, a.mean, a.second, None)
-    write_stats(tmp_path / "s.safetensors", {"a": a, "b": b, "unreached": None}, ORIGIN)
+    write_stats(
+        tmp_path / "s.safetensors",
+        ByLayer({"a": a, "b": b}, {"unreached": Untouched.NO_DATA}),
+        ORIGIN,
+    )
     loaded, origin = read_stats(tmp_path / "s.safetensors")
     assert origin == ORIGIN
-    assert loaded["unreached"] is None
+    assert loaded.missing == {"unreached": Untouched.NO_DATA}
     for name, expected in (("a", a), ("b", b)):
         item = loaded[name]
         assert item is not None
@@ -53,7 +58,9 @@ def save(path: Path, record: object) -> None:
     save_file({"x": np.ones(3)}, path, {KEY: json.dumps(record)})
 
 
-@pytest.mark.parametrize("record", [None, 3, [], {}, {"version": 2}, {"version": 1, "layers": 0}])
+@pytest.mark.parametrize(
+    "record", [None, 3, [], {}, {"version": VERSION + 1}, {"version": VERSION, "layers": 0}]
+)
 def test_files_without_statistics_are_refused(tmp_path: Path, record: object) -> None:
     save(tmp_path / "s.safetensors", record)
     with pytest.raises(CheckpointError, match=r"s\.safetensors: "):
@@ -107,8 +114,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rmtcli.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
     loaded, origin = read_stats(folder / "deep.safetensors")
     part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
-    write_stats(folder / "part.safetensors", part, origin)
-    write_stats(folder / "bent.safetensors", loaded | {"fc1.weight": moments(0)}, origin)
+    write_stats(folder / "part.safetensors", ByLayer(part, {}), origin)
+    bent = ByLayer(loaded | {"fc1.weight": moments(0)}, {})
+    write_stats(folder / "bent.safetensors", bent, origin)
     return folder
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmtcli
-from rmtcli.calibration import Moments, Origin, read_stats, write_stats
+from rmtcli.calibration import ByLayer, Moments, Origin, read_stats, write_stats
 from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
 from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.cli.defaults import defaults
@@ -26,6 +26,7 @@ from rmtcli.evaluation.data import read_samples
 from rmtcli.evaluation.pooling import pooling_of
 from rmtcli.evaluation.tasks import task_of
 from rmtcli.evaluation.text import image_samples
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.layouts import Factored, join
 from rmtcli.planning import Plan, check_plan
@@ -160,7 +161,11 @@ def write_seeds(folder: Path) -> list[Seed]:
 
     moments = Moments(20, 10, np.zeros(9), np.eye(9), np.eye(8))
     origin = Origin("a", "b", gradients=True, network="chain")
-    write_stats(folder / "stats.safetensors", {"fc.weight": moments, "x": None}, origin)
+    write_stats(
+        folder / "stats.safetensors",
+        ByLayer({"fc.weight": moments}, {"x": Untouched.NO_DATA}),
+        origin,
+    )
     add(
         "statistics", folder / "stats.safetensors", lambda: read_stats(folder / "stats.safetensors")
     )
