@@ -78,19 +78,21 @@ class Planned:
 def describe(checkpoint: Checkpoint) -> Source:
     """Path, hash and sizes of a checkpoint, for the report."""
     size = sum(path.stat().st_size for path in checkpoint.weights)
-    digest, tensors = checkpoint_sha256(checkpoint), len(checkpoint.infos)
-    other = size - checkpoint.bytes if checkpoint.extras else 0
+    digest, tensors, stored = checkpoint_sha256(checkpoint), len(checkpoint.infos), checkpoint.bytes
+    other = size - stored if checkpoint.extras else 0
     if other <= _CONTAINER * (tensors + 1):
         other = 0
-    return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters, other)
+    return Source(str(checkpoint.path), digest, size, tensors, checkpoint.parameters, other, stored)
 
 
 def described(target: Path, network: Checkpoint) -> Source:
     """A written output, for the report.
 
-    Its parameters are those of the network, also if another package's format has no aliases.
+    Its parameters are those of the network, also if another package's format has no aliases; so
+    are the bytes of its tensors.
     """
-    return replace(describe(open_written(network, target)), parameters=network.parameters)
+    source = describe(open_written(network, target))
+    return replace(source, parameters=network.parameters, tensor_bytes=network.bytes)
 
 
 def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmtcli.calibration import Calibrated
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.evaluation import Comparison
 from rmtcli.layers import Skipped
 from rmtcli.layouts import LAYOUTS, Layout, ReadBack
@@ -35,6 +36,7 @@ class Source:
         parameters: number of entries of all tensors together; whole numbers and masks are none.
         other_bytes: of these bytes, those of objects beside the network, such as the state of an
             optimizer.
+        tensor_bytes: bytes of all tensors of the network together; shared storage counts once.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Source:
     tensors: int
     parameters: int
     other_bytes: int = 0
+    tensor_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +113,18 @@ class Report:
             return self.source.parameters, self.output.parameters
         before, after = self.pruned_parameters
         return self.source.parameters, self.source.parameters + after - before
+
+    @property
+    def tensor_bytes(self) -> tuple[int, int]:
+        """Bytes of the network's tensors before and after; the output's, if one was written."""
+        before = self.source.tensor_bytes
+        if self.output is not None:
+            return before, self.output.tensor_bytes
+        saved = sum(
+            plan.layer.copies * (plan.layer.size - plan.size) * TYPES[plan.layer.dtype].width
+            for plan in self.pruned
+        )
+        return before, before - saved
 
     def to_dict(self, command: str | None = None) -> dict[str, Any]:
         """The report as plain values, for JSON.

@@ -21,6 +21,9 @@ FIELDS = {
     "params.before": "parameters of the input",
     "params.after": "parameters after pruning",
     "params.ratio": "parameters after pruning, as a share of those before",
+    "bytes.before": "bytes of the input's tensors; shared storage counts once",
+    "bytes.after": "bytes of the tensors after pruning",
+    "bytes.ratio": "bytes of the tensors after pruning, as a share of those before",
     "layers.count": "layers",
     "layers.pruned": "layers that are pruned",
     "layers.unfit": "layers whose fit is not reliable; output heads are not counted",
@@ -138,6 +141,7 @@ class Outcome:
 def values_of(report: Report) -> dict[str, float | None]:
     """The values of a report's fields for conditions; None where one was not measured."""
     before, after = report.parameters
+    stored, smaller = report.tensor_bytes
     record = report.to_dict()
     accuracy = record["accuracy"]
     cosine, perplexity = accuracy.get("cosine"), accuracy.get("perplexity") or {}
@@ -146,6 +150,9 @@ def values_of(report: Report) -> dict[str, float | None]:
         "params.before": before,
         "params.after": after,
         "params.ratio": after / before if before else None,
+        "bytes.before": stored,
+        "bytes.after": smaller,
+        "bytes.ratio": smaller / stored if stored else None,
         "layers.count": len(report.layers),
         "layers.pruned": len(report.pruned),
         "layers.unfit": len(unfit),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import rmtcli
 from rmtcli.cli.options.output import OutputOptions
@@ -18,7 +18,7 @@ from rmtcli.report.summary import summary
 from rmtcli.report.totals import totals
 from tests.conftest import model_directory, planted
 
-SIZES = ("params.before", "params.after", "params.ratio")
+SIZES = tuple(f"{what}.{x}" for what in ("params", "bytes") for x in ("before", "after", "ratio"))
 
 
 def weight(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -89,6 +89,10 @@ def test_a_tied_weight_counts_once_in_every_judgement(
     before, after = values_of(judged[0]), values_of(report)
     assert {name: before[name] for name in SIZES} == {name: after[name] for name in SIZES}
     assert after["params.after"] == 160 * 64 + 2 * 128
+    assert (after["bytes.before"], after["bytes.after"]) == (
+        4 * (160 * 64 + 64 * 64),
+        4 * (160 * 64 + 2 * 128),
+    )
     assert report.output.parameters == after["params.after"]
 
 
@@ -115,3 +119,19 @@ def test_terminal_and_model_card_show_the_same_parameters(
     assert report.output is not None
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"{report.parameters[0]:,} → {report.parameters[1]:,}" in card
+
+
+@pytest.mark.parametrize("layout", ["factored", "dense"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_bytes_are_judged_as_they_are_written(
+    tmp_path: Path, layout: str, dtype: torch.dtype
+) -> None:
+    state = {"fc.weight": weight(128, 96).to(dtype), "fc.bias": torch.ones(128, dtype=dtype)}
+    save_file({**state, "ids": torch.arange(9)}, tmp_path / "a.safetensors")
+    only = rmtcli.Selection(include=("fc.weight",))
+    options = {"keep": "rank:k=2", "layout": layout, "selection": only}
+    planned = values_of(rmtcli.prune(tmp_path / "a.safetensors", dry_run=True, **options))
+    written = rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.safetensors", **options)
+    tensors = load_file(tmp_path / "b.safetensors").values()
+    assert planned["bytes.after"] == sum(tensor.nbytes for tensor in tensors)
+    assert planned == values_of(written)
