@@ -17,6 +17,8 @@ from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 
 Array = NDArray[np.float64]
+#: Makes the values that a backward pass starts from, of the shape of the outputs.
+Start = Callable[[Tensor, torch.Generator], Tensor]
 
 #: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
@@ -141,17 +143,16 @@ def collect(
     *,
     batch: int = 256,
     gradients: bool = True,
-    vectors: bool = False,
+    start: Start | None = None,
     mask: Callable[[], Tensor | None] = lambda: None,
 ) -> dict[str, Moments]:
     """Collect the moments of linear layers and convolutions, and of their output gradients.
 
     The network runs forward, and backward if gradients are asked for. The backward pass starts from
-    v = √p ∘ z − p (√p · z) with p the network's own class probabilities and z standard normal. Its
-    covariance is diag(p) − p pᵀ, the Fisher matrix of the logits. Labels drawn from the model's own
-    output (Martens and Grosse, 2015, section 5) have the same expectation, and more variance where
-    the network is sure. No labels are needed. For outputs that are vectors, v is z itself, and the
-    loss is their squared error.
+    random values whose covariance is the Fisher matrix of the outputs: :func:`softmax_root`,
+    :func:`label_root` or :func:`identity_root`. Labels drawn from the model's own output (Martens
+    and Grosse, 2015, section 5) have the same expectation, and more variance where the network is
+    sure. No labels are needed.
 
     Memory: the activations of one batch, and in² + out² float64 values per linear layer, 2 out² per
     convolution; layers that read the same tensor (query, key and value) store its moments once.
@@ -164,7 +165,8 @@ def collect(
         run: function that gives a network's outputs, shape (rows, width).
         batch: number of samples that run at a time.
         gradients: whether to collect output gradients.
-        vectors: whether the outputs are vectors, as opposed to class scores.
+        start: what the backward pass starts from, given the outputs; :func:`softmax_root` by
+            default.
         mask: function that gives, after a batch has run, the mask of its positions that count, or
             None for all.
 
@@ -175,7 +177,7 @@ def collect(
         EvaluationError: the network changes a layer's input in place after it was read.
     """
     watch = _Watch(mask=mask)
-    cotangent = _normal if vectors else _fisher_root
+    start = start or softmax_root
     hooks = [
         model.get_submodule(name).register_forward_hook(_hook(name, watch, gradients))
         for name in layers
@@ -184,13 +186,13 @@ def collect(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)  # only gradients of outputs are needed
     try:
-        for start in tracked(range(0, len(inputs), batch), "calibrating"):
-            chunk = torch.from_numpy(np.array(inputs[start : start + batch]))
+        for first in tracked(range(0, len(inputs), batch), "calibrating"):
+            chunk = torch.from_numpy(np.array(inputs[first : first + batch]))
             with torch.set_grad_enabled(gradients):
                 outputs = run(model, chunk)
             watch.add_inputs()
             if gradients and outputs.requires_grad:
-                torch.autograd.backward(outputs, cotangent(outputs.detach(), generator))
+                torch.autograd.backward(outputs, start(outputs.detach(), generator))
     finally:
         for hook in hooks:
             hook.remove()
@@ -238,14 +240,27 @@ def _by_position(values: Tensor, sides: int) -> Tensor:
     return values.flatten(2).movedim(1, 2)
 
 
-def _normal(outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal values of the outputs' shape."""
+def identity_root(outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal values of the outputs' shape, for outputs whose loss is a squared error."""
     return torch.randn(outputs.shape, generator=generator).to(outputs)
 
 
-def _fisher_root(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Return random v with covariance diag(p) − p pᵀ, where p is the softmax of the logits."""
-    p = logits.double().softmax(1)
+def label_root(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Random v with independent entries of variance p (1 − p), where p is the sigmoid of a score.
+
+    This is the Fisher matrix of the scores of independent labels.
+    """
+    p = scores.double().sigmoid()
+    z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+    return ((p * (1 - p)).sqrt() * z).to(scores.dtype)
+
+
+def softmax_root(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Random v with covariance diag(p) − p pᵀ, where p is the softmax of the scores.
+
+    This is the Fisher matrix of class scores: v = √p ∘ z − p (√p · z), with z standard normal.
+    """
+    p = scores.double().softmax(1)
     z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
     rooted = p.sqrt() * z
-    return (rooted - p * rooted.sum(1, keepdim=True)).to(logits.dtype)
+    return (rooted - p * rooted.sum(1, keepdim=True)).to(scores.dtype)

@@ -6,10 +6,12 @@ run. The values in this package's face need no torch; building and running a net
 (:mod:`~rmtcli.evaluation.network`, :mod:`~rmtcli.evaluation.pretrained`) does.
 """
 
-from rmtcli.evaluation.comparison import Certificate, Comparison, Scores
+from rmtcli.evaluation.comparison import Certificate, Comparison
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.harness import Evaluation, Harness
-from rmtcli.evaluation.tasks import TASKS, Rows, Task
+from rmtcli.evaluation.reading import Reading, Rows
+from rmtcli.evaluation.scores import Scores
+from rmtcli.evaluation.tasks import TASKS, Task
 
 __all__ = [
     "TASKS",
@@ -17,6 +19,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Harness",
+    "Reading",
     "Rows",
     "Samples",
     "Scores",

@@ -30,6 +30,11 @@ PASSIVE = (nn.Identity, nn.Dropout)
 BATCH = 1024
 
 
+def certifiable(model: nn.Module) -> bool:
+    """Whether a network is a chain of linear layers and known activations."""
+    return _stages(model) is not None
+
+
 @torch.no_grad()
 def certified(
     dense: nn.Module, pruned: nn.Module, inputs: NDArray[np.floating]

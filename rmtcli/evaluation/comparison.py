@@ -1,4 +1,4 @@
-"""The scores of a network, and their comparison with the dense network's. Needs no torch."""
+"""The comparison of a network's scores with the dense network's. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,38 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.evaluation.confidence import confidence, cosines, kullback_leibler
+from rmtcli.evaluation.confidence import cosines
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.tasks import Rows
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """The measurements on one network.
-
-    Attributes:
-        outputs: shape (rows, width), class scores or embeddings; None without data, and for a
-            language model, whose outputs are too many to keep.
-        accuracy: share of correct predictions, in percent; None without targets. For embeddings,
-            100 times their mean cosine with the dense network's.
-        score: result of the user's own function; None without one.
-        chosen: shape (rows,), the predicted classes of a language model.
-        perplexity: exp of the mean negative log-likelihood of a language model's targets.
-        classes: the number of class scores in a row, for a language model its tokens; None without
-            data.
-    """
-
-    outputs: NDArray[np.floating] | None
-    accuracy: float | None
-    score: float | None
-    chosen: NDArray[np.int64] | None = None
-    perplexity: float | None = None
-    classes: int | None = None
-
-    @property
-    def predictions(self) -> NDArray[np.int64] | None:
-        """Shape (rows,), the class with the largest score; None without data."""
-        return self.chosen if self.outputs is None else self.outputs.argmax(1)
+from rmtcli.evaluation.measures import divergence, margins, relative_change
+from rmtcli.evaluation.reading import CLASSES, Reading, Rows
+from rmtcli.evaluation.scores import Scores
+from rmtcli.evaluation.sense import no_better_than_chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +40,7 @@ class Comparison:
         unhealed: scores of the compressed network before training, or None if it was not trained.
         certificate: shares of samples whose class cannot have changed; None for a network that is
             not a chain of linear layers.
-        rows: what a row of outputs is.
+        reading: how the rows of outputs are read.
         training: how the compressed network was trained: ``healing`` or ``fine-tuning``.
     """
 
@@ -76,60 +50,96 @@ class Comparison:
     after: Scores
     unhealed: Scores | None = None
     certificate: Certificate | None = None
-    rows: Rows = Rows.CLASSES
+    reading: Reading = CLASSES
     training: str = "healing"
 
     @property
     def drop(self) -> float | None:
         """Accuracy lost, in points; None if it was not measured on both networks.
 
-        For embeddings, 100 times the difference of their mean cosine from 1.
+        For embeddings, 100 times the difference of their mean cosine from 1; for numbers, 100 times
+        the difference in R².
         """
         if self.before is None or self.before.accuracy is None or self.after.accuracy is None:
             return None
         return self.before.accuracy - self.after.accuracy
 
     @property
+    def rows(self) -> Rows:
+        """What a row of outputs is."""
+        return self.reading.rows
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the dense network may do no better than chance, so that there is nothing to lose.
+
+        Embeddings, and numbers without targets, are compared with the dense network's own.
+        """
+        targets = self.samples is not None and self.samples.targets is not None
+        return targets and self.before is not None and no_better_than_chance(self.before, self.rows)
+
+    @property
     def agreement(self) -> float | None:
-        """Share of rows for which both networks predict the same class, in percent."""
-        if self.rows is not Rows.CLASSES or self.before is None or self.before.predictions is None:
+        """Share of rows for which both networks predict the same class, in percent.
+
+        Of labels, the share that both networks set or both do not.
+        """
+        if not self.rows.needs_targets or self.before is None or self.before.predictions is None:
             return None
+        if self.rows is Rows.LABELS:
+            pair = self._outputs
+            return pair and 100 * float(np.mean((pair[0] > 0) == (pair[1] > 0)))
         return 100 * float(np.mean(self.before.predictions == self.after.predictions))
 
     @property
     def divergence(self) -> float | None:
-        """Mean Kullback–Leibler divergence from the dense class probabilities, in nats."""
-        if self.rows is not Rows.CLASSES or self.before is None:
+        """Mean Kullback–Leibler divergence from the dense probabilities, in nats.
+
+        It is a mean over samples of the divergence of their classes, or over labels.
+        """
+        pair = self._outputs if self.rows.needs_targets else None
+        return pair and divergence(*pair, self.rows)
+
+    @property
+    def relative_change(self) -> float | None:
+        """How far numbers move, as a share of the spread of the dense network's; None for others.
+
+        Also None if the dense network gives the same numbers for all samples.
+        """
+        pair = self._outputs if self.rows is Rows.VALUES else None
+        return pair and relative_change(*pair)
+
+    @property
+    def _outputs(self) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
+        """The outputs of both networks; None if there are not two, or they were not kept."""
+        if self.before is None or self.before.outputs is None or self.after.outputs is None:
             return None
-        if self.before.outputs is None or self.after.outputs is None:
-            return None
-        return kullback_leibler(self.before.outputs, self.after.outputs)
+        return self.before.outputs, self.after.outputs
 
     @property
     def cosines(self) -> NDArray[np.float64] | None:
         """Cosine of each embedding with the dense network's, shape (samples,); None for classes."""
-        if self.rows is not Rows.VECTORS or self.before is None:
-            return None
-        if self.before.outputs is None or self.after.outputs is None:
-            return None
-        return cosines(self.before.outputs, self.after.outputs)
+        pair = self._outputs if self.rows is Rows.VECTORS else None
+        return None if pair is None else cosines(*pair)
 
     @property
     def margins(self) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]] | None:
         """Each sample's classification confidence before and after, shape (samples,) each.
 
-        The class is the target, or without targets the dense network's prediction.
+        The class is the target, or without targets the dense network's prediction. A label's
+        confidence is its score if it is set and minus its score if it is not; shape (labels,).
         """
-        if self.rows is not Rows.CLASSES or self.after.outputs is None or self.samples is None:
+        after, rows = self.after.outputs, self.rows
+        if not rows.needs_targets or after is None or self.samples is None:
             return None
-        if self.after.outputs.shape[1] < 2:
+        if rows is Rows.CLASSES and after.shape[1] < 2:
             return None
-        classes = self.samples.targets
-        if classes is None:
-            classes = (self.before or self.after).predictions
-            assert classes is not None
         dense = None if self.before is None else self.before.outputs
+        decided = self.samples.targets
+        if decided is None:
+            own = after if dense is None else dense
+            decided = own > 0 if rows is Rows.LABELS else own.argmax(1)
         return (
-            None if dense is None else confidence(dense, classes),
-            confidence(self.after.outputs, classes),
+            None if dense is None else margins(dense, decided, rows),
+            margins(after, decided, rows),
         )

@@ -31,15 +31,18 @@ class Samples:
     Attributes:
         path: the file that holds them.
         inputs: shape (samples, …), floating point, or integers for a model that embeds them.
-        targets: class numbers, shape (samples,), or (samples, positions) for a language model, with
-            :data:`NO_TARGET` where a text has ended; None if the file has none.
+        targets: class numbers, shape (samples,), or labels or numbers, shape (samples, width); None
+            if the file has none.
         scaled: whether the inputs were stored as bytes and divided by 255.
+        next_tokens: whether the targets are those of a language model, shape (samples, positions),
+            with :data:`NO_TARGET` where a text has ended.
     """
 
     path: Path
     inputs: NDArray[Any]
-    targets: NDArray[np.int64] | None
+    targets: NDArray[Any] | None
     scaled: bool
+    next_tokens: bool = False
 
     def some(self, count: int) -> Samples:
         """At most so many samples, evenly spread over all of them."""
@@ -57,7 +60,7 @@ class Samples:
         return replace(self, inputs=self.inputs[rows], targets=targets)
 
 
-def next_of(targets: NDArray[np.int64]) -> NDArray[np.int64]:
+def next_of(targets: NDArray[Any]) -> NDArray[np.int64]:
     """The next tokens of all positions that have one, one after another."""
     following: NDArray[np.int64] = targets[targets != NO_TARGET]
     return following
@@ -105,21 +108,29 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
         raise EvaluationError(
             f"{path}: '{name}' has shape {inputs.shape}: it must be (samples, features…)"
         )
-    if targets is not None and (
-        targets.shape != inputs.shape[:1] or not np.issubdtype(targets.dtype, np.integer)
-    ):
-        raise EvaluationError(
-            f"{path}: '{labels}' must be {len(inputs)} class numbers (integers), "
-            f"not {targets.dtype} of shape {targets.shape}"
-        )
-    if targets is not None and (targets.min() < 0 or targets.max() > np.iinfo(np.int64).max):
-        raise EvaluationError(f"{path}: '{labels}' holds a number that is not a class number")
+    if targets is not None:
+        _check_targets(f"{path}: '{labels}'", targets, len(inputs))
     scaled = inputs.dtype == np.uint8
     if scaled:
         inputs = inputs.astype(np.float32) / 255
     if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
         raise EvaluationError(f"{path}: '{name}' holds values that are NaN or infinite")
-    return Samples(path, inputs, None if targets is None else targets.astype(np.int64), scaled)
+    return Samples(path, inputs, targets, scaled)
+
+
+def _check_targets(what: str, targets: NDArray[Any], samples: int) -> None:
+    """Make sure that targets are one finite number, or one row of them, per sample.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    if targets.ndim not in (1, 2) or len(targets) != samples or targets.size == 0:
+        raise EvaluationError(
+            f"{what} has shape {targets.shape}: it must have one number, or one row, for each of "
+            f"{samples} samples"
+        )
+    if targets.dtype.kind == "f" and not np.isfinite(targets).all():
+        raise EvaluationError(f"{what} holds values that are NaN or infinite")
 
 
 def _ending(path: Path) -> str:

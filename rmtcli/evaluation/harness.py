@@ -12,7 +12,8 @@ from pathlib import Path
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.tasks import TASKS, Arrays, Task, task_of
+from rmtcli.evaluation.reading import Reading
+from rmtcli.evaluation.tasks import TASKS, Task, own_task, task_of
 from rmtcli.files import is_remote
 
 #: Activations that an inferred chain of linear layers may have.
@@ -32,8 +33,9 @@ class Evaluation:
         score: ``package.module:function`` that takes a module and returns a number.
         device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, and where layers are
             decomposed; MPS has no float64, so there layers are decomposed on the CPU.
-        task: what a Hugging Face directory is used for, with options, such as
-            ``"causal-lm:length=256"``; by default it is read from the directory's files.
+        task: what the network is used for, with options, such as ``"regression"`` or, of a Hugging
+            Face directory, ``"causal-lm:length=256"``; by default it is inferred from targets and
+            outputs, or read from the directory's files.
 
     Raises:
         UsageError: the activation is unknown.
@@ -60,8 +62,8 @@ class Evaluation:
         """The harness for a checkpoint's network; resolve once per run and pass the harness on.
 
         Raises:
-            UsageError: the network is to be measured, and its task cannot be told, or is given
-                for a checkpoint that has none.
+            UsageError: the network is to be measured, and its task cannot be told, or is one of
+                other checkpoints.
         """
         harness = Harness(self, checkpoint)
         if self.measures:
@@ -79,11 +81,14 @@ class Harness:
     Attributes:
         evaluation: what the user asked for.
         checkpoint: the network's checkpoint.
+        reading: how its outputs are read, once :func:`rmtcli.evaluation.network.reading_of` has
+            seen some; None before.
     """
 
     def __init__(self, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
         self.evaluation = evaluation
         self.checkpoint = checkpoint
+        self.reading: Reading | None = None
 
     @cached_property
     def pretrained(self) -> bool:
@@ -95,16 +100,15 @@ class Harness:
         """How the network is fed, and what its outputs are.
 
         Raises:
-            UsageError: the directory does not tell its task, or a task is given for a file.
+            UsageError: the directory does not tell its task, or the task is one of other
+                checkpoints.
         """
         path, spelling = self.checkpoint.path, self.evaluation.task
         if self.pretrained:
             if is_remote(path):
                 raise UsageError(f"{path}: transformers runs local directories only: copy it first")
             return task_of(path, spelling)
-        if spelling is not None:
-            raise UsageError(f"{path}: --task is for Hugging Face directories: leave it out")
-        return Arrays()
+        return own_task(path, spelling)
 
     @cached_property
     def samples(self) -> Samples | None:
@@ -123,10 +127,17 @@ class Harness:
 
     @cached_property
     def description(self) -> str:
-        """The network in words, for reports and files of statistics."""
+        """The network in words, for reports."""
         if self.evaluation.model:
             return self.evaluation.model
         if self.pretrained:
             return f"transformers' {self.task.auto}, for {TASKS.spell(self.task)}"
         activation = self.evaluation.activation
         return f"a chain of linear layers with {activation} between them (inferred)"
+
+    @property
+    def origin(self) -> str:
+        """The network and the task that the user named, for files of statistics."""
+        if self.pretrained or self.evaluation.task is None:
+            return self.description
+        return f"{self.description}, for {self.evaluation.task}"

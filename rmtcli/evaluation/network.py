@@ -16,11 +16,18 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
+from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.harness import Harness
+from rmtcli.evaluation.problem import reading_of_config
+from rmtcli.evaluation.reading import Reading, Rows, read_rows
+from rmtcli.evaluation.tasks import ImageClassification, TextClassification
 from rmtcli.layers import Link, ordered
 from rmtcli.layouts import check_factors
 from rmtcli.layouts.module import load
 from rmtcli.layouts.split import SplitLinear
+
+#: Number of samples on which a network's outputs are looked at.
+READ = 256
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -223,7 +230,7 @@ def call(spec: str, *arguments: object) -> Any:
 
 
 def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
-    """Run a network; its outputs have shape (rows, width).
+    """Run a network; its outputs have shape (rows, width), also where it returns single numbers.
 
     Args:
         model: the network.
@@ -244,14 +251,46 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
             f"{source}: the network does not take inputs of shape {shape}: {_in_words(error)}"
         ) from None
     tensor = isinstance(outputs, torch.Tensor)
+    if tensor and outputs.shape == (len(inputs),):
+        outputs = outputs.unsqueeze(1)
     if not tensor or outputs.ndim != 2:
         result = tuple(outputs.shape) if tensor else type(outputs).__name__
         raise EvaluationError(
-            f"the network returned {result}: accuracy needs one row of class scores per sample"
+            f"the network returned {result}: one row of outputs per sample is needed"
         )
     if not bool(torch.isfinite(outputs).all()):
         raise EvaluationError("the network returned values that are NaN or infinite")
     return cast(torch.Tensor, outputs)
+
+
+@torch.inference_mode()
+def reading_of(harness: Harness, model: nn.Module, samples: Samples | None) -> Reading:
+    """How a network's outputs are read: as its task says, or as targets and outputs show.
+
+    The first network that is asked about, which is the dense one if there is one, decides for all.
+
+    Args:
+        harness: the network's task and held-out samples; keeps the answer.
+        model: the network, on its device.
+        samples: inputs to run it on; without any, the answer is not kept.
+    """
+    rows = harness.task.rows
+    if harness.pretrained and harness.reading is None:
+        harness.reading = _of_directory(harness)
+    if harness.reading is not None or samples is None:
+        return harness.reading or Reading(rows or Rows.CLASSES)
+    few = samples.some(READ)
+    outputs = run(model, torch.from_numpy(few.inputs), str(samples.path)).double().cpu().numpy()
+    targets = samples.targets if harness.samples is None else harness.samples.targets
+    harness.reading = read_rows(targets, outputs, rows)
+    return harness.reading
+
+
+def _of_directory(harness: Harness) -> Reading:
+    """What a directory says: embeddings, tokens, or what its configuration says about classes."""
+    if isinstance(harness.task, TextClassification | ImageClassification):
+        return reading_of_config(harness.checkpoint.path)
+    return Reading(harness.task.rows or Rows.CLASSES)
 
 
 def _in_words(error: Exception) -> str:

@@ -14,14 +14,17 @@ from torch import nn
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.certificate import certified
-from rmtcli.evaluation.comparison import Comparison, Scores
-from rmtcli.evaluation.confidence import cosines
+from rmtcli.evaluation.certificate import certifiable, certified
+from rmtcli.evaluation.comparison import Comparison
 from rmtcli.evaluation.data import Samples, next_of
 from rmtcli.evaluation.harness import Harness
-from rmtcli.evaluation.network import build, call, run
+from rmtcli.evaluation.measures import merits, squared_error
+from rmtcli.evaluation.network import build, call, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
-from rmtcli.evaluation.tasks import Arrays, Rows, Task
+from rmtcli.evaluation.reading import Reading, Rows
+from rmtcli.evaluation.scores import Scores
+from rmtcli.evaluation.sense import check_scores
+from rmtcli.evaluation.tasks import Arrays
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,15 +37,25 @@ class Scorer:
         reference: the dense network's harness, which may be ``harness`` itself; None to score
             networks alone.
         samples: what to run on; by default all samples of the harness.
+
+    Raises:
+        EvaluationError: the dense network cannot be built or fed, or is worse than chance.
     """
 
     def __init__(
         self, harness: Harness, reference: Harness | None, samples: Samples | None = None
     ) -> None:
-        self.harness = harness
+        self.harness, self.reference = harness, reference
         self.samples = harness.samples if samples is None else samples
-        self.dense = None if reference is None else build(reference)
-        self.before = None if self.dense is None else self._measure(self.dense, None)
+        self.before: Scores | None = None
+        self._dense: nn.Module | None = None
+        if reference is not None:
+            dense = build(reference)
+            reading = self._read(dense)
+            self.before = self._measure(dense, None)
+            self._check(reference.checkpoint, self.before, reading)
+            if self.samples is not None and reading.rows is Rows.CLASSES:
+                self._dense = dense if certifiable(dense) else None
 
     def compare(self, checkpoint: Checkpoint, unhealed: Checkpoint | None = None) -> Comparison:
         """Score a network.
@@ -55,39 +68,52 @@ class Scorer:
             EvaluationError: the network cannot be built or fed, or there is nothing to measure.
         """
         network = build(self.harness, checkpoint)
+        reading = self._read(network)
         after = self._measure(network, self.before)
-        if self.before is None and after.accuracy is None and after.score is None:
-            raise EvaluationError(
-                f"{self.harness.evaluation.data}: has no 'targets', so accuracy cannot be "
-                "measured: give --against to compare with another network"
-            )
+        if self.before is None:
+            self._check(checkpoint, after, reading)
+            if after.accuracy is None and after.score is None:
+                raise EvaluationError(
+                    f"{self.harness.evaluation.data}: has no 'targets', so accuracy cannot be "
+                    "measured: give --against to compare with another network"
+                )
         before_training = None
         if unhealed is not None:
             before_training = self._measure(build(self.harness, unhealed), self.before)
         certificate = None
-        if self.dense is not None and self.samples is not None:
-            certificate = certified(self.dense, network, self.samples.inputs)
+        if self._dense is not None and self.samples is not None:
+            certificate = certified(self._dense, network, self.samples.inputs)
         return Comparison(
             self.harness.description,
-            self.samples,
+            None if self.samples is None else reading.ready(self.samples),
             self.before,
             after,
             before_training,
             certificate,
-            self.harness.task.rows,
+            reading,
         )
 
+    def _read(self, model: nn.Module) -> Reading:
+        return reading_of(self.harness, model, self.samples)
+
+    def _check(self, checkpoint: Checkpoint, scores: Scores, reading: Reading) -> None:
+        """Refuse a dense network that is worse than chance."""
+        if self.samples is not None and checkpoint.manifest is None:
+            check_scores(scores, self.samples, reading.rows)
+
     def _measure(self, model: nn.Module, dense: Scores | None) -> Scores:
-        function = self.harness.evaluation.score
-        return measure(model, self.samples, function, self.harness.task, dense)
+        function, batch = self.harness.evaluation.score, self.harness.task.batch
+        return measure(model, self.samples, function, self._read(model), dense, batch=batch)
 
 
 def measure(
     model: nn.Module,
     samples: Samples | None,
     function: str | None,
-    task: Task | None = None,
+    reading: Reading,
     dense: Scores | None = None,
+    *,
+    batch: int = Arrays.batch,
 ) -> Scores:
     """Run a network over samples, and pass it to the user's own function.
 
@@ -95,51 +121,79 @@ def measure(
         model: the network, in evaluation mode, on its device.
         samples: held-out samples, or None.
         function: ``package.module:function`` that takes the model and returns a number, or None.
-        task: what the network is for; by default it returns class scores for arrays.
-        dense: scores of the dense network, with which embeddings are compared; None for the dense
-            network itself.
+        reading: how its outputs are read.
+        dense: scores of the dense network, whose outputs stand for targets of embeddings and, where
+            there are none, of numbers; None for the dense network itself.
+        batch: samples per forward pass.
 
     Raises:
         EvaluationError: the network does not take these inputs, does not return one row of outputs
-            per sample, or the function does not return a number.
+            per sample that its task can have, or the function does not return a number.
     """
     _LOGGER.info("scoring on %s samples", "no" if samples is None else len(samples.inputs))
-    task = task or Arrays()
     network = model.network if isinstance(model, Pretrained) else model
     score = None if function is None else _user_score(network, function)
     if samples is None:
         return Scores(None, None, score)
-    if samples.targets is not None and samples.targets.ndim == 2:
-        return replace(_language(model, samples, task.batch), score=score)
-    outputs = scores(model, samples, task.batch)
-    accuracy = None
-    if task.rows is Rows.VECTORS:
-        before = None if dense is None else dense.outputs
-        accuracy = 100.0 if before is None else 100 * float(cosines(before, outputs).mean())
-    elif samples.targets is not None:
-        accuracy = 100 * float(np.mean(outputs.argmax(1) == samples.targets))
-    return Scores(outputs, accuracy, score, classes=outputs.shape[1])
+    if samples.next_tokens:
+        return replace(_language(model, samples, batch), score=score)
+    samples = reading.ready(samples)
+    outputs = scores(model, samples, reading, batch)
+    targets, rows = samples.targets, reading.rows
+    wanted = targets
+    if targets is None and not rows.needs_targets:
+        wanted = outputs if dense is None else dense.outputs
+    try:
+        own = None if wanted is None else merits(outputs, wanted, rows)
+    except ValueError as error:
+        raise EvaluationError(f"{samples.path}: {error}") from None
+    squares = None
+    if rows is Rows.VALUES and targets is not None:
+        squares = squared_error(outputs, targets)
+    accuracy = None if own is None else 100 * float(own.mean())
+    classes = outputs.shape[1] if rows is Rows.CLASSES else None
+    return Scores(outputs, accuracy, score, classes=classes, merits=own, squared_error=squares)
 
 
 @torch.inference_mode()
-def scores(model: nn.Module, samples: Samples, batch: int = Arrays.batch) -> NDArray[np.floating]:
+def scores(
+    model: nn.Module, samples: Samples, reading: Reading, batch: int = Arrays.batch
+) -> NDArray[np.floating]:
     """Run a network over samples; the outputs have shape (samples, width).
 
     Raises:
-        EvaluationError: a target is not one of the network's classes.
+        EvaluationError: the targets do not fit the network's outputs.
     """
-    batches = []
+    batches: list[NDArray[np.floating]] = []
     for start in tracked(range(0, len(samples.inputs), batch), "scoring"):
         outputs = run(
             model, torch.from_numpy(samples.inputs[start : start + batch]), str(samples.path)
         )
-        if samples.targets is not None and samples.targets.max() >= outputs.shape[1]:
-            raise EvaluationError(
-                f"{samples.path}: class {samples.targets.max()} among the targets of a network "
-                f"with {outputs.shape[1]} outputs"
-            )
-        batches.append(_array(outputs))
+        if not batches:
+            _check_width(samples, reading, outputs.shape[1])
+        batches.append(_array(reading.scores(outputs)))
     return np.concatenate(batches)
+
+
+def _check_width(samples: Samples, reading: Reading, width: int) -> None:
+    """Make sure that the targets, ready for measuring, fit a network with ``width`` outputs.
+
+    Raises:
+        EvaluationError: they do not.
+    """
+    targets, which = samples.targets, f"{reading.rows.value}: is this the right --task?"
+    if targets is None:
+        return
+    if targets.ndim == 2 and targets.shape[1] != width:
+        raise EvaluationError(
+            f"{samples.path}: {targets.shape[1]} targets per sample for a network with {width} "
+            f"outputs, in {which}"
+        )
+    if targets.ndim == 1 and targets.max() >= width:
+        raise EvaluationError(
+            f"{samples.path}: class {targets.max()} among the targets of a network with {width} "
+            f"outputs, in {which}"
+        )
 
 
 @torch.inference_mode()
@@ -158,9 +212,9 @@ def _language(model: nn.Module, samples: Samples, batch: int) -> Scores:
         chosen.append(outputs.argmax(1).cpu().numpy())
         width = outputs.shape[1]
     predicted, targets = np.concatenate(chosen), next_of(samples.targets)
-    accuracy = 100 * float(np.mean(predicted == targets))
+    right = np.asarray(predicted == targets, np.float64)
     perplexity = math.exp(min(total / len(targets), 700.0))
-    return Scores(None, accuracy, None, predicted, perplexity, width)
+    return Scores(None, 100 * float(right.mean()), None, predicted, perplexity, width, right)
 
 
 def _array(outputs: torch.Tensor) -> NDArray[np.floating]:

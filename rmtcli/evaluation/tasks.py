@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +15,7 @@ from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.data import Samples, read_samples
 from rmtcli.evaluation.pooling import pooling_of
+from rmtcli.evaluation.reading import Rows
 from rmtcli.evaluation.text import (
     embedding_samples,
     image_samples,
@@ -30,23 +30,16 @@ from rmtcli.registry import Registry
 Head = Callable[[Any, Any], Any]
 
 
-class Rows(Enum):
-    """The meaning of one row of a network's outputs."""
-
-    CLASSES = "class scores"
-    VECTORS = "embeddings, of which the direction counts"
-
-
 class Task(Protocol):
     """How a network is fed, and what its outputs are.
 
     Attributes:
-        rows: what a row of outputs is.
+        rows: what a row of outputs is; None if it is inferred.
         auto: name of the transformers Auto class; empty for a network of the user's own.
         batch: samples per forward pass.
     """
 
-    rows: ClassVar[Rows]
+    rows: ClassVar[Rows | None]
     auto: ClassVar[str]
     batch: ClassVar[int]
 
@@ -61,9 +54,9 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """A network of the user's own that maps arrays to class scores."""
+    """A network of the user's own, of arrays; targets or outputs say what its rows are."""
 
-    rows: ClassVar[Rows] = Rows.CLASSES
+    rows: ClassVar[Rows | None] = None
     auto: ClassVar[str] = ""
     batch: ClassVar[int] = 1024
 
@@ -79,17 +72,49 @@ class Arrays:
 TASKS: Registry[Task] = Registry("task", "rmtcli.tasks")
 
 
+@TASKS.register(Rows.CLASSES.value)
+@dataclass(frozen=True, slots=True)
+class Classification(Arrays):
+    """Your own network: one class per sample; accuracy, agreement, divergence and margin."""
+
+    rows: ClassVar[Rows | None] = Rows.CLASSES
+
+
+@TASKS.register(Rows.LABELS.value)
+@dataclass(frozen=True, slots=True)
+class MultiLabelClassification(Arrays):
+    """Your own network: any number of labels per sample, each decided at probability 0.5."""
+
+    rows: ClassVar[Rows | None] = Rows.LABELS
+
+
+@TASKS.register(Rows.VECTORS.value)
+@dataclass(frozen=True, slots=True)
+class Embedding(Arrays):
+    """Your own network: vectors whose direction counts; their cosine with the dense network's."""
+
+    rows: ClassVar[Rows | None] = Rows.VECTORS
+
+
+@TASKS.register(Rows.VALUES.value)
+@dataclass(frozen=True, slots=True)
+class Regression(Arrays):
+    """Your own network: numbers; R², mean squared error, and how far the outputs move."""
+
+    rows: ClassVar[Rows | None] = Rows.VALUES
+
+
 @TASKS.register("text-classification")
 @dataclass(frozen=True, slots=True)
 class TextClassification:
-    """Classes of texts, from JSON lines with 'text' ('text_pair') and 'label'.
+    """Classes, labels or a score of texts, from JSON lines with 'text' ('text_pair') and 'label'.
 
     Attributes:
         length: largest number of tokens per text; longer texts are truncated.
     """
 
     length: int = 256
-    rows: ClassVar[Rows] = Rows.CLASSES
+    rows: ClassVar[Rows | None] = Rows.CLASSES
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     batch: ClassVar[int] = 32
 
@@ -97,7 +122,7 @@ class TextClassification:
         _check_length(self.length)
 
     def read(self, path: Path, directory: Path, part: str = "") -> Samples:
-        """Read texts and labels; a label is a class number or a name in ``label2id``."""
+        """Read texts, and labels: class numbers or names, lists of 0 and 1, or numbers."""
         return labelled_samples(path, directory, self.length)
 
     def head(self, directory: Path) -> Head:
@@ -118,7 +143,7 @@ class CausalLM:
 
     length: int = 512
     lines: int = 0
-    rows: ClassVar[Rows] = Rows.CLASSES
+    rows: ClassVar[Rows | None] = Rows.CLASSES
     auto: ClassVar[str] = "AutoModelForCausalLM"
     batch: ClassVar[int] = 4
 
@@ -148,7 +173,7 @@ class SentenceEmbedding:
     """
 
     length: int = 256
-    rows: ClassVar[Rows] = Rows.VECTORS
+    rows: ClassVar[Rows | None] = Rows.VECTORS
     auto: ClassVar[str] = "AutoModel"
     batch: ClassVar[int] = 32
 
@@ -175,7 +200,7 @@ class SentenceEmbedding:
 class ImageClassification:
     """Classes of images, from arrays of shape (samples, channels, height, width)."""
 
-    rows: ClassVar[Rows] = Rows.CLASSES
+    rows: ClassVar[Rows | None] = Rows.CLASSES
     auto: ClassVar[str] = "AutoModelForImageClassification"
     batch: ClassVar[int] = 32
 
@@ -212,7 +237,13 @@ def task_of(directory: Path, spelling: str | None) -> Task:
             f"{directory}: running it needs transformers: pip install 'rmtcli[transformers]'"
         )
     if spelling is not None:
-        return TASKS.parse(spelling)
+        task = TASKS.parse(spelling)
+        if not task.auto:
+            raise UsageError(
+                f"{directory}: --task {spelling} is for a network of your own, given by --model: "
+                f"for a directory, choose one of {', '.join(_of_directories())}"
+            )
+        return task
     if (directory / "modules.json").is_file():
         return SentenceEmbedding()
     try:
@@ -220,13 +251,39 @@ def task_of(directory: Path, spelling: str | None) -> Task:
         names = [str(name) for name in config.get("architectures") or []]
     except (OSError, CheckpointError, TypeError):
         names = []
-    for ending, task in _ARCHITECTURES.items():
+    for ending, implied in _ARCHITECTURES.items():
         if any(name.endswith(ending) for name in names):
-            return TASKS.parse(task)
-    known = ", ".join(TASKS.choices)
+            return TASKS.parse(implied)
     raise UsageError(
-        f"{directory}: its files do not say what the network is for: name a --task: {known}"
+        f"{directory}: its files do not say what the network is for: name a --task: "
+        f"{', '.join(_of_directories())}"
     )
+
+
+def own_task(path: Path, spelling: str | None) -> Task:
+    """The task of a network that transformers does not build.
+
+    Args:
+        path: the checkpoint, for messages.
+        spelling: the task, such as ``"regression"``, or None to infer it.
+
+    Raises:
+        UsageError: the task is unknown, or one of Hugging Face directories.
+    """
+    if spelling is None:
+        return Arrays()
+    task = TASKS.parse(spelling)
+    if task.auto:
+        own = ", ".join(name for name, choice in TASKS.choices.items() if not choice.auto)
+        raise UsageError(
+            f"{path}: --task {spelling} is for Hugging Face directories: leave it out, or choose "
+            f"one of {own}"
+        )
+    return task
+
+
+def _of_directories() -> list[str]:
+    return [name for name, choice in TASKS.choices.items() if choice.auto]
 
 
 def _check_length(length: int) -> None:

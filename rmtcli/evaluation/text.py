@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rmtcli.checkpoint.huggingface import read_object, refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
-from rmtcli.files import CONFIG
+from rmtcli.evaluation.problem import targets_of
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
@@ -29,20 +29,13 @@ def embedding_samples(path: Path, directory: Path, length: int) -> Samples:
 
 
 def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
-    """Read texts or pairs of texts, with their classes as targets if they have labels.
+    """Read texts or pairs of texts, with their labels as targets if they have any.
 
     Raises:
         EvaluationError: a label is unknown, or only some records have one.
     """
     records = _records(path)
-    labels = [record.get("label") for record in records]
-    targets = None
-    if all(label is not None for label in labels):
-        numbers = object_of(directory / CONFIG).get("label2id")
-        numbers = numbers if isinstance(numbers, dict) else {}
-        targets = np.array([_class(path, label, numbers) for label in labels], np.int64)
-    elif any(label is not None for label in labels):
-        raise EvaluationError(f"{path}: some lines have a 'label' and some have none")
+    targets = targets_of(path, [record.get("label") for record in records], directory)
     return _samples(path, directory, length, records, targets)
 
 
@@ -65,7 +58,7 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
         )
     blocks = np.array(tokens[: count * length], np.int64).reshape(count, length)
     inputs = np.stack([blocks, np.ones_like(blocks)], axis=1)
-    return Samples(path, inputs, blocks[:, 1:], scaled=False)
+    return Samples(path, inputs, blocks[:, 1:], scaled=False, next_tokens=True)
 
 
 def random_texts(directory: Path, rng: np.random.Generator, count: int, length: int) -> Samples:
@@ -107,7 +100,7 @@ def line_samples(path: Path, directory: Path, length: int) -> Samples:
     if not len(inputs):
         raise EvaluationError(f"{path}: no line has a second token to predict")
     targets = np.where(inputs[:, MASK] == 1, inputs[:, TOKENS], NO_TARGET)[:, 1:]
-    return replace(samples, inputs=inputs, targets=targets)
+    return replace(samples, inputs=inputs, targets=targets, next_tokens=True)
 
 
 def image_samples(path: Path, directory: Path, part: str) -> Samples:
@@ -156,7 +149,7 @@ def _samples(
     directory: Path,
     length: int,
     records: Sequence[dict[str, Any]],
-    targets: NDArray[np.int64] | None,
+    targets: NDArray[Any] | None,
 ) -> Samples:
     """Tokenise records; the inputs have shape (samples, 2 or 3, longest), shortest samples first.
 
@@ -253,20 +246,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise EvaluationError(f"{path}: is not text in UTF-8") from None
-
-
-def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
-    """The class number of a label, which may be a number or a name.
-
-    Raises:
-        EvaluationError: the network has no such class.
-    """
-    if isinstance(label, int) and label >= 0:
-        return label
-    if isinstance(label, str) and type(numbers.get(label)) is int:
-        return numbers[label]
-    known = ", ".join(numbers) or "none has a name"
-    raise EvaluationError(f"{path}: label {label!r} is not a class of this network: {known}")
 
 
 def object_of(file: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _moments(
     """The moments of each layer, from the file of statistics if it exists; else it is written."""
     path = None if settings.stats is None else Path(settings.stats)
     data = None if settings.data is None else file_sha256(Path(settings.data))
-    origin = Origin(sha256, data or "", settings.gradients, harness.description)
+    origin = Origin(sha256, data or "", settings.gradients, harness.origin)
     if path is not None and path.exists():
         return _read_moments(path, harness, layers, origin, settings)
     from rmtcli.running.calibrate import calibrate  # needs torch

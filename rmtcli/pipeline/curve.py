@@ -115,7 +115,7 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
 
     checkpoint, allocation = prepared.checkpoint, allocate(prepared)
     budgets = _budgets(checkpoint, allocation, sizes)
-    scorer = Scorer(prepared.harness, prepared.harness)
+    scorer = prepared.scorer or Scorer(prepared.harness, prepared.harness)
     points, notes = [], []
     for i, budget in enumerate(budgets, 1):
         _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)

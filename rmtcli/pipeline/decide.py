@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
-
 from rmtcli.evaluation import Comparison
-from rmtcli.evaluation.data import next_of
+from rmtcli.evaluation.measures import least_step
 from rmtcli.layers import Layer
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.tried import tried
@@ -74,7 +72,7 @@ def compare(prepared: Prepared, result: Result) -> Comparison | None:
     # Only evaluation needs torch: safetensors files are analysed and pruned without it.
     from rmtcli.evaluation.score import Scorer
 
-    scorer = Scorer(prepared.harness, prepared.harness)
+    scorer = prepared.scorer or Scorer(prepared.harness, prepared.harness)
     return scorer.compare(result.network, result.unhealed)
 
 
@@ -101,10 +99,9 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
 
 
 def accuracy_drop(comparison: Comparison) -> PairedDrop | None:
-    """The accuracy lost, sample by sample; None where predictions are not right or wrong."""
-    samples, before, after = comparison.samples, comparison.before, comparison.after
-    if samples is None or samples.targets is None or before is None:
+    """The quality lost, sample by sample; None where it was not measured on both networks."""
+    before, after = comparison.before, comparison.after
+    if before is None or before.merits is None or after.merits is None:
         return None
-    targets = next_of(samples.targets)
-    right = [np.asarray(scores.predictions == targets) for scores in (before, after)]
-    return paired_drop(*right)
+    step = least_step(before.outputs, comparison.rows)
+    return paired_drop(before.merits, after.merits, step)

@@ -35,13 +35,11 @@ def evaluate(
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
     from rmtcli.evaluation.score import Scorer  # needs torch
-    from rmtcli.evaluation.sense import check_sense
 
     checkpoint = open_checkpoint(path, key=key)
     reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)
-    check_sense(harness if dense is None else dense)
     return Report(
         "evaluate",
         describe(checkpoint),

@@ -20,7 +20,7 @@ from rmtcli.checkpoint import (
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
-from rmtcli.evaluation import Evaluation, Harness, Samples
+from rmtcli.evaluation import Evaluation, Harness, Rows, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
 from rmtcli.files import check_target
 from rmtcli.layers import Selection
@@ -38,6 +38,7 @@ from rmtcli.report.notes import on_extras
 if TYPE_CHECKING:
     from torch import nn
 
+    from rmtcli.evaluation.score import Scorer
     from rmtcli.running.finetune import Training
 
 
@@ -90,7 +91,8 @@ def finetune(
         EvaluationError: the network cannot be built or fed, or the data has no training part.
         TrainingError: the loss or a weight is no longer finite, or a weight exceeds its type.
     """
-    from rmtcli.running.finetune import Training  # needs torch
+    from rmtcli.evaluation.score import Scorer  # needs torch
+    from rmtcli.running.finetune import Training
 
     training, path = training or Training(), Path(path)
     if path.is_dir():
@@ -108,15 +110,15 @@ def finetune(
     dense = _teacher(path, checkpoint, teacher, factored=factored, distills=training.distill > 0)
     harness = evaluation.resolve(checkpoint)
     reference = None if dense is None else evaluation.resolve(dense)
-    report, pruned = Report("finetune", describe(checkpoint)), checkpoint
+    report, pruned, scorer = Report("finetune", describe(checkpoint)), checkpoint, None
     if not factored:
         goal = Goal(keep or "auto", budget, None)
-        report, pruned = _pruned(harness, Request(goal, edge, selection=selection, track=track))
+        request = Request(goal, edge, selection=selection, track=track)
+        report, pruned, scorer = _pruned(harness, request)
+    scorer = scorer or Scorer(harness, reference)
     edits = _learned(harness, pruned, reference, samples, training)
     tuned = Edited(checkpoint, edits, pruned.manifest)
-    from rmtcli.evaluation.score import Scorer
-
-    comparison = Scorer(harness, reference).compare(tuned, pruned)
+    comparison = scorer.compare(tuned, pruned)
     report = replace(
         report,
         comparison=replace(comparison, training="fine-tuning"),
@@ -164,8 +166,8 @@ def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
     return samples
 
 
-def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint]:
-    """The report and the checkpoint that ``prune`` would write.
+def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint, Scorer | None]:
+    """The report and the checkpoint that ``prune`` would write, and who has scored the dense one.
 
     Raises:
         UsageError: no layer can be pruned.
@@ -176,7 +178,8 @@ def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint]:
     if not result.planned.pruned:
         path, words = harness.checkpoint.path, request.goal.words
         raise UsageError(f"{path}: no layer can be pruned by {words}")
-    return prepared.report("finetune", result, notes=result.notes), result.network
+    report = prepared.report("finetune", result, notes=result.notes)
+    return report, result.network, prepared.scorer
 
 
 def _learned(
@@ -187,13 +190,19 @@ def _learned(
     training: Training,
 ) -> dict[str, Mapping[str, Stored]]:
     """The tensors after training, by the name of the source's tensor that they replace."""
-    from rmtcli.evaluation.network import build
+    from rmtcli.evaluation.network import build, reading_of
     from rmtcli.layouts.wrapped import naming
     from rmtcli.running.finetune import train
 
     model = build(harness, pruned)
     teacher = build(dense) if training.distill and dense is not None else None
-    train(model, teacher, samples, training)
+    reading = reading_of(harness, model, samples)
+    if reading.rows is not Rows.CLASSES:
+        raise EvaluationError(
+            f"{samples.path}: finetune trains networks for classification, and this one is for "
+            f"{reading.words}: heal it on calibration data, or train it in a program of your own"
+        )
+    train(model, teacher, reading.ready(samples), training, reading)
     own, values = naming(model, pruned), _values(model)
     edits = pruned.edits if isinstance(pruned, Edited) else {}
     shared = pruned.ties(pruned.infos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rmtcli.calibration import ByLayer, Calibrated
 from rmtcli.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from rmtcli.pipeline.stages import (
     refuse_not_finite,
 )
 from rmtcli.planning import (
+    Goal,
     LayerCalibration,
     Plan,
     approximated,
@@ -36,6 +38,12 @@ from rmtcli.planning import (
 )
 from rmtcli.report.base import Source
 from rmtcli.report.notes import NO_SIBLINGS
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation.score import Scorer
+
+#: Number of batches that a dense network is tried on where its samples are divided later.
+BATCHES = 4
 
 
 def prepare(harness: Harness, request: Request) -> Prepared:
@@ -54,10 +62,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         check_plan(goal.plan, checkpoint, items, layout)
     if request.shares:
         _check_sharing(request)
-    if harness.evaluation.data is not None:
-        from rmtcli.evaluation.sense import check_sense  # needs torch
-
-        check_sense(harness)
+    scorer = _scorer(harness, goal)
     calibrations, calibrated = None, None
     if request.calibrates:
         calibrations, calibrated = _calibrate(harness, source, items, request)
@@ -71,13 +76,33 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
     if not (goal.joint or request.shares):
-        return Prepared(*values, stream, calibrations, calibrated)
+        return Prepared(*values, stream, calibrations, calibrated, scorer=scorer)
     layers = stream.held()
     notes: tuple[str, ...] = ()
     refuse_not_finite(checkpoint.path, layers.items)
     if request.shares and calibrations is not None:
         layers, notes = _share(checkpoint, layers, calibrations, request)
-    return Prepared(*values, layers, calibrations, calibrated, notes)
+    return Prepared(*values, layers, calibrations, calibrated, notes, scorer)
+
+
+def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
+    """Score the dense network on data before anything is derived from it; None without data.
+
+    A search within a limit divides the samples, and scores each part when its turn comes: only a
+    few batches are tried first.
+
+    Raises:
+        EvaluationError: it is worse than chance, or cannot be built or fed.
+    """
+    samples = harness.samples
+    if samples is None:
+        return None
+    from rmtcli.evaluation.score import Scorer  # needs torch
+
+    if goal.max_drop is None:
+        return Scorer(harness, harness)
+    Scorer(harness, harness, samples.some(BATCHES * harness.task.batch))
+    return None
 
 
 def _calibrate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rmtcli.calibration import ByLayer, Calibrated
 from rmtcli.checkpoint import Checkpoint, Edited, Edits
@@ -33,6 +34,9 @@ from rmtcli.planning import (
 )
 from rmtcli.report.base import Report, Source
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation.score import Scorer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +72,7 @@ class Prepared:
         calibrations: the calibration of each layer, by name; None without calibration.
         calibrated: what was calibrated on; None without calibration.
         notes: sentences a user should read, whatever the ranks.
+        scorer: has scored the dense network; None without data, and where a search divides them.
     """
 
     harness: Harness
@@ -78,6 +83,7 @@ class Prepared:
     calibrations: ByLayer[LayerCalibration] | None
     calibrated: Calibrated | None
     notes: tuple[str, ...] = ()
+    scorer: Scorer | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:

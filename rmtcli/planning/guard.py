@@ -138,7 +138,9 @@ class PairedDrop:
         return NormalDist(self.drop, self.error).cdf(limit)
 
 
-def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedDrop:
+def paired_drop(
+    before: NDArray[np.generic], after: NDArray[np.generic], step: float = 1.0
+) -> PairedDrop:
     """Compare two networks sample by sample.
 
     Both networks are right and wrong on nearly the same samples, so the difference is known far
@@ -146,11 +148,13 @@ def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedDr
     1947). One such sample is added in each direction, so that equal results do not look certain.
 
     Args:
-        before: shape (samples,), whether the dense network is right.
-        after: shape (samples,), whether the other network is right.
+        before: shape (samples,), how good the dense network's output is; 0 or 1 where it is wrong
+            or right.
+        after: shape (samples,), how good the other network's output is.
+        step: the least difference between two such values; 0 if they differ continuously.
     """
     n = len(before)
-    lost, won = int(np.sum(before & ~after)), int(np.sum(~before & after))
-    drop = (lost - won) / n
-    variance = ((lost + won + 2) / n - drop**2) / n
+    lost = before.astype(np.float64) - after.astype(np.float64)
+    drop = float(lost.mean())
+    variance = ((float(lost @ lost) + 2 * step**2) / n - drop**2) / n
     return PairedDrop(100 * drop, 100 * math.sqrt(max(variance, 0.0)))

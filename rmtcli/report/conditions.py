@@ -27,12 +27,16 @@ FIELDS = {
     "layers.count": "layers",
     "layers.pruned": "layers that are pruned",
     "layers.unfit": "layers whose fit is not reliable; output heads are not counted",
-    "accuracy.before": "accuracy of the dense network, in percent",
-    "accuracy.after": "accuracy of the pruned or evaluated network, in percent",
-    "accuracy.drop": "loss of accuracy, in points",
-    "accuracy.agreement": "share of samples to which both networks assign the same class, "
-    "in percent",
-    "accuracy.kl_divergence": "divergence from the dense network, in nats",
+    "accuracy.before": "accuracy of the dense network, in percent; 100 times R² for regression",
+    "accuracy.after": "accuracy of the pruned or evaluated network, in percent; 100 times the mean "
+    "cosine of embeddings, or R² for regression",
+    "accuracy.drop": "loss of accuracy, cosine or R², in points",
+    "accuracy.agreement": "share of samples to which both networks assign the same class, or of "
+    "labels that both decide alike, in percent",
+    "accuracy.kl_divergence": "divergence from the dense network, in nats per sample or label",
+    "accuracy.squared_error": "mean squared error of the pruned or evaluated network's numbers",
+    "accuracy.relative_change": "root mean square change of the dense network's numbers, as a "
+    "share of their spread",
     "accuracy.cosine": "mean cosine with the dense network's embeddings",
     "accuracy.perplexity": "perplexity of the pruned or evaluated network",
     "accuracy.score": "your own score of the pruned or evaluated network",
@@ -158,11 +162,12 @@ def values_of(report: Report) -> dict[str, float | None]:
         "layers.unfit": len(unfit),
         "accuracy.cosine": cosine and cosine["mean"],
         "accuracy.perplexity": perplexity.get("after"),
+        "accuracy.squared_error": (accuracy.get("squared_error") or {}).get("after"),
         "accuracy.score": (accuracy.get("score") or {}).get("after"),
     }
     ratios = [latency.ratio for latency in report.latency if latency.ratio is not None]
     values["latency.ratio"] = max(ratios, default=None)
-    for name in ("before", "after", "drop", "agreement", "kl_divergence"):
+    for name in ("before", "after", "drop", "agreement", "kl_divergence", "relative_change"):
         values[f"accuracy.{name}"] = accuracy.get(name)
     return values
 

@@ -23,6 +23,10 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
     return {
         "measured": True,
         "network": comparison.network,
+        "task": comparison.rows.value,
+        "task_reason": comparison.reading.why or None,
+        "probabilities": comparison.reading.probabilities,
+        "at_chance": comparison.at_chance,
         "data": None if samples is None else str(samples.path),
         "samples": 0 if samples is None else len(samples.inputs),
         "bytes_scaled": samples is not None and samples.scaled,
@@ -36,6 +40,12 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
             "unhealed": unhealed and unhealed.perplexity,
             "after": after.perplexity,
         },
+        "squared_error": {
+            "before": before and before.squared_error,
+            "unhealed": unhealed and unhealed.squared_error,
+            "after": after.squared_error,
+        },
+        "relative_change": comparison.relative_change,
         "agreement": comparison.agreement,
         "kl_divergence": comparison.divergence,
         "certificate": comparison.certificate and asdict(comparison.certificate),

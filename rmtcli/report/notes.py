@@ -18,6 +18,11 @@ NOT_MEASURED = (
     "give --data or --eval to measure the cost of pruning"
 )
 
+AT_CHANCE = (
+    "the dense network does no better than chance on this data, so that nothing can be lost: its "
+    "scores say nothing about pruning. Check the targets and how the inputs are prepared"
+)
+
 NO_SIBLINGS = "no two layers that may be pruned read the same input, so none share a right factor"
 
 TAILS = (
@@ -30,13 +35,15 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     """Notes on the cost of pruning: it was not measured, or it is large."""
     if comparison is None:
         return (NOT_MEASURED,)
+    if comparison.at_chance:
+        return (AT_CHANCE,)
     drop = comparison.drop
     if drop is None or drop <= LARGE_DROP:
         return ()
-    score = "accuracy" if comparison.cosines is None else "cosine"
     return (
-        f"pruning costs {drop:.2f} points of {score}: some of the dropped directions matter. "
-        "Limit the loss with --max-drop, keep more, or leave layers out with --exclude",
+        f"pruning costs {drop:.2f} points of {comparison.rows.points}: some of the dropped "
+        "directions matter. Limit the loss with --max-drop, keep more, or leave layers out with "
+        "--exclude",
     )
 
 

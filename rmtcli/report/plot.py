@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmtcli.evaluation import Rows
+from rmtcli.evaluation import Comparison
 from rmtcli.files import write_file
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
@@ -116,12 +116,23 @@ def save_figure(figure: Figure, path: Path) -> None:
         )
 
 
+def _quality(comparison: Comparison) -> str:
+    """The measure of a network's quality, for an axis."""
+    compared = (
+        ""
+        if comparison.samples and comparison.samples.targets is not None
+        else (" with the dense network")
+    )
+    if comparison.rows.needs_targets:
+        compared = ""
+    return f"{comparison.rows.points}{compared}, %"
+
+
 def draw_axes(report: Report, axes: Axes) -> None:
     """Draw accuracy, or the user's own score, of each network against its size."""
     shares = [100 * point.parameters / report.source.parameters for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
-    vectors = report.curve[0].comparison.rows is Rows.VECTORS
-    label = "score" if own else "cosine with the dense network, %" if vectors else "accuracy, %"
+    label = "score" if own else _quality(report.curve[0].comparison)
     after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
     values = [value for value in after if value is not None]
     axes.plot(shares, values, marker="o", markersize=4, label="pruned")

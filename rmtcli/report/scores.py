@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmtcli.evaluation import Comparison
+from rmtcli.evaluation import Comparison, Rows
 from rmtcli.report.base import Report, Source
 
 
 def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, str]]:
     """The scores of a network, next to those of the network that it is compared with."""
     other = "the dense network" if reference is None else reference.path
+    labels = comparison.rows is Rows.LABELS
     scored = [
         ("cosine", _cosines(comparison)),
-        ("accuracy", _accuracy(comparison)),
+        ("label accuracy" if labels else "accuracy", _accuracy(comparison)),
+        ("R²", _r_squared(comparison)),
+        ("squared error", _squared_error(comparison)),
+        ("change", _change(comparison, other)),
         ("perplexity", _perplexity(comparison)),
         ("agreement", _agreement(comparison, other)),
         ("margin", _margins(comparison)),
         ("certificate", _certificate(comparison)),
         ("score", _score(comparison)),
     ]
-    lines = [("network", comparison.network), *data(comparison)]
+    lines = network(comparison)
     return lines + [(label, text) for label, text in scored if text is not None]
 
 
@@ -37,17 +41,54 @@ def _cosines(comparison: Comparison) -> str | None:
 
 
 def _accuracy(comparison: Comparison) -> str | None:
-    """The accuracy before and after, of a network that gives classes."""
+    """The accuracy before and after, of a network that gives classes or labels."""
     before, after = comparison.before, comparison.after
-    if after.accuracy is None or comparison.cosines is not None:
+    if after.accuracy is None or not comparison.rows.needs_targets:
         return None
     text = f"{after.accuracy:.2f} %"
     if before is not None and comparison.drop is not None:
-        gain = round(-comparison.drop, 2) + 0.0
-        text = f"{before.accuracy:.2f} % → {text} ({gain:+.2f} points)"
+        text = f"{before.accuracy:.2f} % → {text} ({_gain(comparison)})"
     if comparison.unhealed is not None:
         text += f"; {comparison.unhealed.accuracy:.2f} % before {comparison.training}"
     return text
+
+
+def _gain(comparison: Comparison) -> str:
+    """The points gained, or why they mean nothing."""
+    assert comparison.drop is not None
+    if comparison.at_chance:
+        return "the dense network does no better than chance"
+    return f"{round(-comparison.drop, 2) + 0.0:+.2f} points"
+
+
+def _r_squared(comparison: Comparison) -> str | None:
+    """The coefficient of determination of numbers, before and after."""
+    before, after = comparison.before, comparison.after
+    if after.squared_error is None or after.accuracy is None:
+        return None
+    text = f"{after.accuracy / 100:.4f}"
+    if before is not None and before.accuracy is not None:
+        text = f"{before.accuracy / 100:.4f} → {text} ({_gain(comparison)})"
+    if comparison.unhealed is not None and comparison.unhealed.accuracy is not None:
+        text += f"; {comparison.unhealed.accuracy / 100:.4f} before {comparison.training}"
+    return text
+
+
+def _squared_error(comparison: Comparison) -> str | None:
+    """The mean squared error of numbers, before and after."""
+    before, after = comparison.before, comparison.after
+    if after.squared_error is None:
+        return None
+    first = "" if before is None else f"{before.squared_error:.4g} → "
+    return f"{first}{after.squared_error:.4g} (mean)"
+
+
+def _change(comparison: Comparison, other: str) -> str | None:
+    """How far numbers are from another network's."""
+    if comparison.relative_change is None:
+        return None
+    share = 100 * comparison.relative_change
+    return f"{share:.3g} % of the spread of the outputs of {other} (root mean square)"
 
 
 def _perplexity(comparison: Comparison) -> str | None:
@@ -63,9 +104,11 @@ def _agreement(comparison: Comparison, other: str) -> str | None:
     """The agreement with another network, and the divergence from it."""
     if comparison.agreement is None:
         return None
-    text = f"{comparison.agreement:.2f} % with {other}"
+    share = " of the labels" if comparison.rows is Rows.LABELS else ""
+    text = f"{comparison.agreement:.2f} %{share} with {other}"
     if comparison.divergence is not None:
-        text += f"; KL divergence {comparison.divergence:.3g} nats"
+        per = " per label" if comparison.rows is Rows.LABELS else ""
+        text += f"; KL divergence {comparison.divergence:.3g} nats{per}"
     return text
 
 
@@ -102,6 +145,14 @@ def _score(comparison: Comparison) -> str | None:
     return text
 
 
+def network(comparison: Comparison) -> list[tuple[str, str]]:
+    """The network, its task where no directory says it, and the data."""
+    lines = [("network", comparison.network)]
+    if comparison.reading.words and comparison.samples is not None:
+        lines.append(("task", comparison.reading.words))
+    return lines + data(comparison)
+
+
 def data(comparison: Comparison) -> list[tuple[str, str]]:
     """The data that the scores were measured on."""
     samples = comparison.samples
@@ -116,6 +167,8 @@ def dense(report: Report) -> str:
     before = report.curve[0].comparison.before
     if before is None:
         return ""
-    known = before.accuracy is not None and report.curve[0].comparison.cosines is None
-    accuracy = f", {before.accuracy:.2f} % accurate" if known else ""
+    known, rows = before.accuracy is not None, report.curve[0].comparison.rows
+    accuracy = f", {before.accuracy:.2f} % accurate" if known and rows.needs_targets else ""
+    if before.squared_error is not None and before.accuracy is not None:
+        accuracy = f", R² {before.accuracy / 100:.4f}"
     return accuracy + ("" if before.score is None else f", score {before.score:.6g}")

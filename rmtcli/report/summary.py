@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rmtcli.calibration import Calibrated
+from rmtcli.evaluation import Comparison
 from rmtcli.planning import Guard, Latency
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import (
@@ -17,7 +18,7 @@ from rmtcli.report.formatting import (
     some_of,
     word_of,
 )
-from rmtcli.report.scores import data, dense, scores
+from rmtcli.report.scores import dense, network, scores
 from rmtcli.report.totals import bytes_of
 
 #: A label and its text.
@@ -55,7 +56,7 @@ def _result(report: Report) -> list[Line]:
     if report.curve:
         comparison = report.curve[0].comparison
         parameters = f"{report.source.parameters:,} parameters{dense(report)}"
-        return [("dense", parameters), ("network", comparison.network), *data(comparison)]
+        return [("dense", parameters), *network(comparison)]
     if report.action in ("prune", "finetune") and report.layers:
         return _pruning(report)
     if report.action == "simulate":
@@ -98,7 +99,7 @@ def _conditions(report: Report) -> Iterator[Line]:
     if report.budget is not None:
         yield "budget", report.budget.words
     if report.guard is not None:
-        yield "guard", _guard(report.guard)
+        yield "guard", _guard(report.guard, report.comparison)
 
 
 def _calibrated(calibrated: Calibrated) -> str:
@@ -115,8 +116,10 @@ def _calibrated(calibrated: Calibrated) -> str:
     return text
 
 
-def _guard(guard: Guard) -> str:
-    text = f"a loss of at most {guard.max_drop:g} is allowed"
+def _guard(guard: Guard, comparison: Comparison | None) -> str:
+    scored = comparison is None or comparison.after.score is not None
+    unit = "" if scored or comparison is None else f" points of {comparison.rows.points}"
+    text = f"a loss of at most {guard.max_drop:g}{unit} is allowed"
     if guard.searched:
         text += f"; searched on {guard.searched:,} samples, confirmed on {guard.confirmed:,}"
     if guard.confidence is not None:

@@ -14,7 +14,7 @@ _FIT += ("break-even", "stable rank", "tail α", "verdict")
 _PRUNE: tuple[str, ...] = ("layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters")
 _PRUNE += ("action",)
 #: The columns of a curve.
-_CURVE: tuple[str, ...] = ("parameters", "left", "accuracy", "cosine", "change", "perplexity")
+_CURVE: tuple[str, ...] = ("parameters", "left", "accuracy", "cosine", "R²", "change", "perplexity")
 _CURVE += ("agreement", "KL", "score")
 #: Columns whose text is aligned to the left; all others hold numbers.
 _TEXT = {"layer", "shape", "verdict", "action"}
@@ -78,12 +78,15 @@ def _prune_row(plan: LayerPlan) -> list[str]:
 def _curve_row(point: Point, dense: int) -> list[str]:
     """A network of a curve; a cell is empty where its quantity was not measured."""
     comparison, error = point.comparison, point.error
-    cosines, drop = comparison.cosines, comparison.drop
+    cosines, drop, after = comparison.cosines, comparison.drop, comparison.after
+    needs_targets = comparison.rows.needs_targets
+    r_squared = None if after.squared_error is None else after.accuracy
     return [
         f"{point.parameters:,}",
         f"{100 * point.parameters / dense:.1f} %",
-        optional(comparison.after.accuracy if cosines is None else None, ".2f", " %"),
+        optional(comparison.after.accuracy if needs_targets else None, ".2f", " %"),
         optional(None if cosines is None else float(cosines.mean()), ".4f"),
+        optional(None if r_squared is None else r_squared / 100, ".4f"),
         optional(None if drop is None else -drop + 0.0, "+.2f")
         + ("" if error is None else f" ± {error:.2f}"),
         optional(comparison.after.perplexity, ".4g"),

@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration import ByLayer, Calibration, Moments
-from rmtcli.calibration.collect import CONVOLUTIONS, collect
+from rmtcli.calibration.collect import (
+    CONVOLUTIONS,
+    collect,
+    identity_root,
+    label_root,
+    softmax_root,
+)
 from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import module_of
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation import Harness, Rows, Task
-from rmtcli.evaluation.confidence import cosines, kullback_leibler
+from rmtcli.evaluation import Harness, Reading, Rows, Task
 from rmtcli.evaluation.data import has_training_part
-from rmtcli.evaluation.network import build, run
+from rmtcli.evaluation.measures import distance
+from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.keep import Untouched
@@ -34,6 +40,13 @@ _LOGGER = logging.getLogger(__name__)
 
 #: Largest number of tokens for moments and sequential fits; healing uses all tokens.
 TOKENS_FITTED = 65_536
+#: What backward passes start from: the root of the Fisher matrix of the outputs' distribution.
+STARTS = {
+    Rows.CLASSES: softmax_root,
+    Rows.LABELS: label_root,
+    Rows.VECTORS: identity_root,
+    Rows.VALUES: identity_root,
+}
 
 
 def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) -> ByLayer[Moments]:
@@ -61,7 +74,7 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         source.run,
         batch=min(settings.batch, source.task.batch),
         gradients=settings.gradients,
-        vectors=source.task.rows is Rows.VECTORS,
+        start=STARTS[source.reading(model).rows],
         mask=lambda: mask_of(model),
     )
     results: dict[str, Moments] = {}
@@ -95,12 +108,14 @@ class CalibrationInputs:
     Attributes:
         inputs: shape (samples, …).
         run: computes a network's outputs; its errors name the data file.
-        task: how the network is fed, and what its outputs are.
+        task: how the network is fed.
+        reading: gives how a network's outputs are read.
     """
 
     inputs: NDArray[Any]
     run: Callable[[nn.Module, Tensor], Tensor]
     task: Task
+    reading: Callable[[nn.Module], Reading]
 
     @staticmethod
     def read(settings: Calibration, harness: Harness) -> CalibrationInputs:
@@ -113,20 +128,25 @@ class CalibrationInputs:
         source = settings.data
         assert source is not None
         part = "train_" if has_training_part(source) else ""
-        inputs = harness.read(source, part).inputs
+        samples = harness.read(source, part)
+        inputs = samples.inputs
         if len(inputs) < 2 or bool(np.all(inputs == inputs[:1])):
             raise EvaluationError(
                 f"{source}: calibration needs samples that differ from one another"
             )
-        name = str(source)
-        return CalibrationInputs(inputs, lambda network, x: run(network, x, name), harness.task)
+
+        def reading(network: nn.Module) -> Reading:
+            return reading_of(harness, network, samples)
+
+        def scores(network: nn.Module, x: Tensor) -> Tensor:
+            outputs: Tensor = reading(network).scores(run(network, x, str(source)))
+            return outputs
+
+        return CalibrationInputs(inputs, scores, harness.task, reading)
 
     @torch.no_grad()
     def distance(self, dense: nn.Module, pruned: nn.Module, inputs: NDArray[Any]) -> float:
-        """How much the outputs of two networks differ on some inputs.
-
-        The mean Kullback–Leibler divergence of class probabilities from the dense network's, or 1
-        minus the mean cosine of embeddings.
+        """How much the outputs of two networks differ on some inputs, as a mean over samples.
 
         Args:
             dense: the dense network.
@@ -142,10 +162,7 @@ class CalibrationInputs:
                 np.asarray(self.run(network, x).double().cpu().numpy())
                 for network in (dense, pruned)
             )
-            if self.task.rows is Rows.VECTORS:
-                difference = 1 - float(cosines(before, after).mean())
-            else:
-                difference = kullback_leibler(before, after)
+            difference = distance(before, after, self.reading(dense).rows)
             total, rows = total + difference * len(before), rows + len(before)
         return total / rows
 

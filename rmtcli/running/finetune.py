@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import TrainingError, UsageError
-from rmtcli.evaluation import Samples
+from rmtcli.evaluation import Reading, Samples
 from rmtcli.evaluation.network import run
 from rmtcli.running.heal import divergence
 
@@ -50,7 +50,11 @@ class Training:
 
 
 def train(
-    model: nn.Module, teacher: nn.Module | None, samples: Samples, settings: Training
+    model: nn.Module,
+    teacher: nn.Module | None,
+    samples: Samples,
+    settings: Training,
+    reading: Reading,
 ) -> None:
     """Train all parameters of a network, in place, and leave it in evaluation mode.
 
@@ -59,6 +63,7 @@ def train(
         teacher: the dense network, in evaluation mode; None if ``settings.distill`` is 0.
         samples: samples to train on, with targets unless ``settings.distill`` is 1.
         settings: how to train.
+        reading: how the outputs of both networks are read, as classes.
 
     Raises:
         EvaluationError: the network does not take the samples.
@@ -77,7 +82,8 @@ def train(
         for rows in tracked(
             torch.split(torch.randperm(len(samples.inputs)), settings.batch), label
         ):
-            loss = _loss(model, teacher, samples, rows, settings.distill)
+            x, y = _batch(model, samples, rows)
+            loss = _loss(model, teacher, x, y, settings.distill, reading)
             if not bool(loss.isfinite()):
                 value = float(loss.detach())
                 raise TrainingError(
@@ -90,21 +96,32 @@ def train(
     model.eval()
 
 
-def _loss(
-    model: nn.Module, teacher: nn.Module | None, samples: Samples, rows: Tensor, share: float
-) -> Tensor:
-    """The mix of cross-entropy and distillation loss on some rows of the samples."""
+def _batch(model: nn.Module, samples: Samples, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Inputs and targets of some rows, on the model's device."""
     first = next(model.parameters())
     inputs = torch.from_numpy(samples.inputs[rows.numpy()]).to(first.device)
     if inputs.is_floating_point():
         inputs = inputs.to(first.dtype)
-    outputs = model(inputs).float()
+    if samples.targets is None:
+        return inputs, None
+    return inputs, torch.from_numpy(samples.targets[rows.numpy()]).to(first.device)
+
+
+def _loss(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    inputs: Tensor,
+    targets: Tensor | None,
+    share: float,
+    reading: Reading,
+) -> Tensor:
+    """The mix of cross-entropy and distillation loss on a batch."""
+    outputs = reading.scores(model(inputs)).float()
     loss = torch.zeros((), device=outputs.device)
-    if samples.targets is not None and share < 1:
-        targets = torch.from_numpy(samples.targets[rows.numpy()]).to(outputs.device)
+    if targets is not None and share < 1:
         loss = loss + (1 - share) * nn.functional.cross_entropy(outputs, targets)
     if teacher is not None and share > 0:
         with torch.no_grad():
-            target = teacher(inputs).float()
+            target = reading.scores(teacher(inputs)).float()
         loss = loss + share * divergence(outputs, target)
     return loss

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation import Harness, Rows, Samples, Scores
-from rmtcli.evaluation.network import build
+from rmtcli.evaluation import Harness, Samples, Scores
+from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import measure
 from rmtcli.planning import Range, SearchResult, smallest
 
@@ -32,7 +32,7 @@ def search(
             confirmation and report.
         make: returns the pruned checkpoint of a size.
         sizes: the sizes to search.
-        max_drop: points of accuracy, or units of the user's own score.
+        max_drop: points of accuracy, of cosine or of R², or units of the user's own score.
 
     Returns:
         The result, and the samples that neither search nor confirmation used.
@@ -42,7 +42,9 @@ def search(
         EvaluationError: there are too few samples to divide.
     """
     task, samples, function = harness.task, harness.samples, harness.evaluation.score
-    blind = samples is None or (samples.targets is None and task.rows is Rows.CLASSES)
+    dense = build(harness)
+    reading = reading_of(harness, dense, samples)
+    blind = samples is None or (samples.targets is None and reading.rows.needs_targets)
     if function is None and blind:
         raise UsageError("--max-drop needs --data with 'targets', or --eval")
     parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
@@ -52,13 +54,14 @@ def search(
             "and report"
         )
     searched, confirmed, rest = parts
-    dense = build(harness)
     # The guard watches the user's own score if there is one, else accuracy.
-    before = [measure(dense, part, function, task) for part in (searched, confirmed)]
+    before = [
+        measure(dense, part, function, reading, batch=task.batch) for part in (searched, confirmed)
+    ]
 
     def within(size: int, part: Samples | None, reference: Scores) -> bool:
         network = build(harness, make(size))
-        scores = measure(network, part, function, task, reference)
+        scores = measure(network, part, function, reading, reference, batch=task.batch)
         drop = _drop(reference, scores)
         _LOGGER.info("with %d parameters, %.3g is lost", size, drop)
         return drop <= max_drop

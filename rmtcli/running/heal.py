@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.computing.steps import tracked
+from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
 
 _LOGGER = logging.getLogger(__name__)
@@ -76,10 +77,11 @@ def heal(
 class HealingLoss:
     """The loss that healing minimises: how far the compressed network is from the dense one.
 
-    For class scores it is the Kullback–Leibler divergence from the dense network's probabilities
-    (distillation at temperature 1, Hinton et al., 2015). For embeddings it is 1 minus the cosine,
-    plus the mean squared distance of the hidden states after each block, as shares of their
-    variance (Jiao et al., TinyBERT, 2020): one vector per text says little about each of its
+    For scores of classes or labels it is the Kullback–Leibler divergence from the dense network's
+    probabilities (distillation at temperature 1, Hinton et al., 2015); for numbers, the mean
+    squared difference as a share of the dense numbers' mean square. For embeddings it is 1 minus
+    the cosine, plus the mean squared distance of the hidden states after each block, as shares of
+    their variance (Jiao et al., TinyBERT, 2020): one vector per text says little about each of its
     tokens. Inputs in floating point are mixed in pairs (Zhang et al., 2018): the dense network
     answers for mixtures too, and training on a few thousand samples alone would overfit.
 
@@ -88,7 +90,7 @@ class HealingLoss:
         pruned: the compressed network.
         inputs: shape (samples, …).
         run: computes a network's outputs.
-        vectors: whether the outputs are embeddings and not class scores.
+        rows: what a row of outputs is.
     """
 
     def __init__(
@@ -98,12 +100,16 @@ class HealingLoss:
         inputs: NDArray[Any],
         run: Callable[[nn.Module, Tensor], Tensor],
         *,
-        vectors: bool,
+        rows: Rows,
     ) -> None:
         self.dense, self.pruned, self.inputs, self.run = dense, pruned, inputs, run
-        self.distance = _cosine_distance if vectors else divergence
+        self.distance = DISTANCES[rows]
         self.deep: tuple[Pretrained, ...] = ()
-        if vectors and isinstance(dense, Pretrained) and isinstance(pruned, Pretrained):
+        if (
+            rows is Rows.VECTORS
+            and isinstance(dense, Pretrained)
+            and isinstance(pruned, Pretrained)
+        ):
             self.deep = (pruned, dense)
             for network in self.deep:
                 network.deep = True
@@ -152,9 +158,28 @@ def divergence(outputs: Tensor, target: Tensor) -> Tensor:
     return nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
+def _label_divergence(outputs: Tensor, target: Tensor) -> Tensor:
+    """Mean Kullback–Leibler divergence of label scores from the target's, in nats per label."""
+    logs = (torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (outputs, target))
+    return divergence(*logs)
+
+
+def _squared_distance(outputs: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference, as a share of the target's mean square."""
+    return (outputs - target).square().mean() / target.square().mean().clamp_min(1e-30)
+
+
 def _cosine_distance(outputs: Tensor, target: Tensor) -> Tensor:
     """1 minus the mean cosine."""
     return 1 - nn.functional.cosine_similarity(outputs, target).mean()
+
+
+DISTANCES = {
+    Rows.CLASSES: divergence,
+    Rows.LABELS: _label_divergence,
+    Rows.VECTORS: _cosine_distance,
+    Rows.VALUES: _squared_distance,
+}
 
 
 def _hidden_distance(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

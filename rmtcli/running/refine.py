@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation import Harness, Rows
+from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
 from rmtcli.layouts.module import float64_of
 from rmtcli.layouts.split import SplitLinear
@@ -172,8 +172,8 @@ class _Pair:
         # Siblings share a right factor, which is trained once.
         trained = {id(p): (p, scale) for item in self.held.values() for p, scale in item.trained}
         task = self.source.task
-        vectors = task.rows is Rows.VECTORS
-        loss = HealingLoss(self.dense, self.pruned, self.inputs, self.source.run, vectors=vectors)
+        rows = self.source.reading(self.dense).rows
+        loss = HealingLoss(self.dense, self.pruned, self.inputs, self.source.run, rows=rows)
         batch = min(BATCH, max(1, task.batch // 2))
         heal(loss, list(trained.values()), passes=passes, batch=batch)
         for item in self.held.values():

@@ -12,7 +12,8 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Harness, Rows, Samples
 from rmtcli.evaluation.confidence import cosines
 from rmtcli.evaluation.made import ROWS, made_for, made_of
-from rmtcli.evaluation.network import Chain, build
+from rmtcli.evaluation.measures import relative_change
+from rmtcli.evaluation.network import Chain, build, reading_of
 from rmtcli.evaluation.score import scores
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,18 +38,20 @@ class Trial:
         model = build(harness)
         self._harness = harness
         self._samples, self.inputs = _inputs(harness, model)
-        self.most = _most(harness)
+        self._reading = reading_of(harness, model, self._samples)
+        self.most = _most(harness, self._reading.rows)
         self._dense = self._outputs(model)
 
     def move(self, network: Checkpoint) -> float:
         """How far a network's outputs are from the dense one's, by :func:`distance`."""
         outputs = self._outputs(build(self._harness, network))
-        moved = distance(self._dense, outputs, self._harness.task.rows)
+        moved = distance(self._dense, outputs, self._reading.rows)
         _LOGGER.info("tried on %s: the outputs move by %.3g", self.inputs, moved)
         return moved
 
     def _outputs(self, model: nn.Module) -> FloatArray:
-        return np.asarray(scores(model, self._samples, self._harness.task.batch), np.float64)
+        batch = self._harness.task.batch
+        return np.asarray(scores(model, self._samples, self._reading, batch), np.float64)
 
 
 def _inputs(harness: Harness, model: nn.Module) -> tuple[Samples, str]:
@@ -59,8 +62,8 @@ def _inputs(harness: Harness, model: nn.Module) -> tuple[Samples, str]:
     return made_of((ROWS, first.shape[1])), "normal noise"
 
 
-def _most(harness: Harness) -> float:
-    if harness.task.rows is Rows.VECTORS:
+def _most(harness: Harness, rows: Rows) -> float:
+    if rows is Rows.VECTORS:
         return 0.01
     return 0.1 if harness.pretrained else 0.3
 
@@ -68,9 +71,9 @@ def _most(harness: Harness) -> float:
 def distance(before: FloatArray, after: FloatArray, rows: Rows) -> float:
     """How far outputs moved: 0 where they are equal, about 1 where they have nothing in common.
 
-    For embeddings, 1 less the mean cosine. For class scores, the root mean square change as a share
-    of the root mean square deviation from the mean row; a constant added to all scores of a row is
-    no change.
+    For embeddings, 1 less the mean cosine. For other rows, the root mean square change as a share
+    of the root mean square deviation from the mean row; a constant added to all class scores of a
+    row is no change.
 
     Args:
         before: shape (rows, width), the dense network's outputs.
@@ -79,6 +82,7 @@ def distance(before: FloatArray, after: FloatArray, rows: Rows) -> float:
     """
     if rows is Rows.VECTORS:
         return float(1 - cosines(before, after).mean())
-    before, after = (x - x.mean(1, keepdims=True) for x in (before, after))
-    change, spread = np.linalg.norm(after - before), np.linalg.norm(before - before.mean(0))
-    return float(change / spread) if spread else float(np.any(change))
+    if rows is Rows.CLASSES:
+        before, after = (x - x.mean(1, keepdims=True) for x in (before, after))
+    moved = relative_change(before, after)
+    return float(np.any(before != after)) if moved is None else moved

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.evaluation.data import has_training_part, read_samples
+from rmtcli.evaluation.reading import CLASSES
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 Y = np.arange(6)
@@ -44,11 +45,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"inputs": X[:0]}, "'inputs' has shape (0, 4): it must be (samples, features…)"),
     (
         {"inputs": X, "targets": Y[:3]},
-        "'targets' must be 6 class numbers (integers), not int64 of shape (3,)",
+        "'targets' has shape (3,): it must have one number, or one row, for each of 6 samples",
     ),
     (
-        {"inputs": X, "targets": Y / 2},
-        "'targets' must be 6 class numbers (integers), not float64 of shape (6,)",
+        {"inputs": X, "targets": np.zeros((6, 2, 2))},
+        "'targets' has shape (6, 2, 2): it must have one number, or one row, for each of 6 samples",
+    ),
+    (
+        {"inputs": X, "targets": np.where(X[:, 0] < 9, np.inf, 0)},
+        "'targets' holds values that are NaN or infinite",
     ),
     ({"inputs": np.where(X > 1, np.nan, X)}, "'inputs' holds values that are NaN or infinite"),
 ]
@@ -98,8 +103,8 @@ def test_unusual_archives_and_arrays_are_read_or_refused(tmp_path: Path) -> None
             read_samples(path)
     for targets in (np.full(6, -100), np.full(6, 2**64 - 1, np.uint64)):
         np.savez(path, inputs=X, targets=targets)
-        with pytest.raises(EvaluationError, match="a number that is not a class number"):
-            read_samples(path)
+        with pytest.raises(EvaluationError, match="is not a class number"):
+            CLASSES.ready(read_samples(path))
     np.savez(tmp_path / "UP.NPZ", inputs=X)
     (tmp_path / "UP.NPZ.npz").rename(tmp_path / "UP.NPZ")
     np.testing.assert_array_equal(read_samples(tmp_path / "UP.NPZ").inputs, X)

@@ -79,7 +79,10 @@ def test_a_wrong_task_is_reported_before_any_layer_is_decomposed(
     def layers(items: Any) -> Any:
         raise AssertionError("layers were computed")
 
-    with pytest.raises(UsageError, match="--task is for Hugging Face directories"):
+    with pytest.raises(
+        UsageError,
+        match="--task causal-lm is for Hugging Face directories",
+    ):
         prune(
             model,
             evaluation=Evaluation(data, task="causal-lm"),

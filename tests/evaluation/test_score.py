@@ -9,6 +9,7 @@ from torch import nn
 
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Comparison, Samples
+from rmtcli.evaluation.reading import CLASSES
 from rmtcli.evaluation.score import Scores, measure
 from rmtcli.evaluation.tasks import Arrays
 
@@ -35,7 +36,7 @@ def samples(count: int, classes: int = 5) -> Samples:
 @pytest.mark.parametrize("count", [1, Arrays.batch - 1, Arrays.batch, Arrays.batch + 1])
 def test_accuracy_is_the_share_of_correct_predictions(count: int) -> None:
     data = samples(count)
-    scores = measure(Pick(), data, None)
+    scores = measure(Pick(), data, None, CLASSES)
     expected = data.inputs.argmax(1)
     np.testing.assert_array_equal(scores.predictions, expected)
     assert scores.accuracy == pytest.approx(100 * np.mean(expected == data.targets))
@@ -54,7 +55,7 @@ def test_agreement_and_drop_compare_two_networks() -> None:
 
 def test_without_targets_there_is_no_accuracy() -> None:
     data = samples(9)
-    scores = measure(Pick(), Samples(PATH, data.inputs, None, False), None)
+    scores = measure(Pick(), Samples(PATH, data.inputs, None, False), None, CLASSES)
     assert scores.accuracy is None
     assert scores.predictions is not None
 
@@ -67,7 +68,7 @@ class Broken(Pick):
     def forward(self, x: torch.Tensor) -> object:
         if self.kind == "shape":
             return x @ torch.ones(7, 7)
-        return {"nan": x * torch.nan, "flat": x.sum(1), "dict": {"logits": x}}[self.kind]
+        return {"nan": x * torch.nan, "flat": x.sum(), "dict": {"logits": x}}[self.kind]
 
 
 @pytest.mark.parametrize(
@@ -75,17 +76,17 @@ class Broken(Pick):
     [
         ("shape", "does not take inputs of shape (3, 5)"),
         ("nan", "returned values that are NaN or infinite"),
-        ("flat", "returned (3,): accuracy needs one row of class scores per sample"),
-        ("dict", "returned dict: accuracy needs one row of class scores per sample"),
+        ("flat", "returned (): one row of outputs per sample is needed"),
+        ("dict", "returned dict: one row of outputs per sample is needed"),
     ],
 )
-def test_networks_without_rows_of_class_scores_are_refused(kind: str, message: str) -> None:
+def test_networks_without_rows_are_refused(kind: str, message: str) -> None:
     with pytest.raises(EvaluationError) as caught:
-        measure(Broken(kind), samples(3), None)
+        measure(Broken(kind), samples(3), None, CLASSES)
     assert message in str(caught.value)
 
 
 def test_targets_that_are_not_classes_of_the_network_are_refused() -> None:
     data = Samples(PATH, samples(3).inputs, np.array([0, 1, 5]), False)
     with pytest.raises(EvaluationError, match=r"class 5 among the targets of a network with 5"):
-        measure(Pick(), data, None)
+        measure(Pick(), data, None, CLASSES)

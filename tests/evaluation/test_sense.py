@@ -13,7 +13,7 @@ from torch import nn
 from rmtcli import Calibration, Evaluation, curve, evaluate, prune
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.sense import check_sense
+from rmtcli.evaluation.score import Scorer
 from rmtcli.planning import Budget
 from tests.evaluation.test_tasks import data_for, directory
 
@@ -71,11 +71,12 @@ def test_chance_and_a_compressed_network_are_no_error(tmp_path: Path) -> None:
 def test_a_perplexity_far_above_the_vocabulary_is_refused(tmp_path: Path) -> None:
     source, data = directory("gpt2", tmp_path), data_for("gpt2", tmp_path)
     evaluation = Evaluation(data, task="causal-lm:length=16")
-    check_sense(evaluation.resolve(open_checkpoint(source)))
+    harness = evaluation.resolve(open_checkpoint(source))
+    Scorer(harness, harness)
     # The last norm, 30 times as large, makes the network sure of its wrong guesses.
     tensors = load_file(source / "model.safetensors")
     tensors["transformer.ln_f.weight"] *= 30
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     message = r"its perplexity is [\d,]{5,}, and that of a guess among 99 tokens is 99: is this its"
     with pytest.raises(EvaluationError, match=message):
-        check_sense(evaluation.resolve(open_checkpoint(source)))
+        evaluate(source, evaluation=evaluation)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rmtcli import Calibration, Evaluation, curve, evaluate, prune
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation import Rows
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import (
@@ -170,6 +172,50 @@ def test_joined_experts_are_separated_into_modules(tmp_path: Path) -> None:
     tokens[:, MASK] = 1
     # The sums are equal but added in another order.
     torch.testing.assert_close(apart(tokens), whole(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "rows"),
+    [
+        ("multi_label_classification", [[1, 0], [0, 1], [1, 1]], Rows.LABELS),
+        ("regression", [0.5, 2, -1.25], Rows.VALUES),
+    ],
+)
+def test_classifiers_of_labels_and_of_numbers_are_measured_as_such(
+    problem: str, labels: list[object], rows: Rows, tmp_path: Path
+) -> None:
+    """transformers' loss of the same samples, which are not padded, is the reference."""
+    source, data = directory("bert-head", tmp_path), tmp_path / "d.jsonl"
+    config = json.loads((source / "config.json").read_text()) | {"problem_type": problem}
+    tensors = load_file(source / "model.safetensors")
+    if rows is Rows.VALUES:
+        config |= {"id2label": {"0": "score"}, "label2id": {"score": 0}}
+        tensors |= {n: t[:1] for n, t in tensors.items() if n.startswith("classifier.")}
+        save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    (source / "config.json").write_text(json.dumps(config))
+    records = [{"text": "w1 w2 w3", "label": label} for label in labels]
+    data.write_text("\n".join(map(json.dumps, records)))
+    evaluation = Evaluation(data)
+    measured = evaluate(source, evaluation=evaluation).comparison
+    assert measured is not None
+    assert measured.rows is rows
+    assert measured.samples is not None
+    model = build(evaluation.resolve(open_checkpoint(source)))
+    assert isinstance(model, Pretrained)
+    tokens = torch.from_numpy(measured.samples.inputs[:, TOKENS])
+    with torch.no_grad():
+        result = model.network(input_ids=tokens, labels=torch.tensor(labels).float())
+    wanted = np.array(labels, np.float64).reshape(3, -1)
+    logits = result.logits.numpy()
+    if rows is Rows.VALUES:
+        assert measured.after.squared_error == pytest.approx(float(result.loss), rel=1e-5)
+        accuracy = 1 - ((logits - wanted) ** 2).sum() / ((wanted - wanted.mean()) ** 2).sum()
+    else:
+        accuracy = ((logits > 0) == wanted).mean()
+    assert measured.after.accuracy == pytest.approx(100 * accuracy, rel=1e-5)
+    data.write_text('{"text": "w1", "label": "good"}')
+    with pytest.raises(EvaluationError, match="each 'label' must be a"):
+        evaluate(source, evaluation=evaluation)
 
 
 def test_texts_are_sorted_by_length_with_their_labels(tmp_path: Path) -> None:

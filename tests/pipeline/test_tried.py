@@ -126,5 +126,8 @@ def test_how_far_outputs_move() -> None:
     assert moved == pytest.approx(0.3)
     assert distance(before, 5 * before, Rows.VECTORS) == pytest.approx(0)
     assert distance(before, -before, Rows.VECTORS) == pytest.approx(2)
+    # Of numbers, a constant is a change.
+    constant = np.sqrt(50 * 4 * 0.01) / np.linalg.norm(before - before.mean(0))
+    assert distance(before, before + 0.1, Rows.VALUES) == pytest.approx(constant)
     assert distance(np.ones((3, 2)), np.ones((3, 2)), Rows.CLASSES) == 0
     assert distance(np.ones((3, 2)), np.eye(3, 2), Rows.CLASSES) == 1

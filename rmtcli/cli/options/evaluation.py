@@ -22,7 +22,7 @@ class EvaluationOptions:
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="Held-out samples: .npz or .safetensors with 'inputs' and, for accuracy, "
+            help="Held-out samples: .npz or .safetensors with 'inputs' and, for accuracy or R², "
             "'targets'; for a network that reads text, .txt (one text per line) or .jsonl "
             "('text', 'label').",
             show_default=False,
@@ -58,8 +58,10 @@ class EvaluationOptions:
         Optional[str],
         typer.Option(
             metavar="NAME[:OPTION=VALUE,…]",
-            help="Task of the model in a Hugging Face directory; 'rmtcli methods' lists the "
-            "tasks. [default: read from its files]",
+            help="What the network's outputs are: of your own network, classification, "
+            "multi-label-classification, embedding or regression [default: inferred from targets "
+            "and outputs]; of a Hugging Face directory, a task of 'rmtcli methods' [default: read "
+            "from its files].",
             show_default=False,
         ),
     ] = None

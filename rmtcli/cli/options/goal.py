@@ -50,8 +50,8 @@ class GoalOptions:
         Optional[float],
         typer.Option(
             metavar="POINTS",
-            help="Find the smallest model that loses at most this many points of accuracy "
-            "(or of the --eval score), instead of --keep.",
+            help="Find the smallest model that loses at most this many points of accuracy (of "
+            "labels, cosine or R², for such tasks; or of the --eval score), instead of --keep.",
             show_default=False,
         ),
     ] = None
