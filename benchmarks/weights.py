@@ -51,7 +51,7 @@ def pruned(path: Path, data: Path, share: int, fits: list[Fitted], title: str) -
     choices = [
         RankOptions(
             WEIGHTS[title](item.spectrum.eigenvalues[::-1], item),
-            sum(item.layer.shape),
+            sum(item.layer.shape) * np.arange(1 + item.spectrum.p),
             item.layer.size,
         )
         for item in fits

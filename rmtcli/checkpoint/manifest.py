@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rmtcli.checkpoint.names import factors_of
+from rmtcli.checkpoint.names import factors_of, pivots_of
 
 #: Version of the manifest's layout.
 MANIFEST_VERSION = 1
@@ -27,6 +27,7 @@ class Manifest:
         made_by: what determined the ranks, as a sentence.
         ranks: rank of each layer that was pruned last, by layer name, in either layout.
         shared: for each factored module that uses a sibling's right factor, the sibling's module.
+        pivoted: number of rows that are no pivots, for each factored module in the pivoted layout.
         version: version of the record's layout.
     """
 
@@ -39,12 +40,17 @@ class Manifest:
     made_by: str = ""
     ranks: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, str] = field(default_factory=dict)
+    pivoted: Mapping[str, int] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
     @property
     def shared_factors(self) -> dict[str, str]:
         """For each right factor that belongs to a sibling: the sibling's name for it."""
-        return {factors_of(a)[0]: factors_of(b)[0] for a, b in self.shared.items()}
+        return {self._first(a): self._first(b) for a, b in self.shared.items()}
+
+    def _first(self, module: str) -> str:
+        """Name of a factored module's right factor, or of its pivot rows."""
+        return (pivots_of if module in self.pivoted else factors_of)(module)[0]
 
     def keep_shared(self, is_shared: Callable[[str, str], bool]) -> Manifest:
         """The record of those shared factors that the file still shares.
@@ -71,8 +77,11 @@ class Manifest:
         )
 
     def to_json(self) -> str:
-        """The record as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The record as one line of JSON; no field for pivoted modules if there are none."""
+        fields = asdict(self)
+        if not self.pivoted:
+            del fields["pivoted"]
+        return json.dumps(fields, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Manifest | None:
@@ -80,7 +89,8 @@ class Manifest:
         try:
             fields: Any = json.loads(text)
             manifest = Manifest(**fields)
-            ranks = (*manifest.factored.values(), *manifest.ranks.values())
+            by_name = (manifest.factored, manifest.ranks, manifest.pivoted)
+            ranks = [rank for ranks in by_name for rank in ranks.values()]
             siblings = manifest.shared.values()
             valid = all(type(rank) is int for rank in ranks) and all(
                 type(module) is str for module in siblings

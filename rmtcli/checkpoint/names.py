@@ -22,6 +22,15 @@ def factors_of(module: str) -> tuple[str, str, str]:
     return member(module, "0.weight"), member(module, "1.weight"), member(module, "1.bias")
 
 
+def pivots_of(module: str) -> tuple[str, str, str]:
+    """Names of a pivoted layer's core, coefficients and order of outputs; its bias keeps its name.
+
+    No other layout has these names, so that a program that does not know this layout cannot take
+    its tensors for factors.
+    """
+    return member(module, "pivot.weight"), member(module, "rest.weight"), member(module, "order")
+
+
 #: Modules that torch.compile, DataParallel, FSDP and activation checkpointing put around others.
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmtcli.computing.steps import tracked
 from rmtcli.evaluation.comparison import Certificate
 from rmtcli.evaluation.network import Chain
-from rmtcli.layouts.split import SplitLinear
+from rmtcli.layouts.pivoted_module import is_linear
 
 #: Lipschitz constants of the activations. Those of GELU and SiLU are the maxima of their
 #: derivatives, rounded up.
@@ -113,7 +113,7 @@ def _stages(model: nn.Module) -> list[_Stage] | None:
         return None
     stages: list[_Stage] = []
     for module in modules:
-        if isinstance(module, nn.Linear | SplitLinear):
+        if is_linear(module):
             weight = module.weight.detach().double()
             bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.double()
             stages.append(_Stage(weight, bias, nn.Identity()))
@@ -132,7 +132,7 @@ def _flat(model: nn.Module) -> list[nn.Module] | None:
     if isinstance(model, Chain):
         between = [m for name in model.order for m in (model.get_submodule(name), model.activation)]
         return between[:-1]
-    if isinstance(model, nn.Linear | SplitLinear) or type(model) in {
+    if is_linear(model) or type(model) in {
         *LIPSCHITZ,
         *PASSIVE,
         nn.Flatten,

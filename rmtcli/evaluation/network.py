@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.names import factors_of, member, module_of
+from rmtcli.checkpoint.names import factors_of, member, module_of, pivots_of
 from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.data import Samples
@@ -24,7 +24,6 @@ from rmtcli.evaluation.tasks import ImageClassification, TextClassification
 from rmtcli.layers import Link, ordered
 from rmtcli.layouts import check_factors
 from rmtcli.layouts.module import load
-from rmtcli.layouts.split import SplitLinear
 
 #: Number of samples on which a network's outputs are looked at.
 READ = 256
@@ -111,12 +110,10 @@ def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
         check_factors(checkpoint, module)
     layers: dict[str, nn.Module] = {}
     for link in _links(checkpoint, factored):
-        _, last, bias = _ends(link.name, factored)
-        dtype = torch.float64 if checkpoint.infos[last].dtype == "F64" else torch.float32
+        first, _, bias = _ends(checkpoint, link.name, factored)
+        dtype = torch.float64 if checkpoint.infos[first].dtype == "F64" else torch.float32
         biased = bias in checkpoint.infos
-        linear = nn.Linear(link.inputs, link.outputs, bias=biased, dtype=dtype)
-        rank = factored.get(link.name)
-        layers[link.name] = linear if rank is None else SplitLinear(linear, rank, bias=biased)
+        layers[link.name] = nn.Linear(link.inputs, link.outputs, bias=biased, dtype=dtype)
     try:
         return Chain(layers, _MODULES[activation]())
     except KeyError as error:
@@ -138,8 +135,8 @@ def _links(checkpoint: Checkpoint, factored: Mapping[str, int]) -> Sequence[Link
             continue
         module = module_of(name)
         module = module_of(module) if module_of(module) in factored else module
-        first, last, bias = _ends(module, factored)
-        used |= {first, last, bias}
+        first, last, bias = _ends(checkpoint, module, factored)
+        used |= {first, last, bias, *pivots_of(module)}
         inputs, outputs = checkpoint.infos[first].shape[1], checkpoint.infos[last].shape[0]
         links.append(Link(module, inputs, outputs))
     chain = ordered(links, as_stored=checkpoint.as_stored)
@@ -152,8 +149,11 @@ def _links(checkpoint: Checkpoint, factored: Mapping[str, int]) -> Sequence[Link
     return chain
 
 
-def _ends(module: str, factored: Mapping[str, int]) -> tuple[str, str, str]:
-    """Names of the first and the last weight of a layer, which may be split, and of its bias."""
+def _ends(checkpoint: Checkpoint, module: str, factored: Mapping[str, int]) -> tuple[str, str, str]:
+    """Names of a layer's tensors whose shapes tell its inputs and outputs, and of its bias."""
+    core, _, order = pivots_of(module)
+    if module in factored and order in checkpoint.infos:
+        return core, order, member(module, "bias")
     if module in factored:
         return factors_of(module)
     weight = member(module, "weight")

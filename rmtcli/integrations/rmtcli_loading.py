@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,134 +34,203 @@ except ImportError:  # transformers 4 has no transforms of names and joins no ex
 #: A module of a transformers model; its attributes depend on the model.
 Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
-VERSION = 1
+VERSION = 2
 METHOD = "rmtcli"
 
 
 class Product(Tensor):
-    """The product of two factors, computed only when its entries are needed.
+    """The weight of a split layer, computed only when its entries are needed.
 
-    T5 models read ``wo.weight.dtype`` in every forward pass: computing the product for that would
+    T5 models read ``wo.weight.dtype`` in every forward pass: computing the weight for that would
     make them slower than dense models.
 
     Args:
-        left: left factor, shape (out, rank).
-        right: right factor, shape (rank, in).
+        layer: the layer.
     """
 
     _is_hf_initialized = True  # keeps transformers from initialising it at random
 
-    def __new__(cls, left: Tensor, right: Tensor) -> Any:
-        """An empty tensor of the product's shape and type that holds the factors."""
-        empty = torch.empty(len(left), right.shape[1], dtype=left.dtype, device="meta")
+    def __new__(cls, layer: SplitLinear) -> Any:
+        """An empty tensor of the weight's shape and type that knows the layer."""
+        shape = (layer.out_features, layer.in_features)
+        like = layer.right.weight
+        empty = torch.empty(
+            shape[::-1] if layer.transposed else shape, dtype=like.dtype, device="meta"
+        )
         self: Any = torch.Tensor._make_subclass(cls, empty)
-        self.factors = left, right
+        self.layer = layer
         return self
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Answer for shape, type and device directly; compute the product for anything else."""
+        """Answer for shape, type and device directly; compute the weight for anything else."""
         of_product: tuple[Any, ...] = (Tensor.dtype, Tensor.shape, Tensor.ndim)
         of_factors: tuple[Any, ...] = (Tensor.device, Tensor.is_meta)
         if func in [attribute.__get__ for attribute in of_product]:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args)
         if func in [attribute.__get__ for attribute in of_factors]:
-            return func(args[0].factors[0])
+            return func(args[0].layer.left.weight)
         args, kwargs = tree_map_only(Product, Product.computed, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     def computed(self: Any) -> Tensor:
-        """The product as an ordinary tensor."""
-        left, right = self.factors
-        product: Tensor = left @ right
-        return product
+        """The weight as an ordinary tensor."""
+        weight: Tensor = self.layer.product()
+        return weight
 
 
-class FactoredLinear(nn.Sequential):
-    """Two linear maps, named ``0`` and ``1``, in place of one ``nn.Linear`` or ``Conv1D``.
+class SplitLinear(nn.Module):
+    """Two linear maps in place of one ``nn.Linear`` or ``Conv1D``.
 
     A layer that shares the first map of a sibling holds only its own second map, so that each
     weight has one name, and is stored and counted once.
 
     Args:
         layer: the dense layer.
-        rank: number of values between the two maps.
+        rank: number of outputs of the first map.
+        rows: number of outputs of the second map.
     """
 
-    def __init__(self, layer: Module, rank: int) -> None:
-        weight, bias = layer.weight, layer.bias
+    #: Names of the two maps.
+    first, second = "0", "1"
+
+    def __init__(self, layer: Module, rank: int, rows: int) -> None:
+        super().__init__()
+        weight = layer.weight
         transposed = isinstance(layer, Conv1D)
         outputs, inputs = reversed(weight.shape) if transposed else weight.shape
         storage = {"device": weight.device, "dtype": weight.dtype}
-        super().__init__(
-            nn.Linear(inputs, rank, bias=False, **storage),
-            nn.Linear(rank, outputs, bias=bias is not None, **storage),
-        )
+        self.add_module(self.first, nn.Linear(inputs, rank, bias=False, **storage))
+        left = nn.Linear(rank, max(rows, 1), bias=False, **storage)
+        if rows == 0:  # all outputs are those of the first map
+            left.weight = nn.Parameter(left.weight[:0])
+        self.add_module(self.second, left)
         self.in_features, self.out_features, self.transposed = inputs, outputs, transposed
-        self.sibling: tuple[FactoredLinear, ...] = ()  # in a tuple, it is not a submodule
+        self.sibling: tuple[SplitLinear, ...] = ()  # in a tuple, it is not a submodule
         self.train(layer.training)
 
-    def share(self, sibling: FactoredLinear) -> None:
+    def share(self, sibling: SplitLinear) -> None:
         """Use the first map of a sibling, including its adapter, in place of an own one."""
-        del self._modules["0"]
+        del self._modules[self.first]
         self.sibling = (sibling,)
 
     @property
     def right(self) -> Module:
         """The first map, from inputs to ``rank`` values."""
-        return (self.sibling or (self,))[0]._modules["0"]
+        return (self.sibling or (self,))[0]._modules[self.first]
 
     @property
     def left(self) -> Module:
-        """The second map, from ``rank`` values to outputs, with the bias."""
-        return self._modules["1"]
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Apply the first map, then the second."""
-        outputs: Tensor = self.left(self.right(inputs))
-        return outputs
+        """The second map, from ``rank`` values to outputs."""
+        return self._modules[self.second]
 
     @property
     def weight(self) -> Tensor:
-        """The product of the factors, in the dense layer's orientation, computed at each use.
+        """The whole weight, in the dense layer's orientation, computed at each use.
 
         Code that multiplies by the weight instead of calling the layer works, but is not faster.
         """
-        right, left = self._factors()
-        if self.transposed:
-            left, right = right.T, left.T
-        product: Tensor = Product(left, right)
-        return left @ right if torch.compiler.is_compiling() else product
+        product: Tensor = Product(self)
+        return self.product() if torch.compiler.is_compiling() else product
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the second map."""
-        return self.left.bias  # type: ignore[no-any-return]
+    def product(self, *, exact: bool = False) -> Tensor:
+        """The whole weight, in the dense layer's orientation.
+
+        Args:
+            exact: whether to multiply in float64, which the result then has.
+        """
+        right, left = self.right.weight, self.left.weight
+        product = self.combine(
+            *(w.detach().double() for w in (left, right)) if exact else (left, right)
+        )
+        return product.T if self.transposed else product
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """The weight, shape (out, in), from the weights of the second and the first map."""
+        raise NotImplementedError
 
     def dense(self) -> Module:
-        """One layer of the original class with the product as its weight.
+        """One layer of the original class with the whole weight.
 
         Raises:
             ValueError: the weights are not in memory.
         """
-        right, left = self._factors()
-        if left.is_meta or right.is_meta:
+        weight = self.left.weight
+        if weight.is_meta or self.right.weight.is_meta:
             raise ValueError("rmtcli: offloaded weights cannot be multiplied: load them whole")
         with torch.device("meta"):
             if self.transposed:
                 layer: Module = Conv1D(self.out_features, self.in_features)
             else:
                 layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        product = (left.detach().double() @ right.detach().double()).to(left.dtype)
-        layer.weight = nn.Parameter(product.T.contiguous() if self.transposed else product)
+        layer.weight = nn.Parameter(self.product(exact=True).to(weight.dtype).contiguous())
         layer.bias = self.bias
         return layer.train(self.training)
 
-    def _factors(self) -> tuple[Any, Any]:
-        return self.right.weight, self.left.weight
+
+class FactoredLinear(SplitLinear, nn.Sequential):
+    """A right and a left factor, named ``0`` and ``1``.
+
+    Args:
+        layer: the dense layer.
+        rank: number of values between the two maps.
+    """
+
+    leaves = ("0.weight", "1.weight", "1.bias")
+
+    def __init__(self, layer: Module, rank: int) -> None:
+        outputs = layer.weight.shape[isinstance(layer, Conv1D)]
+        super().__init__(layer, rank, outputs)
+        if layer.bias is not None:
+            self.left.bias = nn.Parameter(torch.empty_like(layer.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply the first map, then the second."""
+        outputs: Tensor = self.left(self.right(inputs))
+        return outputs
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """The product of the factors."""
+        return left @ right
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the second map."""
+        return self.left.bias  # type: ignore[no-any-return]
+
+
+class PivotedLinear(SplitLinear):
+    """Some rows of a weight, named ``pivot``, and the other rows as combinations of these.
+
+    Args:
+        layer: the dense layer.
+        rank: number of pivot rows.
+        rows: number of other rows.
+    """
+
+    first, second = "pivot", "rest"
+    leaves = ("pivot.weight", "rest.weight", "order", "bias")
+    order: Tensor
+
+    def __init__(self, layer: Module, rank: int, rows: int) -> None:
+        super().__init__(layer, rank, rows)
+        order = torch.arange(self.out_features, dtype=torch.int32, device=layer.weight.device)
+        self.register_buffer("order", order)
+        self.bias = None if layer.bias is None else nn.Parameter(torch.empty_like(layer.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The outputs of the pivot rows and of the others, in the layer's order, plus the bias."""
+        core = self.right(inputs)
+        parts = (core, self.left(core)) if len(self.left.weight) else (core,)
+        outputs = torch.cat(parts, -1).index_select(-1, self.order)
+        return outputs if self.bias is None else outputs + self.bias
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """All rows of the weight."""
+        return torch.cat([right, left @ right]).index_select(0, self.order)
 
 
 class FactoredExperts(nn.Module):
@@ -172,10 +241,16 @@ class FactoredExperts(nn.Module):
     Args:
         joined: the module that holds ``gate_up_proj`` and ``down_proj``.
         leaves: names of an expert's gate, up and down map.
-        ranks: rank of each factored map, by ``index.leaf``.
+        split: makes the module for a map that is split, given the dense one and ``index.leaf``;
+            None for any other map.
     """
 
-    def __init__(self, joined: Module, leaves: Iterable[str], ranks: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        joined: Module,
+        leaves: Iterable[str],
+        split: Callable[[Module, str], SplitLinear | None],
+    ) -> None:
         super().__init__()
         self.leaves = tuple(leaves)
         self.joined = (joined,)  # in a tuple, it is not a submodule; its weights stay empty
@@ -186,8 +261,7 @@ class FactoredExperts(nn.Module):
             sides = ((hidden, inner), (hidden, inner), (inner, hidden))
             for leaf, (inputs, outputs) in zip(self.leaves, sides, strict=True):
                 layer: Module = nn.Linear(inputs, outputs, bias=False, **storage)
-                rank = ranks.get(f"{index}.{leaf}")
-                expert.add_module(leaf, FactoredLinear(layer, rank) if rank else layer)
+                expert.add_module(leaf, split(layer, f"{index}.{leaf}") or layer)
             self.add_module(str(index), expert)
         self.train(joined.training)
 
@@ -215,7 +289,7 @@ class FactoredExperts(nn.Module):
         """The original module, with the products as its joined weights."""
         joined = self.joined[0]
         maps = [
-            [layer.dense() if isinstance(layer, FactoredLinear) else layer for layer in expert]
+            [layer.dense() if isinstance(layer, SplitLinear) else layer for layer in expert]
             for expert in self._maps()
         ]
         gates = [torch.cat([gate.weight, up.weight]) for gate, up, _ in maps]
@@ -233,6 +307,7 @@ class RmtcliConfig(QuantizationConfigMixin):
     Args:
         ranks: rank of each factored layer, by its name in the dense checkpoint.
         shared: for each layer without a first map of its own, the layer whose map it uses.
+        pivoted: for each layer that is stored as pivot rows, the number of its other rows.
         version: version of this entry's format.
         dequantize: whether to multiply the factors into dense layers after loading.
         others: further entries, which are kept and written again.
@@ -247,6 +322,7 @@ class RmtcliConfig(QuantizationConfigMixin):
         self,
         ranks: Mapping[str, int] | None = None,
         shared: Mapping[str, str] | None = None,
+        pivoted: Mapping[str, int] | None = None,
         version: int = VERSION,
         dequantize: bool = False,
         **others: Any,
@@ -272,11 +348,31 @@ class RmtcliConfig(QuantizationConfigMixin):
                 "rmtcli: 'shared' under quantization_config in config.json must name, for each "
                 "layer without a first map, one of the same rank that has one"
             )
-        shares = {"shared": dict(shared)} if shared else {}
+        pivoted = {} if pivoted is None else pivoted
+        if not isinstance(pivoted, Mapping) or not all(
+            name in ranks and type(rows) is int and rows >= 0 for name, rows in pivoted.items()
+        ):
+            raise ValueError(
+                "rmtcli: 'pivoted' under quantization_config in config.json must give the number "
+                "of other rows of layers that have a rank"
+            )
+        kinds = {"shared": dict(shared), "pivoted": dict(pivoted)}
         self.__dict__.update(
-            others, quant_method=METHOD, ranks=dict(ranks), version=version, **shares
+            others,
+            quant_method=METHOD,
+            ranks=dict(ranks),
+            version=version,
+            **{name: value for name, value in kinds.items() if value},
         )
         self.dequantize = dequantize
+
+    def split(self, layer: Module, name: str) -> SplitLinear | None:
+        """The module for a layer of the checkpoint; None if it is not factored."""
+        if name not in self.ranks:
+            return None
+        rows = getattr(self, "pivoted", {}).get(name)
+        rank = self.ranks[name]
+        return FactoredLinear(layer, rank) if rows is None else PivotedLinear(layer, rank, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry as written to ``config.json``, without ``dequantize``."""
@@ -510,8 +606,8 @@ class RmtcliQuantizer(HfQuantizer):
         for name, location in locations.items():
             if not location.leaves:
                 layer = model.get_submodule(location.module)
-                rank = self.quantization_config.ranks[name]
-                replaced.setdefault(id(layer), FactoredLinear(layer, rank))
+                if id(layer) not in replaced:
+                    replaced[id(layer)] = self.quantization_config.split(layer, name)
                 _put(model, location.module, replaced[id(layer)])
 
     def _replace_experts(
@@ -521,12 +617,14 @@ class RmtcliQuantizer(HfQuantizer):
         self._apart.update(location.joined)
         for module, joined in list(model.named_modules()):
             if type(joined) is kind:
-                ranks = {
-                    ".".join(name.rsplit(".", 2)[1:]): self.quantization_config.ranks[name]
+                names = {
+                    ".".join(name.rsplit(".", 2)[1:]): name
                     for name, other in locations.items()
                     if other.module == module
                 }
-                _put(model, module, FactoredExperts(joined, location.leaves, ranks))
+                config = self.quantization_config
+                split = functools.partial(_split_expert, config, names)
+                _put(model, module, FactoredExperts(joined, location.leaves, split))
 
     def _share_maps(self, model: Module, locations: Mapping[str, _Location]) -> None:
         """Let siblings use one first map.
@@ -552,7 +650,7 @@ class RmtcliQuantizer(HfQuantizer):
         names = _NameMap(model, self.update_weight_conversions(transforms))
         for name, location in locations.items():
             module = location.full(name)
-            for leaf in ("0.weight", "1.weight", "1.bias"):
+            for leaf in model.get_submodule(module).leaves:
                 key, wanted = f"{name}.{leaf}", f"{module}.{leaf}"
                 if wanted in names.state and names.find(key) != (wanted, None):
                     if get_model_conversion_mapping is None:
@@ -571,8 +669,8 @@ class RmtcliQuantizer(HfQuantizer):
         dense: dict[int, Module] = {}
         for kind in (
             FactoredExperts,
-            FactoredLinear,
-        ):  # experts contain factored layers
+            SplitLinear,
+        ):  # experts contain split layers
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if isinstance(module, kind):
                     if id(module) not in dense:
@@ -583,6 +681,13 @@ class RmtcliQuantizer(HfQuantizer):
         if dtype not in (None, model.config.dtype):
             model.to(dtype)
         return model
+
+
+def _split_expert(
+    config: RmtcliConfig, names: Mapping[str, str], layer: Module, key: str
+) -> SplitLinear | None:
+    """The module for an expert's map ``index.leaf``, by its name in the checkpoint."""
+    return config.split(layer, names[key]) if key in names else None
 
 
 def locate_layers(model: nn.Module, names: Iterable[str]) -> dict[str, _Location]:

@@ -58,7 +58,7 @@ def modules_of(model: nn.Module, names: Collection[str]) -> dict[str, str]:
 @torch.no_grad()
 def _separated(joined: Any, leaves: Collection[str]) -> FactoredExperts:
     """Experts as separate linear maps, whose weights are views of the joined ones."""
-    experts = FactoredExperts(joined, leaves, {})
+    experts = FactoredExperts(joined, leaves, lambda *_: None)
     for index, expert in enumerate(experts.children()):
         gate, up = joined.gate_up_proj[index].chunk(2)
         for leaf, weight in zip(leaves, (gate, up, joined.down_proj[index]), strict=True):

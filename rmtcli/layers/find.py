@@ -209,7 +209,7 @@ def _is_factor(checkpoint: Checkpoint, module: str) -> bool:
     """Whether a module is one of the two that rmtcli put in another's place."""
     parent, _, last = module.rpartition(".")
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
-    return parent in factored and last in ("0", "1")
+    return parent in factored and last in ("0", "1", "pivot", "rest")
 
 
 def _views(checkpoint: Checkpoint, name: str) -> list[View]:

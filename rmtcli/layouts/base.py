@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
@@ -17,6 +20,9 @@ from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
     from torch import nn
+
+#: The tensors in the place of a weight, by name: values in float64, or positions as whole numbers.
+Parts = Mapping[str, FloatArray | NDArray[np.int32]]
 
 
 class Reconstruction(Protocol):
@@ -50,11 +56,15 @@ class Layout(ABC):
             the modules for which this was done, and whatever loads the file has to replace them.
         shared_parts: how many of a layer's tensors, the first ones in :meth:`names`, are the same
             tensor for layers that read the same input; 0 if they cannot share any.
+        index_bytes: bytes per output of a layer that are no parameters, such as positions.
+        breaks_even: whether ranks below full rank may take more values than the weight.
         action: what a report says was done with a layer.
     """
 
     splits: ClassVar[bool]
     shared_parts: ClassVar[int] = 0
+    index_bytes: ClassVar[int] = 0
+    breaks_even: ClassVar[bool] = False
     action: ClassVar[str]
 
     @abstractmethod
@@ -64,6 +74,13 @@ class Layout(ABC):
     @abstractmethod
     def largest_rank(self, outputs: int, inputs: int) -> int:
         """The largest rank at which a compressed layer of this shape is worth storing."""
+
+    @abstractmethod
+    def values(self, outputs: int, inputs: int, rank: int) -> int:
+        """Number of values stored for a matrix of this shape at a rank.
+
+        One input takes as many multiply-adds.
+        """
 
     @abstractmethod
     def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
@@ -76,8 +93,14 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def macs(self, layer: Layer, rank: int) -> int:
-        """Multiply-adds of the layer at a rank, for one input row or output position."""
+    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
+        """Multiply-adds of the layer at a rank, for one input row or output position.
+
+        Args:
+            layer: the layer.
+            rank: its rank.
+            shares: whether it shares its first parts with an earlier layer; each runs them itself.
+        """
 
     @abstractmethod
     def names(self, weight: str) -> tuple[str, ...]:
@@ -88,9 +111,7 @@ class Layout(ABC):
         """Name of the layer's bias after its tensor ``weight`` was replaced."""
 
     @abstractmethod
-    def compress(
-        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
-    ) -> dict[str, FloatArray]:
+    def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The tensors that take the place of a layer's weight, keyed and ordered by :meth:`names`.
 
         Args:
@@ -99,6 +120,21 @@ class Layout(ABC):
             shape: shape of the tensor that holds the layer. If the layer is a part of it, the
                 result replaces that part.
         """
+
+    def compress_siblings(
+        self,
+        layers: Sequence[Layer],
+        factors: Sequence[Factors],
+        shapes: Sequence[tuple[int, ...]],
+    ) -> list[Parts]:
+        """The result of :meth:`compress` for layers that share a right factor.
+
+        Args:
+            layers: the layers.
+            factors: their approximations, with one right factor.
+            shapes: shapes of the tensors that hold them.
+        """
+        return [self.compress(*each) for each in zip(layers, factors, shapes, strict=True)]
 
     @abstractmethod
     def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
@@ -123,6 +159,10 @@ class Layout(ABC):
         Returns:
             The new module; None if a module of this kind cannot be split.
         """
+
+    @abstractmethod
+    def example(self, layer: nn.Linear, rank: int) -> nn.Module:
+        """A module of random weights as it takes the place of a linear layer, to be timed."""
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
         """Make sure that a checkpoint holds the tensors of a module that this layout has split.

@@ -12,7 +12,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.layers import Layer
-from rmtcli.layouts.base import LAYOUTS, Layout
+from rmtcli.layouts.base import LAYOUTS, Layout, Parts
 from rmtcli.spectra import Factors, tall
 
 if TYPE_CHECKING:
@@ -35,11 +35,15 @@ class Dense(Layout):
         """Any rank below full rank, because the size is the same at every rank."""
         return min(outputs, inputs) - 1
 
+    def values(self, outputs: int, inputs: int, rank: int) -> int:
+        """Out · in, at any rank."""
+        return outputs * inputs
+
     def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
         """Values in the weight, at any rank."""
         return layer.size
 
-    def macs(self, layer: Layer, rank: int) -> int:
+    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
         """Out · in, at any rank."""
         return layer.size
 
@@ -51,9 +55,7 @@ class Dense(Layout):
         """The bias keeps its name."""
         return member(module_of(weight), "bias")
 
-    def compress(
-        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
-    ) -> dict[str, FloatArray]:
+    def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The product of the factors, as the layer's tensor or its part of it holds the weight."""
         return {layer.tensor: layer.view.stored(factors.product, shape)}
 
@@ -69,6 +71,10 @@ class Dense(Layout):
     def split(self, module: nn.Module, checkpoint: Checkpoint, name: str) -> nn.Module | None:
         """The module as it is."""
         return module
+
+    def example(self, layer: nn.Linear, rank: int) -> nn.Module:
+        """The layer itself."""
+        return layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
+from rmtcli.checkpoint import Checkpoint, Edits, RawTensor
+from rmtcli.checkpoint.dtypes import encode_values
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
@@ -20,23 +24,20 @@ class Replacements:
     """The tensors in the place of compressed layers, made layer by layer.
 
     A bias follows its weight. Siblings' right factor is one tensor under several names. New tensors
-    wait in a temporary file, so that memory holds one layer.
+    wait in a temporary file, so that memory holds one layer, or siblings until all have come.
 
     Args:
         checkpoint: the network that the layers come from.
         layout: how compressed layers are stored.
-
-    Attributes:
-        edits: for each tensor that is replaced, the tensors in its place.
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
         self.checkpoint, self.layout = checkpoint, layout
-        self.edits: dict[str, Mapping[str, Stored]] = {}
+        self._edits: dict[str, Mapping[str, Stored]] = {}
         self._spill = Spill()
         self._biases: dict[str, Stored] = {}  # biases that share a storage continue to share it
         self._wholes: dict[str, Spilled] = {}  # tensors of which parts are replaced
-        self._shared: dict[tuple[str, int], Stored] = {}  # siblings' common tensors, by group
+        self._siblings: dict[str, list[tuple[Layer, Factors]]] = {}
 
     def add(self, layer: Layer, factors: Factors, group: str | None = None) -> None:
         """Store one compressed layer.
@@ -49,25 +50,44 @@ class Replacements:
         Raises:
             LayerError: a value is beyond the range of the layer's type.
         """
-        infos = self.checkpoint.infos
-        values = self.layout.compress(layer, factors, infos[layer.tensor].shape)
-        parts = [self._part(layer, i, part, group) for i, part in enumerate(values.values())]
+        if group is not None:
+            self._siblings.setdefault(group, []).append((layer, factors))
+            return
+        shape = self.checkpoint.infos[layer.tensor].shape
+        values = self.layout.compress(layer, factors, shape)
+        self._replace(layer, [self._new(layer, part) for part in values.values()], factors.shift)
+
+    def finish(self) -> Edits:
+        """For each tensor that is replaced, the tensors in its place.
+
+        Raises:
+            LayerError: a value of siblings is beyond the range of their type.
+        """
+        for members in self._siblings.values():
+            self._add_siblings(*zip(*members, strict=True))
+        self._siblings.clear()
+        return self._edits
+
+    def _add_siblings(self, layers: Sequence[Layer], factors: Sequence[Factors]) -> None:
+        """Store layers that share the first of their tensors."""
+        shapes = [self.checkpoint.infos[layer.tensor].shape for layer in layers]
+        shared: list[Stored] = []
+        values = self.layout.compress_siblings(layers, factors, shapes)
+        for layer, mine, parts in zip(layers, factors, values, strict=True):
+            new = [self._new(layer, part) for part in [*parts.values()][len(shared) :]]
+            self._replace(layer, [*shared, *new], mine.shift)
+            shared = shared or new[: self.layout.shared_parts]
+
+    def _replace(self, layer: Layer, parts: Sequence[Stored], shift: FloatArray | None) -> None:
+        """Put tensors in the place of a layer's weight and bias, under all names of the weight."""
         for weight in (layer.tensor, *layer.tied):
-            self.edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
+            self._edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
             bias = member(module_of(weight), "bias")
-            if bias in infos and layer.view.rows is None:
+            if bias in self.checkpoint.infos and layer.view.rows is None:
                 new = self.layout.bias_name(weight)
-                self.edits[bias] = {new: self._bias(bias, factors.shift)}
+                self._edits[bias] = {new: self._bias(bias, shift)}
 
-    def _part(self, layer: Layer, index: int, values: FloatArray, group: str | None) -> Stored:
-        """One of a layer's new tensors; siblings get the one that the first of them has."""
-        if group is None or index >= self.layout.shared_parts:
-            return self._new(layer, values)
-        if (group, index) not in self._shared:
-            self._shared[group, index] = self._new(layer, values)
-        return self._shared[group, index]
-
-    def _new(self, layer: Layer, values: FloatArray) -> Stored:
+    def _new(self, layer: Layer, values: FloatArray | NDArray[np.int32]) -> Stored:
         """A new tensor, or the whole tensor in which the layer's part is replaced."""
         made, rows = _encoded(self.checkpoint, layer.name, values, layer.dtype), layer.view.rows
         if rows is None:
@@ -98,17 +118,20 @@ def join(checkpoint: Checkpoint) -> Edits:
     edits: dict[str, Mapping[str, Stored]] = {}
     spill = Spill()
     ties = checkpoint.aliases
-    made: dict[str, Stored] = {}  # weights and biases that several names share
+    made: dict[object, Stored] = {}  # weights and biases that several names share
     for module in modules:
         layout, weight = layout_of(checkpoint, module), member(module, "weight")
         layout.check(checkpoint, module)
-        *others, last = layout.names(weight)
-        first = ties.get(last, last)
+        names = layout.names(weight)
+        first, dtype = (
+            tuple(ties.get(name, name) for name in names),
+            checkpoint.infos[names[0]].dtype,
+        )
         if first not in made:
-            values, dtype = layout.decompress(checkpoint, module), checkpoint.infos[last].dtype
+            values = layout.decompress(checkpoint, module)
             made[first] = spill.keep(_encoded(checkpoint, module, values, dtype))
-        # In place of the last tensor: siblings may share the others, which then are tied names.
-        edits |= {name: {} for name in others} | {last: {weight: made[first]}}
+        # In place of the last tensor: siblings may share the first, which then has tied names.
+        edits |= {name: {} for name in names[:-1]} | {names[-1]: {weight: made[first]}}
         bias = layout.bias_name(weight)
         if bias in checkpoint.infos:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
@@ -145,7 +168,7 @@ def _looks_split(checkpoint: Checkpoint, module: str, members: Collection[str]) 
         return False
     first, last = (checkpoint.infos[name] for name in (names[0], names[-1]))
     size = last.shape[0] * math.prod(first.shape[1:])
-    smaller = sum(checkpoint.infos[name].size for name in names) < size
+    smaller = sum(info.size for name in names if (info := checkpoint.infos[name]).counts) < size
     return smaller and {*members} <= {*names, layout.bias_name(weight)}
 
 
@@ -177,9 +200,12 @@ def check_factors(checkpoint: Checkpoint, module: str) -> None:
     layout_of(checkpoint, module).check(checkpoint, module)
 
 
-def _encoded(checkpoint: Checkpoint, name: str, values: FloatArray, dtype: str) -> RawTensor:
+def _encoded(
+    checkpoint: Checkpoint, name: str, values: FloatArray | NDArray[np.int32], dtype: str
+) -> RawTensor:
+    """Values in a layer's type; positions are whole numbers in any."""
     try:
-        return encode(values, dtype)
+        return encode_values(values, dtype)
     except OverflowError as error:
         raise LayerError(
             f"{checkpoint.path}: {name}: {error}: leave it out with --exclude '{name}'"

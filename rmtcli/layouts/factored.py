@@ -13,7 +13,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import factors_of, module_of
 from rmtcli.layers import Layer, break_even
-from rmtcli.layouts.base import LAYOUTS, Layout, no_longer_whole
+from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole
 from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Factored(Layout):
 
     splits: ClassVar[bool] = True
     shared_parts: ClassVar[int] = 1
+    breaks_even: ClassVar[bool] = True
     action: ClassVar[str] = "split in two"
 
     def supports(self, layer: Layer) -> bool:
@@ -41,12 +42,16 @@ class Factored(Layout):
         """The break-even rank: the largest at which the factors are smaller than the weight."""
         return break_even(outputs, inputs)
 
+    def values(self, outputs: int, inputs: int, rank: int) -> int:
+        """r(out + in)."""
+        return rank * (outputs + inputs)
+
     def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
         """Values in both factors, or in the left one if the right one is stored elsewhere."""
         outputs, inputs = layer.shape
         return rank * (outputs if shares else outputs + inputs)
 
-    def macs(self, layer: Layer, rank: int) -> int:
+    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
         """r(out + in): every layer runs its right factor, whether it shares it or not."""
         return rank * sum(layer.shape)
 
@@ -59,9 +64,7 @@ class Factored(Layout):
         """The second module holds the bias."""
         return factors_of(module_of(weight))[2]
 
-    def compress(
-        self, layer: Layer, factors: Factors, shape: tuple[int, ...]
-    ) -> dict[str, FloatArray]:
+    def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The two factors as the modules in the layer's place hold them."""
         left, right = layer.view.factors(factors.left, factors.right)
         return dict(zip(self.names(layer.tensor), (right, left), strict=True))
@@ -86,6 +89,12 @@ class Factored(Layout):
         right, _, bias = factors_of(name)
         rank = checkpoint.infos[right].shape[0]
         return split_module(module, rank, bias=bias in checkpoint.infos)
+
+    def example(self, layer: nn.Linear, rank: int) -> nn.Module:
+        """Two linear maps."""
+        from rmtcli.layouts.split import SplitLinear  # needs torch
+
+        return SplitLinear(layer, rank, bias=layer.bias is not None)
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
         """Make sure that a checkpoint holds both factors of a module, with one rank."""

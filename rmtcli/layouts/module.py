@@ -14,6 +14,7 @@ from rmtcli.checkpoint.names import member
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
 from rmtcli.layouts.edits import recognised
+from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.split import own_part
 from rmtcli.layouts.wrapped import prefix_of, unwrapped
 
@@ -22,8 +23,9 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     """Load a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
-    an ``nn.Sequential`` of two modules; then all parameters are loaded. Layers that share a right
-    factor share the first of the two modules. Names that the module ties to others may be missing
+    an ``nn.Sequential`` of two modules, and one in the pivoted layout by a ``PivotedModule``; then
+    all parameters are loaded. Layers that share a right factor share the first of the two modules.
+    Names that the module ties to others may be missing
     from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
     Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
     Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
@@ -91,7 +93,15 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     shared = checkpoint.manifest.shared if checkpoint.manifest else {}
     for full, first in shared.items():
         if full in replaced and first in replaced:
-            replaced[full][0] = replaced[first][0]
+            _share(replaced[full], replaced[first])
+
+
+def _share(module: Any, sibling: Any) -> None:
+    """Let a split module use the right factor of a sibling, or its pivot rows."""
+    if isinstance(module, PivotedModule):
+        module.pivot = sibling.pivot
+    else:
+        module[0] = sibling[0]
 
 
 def _words(module: nn.Module) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from torch import Tensor, nn
+
+#: A convolution of torch.
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class SplitLinear(nn.Sequential):
@@ -47,21 +50,8 @@ class SplitLinear(nn.Sequential):
 class SplitConvolution(nn.Sequential):
     """A convolution with the layer's kernel to ``rank`` channels, and one with kernel size 1."""
 
-    def __init__(self, module: nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int, *, bias: bool) -> None:
-        kind = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind))
-        options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
-        first = kind(
-            module.in_channels,
-            rank,
-            cast(Any, module.kernel_size),
-            stride=cast(Any, module.stride),
-            padding=cast(Any, module.padding),
-            dilation=cast(Any, module.dilation),
-            padding_mode=module.padding_mode,
-            bias=False,
-            **options,
-        )
-        super().__init__(first, kind(rank, module.out_channels, 1, bias=bias, **options))
+    def __init__(self, module: Convolution, rank: int, *, bias: bool) -> None:
+        super().__init__(*convolutions(module, rank, module.out_channels, bias=bias))
         self.train(module.training)
 
     @property
@@ -92,16 +82,59 @@ def _has_own_forward(module: nn.Module) -> bool:
 
 def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
     """Two modules of this rank that can replace one; None if it cannot be replaced."""
+    linear = as_linear(module)
+    if linear is not None:
+        return SplitLinear(linear, rank, bias=bias).train(module.training)
+    if is_plain_convolution(module):
+        return SplitConvolution(module, rank, bias=bias)
+    return None
+
+
+def as_linear(module: nn.Module) -> nn.Linear | None:
+    """The linear layer that a module is, or an equal one without values for a ``Conv1D``.
+
+    Returns:
+        None for any other module, and for a linear layer that computes or holds anything else.
+    """
     if own_part(module):
         return None
     if isinstance(module, nn.Linear):
-        return SplitLinear(module, rank, bias=bias)
+        return module
     if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
-        inputs, outputs = cast(Tensor, module.weight).shape  # transformers': stored as in × out
-        dtype = cast(Tensor, module.weight).dtype
-        linear = nn.Linear(inputs, outputs, bias=bias, device="meta", dtype=dtype)
-        made = SplitLinear(linear, rank, bias=bias)
-        return made.to_empty(device=cast(Tensor, module.weight).device).train(module.training)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
-        return SplitConvolution(module, rank, bias=bias)
+        weight = cast(Tensor, module.weight)
+        inputs, outputs = weight.shape  # transformers': stored as in × out
+        linear = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype)
+        return linear.to_empty(device=weight.device)
     return None
+
+
+def is_plain_convolution(module: nn.Module) -> TypeGuard[Convolution]:
+    """Whether a module is a convolution in one group that computes and holds nothing else."""
+    return isinstance(module, Convolution) and module.groups == 1 and not own_part(module)
+
+
+def convolutions(
+    module: Convolution, rank: int, outputs: int, *, bias: bool
+) -> tuple[nn.Module, nn.Module]:
+    """A convolution with a layer's kernel to ``rank`` channels, and one with kernel size 1.
+
+    Args:
+        module: the layer.
+        rank: number of channels between the two.
+        outputs: number of channels of the second one.
+        bias: whether the second one has a bias.
+    """
+    kind = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind))
+    options: dict[str, Any] = {"device": module.weight.device, "dtype": module.weight.dtype}
+    first = kind(
+        module.in_channels,
+        rank,
+        cast(Any, module.kernel_size),
+        stride=cast(Any, module.stride),
+        padding=cast(Any, module.padding),
+        dilation=cast(Any, module.dilation),
+        padding_mode=module.padding_mode,
+        bias=False,
+        **options,
+    )
+    return first, kind(rank, outputs, 1, bias=bias, **options)

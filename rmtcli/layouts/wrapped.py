@@ -35,6 +35,7 @@ class Unwrapped(Checkpoint):
                 old,
                 factored={plain(name): rank for name, rank in old.factored.items()},
                 shared={plain(name): plain(first) for name, first in old.shared.items()},
+                pivoted={plain(name): rows for name, rows in old.pivoted.items()},
             )
 
     def raw(self, name: str) -> RawTensor:

@@ -51,18 +51,19 @@ def decide(prepared: Prepared) -> Result:
 def allocate(prepared: Prepared) -> Allocation:
     """The layers that share a budget, with what their factors cost in its unit."""
     goal = prepared.request.goal
+    layout = prepared.method.layout
     layers = prepared.checkpoint, prepared.held.fitted, prepared.calibrations
     if goal.budget is None or goal.budget.unit != "ms":
-        return allocation_of(*layers, goal)
+        return allocation_of(*layers, goal, layout)
     from rmtcli.running.clock import Clock  # needs torch
 
     assert goal.batch is not None
     clock = Clock(goal.batch, prepared.harness.evaluation.device)
 
     def times(layer: Layer) -> Times:
-        return clock.times(layer.shape, layer.dtype)
+        return clock.times(layer, layout)
 
-    return timed_allocation(*layers, goal, times)
+    return timed_allocation(*layers, goal, layout, times)
 
 
 def compare(prepared: Prepared, result: Result) -> Comparison | None:

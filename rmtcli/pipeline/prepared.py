@@ -113,7 +113,7 @@ class Prepared:
         refuse_not_finite(self.checkpoint.path, planned.skipped)
         if refines and planned.pruned:
             return self._refined(planned)
-        edits = None if replacements is None else replacements.edits
+        edits = None if replacements is None else replacements.finish()
         return Result(planned, self._edited(planned, edits))
 
     def _refined(self, planned: Planned) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
-from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.names import module_of, pivots_of
 from rmtcli.checkpoint.special import special_values
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError
@@ -171,15 +171,18 @@ def edited(
         for plan in pruned:
             assert plan.factors is not None
             replacements.add(plan.layer, plan.factors, plan.group)
-        edits = replacements.edits
+        edits = replacements.finish()
     old = checkpoint.manifest
     factored, shared = (dict(old.factored), dict(old.shared)) if old else ({}, {})
-    if method.layout.splits:
-        for plan in pruned:
-            names = (plan.layer.tensor, *plan.layer.tied)
-            factored |= {module_of(name): plan.rank for name in names}
-            if plan.shares_with is not None:
-                shared[plan.layer.module] = module_of(plan.shares_with)
+    pivoted = dict(old.pivoted) if old else {}
+    for plan in pruned if method.layout.splits else ():
+        for name in (plan.layer.tensor, *plan.layer.tied):
+            factored[module_of(name)] = plan.rank
+            rest = edits[name].get(pivots_of(module_of(name))[1])
+            if rest is not None:
+                pivoted[module_of(name)] = rest.shape[0]
+        if plan.shares_with is not None:
+            shared[plan.layer.module] = module_of(plan.shares_with)
     manifest = Manifest(
         __version__,
         as_path(source.path).absolute().name,
@@ -190,6 +193,7 @@ def edited(
         method.made_by,
         {plan.layer.name: plan.rank for plan in pruned},
         shared,
+        pivoted,
     )
     return Edited(checkpoint, edits, manifest)
 

@@ -54,7 +54,7 @@ def time_layers(
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
         seconds = {
-            plan.layer.name: clock.pair(plan.layer.shape, _rank(plan), plan.layer.dtype)
+            plan.layer.name: clock.pair(plan.layer, plan.layout, _rank(plan))
             for plan in tracked(linear, f"timing at batch {batch}")
         }
         whole = None

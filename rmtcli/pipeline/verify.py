@@ -10,7 +10,7 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.huggingface import refuse_code_beside
-from rmtcli.checkpoint.names import factors_of, member
+from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.report.verification import Distance, Verification
 from rmtcli.verification.directory import (
@@ -107,7 +107,7 @@ def _open_all(
 def _with_factors(directory: FactoredDirectory, names: set[str]) -> set[str]:
     """Names of the dense model's tensors, and of the factors in place of those among them."""
     layers = [module for module in directory.ranks if member(module, "weight") in names]
-    return names.union(*(factors_of(module) for module in layers))
+    return names.union(*(directory.names(module) for module in layers))
 
 
 def _on_accepted(opened: OpenedModel) -> tuple[str, ...]:

@@ -19,29 +19,25 @@ class RankOptions:
     Attributes:
         losses: shape (p,), descending: the loss that dropping each direction adds. The losses of
             all layers are on one scale.
-        step: cost of one unit of rank.
+        costs: costs of the ranks 0, 1, …, ascending; shape (p + 1,) at most. Ranks beyond its end
+            are not possible.
         dense: cost of leaving the layer as it is, which loses nothing.
         floor: smallest rank.
         multiple: ranks are multiples of it, for hardware that is faster with them.
-        fixed: cost of factors that does not depend on their rank.
-        most: largest rank, whatever its cost; None if only the cost limits it.
     """
 
     losses: FloatArray
-    step: int
+    costs: NDArray[np.int64]
     dense: int
     floor: int = 1
     multiple: int = 1
-    fixed: int = 0
-    most: int | None = None
 
     @property
     def ranks(self) -> NDArray[np.int64]:
-        """Every rank whose factors cost less than the layer, ascending."""
-        cheaper = (self.dense - self.fixed - 1) // self.step
-        most = min(cheaper, len(self.losses) if self.most is None else self.most)
+        """Every rank that costs less than the layer, ascending."""
         first = math.ceil(max(self.floor, 1) / self.multiple) * self.multiple
-        return np.arange(first, most + 1, self.multiple, dtype=np.int64)
+        ranks = np.arange(first, len(self.costs), self.multiple, dtype=np.int64)
+        return ranks[self.costs[ranks] < self.dense]
 
     @property
     def least(self) -> int:
@@ -49,8 +45,8 @@ class RankOptions:
         return self.cost(int(self.ranks[0])) if len(self.ranks) else self.dense
 
     def cost(self, rank: int) -> int:
-        """Cost of factors of a rank."""
-        return self.fixed + rank * self.step
+        """Cost of a rank."""
+        return int(self.costs[rank])
 
 
 def allocate(layers: Sequence[RankOptions], budget: int) -> list[int | None]:
@@ -58,8 +54,9 @@ def allocate(layers: Sequence[RankOptions], budget: int) -> list[int | None]:
 
     A multiplier puts one price on cost; at each price the layers choose independently of one
     another (Everett, 1963). The price is bisected, and the rest of the budget is spent on the steps
-    with the largest gain for their cost. Since losses descend, the result is within one step of the
-    optimum, where the change from the largest rank to dense is one step too.
+    with the largest gain for their cost. The result is within one step of the optimum, from one
+    option that is best at some price to the next one. Where costs grow with the rank, these are all
+    ranks of a layer; where they are concave (pivoted layers), some of the largest are never best.
 
     Raises:
         ValueError: the smallest options together cost more than the budget.
@@ -90,7 +87,7 @@ def _table(options: RankOptions) -> Table:
     ranks = options.ranks
     kept = np.concatenate([[0.0], np.cumsum(options.losses)])
     tail = np.maximum(kept[-1] - kept, 0.0)
-    cost = np.append(options.fixed + ranks * options.step, options.dense).astype(np.float64)
+    cost = np.append(options.costs[ranks], options.dense).astype(np.float64)
     return cost, np.append(tail[ranks], 0.0)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
 from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.layouts import undivided
+from rmtcli.layouts import Factored, Layout, undivided
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
@@ -71,6 +73,7 @@ def allocation_of(
     fitted: Sequence[Fitted],
     calibrations: ByLayer[LayerCalibration] | None,
     goal: Goal,
+    layout: Layout,
 ) -> Allocation:
     """The layers that share a budget of parameters, bytes or multiply-adds.
 
@@ -79,36 +82,28 @@ def allocation_of(
         fitted: its layers, with their approximations.
         calibrations: by layer name, or None if nothing was calibrated.
         goal: the unit of its budget, parameters if it has none, and the multiple of all ranks.
+        layout: how pruned layers are stored. In a layout that splits no layer, the ranks are those
+            that the factored layout would get.
 
     Raises:
         UsageError: a budget of multiply-adds for convolutions that were not calibrated, so that
             the number of their output positions is not known.
     """
     unit = "parameters" if goal.budget is None else goal.budget.unit
+    costs = _Costs(layout if layout.splits else Factored(), unit, calibrations)
     free = [item for item in fitted if not outside_budget(item, calibrations)]
-
-    def price(item: Fitted) -> int:
-        """Cost of one weight of a layer."""
-        if unit == "bytes":
-            return item.layer.copies * TYPES[item.layer.dtype].width
-        if unit == "macs":
-            if calibrations is None:
-                return 1
-            return max(1, round(calibrations[item.layer.name].moments.uses))
-        return item.layer.copies
-
-    if unit == "bytes":
-        total = checkpoint.bytes
-    elif unit == "macs":
-        others = [item for item in fitted if outside_budget(item, calibrations)]
-        total = sum(item.layer.size for item in others)
-        total += sum(price(item) * item.layer.size for item in free)
-    else:
-        total = checkpoint.parameters
     if unit == "macs" and calibrations is None:
         _refuse_uncounted(checkpoint, free)
     groups = _groups(free)
-    options = [options_by_weights(group, price(group[0]), goal.rank_multiple) for group in groups]
+    options = [
+        RankOptions(losses_of(group), costs.of(group), costs.dense(group), 1, goal.rank_multiple)
+        for group in groups
+    ]
+    if unit == "macs":
+        others = sum(item.layer.size for item in fitted if outside_budget(item, calibrations))
+        total = others + sum(each.dense for each in options)
+    else:
+        total = checkpoint.bytes if unit == "bytes" else checkpoint.parameters
     return Allocation(groups, options, total)
 
 
@@ -121,11 +116,58 @@ def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """The costs of layers in one unit.
+
+    Attributes:
+        layout: how they are stored if they are pruned.
+        unit: ``parameters``, ``bytes`` or ``macs``.
+        calibrations: by layer name, or None if nothing was calibrated.
+    """
+
+    layout: Layout
+    unit: str
+    calibrations: ByLayer[LayerCalibration] | None
+
+    def of(self, group: Sequence[Fitted]) -> NDArray[np.int64]:
+        """Costs of the ranks from 0 on for layers that share a right factor, or for one layer."""
+        most = self.layout.largest_rank(
+            sum(x.layer.shape[0] for x in group), group[0].layer.shape[1]
+        )
+        ranks = range(1 + min(most, len(losses_of(group))))
+        return np.array([self._sum(group, rank) for rank in ranks], np.int64)
+
+    def dense(self, group: Sequence[Fitted]) -> int:
+        """Cost of the layers as they are."""
+        return sum(self._price(item.layer) * item.layer.size for item in group)
+
+    def _sum(self, group: Sequence[Fitted], rank: int) -> int:
+        layers = [item.layer for item in group]
+        count = self.layout.macs if self.unit == "macs" else self.layout.size
+        values = [count(layer, rank, shares=i > 0) for i, layer in enumerate(layers)]
+        cost = sum(self._price(x) * n for x, n in zip(layers, values, strict=True))
+        if self.unit == "bytes":
+            cost += sum(x.copies * self.layout.index_bytes * x.shape[0] for x in layers)
+        return cost
+
+    def _price(self, layer: Layer) -> int:
+        """Cost of one value of a layer: its copies, its bytes or its uses."""
+        if self.unit == "bytes":
+            return layer.copies * TYPES[layer.dtype].width
+        if self.unit == "macs":
+            if self.calibrations is None:
+                return 1
+            return max(1, round(self.calibrations[layer.name].moments.uses))
+        return layer.copies
+
+
 def timed_allocation(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
     calibrations: ByLayer[LayerCalibration] | None,
     goal: Goal,
+    layout: Layout,
     times: Callable[[Layer], Times],
 ) -> Allocation:
     """The layers that share a budget of time, in nanoseconds.
@@ -136,6 +178,7 @@ def timed_allocation(
             are counts too.
         calibrations: by layer name, or None if nothing was calibrated.
         goal: the multiple of all ranks.
+        layout: how pruned layers are stored.
         times: measures a layer.
 
     Raises:
@@ -149,38 +192,27 @@ def timed_allocation(
                 "divided among linear layers only: leave out --conv"
             )
     total = sum(_nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
-    options = [options_by_time(item, times(item.layer), goal.rank_multiple) for item in free]
+    layout = layout if layout.splits else Factored()
+    options = [_timed(item, times(item.layer), layout, goal.rank_multiple) for item in free]
     return Allocation([[item] for item in free], options, total)
 
 
-def options_by_weights(group: Sequence[Fitted], price: int, multiple: int = 1) -> RankOptions:
-    """The ranks of a group, if the cost is the number of weights times a price.
-
-    Args:
-        group: layers that share a right factor, or one layer. Layers that share one have one
-            approximation, and one price.
-        price: cost of one weight: its copies, its bytes or its uses.
-        multiple: ranks are multiples of it.
-    """
-    approximation, inputs = group[0].approximation, group[0].layer.shape[1]
+def losses_of(group: Sequence[Fitted]) -> FloatArray:
+    """What dropping each direction adds to the loss of layers that share an approximation."""
+    approximation = group[0].approximation
     assert approximation is not None
-    outputs = sum(item.layer.shape[0] for item in group)
-    step, dense = price * (outputs + inputs), price * outputs * inputs
-    return RankOptions(approximation.losses, step, dense, multiple=multiple)
+    return approximation.losses
 
 
-def options_by_time(item: Fitted, times: Times, multiple: int = 1) -> RankOptions:
+def _timed(item: Fitted, times: Times, layout: Layout, multiple: int) -> RankOptions:
     """The ranks of a layer, if the cost is time; its size may not grow either."""
-    assert item.approximation is not None
-    dense, fixed, step = (_nanoseconds(t) for t in (times.dense, times.fixed, times.step))
-    return RankOptions(
-        item.approximation.losses,
-        max(step, 1),
-        dense,
-        multiple=multiple,
-        fixed=fixed,
-        most=item.layer.break_even_rank,
-    )
+    layer, losses = item.layer, losses_of([item])
+    ranks = range(1 + min(layout.largest_rank(*layer.shape), len(losses)))
+    seconds = [times.of(layout.values(*layer.shape, rank)) for rank in ranks]
+    costs = np.array([_nanoseconds(value) for value in seconds], np.int64)
+    # Rounded to whole nanoseconds, a rank must still cost more than the one below.
+    costs = np.maximum(costs, costs[0] + np.arange(len(costs)))
+    return RankOptions(losses, costs, _nanoseconds(times.dense), 1, multiple)
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -79,7 +79,7 @@ class LayerPlan:
         """Multiply-adds at one position; each of several siblings runs the shared right factor."""
         if self.untouched is not None:
             return self.layer.size
-        return self.layout.macs(self.layer, self.rank)
+        return self.layout.macs(self.layer, self.rank, shares=self.shares_with is not None)
 
     @property
     def shares_with(self) -> str | None:

@@ -54,27 +54,31 @@ class Times:
 
     Attributes:
         dense: of the layer as it is.
-        fixed: of two factors, at any rank.
-        step: added by each unit of rank.
+        fixed: of the layer at any rank.
+        step: added by each multiply-add for one input.
     """
 
     dense: float
     fixed: float
     step: float
 
+    def of(self, macs: int) -> float:
+        """Expected seconds of a pruned layer that takes so many multiply-adds for one input."""
+        return self.fixed + self.step * macs
+
     @staticmethod
-    def fit(dense: float, ranks: Sequence[int], seconds: Sequence[float]) -> Times:
+    def fit(dense: float, macs: Sequence[int], seconds: Sequence[float]) -> Times:
         """Fit a line to measured times, by least squares of the relative errors.
 
-        With relative errors a small rank counts as much as a large one. A falling line is taken for
-        a level one with noise.
+        With relative errors a small layer counts as much as a large one. A falling line is taken
+        for a level one with noise.
 
         Args:
             dense: seconds of the layer as it is.
-            ranks: at least two different ranks.
-            seconds: for each rank, the measured seconds of the factors.
+            macs: multiply-adds of the layer at two different ranks at least.
+            seconds: for each of these ranks, the measured seconds.
         """
-        x, y = np.asarray(ranks, np.float64), np.asarray(seconds, np.float64)
+        x, y = np.asarray(macs, np.float64), np.asarray(seconds, np.float64)
         design = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
         fixed, step = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
         if step < 0:

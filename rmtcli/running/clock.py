@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing.device import using
-from rmtcli.layers import break_even
+from rmtcli.layers import Layer
+from rmtcli.layouts import Layout
 from rmtcli.planning import Times
 
 #: Least and largest number of rounds, and seconds after which no further round begins.
 _ROUNDS, _SECONDS = (5, 25), 0.5
 #: Seconds for which a function is called repeatedly per round, far above the clock's own error.
 _BLOCK = 0.002
-#: Ranks at which a layer is timed, as shares of its break-even rank.
+#: Ranks at which a layer is timed, as shares of the largest that its layout may give it.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-
-Shape = tuple[int, int]
 
 
 @torch.inference_mode()
@@ -79,45 +78,40 @@ class Clock:
         with using(device):
             torch.zeros(1, device=device)
 
-    def pair(self, shape: Shape, rank: int | None, dtype: str) -> tuple[float, float]:
-        """Seconds of a dense layer and of its factors; the dense time twice if rank is None."""
-        key = (shape, rank, dtype)
+    def pair(self, layer: Layer, layout: Layout, rank: int | None) -> tuple[float, float]:
+        """Seconds of a dense layer and of the pruned one; the dense time twice if rank is None."""
+        key = (layer.shape, layer.dtype, layout, rank)
         if key not in self._pairs:
             ranks = [] if rank is None else [rank]
-            seconds = medians(self._runs(shape, ranks, dtype), self.device)
+            seconds = medians(self._runs(layer, layout, ranks), self.device)
             self._pairs[key] = seconds[0], seconds[-1]
         return self._pairs[key]
 
-    def times(self, shape: Shape, dtype: str) -> Times:
-        """Seconds of a dense layer, and a fit of the seconds of factors of any rank."""
-        key = (shape, dtype)
+    def times(self, layer: Layer, layout: Layout) -> Times:
+        """Seconds of a dense layer, and a fit of the seconds of the layer at any rank."""
+        key = (layer.shape, layer.dtype, layout)
         if key not in self._times:
-            most = break_even(*shape)
+            most = layout.largest_rank(*layer.shape)
             ranks = sorted({max(1, round(share * most)) for share in _SHARES})
-            dense, *seconds = medians(self._runs(shape, ranks, dtype), self.device)
+            dense, *seconds = medians(self._runs(layer, layout, ranks), self.device)
+            macs = [layout.values(*layer.shape, rank) for rank in ranks]
             if len(ranks) < 2:
-                ranks, seconds = [*ranks, ranks[0] + 1], [*seconds, seconds[0]]
-            self._times[key] = Times.fit(dense, ranks, seconds)
+                macs, seconds = [*macs, macs[0] + 1], [*seconds, seconds[0]]
+            self._times[key] = Times.fit(dense, macs, seconds)
         return self._times[key]
 
-    def _runs(self, shape: Shape, ranks: Sequence[int], dtype: str) -> list[Callable[[], object]]:
-        kind = getattr(torch, TYPES[dtype].word)
+    def _runs(
+        self, layer: Layer, layout: Layout, ranks: Sequence[int]
+    ) -> list[Callable[[], object]]:
+        kind = getattr(torch, TYPES[layer.dtype].word)
         random = torch.Generator().manual_seed(0)
-
-        def normal(*size: int) -> Tensor:
-            return torch.randn(*size, generator=random).to(self.device, kind)
-
-        out, inputs = shape
-        x, bias = normal(self.batch, inputs), normal(out)
-
-        def factored(right: Tensor, left: Tensor) -> Tensor:
-            return nn.functional.linear(nn.functional.linear(x, right), left, bias)
-
-        runs: list[Callable[[], object]] = [
-            partial(nn.functional.linear, x, normal(out, inputs), bias)
-        ]
-        runs += [partial(factored, normal(r, inputs), normal(out, r)) for r in ranks]
-        return runs
+        out, inputs = layer.shape
+        x = torch.randn(self.batch, inputs, generator=random).to(self.device, kind)
+        dense = nn.Linear(inputs, out, device=self.device, dtype=kind)
+        modules = [dense, *(layout.example(dense, rank) for rank in ranks)]
+        for parameter in (p for module in modules for p in module.parameters()):
+            parameter.data = torch.randn(parameter.shape, generator=random).to(parameter)
+        return [partial(module, x) for module in modules]
 
 
 def network_seconds(

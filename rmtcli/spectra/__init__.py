@@ -18,14 +18,17 @@ from rmtcli.spectra.gram import (
     tall,
     times,
 )
+from rmtcli.spectra.pivots import Pivots, pivots
 
 __all__ = [
     "Factors",
     "Form",
+    "Pivots",
     "Spectrum",
     "factorize",
     "leading_vectors",
     "max_abs",
+    "pivots",
     "row_blocks",
     "spectrum",
     "tall",

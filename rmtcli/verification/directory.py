@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import (
     Checkpoint,
     Edited,
@@ -18,7 +22,7 @@ from rmtcli.checkpoint import (
     write_checkpoint,
 )
 from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
-from rmtcli.checkpoint.names import factors_of, member
+from rmtcli.checkpoint.names import factors_of, member, pivots_of
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import CONFIG
 
@@ -35,6 +39,7 @@ class FactoredDirectory:
         config: its ``config.json``.
         ranks: rank of each factored layer, by its name in the dense checkpoint.
         shared: for each layer without a right factor of its own, the layer whose factor it uses.
+        pivoted: for each layer in the pivoted layout, the number of its rows that are no pivots.
         files: its weight files, in order.
     """
 
@@ -42,15 +47,34 @@ class FactoredDirectory:
     config: Mapping[str, Any]
     ranks: Mapping[str, int]
     shared: Mapping[str, str]
+    pivoted: Mapping[str, int]
     files: tuple[Checkpoint, ...]
 
     def holder(self, name: str) -> Checkpoint | None:
         """The weight file that holds a tensor, or None."""
         return next((file for file in self.files if name in file.infos), None)
 
+    def names(self, module: str) -> tuple[str, str, str]:
+        """Names of a layer's right factor, left factor and bias, or of its pivoted tensors."""
+        return (pivots_of if module in self.pivoted else factors_of)(module)
+
     def factors(self, module: str) -> tuple[str, str]:
-        """Names of a layer's right and left factor."""
-        return factors_of(self.shared.get(module, module))[0], factors_of(module)[1]
+        """Names of a layer's right and left factor, or of its pivot rows and the rest."""
+        return self.names(self.shared.get(module, module))[0], self.names(module)[1]
+
+    def array(self, name: str) -> FloatArray:
+        """The values of a factor, in float64."""
+        file = self.holder(name)
+        assert file is not None
+        return file.array(name).astype("f8")
+
+    def order(self, module: str) -> NDArray[np.int32]:
+        """The order of a pivoted layer's outputs; empty where the weights do not hold it."""
+        name = self.names(module)[2]
+        file = self.holder(name)
+        if file is None or file.infos[name].dtype != "I32":
+            return np.zeros(0, np.int32)
+        return file.raw(name).data.view("<i4")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -86,20 +110,25 @@ def open_factored(path: Path) -> FactoredDirectory:
     config = read_config(path)
     if not is_factored(config):
         raise CheckpointError(f"{path}: {CONFIG} names no layers that rmtcli factored")
-    ranks = config["quantization_config"].get("ranks")
-    if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
+    entry = config["quantization_config"]
+    ranks, shared, pivoted = (entry.get(key, {}) for key in ("ranks", "shared", "pivoted"))
+    if not _numbers(ranks) or not ranks or not _numbers(pivoted):
         raise CheckpointError(f"{path}: {CONFIG} gives no ranks of the factored layers")
-    shared = config["quantization_config"].get("shared", {})
     if not isinstance(shared, dict) or not all(
         type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
     ):
         raise CheckpointError(f"{path}: {CONFIG} shares factors of layers that have no rank")
     _check_code(path, config)
     refuse_code_beside(path)
-    directory = FactoredDirectory(path, config, ranks, shared, _weights(path))
+    directory = FactoredDirectory(path, config, ranks, shared, pivoted, _weights(path))
     for module, rank in ranks.items():
         _check_factors(directory, module, rank)
     return directory
+
+
+def _numbers(entry: object) -> bool:
+    """Whether an entry of a configuration gives whole numbers by name."""
+    return isinstance(entry, dict) and all(type(value) is int for value in entry.values())
 
 
 def write_products(directory: FactoredDirectory, target: Path, transposed: Collection[str]) -> None:
@@ -120,13 +149,15 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
     for file in directory.files:
         edits: dict[str, Mapping[str, RawTensor]] = {}
         for module in directory.ranks:
-            right, left, bias = factors_of(module)
+            right, left, last = directory.names(module)
             if left in file.infos:
                 edits[left] = {member(module, "weight"): _product(directory, module, transposed)}
             if right in file.infos:
                 edits[right] = {}
-            if bias in file.infos:
-                edits[bias] = {member(module, "bias"): file.raw(bias)}
+            if last in file.infos and module in directory.pivoted:
+                edits[last] = {}  # the order of the outputs; the bias keeps its name
+            elif last in file.infos:
+                edits[last] = {member(module, "bias"): file.raw(last)}
         dense = Edited(file, edits, None)
         write_checkpoint(dense, target / file.path.name, verify=False)  # read and deleted at once
         shards |= dict.fromkeys(dense.distinct, file.path.name)
@@ -137,11 +168,10 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
 
 def _product(directory: FactoredDirectory, module: str, transposed: Collection[str]) -> RawTensor:
     """The dense weight of one layer, in float32."""
-    right, left = directory.factors(module)
-    left_file, right_file = (directory.holder(name) for name in (left, right))
-    assert left_file is not None
-    assert right_file is not None
-    product = left_file.array(left).astype("f8") @ right_file.array(right).astype("f8")
+    right, left = map(directory.array, directory.factors(module))
+    product = left @ right
+    if module in directory.pivoted:
+        product = np.concatenate([right, product])[directory.order(module)]
     return encode(product.T if module.rpartition(".")[2] in transposed else product, "F32")
 
 
@@ -202,7 +232,12 @@ def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None
         file.infos[name].shape if file is not None else ()
         for file, name in zip(files, (right, left), strict=True)
     ]
-    if [len(shape) for shape in shapes] != [2, 2] or not shapes[0][0] == shapes[1][1] == rank:
+    whole = [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][1] == rank
+    if module in directory.pivoted:
+        order, rows = directory.order(module), directory.pivoted[module]
+        whole = whole and shapes[1][0] == rows and bool(len(order))
+        whole = whole and 0 <= order.min() <= order.max() < rank + rows
+    if not whole:
         raise CheckpointError(
             f"{directory.path}: {CONFIG} says that '{module}' has rank {rank}, and the weights "
             "hold no such factors: the directory was changed after rmtcli wrote it"

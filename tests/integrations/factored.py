@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from scipy.linalg import qr
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -164,6 +165,8 @@ def factor(
 ) -> tuple[Path, Path]:
     """Write a factored directory, and one with the products, from any directory.
 
+    Every second layer is in the pivoted layout.
+
     Args:
         original: the dense directory.
         wanted: whether to factor a module, by its name.
@@ -173,7 +176,7 @@ def factor(
     for target in (factored, product):
         shutil.copytree(original, target)
     tensors = load_file(original / "model.safetensors")
-    small, dense, ranks = dict(tensors), dict(tensors), {}
+    small, dense, ranks, pivoted = dict(tensors), dict(tensors), {}, {}
     for name, weight in tensors.items():
         module, _, last = name.rpartition(".")
         if weight.ndim != 2 or last != "weight" or not wanted(module):
@@ -181,16 +184,20 @@ def factor(
         is_transposed = module.rpartition(".")[2] in transposed
         right, left = _factors(weight.T if is_transposed else weight)
         del small[name]
-        small |= {f"{module}.0.weight": right, f"{module}.1.weight": left}
-        if f"{module}.bias" in small:
-            small[f"{module}.1.bias"] = small.pop(f"{module}.bias")
         matrix = (left.double() @ right.double()).float()
+        if len(ranks) % 2:
+            small |= _pivoted(module, left, right)
+            pivoted[module] = len(left) - RANK
+        else:
+            small |= {f"{module}.0.weight": right, f"{module}.1.weight": left}
+            if f"{module}.bias" in small:
+                small[f"{module}.1.bias"] = small.pop(f"{module}.bias")
         dense[name] = matrix.T.contiguous() if is_transposed else matrix
         ranks[module] = len(right)
-    assert len(ranks) > 5
+    assert len(pivoted) > 2
     save_file(small, factored / "model.safetensors", {"format": "pt"})
     save_file(dense, product / "model.safetensors", {"format": "pt"})
-    mark(factored, ranks)
+    mark(factored, ranks, pivoted=pivoted)
     return factored, product
 
 
@@ -200,12 +207,27 @@ def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
     kind = type(transformers.AutoConfig.for_model(config["model_type"])).__name__
     config["quantization_config"] = {
         "quant_method": "rmtcli",
-        "version": 1,
+        "version": 2,
         "ranks": ranks,
     } | changes
     config["auto_map"] = {"AutoConfig": f"rmtcli_loading.{kind}"}
     (directory / "config.json").write_text(json.dumps(config))
     shutil.copy(rmtcli_loading.__file__, directory)
+
+
+def _pivoted(module: str, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensors of a layer in the pivoted layout."""
+    left, right = left.double(), right.double()
+    rows = torch.from_numpy(qr(left.numpy().T, pivoting=True)[2][:RANK].copy())
+    others = torch.tensor([i for i in range(len(left)) if i not in rows])
+    order = torch.empty(len(left), dtype=torch.int32)
+    order[rows] = torch.arange(RANK, dtype=torch.int32)
+    order[others] = torch.arange(RANK, len(left), dtype=torch.int32)
+    return {
+        f"{module}.pivot.weight": (left[rows] @ right).float(),
+        f"{module}.rest.weight": (left[others] @ torch.linalg.inv(left[rows])).float(),
+        f"{module}.order": order,
+    }
 
 
 def _factors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

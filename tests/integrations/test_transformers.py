@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402
-from rmtcli.integrations.rmtcli_loading import FactoredLinear, Product, RmtcliConfig  # noqa: E402
+from rmtcli.integrations.rmtcli_loading import Product, RmtcliConfig, SplitLinear  # noqa: E402
 from tests.integrations.factored import CASES, RANK, load, logits, mark, write  # noqa: E402
 
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
@@ -47,15 +47,15 @@ def entry(directory: Path) -> dict[str, Any]:
     return json.loads((directory / "config.json").read_text())["quantization_config"]  # type: ignore[no-any-return]
 
 
-def split(model: torch.nn.Module) -> list[FactoredLinear]:
-    return [module for module in model.modules() if isinstance(module, FactoredLinear)]
+def split(model: torch.nn.Module) -> list[SplitLinear]:
+    return [module for module in model.modules() if isinstance(module, SplitLinear)]
 
 
 def altered(directory: Path, target: Path, **changes: Any) -> Path:
     """A copy with changes in its ``quantization_config``."""
     shutil.copytree(directory, target)
     known = entry(directory)
-    mark(target, changes.pop("ranks", known["ranks"]), **changes)
+    mark(target, **{key: known[key] for key in ("ranks", "pivoted")} | changes)
     return target
 
 
@@ -63,7 +63,7 @@ def test_logits_equal_those_of_the_products(name: str, directories: Directories)
     factored, product = directories[name]
     model = load(factored, CASES[name])
     assert len(split(model)) == len(entry(factored)["ranks"])
-    assert {module[0].out_features for module in split(model)} == {RANK}
+    assert {module.right.out_features for module in split(model)} == {RANK}
     close(logits(model, CASES[name]), logits(load(product, CASES[name]), CASES[name]))
 
 
@@ -117,7 +117,7 @@ def test_half_precision_gives_close_logits(
     model, dense = (load(path, case, dtype=dtype) for path in (factored, product))
     kept = {"wo"} if name == "t5" and dtype == torch.float16 else set()
     for path, module in model.named_modules():
-        if isinstance(module, FactoredLinear):
+        if isinstance(module, SplitLinear):
             wanted = torch.float32 if path.rpartition(".")[2] in kept else dtype
             assert {p.dtype for p in module.parameters()} == {wanted}, path
     exact = logits(load(factored, case), case)
@@ -143,7 +143,7 @@ def test_factors_are_trained(name: str, directories: Directories) -> None:
     for path, parameter in model.named_parameters():
         if parameter.ndim == 2 and not unused & set(path.split(".")):
             assert parameter.grad is not None, path
-    factors = [layer[side].weight.grad for layer in split(model) for side in (0, 1)]
+    factors = [side.weight.grad for layer in split(model) for side in (layer.left, layer.right)]
     assert sum(grad is not None and bool(grad.abs().max() > 0) for grad in factors) > 10
     model.half().float()  # transformers forbids both for quantized models
 
@@ -161,10 +161,13 @@ def test_copied_and_pickled_models_work(directories: Directories, tmp_path: Path
     close(logits(model, case), wanted)
 
 
+@pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_weight_of_a_factored_layer_is_the_product(name: str, directories: Directories) -> None:
+def test_the_weight_of_a_split_layer_is_the_product(
+    name: str, number: int, directories: Directories
+) -> None:
     """It has the dense layer's orientation and gradients, for code that does not call the layer."""
-    layer = split(load(directories[name][0], CASES[name]))[0]
+    layer = split(load(directories[name][0], CASES[name]))[number]
     dense, x = layer.dense(), torch.randn(3, layer.in_features)
     assert layer.weight.shape == dense.weight.shape
     matrix = layer.weight.T if layer.transposed else layer.weight
@@ -172,7 +175,7 @@ def test_the_weight_of_a_factored_layer_is_the_product(name: str, directories: D
         close(outputs, dense(x))
     close(torch.stack([layer.weight, layer.weight])[1], dense.weight)
     matrix.square().sum().backward()
-    assert layer[0].weight.grad.abs().sum() > 0
+    assert layer.right.weight.grad.abs().sum() > 0
     assert layer.weight.requires_grad
 
 
@@ -229,7 +232,7 @@ def test_a_rank_without_a_layer_is_refused(directories: Directories, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version 2 of the format, and this rmtcli knows 1"),
+        ({"version": 3}, "version 3 of the format, and this rmtcli knows 2"),
         ({"version": "1"}, "version 1 of the format"),
         ({"ranks": {"model.layers.0.mlp.up_proj": 0}}, "positive whole number"),
         ({"ranks": {"model.layers.0.mlp.up_proj": True}}, "positive whole number"),
@@ -276,8 +279,11 @@ def test_a_renaming_of_weights_applies_to_their_factors(
     shutil.copytree(factored, tmp_path / "old")
     old = {name.replace("up_proj", "rise"): t for name, t in stored(factored).items()}
     save_file(old, tmp_path / "old" / "model.safetensors", {"format": "pt"})
-    ranks = {k.replace("up_proj", "rise"): v for k, v in entry(factored)["ranks"].items()}
-    mark(tmp_path / "old", ranks)
+    ranks, pivoted = (
+        {name.replace("up_proj", "rise"): value for name, value in entry(factored)[key].items()}
+        for key in ("ranks", "pivoted")
+    )
+    mark(tmp_path / "old", ranks, pivoted=pivoted)
     original = conversion_mapping.get_checkpoint_conversion_mapping
 
     def renamed(key: str) -> Any:

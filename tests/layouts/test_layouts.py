@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -55,10 +56,30 @@ def test_stores_as_many_values_as_it_says(layout: Layout, layers: list[Layer]) -
     for layer in supported:
         parts = layout.compress(layer, factors(layer), SHAPES[layer.tensor])
         assert tuple(parts) == layout.names(layer.tensor)
-        sizes = [part.size for part in parts.values()]
-        assert layout.size(layer, RANK) == sum(sizes)
-        assert layout.size(layer, RANK, shares=True) == sum(sizes[layout.shared_parts :])
+        sizes = [part.size for part in parts.values() if part.dtype.kind == "f"]
+        assert layout.size(layer, RANK) == layout.values(*layer.shape, RANK) == sum(sizes)
+        others = sum(part.nbytes for part in parts.values() if part.dtype.kind == "i")
+        assert layout.index_bytes * layer.shape[0] == others
         assert 0 < layout.macs(layer, RANK) <= layer.size
+
+
+@layouts
+def test_siblings_store_as_many_values_as_it_says(layout: Layout, layers: list[Layer]) -> None:
+    siblings = [replace(layers[0], shape=(outputs, 40)) for outputs in (60, 3, 30)]
+    rng = np.random.default_rng(0)
+    right = rng.standard_normal((20, 40))
+    shared = [Factors(rng.standard_normal((layer.shape[0], 20)), right) for layer in siblings]
+    made = layout.compress_siblings(siblings, shared, [layer.shape for layer in siblings])
+    count, own = 0, layout.shared_parts
+    for i, parts in enumerate(made):
+        new = [*parts.values()][own if i else 0 :]
+        count += sum(part.size for part in new if part.dtype.kind == "f")
+        for first, part in zip([*made[0].values()][:own], parts.values(), strict=False):
+            assert np.array_equal(first, part)
+    sizes = [layout.size(layer, 20, shares=i > 0) for i, layer in enumerate(siblings)]
+    assert sum(sizes) == count
+    if layout.shared_parts:
+        assert count == layout.values(93, 40, 20)
 
 
 @layouts
@@ -94,7 +115,7 @@ def test_what_is_compressed_can_be_reconstructed(
     for layer in supported:
         made.add(layer, factors(layer))
     ranks = {layer.module: RANK for layer in supported} if layout.splits else {}
-    written = Edited(checkpoint, made.edits, Manifest("0", "a", "0", "auto", "select", ranks))
+    written = Edited(checkpoint, made.finish(), Manifest("0", "a", "0", "auto", "select", ranks))
     for layer in supported:
         expected = factors(layer).product
         stored = layout.reconstruct(written, layer).rows(slice(None), 2.0)

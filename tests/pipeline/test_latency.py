@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import rmtcli
 from rmtcli.errors import UsageError
-from rmtcli.layers import Selection
+from rmtcli.layers import Layer, Selection
+from rmtcli.layouts import Factored, Layout, Pivoted
 from rmtcli.planning import Budget, Latency, Times
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.report.summary import summary
@@ -59,13 +60,19 @@ def test_timed_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aba" in calls
 
 
-def test_each_shape_and_type_is_timed_once() -> None:
+def layer(shape: tuple[int, int], dtype: str = "F32") -> Layer:
+    """A layer that is never read."""
+    return Layer("a.weight", shape, dtype, lambda: pytest.fail("the weight was read"))
+
+
+@pytest.mark.parametrize("layout", [Factored(), Pivoted()], ids=["factored", "pivoted"])
+def test_each_shape_and_type_is_timed_once(layout: Layout) -> None:
     clock = Clock(3, "cpu")
-    first = clock.pair((40, 60), 5, "F32")
-    assert clock.pair((40, 60), 5, "F32") is first
-    dense = clock.pair((40, 60), None, "BF16")
+    first = clock.pair(layer((40, 60)), layout, 5)
+    assert clock.pair(layer((40, 60)), layout, 5) is first
+    dense = clock.pair(layer((40, 60), "BF16"), layout, None)
     assert dense[0] == dense[1] > 0
-    assert clock.times((2, 3), "F64").dense > 0  # one rank is all there is
+    assert clock.times(layer((2, 3), "F64"), layout).dense > 0  # one rank is all there is
 
 
 def test_slower_layers_are_listed() -> None:
@@ -80,13 +87,14 @@ def test_slower_layers_are_listed() -> None:
 
 def test_an_allocation_counts_the_fixed_time_of_two_factors() -> None:
     losses = np.array([8.0, 4.0, 2.0, 1.0])
-    cheap, slow = RankOptions(losses, 10, 100), RankOptions(losses, 10, 100, fixed=75, most=3)
+    cheap = RankOptions(losses, 10 * np.arange(5), 100)
+    slow = RankOptions(losses, 75 + 10 * np.arange(4), 100)
     assert cheap.least == 10
     assert slow.least == 85
     assert list(slow.ranks) == [1, 2]
     assert allocate([cheap, slow], 95) == [1, 1]
     assert allocate([cheap, slow], 120) == [2, None]  # loses 3; 30 + 85 would lose 1 + 7
-    assert allocate([RankOptions(losses, 10, 100, fixed=100)], 100) == [None]
+    assert allocate([RankOptions(losses, 100 + 10 * np.arange(5), 100)], 100) == [None]
     with pytest.raises(ValueError, match="smallest ranks cost 85"):
         allocate([slow], 84)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmtcli.arrays import FloatArray
 from rmtcli.errors import UsageError
 from rmtcli.planning import Budget
 from rmtcli.planning.allocate import RankOptions, allocate
@@ -24,8 +25,10 @@ def problems(draw: st.DrawFn) -> tuple[list[RankOptions], int]:
         losses = np.sort(np.array(losses))[::-1]
         multiple, floor = draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 1, 2]))
         fixed, most = draw(st.sampled_from([0, 0, 3])), draw(st.sampled_from([None, None, 2]))
-        step, whole = out + inputs, out * inputs
-        layers.append(RankOptions(losses, step, whole, floor, multiple, fixed, most))
+        ranks = np.arange(1 + (len(losses) if most is None else min(most, len(losses))))
+        concave = draw(st.booleans())  # as of pivoted layers
+        costs = fixed + ranks * (out + inputs - (ranks if concave else 0))
+        layers.append(RankOptions(losses, costs, out * inputs, floor, multiple))
     dense = sum(layer.dense for layer in layers)
     return layers, draw(st.integers(0, dense))
 
@@ -34,12 +37,35 @@ def options(layer: RankOptions) -> list[tuple[int | None, int, float]]:
     """(rank, cost, loss) of every option of a layer, written out."""
     possible: list[tuple[int | None, int, float]] = [(None, layer.dense, 0.0)]
     for rank in range(1, len(layer.losses) + 1):
-        fits = rank % layer.multiple == 0 and rank >= layer.floor
-        fits = fits and (layer.most is None or rank <= layer.most)
-        cost = layer.fixed + rank * layer.step
-        if fits and cost < layer.dense:
-            possible.append((rank, cost, float(layer.losses[rank:].sum())))
+        fits = rank % layer.multiple == 0 and layer.floor <= rank < len(layer.costs)
+        if fits and layer.costs[rank] < layer.dense:
+            possible.append((rank, int(layer.costs[rank]), float(layer.losses[rank:].sum())))
     return possible
+
+
+def linear(losses: list[float] | FloatArray, step: int, dense: int, fixed: int = 0) -> RankOptions:
+    """Options of a layer whose ranks cost as much each."""
+    ranks = np.arange(1 + len(losses))
+    return RankOptions(np.array(losses), fixed + step * ranks, dense)
+
+
+def hull(layer: RankOptions) -> list[tuple[float, float]]:
+    """(cost, loss) of the options that are best at some price, by cost, written out."""
+    points = sorted((float(cost), loss) for _, cost, loss in options(layer))
+    lower: list[tuple[float, float]] = []
+    for point in points:
+        while lower and lower[-1][1] <= point[1]:
+            break
+        else:
+            while len(lower) > 1 and _above(lower[-2], lower[-1], point):
+                lower.pop()
+            lower.append(point)
+    return lower
+
+
+def _above(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether b is on or above the line from a to c."""
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
 @given(problems())
@@ -57,25 +83,22 @@ def test_ranks_are_within_one_step_of_brute_force(
     ranks = allocate(layers, budget)
     chosen = [next(o for o in options(c) if o[0] == r) for c, r in zip(layers, ranks, strict=True)]
     assert sum(cost for _, cost, _ in chosen) <= budget
-    # One step of one layer: from an option to the next more expensive one, dense included.
-    steps = []
-    for layer in layers:
-        ordered = sorted(options(layer), key=lambda o: o[1])
-        steps += [a[2] - b[2] for a, b in itertools.pairwise(ordered)]
+    # One step of one layer: from an option that is best at some price to the next one.
+    steps = [a[1] - b[1] for layer in layers for a, b in itertools.pairwise(hull(layer))]
     assert sum(loss for _, _, loss in chosen) <= best + max(steps, default=0) + 1e-6
 
 
 def test_a_budget_for_everything_leaves_everything_dense() -> None:
     layers = [
-        RankOptions(np.array([3.0, 2.0, 1.0]), 7, 12),
-        RankOptions(np.array([9.0, 1.0]), 6, 8),
+        linear(np.array([3.0, 2.0, 1.0]), 7, 12),
+        linear(np.array([9.0, 1.0]), 6, 8),
     ]
     assert allocate(layers, 20) == [None, None]
 
 
 def test_directions_are_kept_in_order_of_loss_per_cost() -> None:
-    cheap = RankOptions(np.array([5.0, 4.0, 0.1, 0.1, 0.1]), 10, 1000)
-    expensive = RankOptions(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
+    cheap = linear(np.array([5.0, 4.0, 0.1, 0.1, 0.1]), 10, 1000)
+    expensive = linear(np.array([50.0, 30.0, 0.1, 0.1, 0.1]), 100, 1000)
     # Gains per cost: 0.5, 0.4 of the cheap layer, 0.5, 0.3 of the expensive one.
     assert allocate([cheap, expensive], 110) == [1, 1]
     assert allocate([cheap, expensive], 120) == [2, 1]
@@ -86,7 +109,7 @@ def test_directions_are_kept_in_order_of_loss_per_cost() -> None:
 def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float) -> None:
     rng = np.random.default_rng(1)
     losses = [scale * np.sort(rng.exponential(size=9))[::-1] for _ in range(4)]
-    layers = [RankOptions(loss, 7, 1000) for loss in losses]
+    layers = [linear(loss, 7, 1000) for loss in losses]
     rest = np.sort(np.concatenate([loss[1:] for loss in losses]))[::-1]
     for count in range(len(rest) + 1):
         least = rest[count - 1] if count else np.inf
@@ -97,15 +120,15 @@ def test_where_all_ranks_cost_the_same_the_largest_losses_are_kept(scale: float)
 
 def test_the_rest_of_a_budget_is_spent_where_it_gains_most() -> None:
     """The best step for its cost, 20 for 10, costs more than the 5 that are left."""
-    much = RankOptions(np.array([9.0, *[1.0] * 50]), 5, 10_000)
-    little = RankOptions(np.array([9.0, 3.0]), 5, 10_000)
-    expensive = RankOptions(np.array([90.0, 20.0]), 10, 10_000)
+    much = linear(np.array([9.0, *[1.0] * 50]), 5, 10_000)
+    little = linear(np.array([9.0, 3.0]), 5, 10_000)
+    expensive = linear(np.array([90.0, 20.0]), 10, 10_000)
     assert allocate([much, little, expensive], 25) == [1, 2, 1]
 
 
 @pytest.mark.parametrize("step", [1, 7])
 def test_equal_gains_are_paid_for_until_the_budget_is_spent(step: int) -> None:
-    layers = [RankOptions(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
+    layers = [linear(1e-3 * np.array([4.0, 2.0, 1.0]), step, 1000)] * 3
     for units in range(3, 10):
         ranks = allocate(layers, units * step)
         assert sum(rank or 0 for rank in ranks) == units
@@ -120,7 +143,7 @@ def test_the_price_alone_leaves_less_than_one_step_of_the_budget(
     monkeypatch.setattr("rmtcli.planning.allocate._spend", lambda *_: None)
     rng = np.random.default_rng(0)
     losses = [scale * np.sort(rng.exponential(size=50))[::-1] * 0.01**i for i in range(3)]
-    layers = [RankOptions(loss, 7, 1000) for loss in losses]
+    layers = [linear(loss, 7, 1000) for loss in losses]
     for budget in (21, 100, 500, 1000):
         ranks = allocate(layers, budget)
         assert budget - 7 < sum(7 * rank for rank in ranks if rank) <= budget
@@ -200,9 +223,9 @@ def test_a_budget_in_words(budget: Budget, words: str) -> None:
 
 def test_no_layers_and_equal_losses_can_be_allocated() -> None:
     assert allocate([], 0) == []
-    flat = RankOptions(np.zeros(3), 4, 13)
+    flat = linear(np.zeros(3), 4, 13)
     assert allocate([flat], 12) == [1]  # nothing is gained by more
     with pytest.raises(
         ValueError, match=r"^the smallest ranks cost 1,004 and the budget is 1,000$"
     ):
-        allocate([RankOptions(np.ones(3), 4, 2000, fixed=1000)], 1000)
+        allocate([linear(np.ones(3), 4, 2000, fixed=1000)], 1000)

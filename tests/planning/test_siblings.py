@@ -17,6 +17,7 @@ import rmtcli
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import LayerError, RmtcliError, UsageError
 from rmtcli.layers import WHOLE
+from rmtcli.layouts import Factored
 from rmtcli.planning import Budget, Goal, Plan, allocation_of
 from rmtcli.report.base import Report
 from rmtcli.report.notes import NO_SIBLINGS
@@ -240,7 +241,9 @@ def test_shared_ranks_are_the_best_possible() -> None:
     rng = np.random.default_rng(0)
 
     def fitted(name: str, out: int, inputs: int, losses: np.ndarray, group: str | None) -> Any:
-        layer = SimpleNamespace(name=name, shape=(out, inputs), copies=1, head=False, view=WHOLE)
+        layer = SimpleNamespace(
+            name=name, shape=(out, inputs), size=out * inputs, copies=1, head=False, view=WHOLE
+        )
         return SimpleNamespace(
             layer=layer, approximation=SimpleNamespace(losses=losses), group=group, spikes=2
         )
@@ -253,7 +256,8 @@ def test_shared_ranks_are_the_best_possible() -> None:
         fitted("k", 3, 10, together, "q"),
     ]
     checkpoint: Any = SimpleNamespace(parameters=1000)
-    allocation = allocation_of(checkpoint, layers, None, Goal("auto", Budget("50%"), None))
+    goal = Goal("auto", Budget("50%"), None)
+    allocation = allocation_of(checkpoint, layers, None, goal, Factored())
     step, steps = (15 + 10, 8 + 9), (range(1, 6), range(1, 5))
     for size in range(allocation.least, 1000, 7):
         ranks = allocation.ranks(size)

@@ -12,7 +12,7 @@ from typing import Any
 from rmtcli.checkpoint.base import TensorInfo
 from rmtcli.checkpoint.huggingface.config import METHOD
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.names import factors_of
+from rmtcli.checkpoint.names import factors_of, pivots_of
 
 #: What the configuration does not tell of the manifest.
 _UNKNOWN = "not recorded"
@@ -31,8 +31,8 @@ def recorded(config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Mani
     entry = config.get("quantization_config")
     if not isinstance(entry, dict) or entry.get("quant_method") != METHOD:
         return None
-    ranks, shared = entry.get("ranks"), entry.get("shared", {})
-    if not isinstance(ranks, dict) or not isinstance(shared, dict) or not ranks:
+    ranks, shared, pivoted = (entry.get(key, {}) for key in ("ranks", "shared", "pivoted"))
+    if not ranks or not all(isinstance(value, dict) for value in (ranks, shared, pivoted)):
         return None
     modules = _modules(infos)
     names = {module: _stored(module, modules) for module in ranks}
@@ -40,16 +40,17 @@ def recorded(config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Mani
         return None
     whole = {str(names[module]): rank for module, rank in ranks.items()}
     siblings = {str(names.get(a)): str(names.get(b)) for a, b in shared.items()}
+    others = {str(names.get(module)): rows for module, rows in pivoted.items()}
     record = Manifest(
-        _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, whole, _UNKNOWN, shared=siblings
+        _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, whole, shared=siblings, pivoted=others
     )
     return record if _fits(record, infos) else None
 
 
 def _modules(infos: Mapping[str, TensorInfo]) -> set[str]:
-    """The modules with a tensor that may be a left factor."""
-    end = "." + factors_of("")[1]
-    return {name.removesuffix(end) for name in infos if name.endswith(end)}
+    """The modules with a tensor that may be a left factor, or hold the rest of pivoted rows."""
+    ends = ("." + factors_of("")[1], "." + pivots_of("")[1])
+    return {name.removesuffix(end) for name in infos for end in ends if name.endswith(end)}
 
 
 def _stored(module: str, modules: Collection[str]) -> str | None:
@@ -64,10 +65,10 @@ def _fits(record: Manifest, infos: Mapping[str, TensorInfo]) -> bool:
     """Whether the tensors hold factors of the ranks in a record."""
     shared = record.shared_factors
     for module, rank in record.factored.items():
-        right, left, _ = factors_of(module)
-        first = infos.get(shared.get(right, right))
-        if first is None or not first.shape or len(infos[left].shape) < 2:
+        right, left, _ = (pivots_of if module in record.pivoted else factors_of)(module)
+        first, second = infos.get(shared.get(right, right)), infos.get(left)
+        if first is None or second is None or not first.shape or len(second.shape) < 2:
             return False
-        if not first.shape[0] == infos[left].shape[1] == rank:
+        if not first.shape[0] == second.shape[1] == rank:
             return False
     return True

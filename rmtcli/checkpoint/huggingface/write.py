@@ -154,8 +154,10 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
 
 def quantization_config(manifest: Manifest) -> dict[str, Any]:
     """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
-    entry = {"quant_method": METHOD, "version": 1, "ranks": dict(manifest.factored)}
-    return entry | ({"shared": dict(manifest.shared)} if manifest.shared else {})
+    version = 2 if manifest.pivoted else 1  # the least whose loader opens the layers
+    entry = {"quant_method": METHOD, "version": version, "ranks": dict(manifest.factored)}
+    others = {"shared": dict(manifest.shared), "pivoted": dict(manifest.pivoted)}
+    return entry | {name: value for name, value in others.items() if value}
 
 
 def config_class(config: Mapping[str, Any]) -> str | None:

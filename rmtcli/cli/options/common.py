@@ -51,7 +51,7 @@ Keep = Annotated[
 Layout = Annotated[
     str,
     typer.Option(
-        metavar="factored|dense",
+        metavar="factored|pivoted|dense",
         help="Write two small layers in place of each pruned one, or their product under the old "
         "name.",
     ),
