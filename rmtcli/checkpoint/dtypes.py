@@ -140,7 +140,7 @@ def decode(raw: RawTensor) -> NDArray[np.floating]:
     return values
 
 
-def encode(values: NDArray[np.floating], dtype: str) -> RawTensor:
+def encode(values: NDArray[np.floating] | NDArray[np.integer], dtype: str) -> RawTensor:
     """Round ``values`` to ``dtype``, ties to even; bfloat16 is rounded from float32.
 
     Raises:
@@ -157,15 +157,3 @@ def encode(values: NDArray[np.floating], dtype: str) -> RawTensor:
     if not finite:
         raise OverflowError(f"a value is beyond the range of {TYPES[dtype].word}")
     return RawTensor(dtype, values.shape, rounded.reshape(-1).view(np.uint8))
-
-
-def encode_values(values: NDArray[np.floating] | NDArray[np.int32], dtype: str) -> RawTensor:
-    """Round floating values to ``dtype`` by :func:`encode`; whole numbers are stored as they are.
-
-    Raises:
-        OverflowError: a value is beyond the range of ``dtype``.
-    """
-    if values.dtype.kind == "i":
-        data = np.ascontiguousarray(values, dtype="<i4")
-        return RawTensor("I32", data.shape, data.reshape(-1).view(np.uint8))
-    return encode(np.asarray(values, np.float64), dtype)

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Edits, RawTensor
-from rmtcli.checkpoint.dtypes import encode_values
+from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
@@ -205,7 +204,7 @@ def _encoded(
 ) -> RawTensor:
     """Values in a layer's type; positions are whole numbers in any."""
     try:
-        return encode_values(values, dtype)
+        return encode(values, "I32" if values.dtype.kind == "i" else dtype)
     except OverflowError as error:
         raise LayerError(
             f"{checkpoint.path}: {name}: {error}: leave it out with --exclude '{name}'"

@@ -218,4 +218,4 @@ def _stored(
 
 def _positions(checkpoint: Checkpoint, module: str) -> NDArray[np.int64]:
     """The order of a module's outputs."""
-    return checkpoint.raw(pivots_of(module)[2]).data.view("<i4").astype(np.int64)
+    return checkpoint.array(pivots_of(module)[2]).astype(np.int64)

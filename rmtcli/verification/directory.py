@@ -74,7 +74,7 @@ class FactoredDirectory:
         file = self.holder(name)
         if file is None or file.infos[name].dtype != "I32":
             return np.zeros(0, np.int32)
-        return file.raw(name).data.view("<i4")
+        return file.array(name).astype(np.int32)
 
 
 def read_config(path: Path) -> dict[str, Any]:
