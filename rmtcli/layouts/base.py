@@ -57,14 +57,14 @@ class Layout(ABC):
         shared_parts: how many of a layer's tensors, the first ones in :meth:`names`, are the same
             tensor for layers that read the same input; 0 if they cannot share any.
         index_bytes: bytes per output of a layer that are no parameters, such as positions.
-        breaks_even: whether ranks below full rank may take more values than the weight.
+        shares: what siblings share, for a report.
         action: what a report says was done with a layer.
     """
 
     splits: ClassVar[bool]
     shared_parts: ClassVar[int] = 0
     index_bytes: ClassVar[int] = 0
-    breaks_even: ClassVar[bool] = False
+    shares: ClassVar[str] = ""
     action: ClassVar[str]
 
     @abstractmethod

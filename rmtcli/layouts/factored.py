@@ -31,7 +31,7 @@ class Factored(Layout):
 
     splits: ClassVar[bool] = True
     shared_parts: ClassVar[int] = 1
-    breaks_even: ClassVar[bool] = True
+    shares: ClassVar[str] = "the first factor"
     action: ClassVar[str] = "split in two"
 
     def supports(self, layer: Layer) -> bool:

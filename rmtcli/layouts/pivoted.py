@@ -38,6 +38,7 @@ class Pivoted(Layout):
 
     splits: ClassVar[bool] = True
     shared_parts: ClassVar[int] = 1
+    shares: ClassVar[str] = "the pivot rows"
     index_bytes: ClassVar[int] = 4
     action: ClassVar[str] = "pivoted"
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rmtcli.checkpoint import Manifest
+from rmtcli.checkpoint.names import module_of
+from rmtcli.layouts import Dense, Factored, Layout, Pivoted
 from rmtcli.report.base import Source
 from rmtcli.report.record import as_text, header
 
@@ -57,13 +59,9 @@ class Info:
             ("edge", manifest.edge),
         ]
         ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
-        split = "split in two" if manifest.factored else "truncated in place"
-        firsts = {
-            f"{a}.weight": f", shares the first factor with {b}" for a, b in manifest.shared.items()
-        }
         return lines + [
-            ("layer", f"{name}: rank {r}, {split}{firsts.get(name, '')}")
-            for name, r in ranks.items()
+            ("layer", f"{name}: rank {rank}, {_stored(manifest, module_of(name))}")
+            for name, rank in ranks.items()
         ]
 
     def to_json(self) -> str:
@@ -77,3 +75,13 @@ class Info:
             "manifest": None if self.manifest is None else asdict(self.manifest),
         }
         return as_text(record, ascii_only=True)
+
+
+def _stored(manifest: Manifest, module: str) -> str:
+    """How a pruned layer is stored, in words."""
+    layout: Layout = Dense()
+    if module in manifest.factored:
+        layout = Pivoted() if module in manifest.pivoted else Factored()
+    if module in manifest.shared:
+        return f"{layout.action}, shares {layout.shares} with {manifest.shared[module]}"
+    return layout.action

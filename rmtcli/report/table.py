@@ -38,7 +38,8 @@ def action(plan: LayerPlan) -> str:
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
     if plan.shares_with is not None:
-        return f"split in two, shares the first factor with {shown(plan.shares_with)}"
+        layout = plan.layout
+        return f"{layout.action}, shares {layout.shares} with {shown(plan.shares_with)}"
     return plan.layout.action
 
 
