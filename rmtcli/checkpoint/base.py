@@ -107,6 +107,10 @@ class Checkpoint(ABC):
     stamps: Mapping[Path, Stamp] = MappingProxyType({})
     key: str | None = None
 
+    def adopt(self, record: Manifest) -> None:
+        """Take a record, which may have been kept elsewhere: of factors that are still shared."""
+        self.manifest = record.keep_tied(self.ties(self.infos))
+
     def check_unchanged(self) -> None:
         """Check that no file was changed since it was opened.
 
@@ -190,10 +194,6 @@ class FileCheckpoint(Checkpoint):
     def __init__(self, path: Path, first: Path | None = None) -> None:
         self.path = path
         self.stamps: dict[Path, Stamp] = {first or path: stamp_of(first or path)}
-
-    def adopt(self, record: Manifest) -> None:
-        """Take a record that was kept elsewhere, because the file has lost its own."""
-        self.manifest = record
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return _reopen, (type(self), str(self.path), _total_size(self.weights), self.key)

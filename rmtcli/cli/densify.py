@@ -26,11 +26,23 @@ def command(
         ),
     ],
     key: Key = None,
+    record: Annotated[
+        PathOrURL | None,
+        typer.Option(
+            "--record",
+            parser=to_path,
+            metavar="FILE|DIR",
+            help="What prune wrote, if the file was saved again by another program: it tells which "
+            "layers are factors. Without it, their names and norms do.",
+            show_default=False,
+        ),
+    ] = None,
     outputs: Annotated[OutputOptions, Only("json", "force", "no_verify", "quiet", "verbose")],
 ) -> None:
     """Multiply factors back into dense weights."""
     from rmtcli import densify
 
-    reporter = Reporter.open(outputs, file, output)
+    reporter = Reporter.open(outputs, file, output, record)
     verify = not outputs.no_verify
-    reporter.show(densify(file, output, key=key, force=outputs.force, verify=verify))
+    report = densify(file, output, key=key, record=record, force=outputs.force, verify=verify)
+    reporter.show(report)

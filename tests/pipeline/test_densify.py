@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rmtcli
-from rmtcli.checkpoint import open_checkpoint
-from rmtcli.errors import LayerError
+from rmtcli.checkpoint import Edited, Manifest, open_checkpoint, write_checkpoint
+from rmtcli.errors import LayerError, UsageError
 from tests.conftest import model_directory, planted
 
 NOTE = "the file was saved again without rmtcli's record, so the factors were told by their names: "
@@ -67,12 +67,13 @@ def test_a_directory_that_was_trained_and_saved_again(tmp_path: Path) -> None:
         torch.testing.assert_close(opened(tokens)[0], tuned(tokens)[0], rtol=1e-4, atol=1e-5)
 
 
-def factored(*modules: str) -> dict[str, torch.Tensor]:
+def factored(*modules: str, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """Factors of equal norms; with ``scale``, the right one has so many times that of the left."""
     names = [(f"{module}.0.weight", f"{module}.1.weight") for module in modules]
     return {
-        name: torch.randn(shape)
+        name: factor * nn.functional.normalize(torch.randn(shape), dim=None)
         for pair in names
-        for name, shape in zip(pair, ((3, 32), (24, 3)), strict=True)
+        for name, shape, factor in zip(pair, ((3, 32), (24, 3)), (scale, 1.0), strict=True)
     }
 
 
@@ -117,3 +118,69 @@ def test_other_layers_are_not_taken_for_factors(tmp_path: Path, name: str) -> No
     torch.save(OTHERS[name], tmp_path / "a.pt")
     with pytest.raises(LayerError, match="holds no factors that rmtcli wrote"):
         rmtcli.densify(tmp_path / "a.pt", tmp_path / "b.pt")
+
+
+def test_layers_that_may_be_the_networks_own_are_refused_without_a_record(tmp_path: Path) -> None:
+    sure, doubtful = factored("m"), factored("bottleneck", scale=1.5)
+    torch.save(sure | doubtful, tmp_path / "tuned.pt")
+    with pytest.raises(LayerError, match="'bottleneck' may be two layers of the network's own"):
+        rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "c.pt")
+    record = Manifest("0", "a.pt", "00", "auto", "bema", {"m": 3})
+    torch.save({"m.weight": torch.ones(24, 32)}, tmp_path / "a.pt")
+    written = Edited(open_checkpoint(tmp_path / "tuned.pt"), {}, record)
+    write_checkpoint(written, tmp_path / "b.safetensors")
+    report = rmtcli.densify(
+        tmp_path / "tuned.pt", tmp_path / "c.pt", record=tmp_path / "b.safetensors"
+    )
+    assert not [note for note in report.notes if note.startswith(NOTE)]
+    dense = torch.load(tmp_path / "c.pt")
+    assert dense.keys() == {"m.weight", *doubtful}
+    torch.testing.assert_close(dense["m.weight"], sure["m.1.weight"] @ sure["m.0.weight"])
+    with pytest.raises(UsageError, match="has a record of its factors: leave out --record"):
+        rmtcli.densify(tmp_path / "b.safetensors", tmp_path / "d.pt", record=tmp_path / "tuned.pt")
+    with pytest.raises(UsageError, match="holds no record of factors: name the file that prune"):
+        rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "d.pt", record=tmp_path / "a.pt")
+
+
+def test_a_record_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(factored("m"), tmp_path / "tuned.pt")
+    record = Manifest("0", "a.pt", "00", "auto", "bema", {"other": 3})
+    written = Edited(open_checkpoint(tmp_path / "tuned.pt"), {}, record)
+    write_checkpoint(written, tmp_path / "b.pt")
+    with pytest.raises(LayerError, match="other"):
+        rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "c.pt", record=tmp_path / "b.pt")
+
+
+def test_a_directory_takes_a_record_from_a_file(tmp_path: Path) -> None:
+    """Also siblings' right factor, which is stored once."""
+    tensors = factored("q", "k")
+    del tensors["k.0.weight"]
+    folder = model_directory(tmp_path / "tuned", tensors, shards=2)
+    record = Manifest("0", "a", "00", "auto", "bema", {"q": 3, "k": 3}, shared={"k": "q"})
+    written = Edited(open_checkpoint(folder), {}, record)
+    write_checkpoint(written, tmp_path / "b.safetensors", verify=False)
+    rmtcli.densify(folder, tmp_path / "dense", record=tmp_path / "b.safetensors")
+    dense = load_file(tmp_path / "dense" / "model.safetensors")
+    for name in ("q", "k"):
+        expected = tensors[f"{name}.1.weight"] @ tensors["q.0.weight"]
+        torch.testing.assert_close(dense[f"{name}.weight"], expected)
+
+
+def test_a_record_says_nothing_of_factors_that_are_no_longer_shared(tmp_path: Path) -> None:
+    tensors = factored("q", "k")
+    torch.save(tensors, tmp_path / "tuned.pt")
+    record = Manifest("0", "a", "00", "auto", "bema", {"q": 3, "k": 3}, shared={"k": "q"})
+    tied = tensors | {"k.0.weight": tensors["q.0.weight"]}
+    torch.save(tied, tmp_path / "a.pt")
+    write_checkpoint(Edited(open_checkpoint(tmp_path / "a.pt"), {}, record), tmp_path / "b.pt")
+    rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "c.pt", record=tmp_path / "b.pt")
+    expected = tensors["k.1.weight"] @ tensors["k.0.weight"]
+    torch.testing.assert_close(torch.load(tmp_path / "c.pt")["k.weight"], expected)
+
+
+def test_siblings_are_balanced_together(tmp_path: Path) -> None:
+    tensors = factored("q", "k", "v", scale=3**0.5)
+    for name in ("k", "v"):
+        tensors[f"{name}.0.weight"] = tensors["q.0.weight"]
+    torch.save(tensors, tmp_path / "tuned.pt")
+    assert f"{NOTE}q, k, v" in rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "c.pt").notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint
@@ -46,21 +46,20 @@ class HuggingFaceDirectory(FileCheckpoint):
         self.about = about(self.config)
         parts = {file: open_file(self.home / file) for file in weights.files}
         unlisted = _check_parts(self.home / self.main, parts, weights.weight_map)
-        self.remarks = (*weights.remarks, *unlisted)
-        self._recall(list(parts.values()))
-        self._combine(list(parts.values()))
+        self._files = tuple(parts.values())
+        inside = (remark for part in self._files for remark in part.remarks)
+        self.remarks = (*weights.remarks, *unlisted, *inside)
+        self._combine(self._files)
+        if self.manifest is None and (record := recorded(self.config, self.infos)) is not None:
+            self.adopt(record)
 
-    def _recall(self, parts: list[FileCheckpoint]) -> None:
-        """Give files without a manifest the record in the configuration."""
-        infos = {name: info for part in parts for name, info in part.infos.items()}
-        if any(part.manifest for part in parts):
-            return
-        record = recorded(self.config, infos)
-        if record is not None:
-            for part in parts:
-                part.adopt(record)
+    def adopt(self, record: Manifest) -> None:
+        """Give all files a record that was kept elsewhere: the configuration, or another file."""
+        for part in self._files:
+            part.adopt(record)
+        self._combine(self._files)
 
-    def _combine(self, parts: list[FileCheckpoint]) -> None:
+    def _combine(self, parts: Sequence[FileCheckpoint]) -> None:
         """List the tensors of all shards, and what else the shards hold."""
         self._parts = {name: part for part in parts for name in part.infos}
         names = sorted(self._parts, key=natural_order)
@@ -73,14 +72,12 @@ class HuggingFaceDirectory(FileCheckpoint):
         }
         self.opaque = tuple(name for part in parts for name in part.opaque)
         self.opaque_bytes = sum(part.opaque_bytes for part in parts)
-        self.remarks += tuple(remark for part in parts for remark in part.remarks)
         self.extras = tuple(name for part in parts for name in part.extras)
         self.manifest = self._shared_manifest(parts)
         self.metadata = {}
         for part in parts:
             self.metadata |= part.metadata
             self.stamps |= part.stamps
-        self._files = tuple(part.path for part in parts)
 
     def _tied_by_class(self, name: str) -> bool:
         """Whether the model's class ties a name again when a file does not hold it.
@@ -93,7 +90,7 @@ class HuggingFaceDirectory(FileCheckpoint):
         embedding = module_of(name).endswith("embed_tokens")
         return set(rows) <= self.about.vocabularies and bool(rows) and (tied or embedding)
 
-    def _shared_manifest(self, parts: list[FileCheckpoint]) -> Manifest | None:
+    def _shared_manifest(self, parts: Sequence[FileCheckpoint]) -> Manifest | None:
         """The record of the first shard that has one, of those factors that are still shared."""
         record = next((part.manifest for part in parts if part.manifest), None)
         return record and record.keep_shared(
@@ -103,12 +100,12 @@ class HuggingFaceDirectory(FileCheckpoint):
     @property
     def files(self) -> tuple[Path, ...]:
         """Configuration and weights."""
-        return (self.home / CONFIG, *self._files)
+        return (self.home / CONFIG, *self.weights)
 
     @property
     def weights(self) -> tuple[Path, ...]:
         """The files that hold the tensors."""
-        return self._files
+        return tuple(part.path for part in self._files)
 
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor, from its shard."""

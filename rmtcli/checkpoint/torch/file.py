@@ -87,8 +87,8 @@ class TorchFile(FileCheckpoint):
         tensors = {name: x for name, x in others.items() if isinstance(x, torch.Tensor)}
         self.opaque_bytes = sum(map(_bytes_of_other, tensors.values()))
         self.remarks = _on_others(tensors)
-        record = Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))
-        self.manifest = record and record.keep_tied(self.ties(self.infos))
+        if (record := Manifest.from_json(getattr(self.state, MANIFEST_ATTRIBUTE, ""))) is not None:
+            self.adopt(record)
         self.aliases = shared_storages(self)
 
     def raw(self, name: str) -> RawTensor:

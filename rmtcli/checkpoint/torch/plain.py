@@ -48,8 +48,8 @@ class PlainTorchFile(Archive):
         # The type of an unpickler's error depends on where it fails; torch's reader will explain.
         except Exception as error:
             raise UnusualError(str(error)) from None
-        record = Manifest.from_json(self._record)
-        self.manifest = record and record.keep_tied(self.ties(self.infos))
+        if (record := Manifest.from_json(self._record)) is not None:
+            self.adopt(record)
         self.aliases = shared_storages(self)
         self.extras = self._extras
 
