@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import settings
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 
 from rmtcli.computing import cores
 
@@ -36,6 +37,17 @@ settings.load_profile("rmtcli")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Share the whole suite among the cores; tests that are named run here, without workers."""
     return cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> Iterator[None]:
+    """Compute two layers at once on any machine, and matrices of the tests with one BLAS thread.
+
+    BLAS threads of several processes that share the cores would wait for each other.
+    """
+    with threadpool_limits(1, "blas"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rmtcli.computing.here.cores", lambda: 2)
+        yield
 
 
 def noise(shape: tuple[int, int], sigma: float = 1.0, seed: int = 0) -> np.ndarray:

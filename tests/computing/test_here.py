@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import rmtcli
 from rmtcli.computing import cores, here, in_order
@@ -26,6 +26,13 @@ def threads() -> set[int]:
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(here, "cores", lambda: request.param)
     return int(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _three_blas_threads() -> Iterator[None]:
+    """A number that no limit in these tests equals, so that it has to be restored."""
+    with threadpool_limits(3, "blas"):
+        yield
 
 
 @pytest.mark.parametrize("own_executor", [False, True])
