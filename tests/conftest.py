@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
 from rmtcli.computing import cores
+from rmtcli.planning import Timing
 
 if TYPE_CHECKING:
     from tests.sandbox import Sandbox
@@ -116,10 +117,11 @@ def sandbox() -> Iterator[Sandbox]:
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make timings independent of the machine: a layer takes 1 s, its factors 0.1 s or more."""
 
-    def times(runs: Sequence[object], device: str) -> list[float]:
-        return [1.0, *(0.1 * (1 + i) for i in range(len(runs) - 1))]
+    def times(runs: Sequence[object], device: str) -> list[Timing]:
+        seconds = [1.0, *(0.1 * (1 + i) for i in range(len(runs) - 1))]
+        return [Timing(median, 0.9 * median, 1.2 * median) for median in seconds]
 
-    monkeypatch.setattr("rmtcli.running.clock.medians", times)
+    monkeypatch.setattr("rmtcli.running.clock.timed", times)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from rmtcli.arrays import FloatArray
-from rmtcli.edges.base import EDGES, EdgeFit, Noise, Verdict, Weight, central_window
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window
 from rmtcli.edges.judge import judge, low_rank
 from rmtcli.edges.options import WindowOptions
 from rmtcli.law import tracy_widom
@@ -46,6 +46,8 @@ class BemaGamma(WindowOptions):
     """
 
     reference: ClassVar[str] = "Ke, Ma and Lin (2023), JASA, algorithm 2"
+    #: The table of p-values holds for given variances, not for random ones.
+    tested: ClassVar[bool] = False
 
     def fit(self, spectrum: Spectrum, weight: Weight) -> EdgeFit:
         """Fit the Gamma law with the least squared distance to the middle eigenvalues."""
@@ -62,7 +64,7 @@ class BemaGamma(WindowOptions):
         sigma = math.sqrt(match.variance)
         matching = window_error(spectrum.gamma, spectrum.p, self.alpha)
         drawing = _DRAWING / math.sqrt(4 * match.side.size * match.shape)
-        fit = judge(
+        return judge(
             spectrum,
             weight,
             sigma,
@@ -71,10 +73,6 @@ class BemaGamma(WindowOptions):
             noise=match.side.noise(match.shape, match.variance),
             compared=Spectrum(moved, spectrum.n, spectrum.p),
         )
-        # The table of p-values holds for given variances, not for random ones: no p-value can speak
-        # against this fit.
-        verdict = Verdict.FITS if fit.verdict is Verdict.NEAR else fit.verdict
-        return replace(fit, p_value=None, verdict=verdict)
 
 
 class _Side:

@@ -40,7 +40,9 @@ def judge(
         spectrum: the layer's spectrum.
         weight: the layer's weight, shape (out, in).
         sigma: estimated standard deviation of one noise entry.
-        options: window, chance of a false spike, and largest distance of a good fit.
+        options: window, chance of a false spike, largest distance of a good fit, and whether the
+            law's p-values hold for the estimator; if not, none is reported, and none makes a fit
+            merely near.
         sigma_error: standard error of sigma, or None where it is not known.
         removed: number of spikes that were removed before sigma was estimated; the bulk is
             compared with the law without them.
@@ -75,11 +77,12 @@ def judge(
             return Verdict.WIDE_SIGNAL
         if poor and distance > options.max_distance:
             return Verdict.POOR_FIT
-        near = p_value < IMPROBABLE and distance > NEGLIGIBLE
+        near = options.tested and p_value < IMPROBABLE and distance > NEGLIGIBLE
         return Verdict.NEAR if near else Verdict.FITS
 
     one = compared is None
-    return EdgeFit(law, edge, distance, verdict(), noise, sigma_error, p_value, one)
+    known = p_value if options.tested else None
+    return EdgeFit(law, edge, distance, verdict(), noise, sigma_error, known, one)
 
 
 def low_rank(spectrum: Spectrum) -> EdgeFit | None:

@@ -21,11 +21,13 @@ class LawOptions:
         beta: chance that pure noise exceeds the edge.
         max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
             noise would fit better; taken over the middle 60 % of the eigenvalues.
+        tested: whether the law's p-values hold for the estimator.
     """
 
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
     alpha: ClassVar[float] = WINDOW
+    tested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self.alpha, self.beta, self.max_distance)
@@ -41,11 +43,13 @@ class WindowOptions:
         max_distance: Kolmogorov–Smirnov distance up to which a fit counts as near where pure
             noise would fit better; taken over the window. Shmalo, Jenkins and Krupchytskyi (2023)
             use 0.1.
+        tested: whether the law's p-values hold for the estimator.
     """
 
     alpha: float = WINDOW
     beta: float = 0.1
     max_distance: float = MAX_DISTANCE
+    tested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_options(self.alpha, self.beta, self.max_distance)

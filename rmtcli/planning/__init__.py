@@ -29,7 +29,7 @@ from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.siblings import approximated, sibling_groups
-from rmtcli.planning.times import Latency, Times
+from rmtcli.planning.times import Latency, Times, Timing
 
 __all__ = [
     "Allocation",
@@ -49,6 +49,7 @@ __all__ = [
     "RankChooser",
     "SearchResult",
     "Times",
+    "Timing",
     "allocation_of",
     "approximated",
     "by_plan",

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 #: Ratio above which a layer counts as slower; two runs of one layer may differ by as much.
 _NOISE = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long something took when it was repeated, in seconds.
+
+    Attributes:
+        median: half of the repetitions took less.
+        low: a quarter of them took less.
+        high: a quarter of them took more.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(seconds: Sequence[float]) -> Timing:
+        """The median and the quartiles of some repetitions."""
+        low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+        return Timing(median, low, high)
+
+    @staticmethod
+    def sum(timings: Iterable[Timing]) -> Timing:
+        """The time of things that run in sequence, all of them slow or fast at the same time."""
+        parts = list(timings)
+        return Timing(
+            sum(part.median for part in parts),
+            sum(part.low for part in parts),
+            sum(part.high for part in parts),
+        )
+
+    def differs(self, other: Timing) -> bool:
+        """Whether the middle halves of the repetitions have nothing in common."""
+        return self.low > other.high or other.low > self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,33 +54,37 @@ class Latency:
         batch: rows of each layer's input, and samples of the network's.
         device: where they ran, such as ``cpu``.
         threads: number of threads of torch.
-        layers: seconds before and after, by layer name, of each layer on its own; convolutions and
+        layers: times before and after, by layer name, of each layer on its own; convolutions and
             recurrent layers are left out.
-        network: seconds before and after of the whole network, or None if it was not run.
+        network: times before and after of the whole network, or None if it was not run.
     """
 
     batch: int
     device: str
     threads: int
-    layers: Mapping[str, tuple[float, float]]
-    network: tuple[float, float] | None = None
+    layers: Mapping[str, tuple[Timing, Timing]]
+    network: tuple[Timing, Timing] | None = None
 
     @property
-    def total(self) -> tuple[float, float]:
-        """Seconds of all layers in sequence, before and after."""
+    def total(self) -> tuple[Timing, Timing]:
+        """Times of all layers in sequence, before and after."""
         before, after = zip(*self.layers.values(), strict=True) if self.layers else ((), ())
-        return sum(before), sum(after)
+        return Timing.sum(before), Timing.sum(after)
 
     @property
     def ratio(self) -> float | None:
         """Time after / time before, of the network if it was run, else of the layers."""
         before, after = self.network or self.total
-        return after / before if before else None
+        return after.median / before.median if before.median else None
 
     @property
     def slower(self) -> tuple[str, ...]:
-        """Layers that take longer than before."""
-        return tuple(n for n, (before, after) in self.layers.items() if after > _NOISE * before)
+        """Layers that take longer than before, by more than their times vary."""
+        return tuple(
+            name
+            for name, (before, after) in self.layers.items()
+            if after.median > _NOISE * before.median and after.differs(before)
+        )
 
 
 @dataclass(frozen=True, slots=True)

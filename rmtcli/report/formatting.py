@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rmtcli.edges import Verdict
 from rmtcli.errors import one_line
+from rmtcli.planning import Timing
 
 #: Names listed before the rest is only counted.
 LISTED = 5
@@ -47,7 +48,23 @@ def optional(value: float | None, form: str, unit: str = "") -> str:
 
 def milliseconds(seconds: float) -> str:
     """A time in milliseconds, with three digits."""
-    return f"{1e3 * seconds:.3g} ms"
+    return f"{_thousandths(seconds)} ms"
+
+
+def _thousandths(value: float) -> str:
+    return f"{1e3 * value:,.0f}" if value >= 1 else f"{1e3 * value:.3g}"
+
+
+def timing(time: Timing) -> str:
+    """A median in milliseconds, with its quartiles in brackets."""
+    return f"{milliseconds(time.median)} [{_thousandths(time.low)}–{_thousandths(time.high)}]"
+
+
+def time_change(before: Timing, after: Timing) -> str:
+    """The relative change of a median, and whether the times vary by as much."""
+    change = f"{100 * (after.median / before.median - 1) + 0.0:+.0f} %"
+    same = before is after or before == after
+    return change if same or after.differs(before) else f"{change}, within their spread"
 
 
 def memory(size: int) -> str:

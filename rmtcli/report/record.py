@@ -11,7 +11,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.layouts import ReadBack
-from rmtcli.planning import Latency, LayerPlan
+from rmtcli.planning import Latency, LayerPlan, Timing
 from rmtcli.version import __version__
 
 #: Version of the JSON layout; it rises when a field changes its meaning or goes away.
@@ -41,6 +41,14 @@ def change_of(before: float, after: float) -> dict[str, Any]:
     return {"before": before, "after": after, "ratio": after / before if before else None}
 
 
+def times_of(before: Timing, after: Timing) -> dict[str, Any]:
+    """Two median times in seconds, their ratio, and their quartiles."""
+    return change_of(before.median, after.median) | {
+        "before_quartiles": [before.low, before.high],
+        "after_quartiles": [after.low, after.high],
+    }
+
+
 def readback_of(readback: ReadBack | None) -> dict[str, int] | None:
     """The number of tensors and of layers that were read back from the output."""
     if readback is None:
@@ -54,8 +62,8 @@ def latency_of(latency: Latency) -> dict[str, Any]:
         "batch": latency.batch,
         "device": latency.device,
         "threads": latency.threads,
-        "layers": change_of(*latency.total) if latency.layers else None,
-        "network": None if latency.network is None else change_of(*latency.network),
+        "layers": times_of(*latency.total) if latency.layers else None,
+        "network": None if latency.network is None else times_of(*latency.network),
         "slower": list(latency.slower),
     }
 
@@ -141,7 +149,7 @@ def _decision(
         "predicted_loss": plan.predicted_loss,
         "parameters": change_of(layer.size, plan.size),
         "latency": [
-            {"batch": timed.batch} | change_of(*timed.layers[layer.name])
+            {"batch": timed.batch} | times_of(*timed.layers[layer.name])
             for timed in latency
             if layer.name in timed.layers
         ],

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 from rmtcli.calibration import Calibrated
 from rmtcli.evaluation import Comparison
-from rmtcli.planning import Guard, Latency
+from rmtcli.planning import Guard, Latency, Timing
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import (
     before_after,
     count_of,
     memory,
-    milliseconds,
     shown,
     some_of,
+    time_change,
+    timing,
     word_of,
 )
 from rmtcli.report.scores import dense, network, scores
@@ -154,8 +155,8 @@ def _latency(latency: Latency) -> Iterator[Line]:
         yield "slower", f"{names}: the two factors take longer than the dense layer {at}"
 
 
-def _times(before: float, after: float) -> str:
-    return f"{milliseconds(before)} → {milliseconds(after)} ({100 * (after / before - 1):+.0f} %)"
+def _times(before: Timing, after: Timing) -> str:
+    return f"{timing(before)} → {timing(after)} ({time_change(before, after)})"
 
 
 def _skipped(report: Report) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rmtcli.planning import Timing
 from rmtcli.report.base import Report, Source
-from rmtcli.report.formatting import milliseconds, percent_change
+from rmtcli.report.formatting import percent_change, time_change, timing
 
 
 def totals(report: Report) -> list[tuple[str, str, str, str]]:
@@ -14,10 +15,7 @@ def totals(report: Report) -> list[tuple[str, str, str, str]]:
     """
     return [
         *((label, f"{a:,}", f"{b:,}", percent_change(a, b)) for label, a, b in _counted(report)),
-        *(
-            (label, milliseconds(a), milliseconds(b), percent_change(a, b))
-            for label, a, b in _timed(report)
-        ),
+        *((label, timing(a), timing(b), time_change(a, b)) for label, a, b in _timed(report)),
     ]
 
 
@@ -52,7 +50,7 @@ def _counted(report: Report) -> list[tuple[str, int, int]]:
     return lines
 
 
-def _timed(report: Report) -> list[tuple[str, float, float]]:
+def _timed(report: Report) -> list[tuple[str, Timing, Timing]]:
     lines = []
     for latency in report.latency:
         at = f"at batch {latency.batch}, {latency.device}"

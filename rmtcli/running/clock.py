@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing.device import using
 from rmtcli.layers import Layer
 from rmtcli.layouts import Layout
-from rmtcli.planning import Times
+from rmtcli.planning import Times, Timing
 
 #: Least and largest number of rounds, and seconds after which no further round begins.
 _ROUNDS, _SECONDS = (5, 25), 0.5
@@ -28,8 +27,8 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
 @torch.inference_mode()
-def medians(runs: Sequence[Callable[[], object]], device: str) -> list[float]:
-    """Median seconds per call of each function, with the functions measured in turns.
+def timed(runs: Sequence[Callable[[], object]], device: str) -> list[Timing]:
+    """Seconds per call of each function, with the functions measured in turns.
 
     A machine's speed changes while it is measured, so functions that are compared take turns. The
     first call of each is not counted.
@@ -57,7 +56,7 @@ def medians(runs: Sequence[Callable[[], object]], device: str) -> list[float]:
             break
         for times, run, count in zip(seconds, runs, calls, strict=True):
             times.append(block(run, count))
-    return [statistics.median(times) for times in seconds]
+    return [Timing.of(times) for times in seconds]
 
 
 class Clock:
@@ -73,18 +72,18 @@ class Clock:
 
     def __init__(self, batch: int, device: str) -> None:
         self.batch, self.device, self.threads = batch, device, torch.get_num_threads()
-        self._pairs: dict[object, tuple[float, float]] = {}
+        self._pairs: dict[object, tuple[Timing, Timing]] = {}
         self._times: dict[object, Times] = {}
         with using(device):
             torch.zeros(1, device=device)
 
-    def pair(self, layer: Layer, layout: Layout, rank: int | None) -> tuple[float, float]:
-        """Seconds of a dense layer and of the pruned one; the dense time twice if rank is None."""
+    def pair(self, layer: Layer, layout: Layout, rank: int | None) -> tuple[Timing, Timing]:
+        """Times of a dense layer and of the pruned one; the dense time twice if rank is None."""
         key = (layer.shape, layer.dtype, layout, rank)
         if key not in self._pairs:
             ranks = [] if rank is None else [rank]
-            seconds = medians(self._runs(layer, layout, ranks), self.device)
-            self._pairs[key] = seconds[0], seconds[-1]
+            timings = timed(self._runs(layer, layout, ranks), self.device)
+            self._pairs[key] = timings[0], timings[-1]
         return self._pairs[key]
 
     def times(self, layer: Layer, layout: Layout) -> Times:
@@ -93,7 +92,8 @@ class Clock:
         if key not in self._times:
             most = layout.largest_rank(*layer.shape)
             ranks = sorted({max(1, round(share * most)) for share in _SHARES})
-            dense, *seconds = medians(self._runs(layer, layout, ranks), self.device)
+            timings = timed(self._runs(layer, layout, ranks), self.device)
+            dense, *seconds = (timing.median for timing in timings)
             macs = [layout.values(*layer.shape, rank) for rank in ranks]
             if len(ranks) < 2:
                 macs, seconds = [*macs, macs[0] + 1], [*seconds, seconds[0]]
@@ -116,8 +116,8 @@ class Clock:
 
 def network_seconds(
     networks: Sequence[nn.Module], inputs: NDArray[Any], batch: int, device: str
-) -> list[float]:
-    """Median seconds per forward pass of each network, on the first ``batch`` samples.
+) -> list[Timing]:
+    """Seconds per forward pass of each network, on the first ``batch`` samples.
 
     Args:
         networks: networks in evaluation mode, on their device.
@@ -128,7 +128,7 @@ def network_seconds(
     x = torch.from_numpy(inputs[np.arange(batch) % len(inputs)]).to(device)
     if x.is_floating_point():
         x = x.to(next(networks[0].parameters()).dtype)
-    return medians([partial(network, x) for network in networks], device)
+    return timed([partial(network, x) for network in networks], device)
 
 
 def _wait(device: str) -> None:

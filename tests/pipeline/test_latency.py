@@ -15,11 +15,13 @@ import rmtcli
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Selection
 from rmtcli.layouts import Factored, Layout, Pivoted
-from rmtcli.planning import Budget, Latency, Times
+from rmtcli.planning import Budget, Latency, Times, Timing
 from rmtcli.planning.allocate import RankOptions, allocate
+from rmtcli.report.formatting import time_change, timing
+from rmtcli.report.record import times_of
 from rmtcli.report.summary import summary
 from rmtcli.report.totals import totals
-from rmtcli.running.clock import Clock, medians
+from rmtcli.running.clock import Clock, timed
 from tests.conftest import SAMPLES, Run
 
 DEEP = SAMPLES / "mnist_deep.pt"
@@ -54,9 +56,9 @@ def test_timed_functions_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         calls += name
 
     monkeypatch.setattr("rmtcli.running.clock.time.perf_counter", lambda: now)
-    short, long = medians([lambda: work("a", 0.004), lambda: work("b", 0.02)], "cpu")
-    assert short == pytest.approx(0.004)
-    assert long == pytest.approx(0.02)
+    short, long = timed([lambda: work("a", 0.004), lambda: work("b", 0.02)], "cpu")
+    assert (short.low, short.median, short.high) == pytest.approx((0.004,) * 3)
+    assert long.median == pytest.approx(0.02)
     assert "aba" in calls
 
 
@@ -71,18 +73,37 @@ def test_each_shape_and_type_is_timed_once(layout: Layout) -> None:
     first = clock.pair(layer((40, 60)), layout, 5)
     assert clock.pair(layer((40, 60)), layout, 5) is first
     dense = clock.pair(layer((40, 60), "BF16"), layout, None)
-    assert dense[0] == dense[1] > 0
+    assert dense[0] is dense[1]
+    assert 0 < dense[0].low <= dense[0].median <= dense[0].high
     assert clock.times(layer((2, 3), "F64"), layout).dense > 0  # one rank is all there is
 
 
 def test_slower_layers_are_listed() -> None:
-    result = Latency(1, "cpu", 2, {"a": (1.0, 2.0), "b": (2.0, 1.0), "c": (1.0, 1.0)})
+    one, two = Timing(1.0, 0.75, 1.5), Timing(2.0, 1.75, 2.5)
+    noisy = Timing(1.5, 1.25, 1.9)
+    layers = {"a": (one, two), "b": (two, one), "c": (one, one), "d": (one, noisy)}
+    result = Latency(1, "cpu", 2, layers)
     assert result.slower == ("a",)
-    assert result.total == (4.0, 4.0)
-    assert result.ratio == 1.0
-    whole = Latency(1, "cpu", 2, {}, (2.0, 1.0))
-    assert (whole.ratio, whole.total) == (0.5, (0, 0))
+    assert result.total == (Timing(5.0, 4.0, 7.0), Timing(5.5, 4.5, 7.4))
+    assert result.ratio == 1.1
+    whole = Latency(1, "cpu", 2, {}, (two, one))
+    assert (whole.ratio, whole.total) == (0.5, (Timing(0, 0, 0),) * 2)
     assert Latency(1, "cpu", 2, {}).ratio is None
+
+
+def test_times_are_shown_with_their_quartiles() -> None:
+    fast, slow = Timing.of([0.001, 0.002, 0.003, 0.004, 0.1]), Timing.of([0.5] * 3)
+    assert fast == Timing(0.003, 0.002, 0.004)
+    assert timing(fast) == "3 ms [2–4]"
+    assert time_change(slow, fast) == "-99 %"
+    assert time_change(fast, Timing(0.0033, 0.0029, 0.005)) == "+10 %, within their spread"
+    assert times_of(fast, slow) == {
+        "before": 0.003,
+        "after": 0.5,
+        "ratio": 0.5 / 0.003,
+        "before_quartiles": [0.002, 0.004],
+        "after_quartiles": [0.5, 0.5],
+    }
 
 
 def test_an_allocation_counts_the_fixed_time_of_two_factors() -> None:
@@ -119,12 +140,14 @@ def test_a_report_has_times_of_layers_and_of_the_network() -> None:
     at_budget = report.latency[1]
     assert at_budget.network is not None
     before, after = at_budget.total
-    assert before == 5.0
-    assert after == pytest.approx(1.0 + 4 * 0.1)
-    assert at_budget.total == tuple(map(sum, zip(*at_budget.layers.values(), strict=True)))
+    assert (before.low, before.median, before.high) == (4.5, 5.0, 6.0)
+    assert after.median == pytest.approx(1.0 + 4 * 0.1)
     assert set(at_budget.layers) == {plan.layer.name for plan in report.layers}
     assert at_budget.layers["fc5.weight"][0] == at_budget.layers["fc5.weight"][1]
-    assert sum(label == "latency" for label, _ in summary(report)) == 2
+    texts = [text for label, text in summary(report) if label == "latency"]
+    assert len(texts) == 2
+    change = "5,000 ms [4,500–6,000] → 1,400 ms [1,260–1,680] (-72 %)"
+    assert texts[1].startswith(f"linear layers {change}; network ")
     assert sum(label.startswith("time of the network") for label, *_ in totals(report)) == 2
 
 
