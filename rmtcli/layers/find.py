@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 
 from rmtcli.checkpoint import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.names import member, module_of, plain
+from rmtcli.checkpoint.names import is_recurrent, member, module_of, plain, unit_of
 from rmtcli.errors import UsageError
 from rmtcli.layers.foreign import foreign
 from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason, matches
@@ -18,8 +18,8 @@ from rmtcli.layers.order import Link, ordered
 from rmtcli.layers.roles import Roles, is_bilinear
 from rmtcli.layers.view import GATES, View
 
-#: A recurrent layer's matrices, as torch names them.
-_RECURRENT = re.compile(r"(^|[._])weight_(ih|hh)(_l\d+(_reverse)?)?$")
+#: A recurrent layer's matrices, by the end of their names.
+_RECURRENT = re.compile(r"(^|[._])weight_(ih|hh|hr)(_l\d+(_reverse)?)?$")
 #: The projections in torch's attention module, and the layers that each holds by rows.
 _ATTENTION = {"in_proj_weight": ("q", "k", "v")} | {f"{x}_proj_weight": ("",) for x in "qkv"}
 #: A stack of experts' matrices.
@@ -27,7 +27,7 @@ _EXPERTS = re.compile(r"(^|\.)experts(\.\w+)+$")
 
 
 def find_layers(
-    checkpoint: Checkpoint, selection: Selection | None = None
+    checkpoint: Checkpoint, selection: Selection | None = None, *, whole: bool = False
 ) -> Iterator[Layer | Skipped]:
     """Yield every fully connected layer, and every other matrix with the reason why it is not one.
 
@@ -38,11 +38,12 @@ def find_layers(
     makes it an ordinary layer. One-dimensional tensors (biases, norms) are not listed, unless
     another tool keeps weights in them. Each matrix in a stack of experts is a layer, and so are
     the projections in torch's attention module; convolutions and the gates of recurrent layers are
-    layers if the selection asks for them.
+    layers if the selection asks for them, the gates of one matrix together or each by itself.
 
     Args:
         checkpoint: the network; its order is kept.
         selection: which matrices the user wants treated as layers.
+        whole: whether the gates in a recurrent layer's matrix are one layer.
 
     Raises:
         UsageError: a pattern that matches no tensor of the checkpoint.
@@ -54,7 +55,7 @@ def find_layers(
     layers = [name for name, reason in reasons.items() if reason is None]
     heads = _heads(roles, layers, selection)
     reasons |= {name: SkipReason.EXCLUDED for name in layers if selection.leaves_out(name)}
-    crowded = _crowded(checkpoint, {module_of(name) for name in layers})
+    crowded = _crowded(checkpoint, {unit_of(name) for name in layers})
     tied: dict[str, tuple[str, ...]] = {}
     for name, first in _ties(checkpoint, reasons).items():
         reasons[name] = reasons[name] or SkipReason.TIED
@@ -64,9 +65,9 @@ def find_layers(
             yield Skipped(name, reason)
         else:
             names = tied.get(name, ())
-            others = not crowded.isdisjoint(map(module_of, (name, *names)))
+            others = not crowded.isdisjoint(map(unit_of, (name, *names)))
             marks = [heads[each] for each in (name, *names) if each in heads]
-            for layer in _layers(checkpoint, name, names):
+            for layer in _layers(checkpoint, name, names, whole=whole):
                 alone = not (others and layer.view.splits)
                 view = layer.view if alone else replace(layer.view, splits=False, others=True)
                 narrow = bool(marks) and not any(marks)
@@ -110,10 +111,12 @@ def _ties(checkpoint: Checkpoint, reasons: Mapping[str, SkipReason | None]) -> M
     return checkpoint.ties(names)
 
 
-def _layers(checkpoint: Checkpoint, name: str, tied: tuple[str, ...]) -> Iterator[Layer]:
+def _layers(
+    checkpoint: Checkpoint, name: str, tied: tuple[str, ...], *, whole: bool
+) -> Iterator[Layer]:
     """The layers in one tensor."""
     info = checkpoint.infos[name]
-    for view in _views(checkpoint, name):
+    for view in _views(checkpoint, name, whole=whole):
         yield Layer(
             f"{name}:{view.label}" if view.label else name,
             view.shape(info.shape),
@@ -143,7 +146,8 @@ def _heads(roles: Roles, names: Sequence[str], selection: Selection) -> dict[str
     if checkpoint.as_stored:
         last = set(untied[-1:])
     sure = named | (last if len(untied) > 1 else set())
-    return {name: name in sure for name in (named | narrow | last) - set(selection.include)}
+    marked = {x for x in named | narrow | last if not _RECURRENT.search(x)}
+    return {name: name in sure for name in marked - set(selection.include)}
 
 
 def _skip_reason(roles: Roles, name: str, selection: Selection) -> SkipReason | None:
@@ -212,15 +216,18 @@ def _is_factor(checkpoint: Checkpoint, module: str) -> bool:
     return parent in factored and last in ("0", "1", "pivot", "rest")
 
 
-def _views(checkpoint: Checkpoint, name: str) -> list[View]:
+def _views(checkpoint: Checkpoint, name: str, *, whole: bool = False) -> list[View]:
     """The matrices in a tensor that is a layer, or holds several."""
     info, about = checkpoint.infos[name], checkpoint.about
     recurrent = _RECURRENT.search(name) is not None
     parts = _gates(checkpoint, name) if recurrent else _projections(checkpoint, name)
-    if recurrent or len(parts) > 1:
-        marks = range(0, info.shape[0] + 1, info.shape[0] // max(len(parts), 1))
+    if len(parts) > 1 and not (recurrent and whole):
+        marks = range(0, info.shape[0] + 1, info.shape[0] // len(parts))
         rows = zip(pairwise(marks), parts, strict=True)
-        return [View(part, label=label, splits=False) for part, label in rows]
+        return [View(part, recurrent=recurrent, label=x, splits=False) for part, x in rows]
+    if recurrent:
+        splits = whole and is_recurrent(name) and not about.linear_only
+        return [View(recurrent=True, splits=splits)]
     if parts:
         return [View(splits=False)]
     if _is_stack(name, info):
@@ -259,11 +266,20 @@ def _projections(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
 
 
 def _gates(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
-    """A recurrent matrix's gates, from its rows and the width of the state; empty if unknown."""
-    inner = name.replace("weight_ih", "weight_hh")
-    if inner not in checkpoint.infos or len(checkpoint.infos[inner].shape) != 2:
+    """A recurrent matrix's gates, from its rows and the width of the cell; empty if unknown.
+
+    A projection, whose inputs have that width and whose outputs are the state, counts as one gate.
+    """
+    inner, projection = (
+        checkpoint.infos.get(_RECURRENT.sub(rf"\g<1>weight_{kind}\g<3>", name))
+        for kind in ("hh", "hr")
+    )
+    if inner is None or any(info and len(info.shape) != 2 for info in (inner, projection)):
         return ()
-    rows, width = checkpoint.infos[inner].shape
-    same = checkpoint.infos[name].shape[0] == rows
-    # In an LSTM with a projection the state is narrower than the gates: the rows tell nothing.
-    return GATES.get(rows // width, ()) if width and rows % width == 0 and same else ()
+    rows, width = inner.shape
+    if projection is not None:
+        width = projection.shape[1] if projection.shape[0] == width else 0
+    gates = GATES.get(rows // width, ()) if width and rows % width == 0 else ()
+    if checkpoint.infos[name] is projection:
+        return GATES[1] if gates else ()
+    return gates if checkpoint.infos[name].shape[0] == rows else ()

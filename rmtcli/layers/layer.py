@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint import RawTensor
-from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.names import unit_of
 from rmtcli.layers.view import WHOLE, View
 
 
@@ -29,8 +29,8 @@ class SkipReason(Enum):
         "a convolution with one input channel per kernel, as depthwise ones have: if it reads a "
         "single channel, give its full name with --include"
     )
-    RECURRENT = "part of a recurrent layer: ask for its gates with --recurrent"
-    NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM or a GRU"
+    RECURRENT = "part of a recurrent layer: ask for it with --recurrent"
+    NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM, a GRU or an RNN"
     QUANTIZED = "already quantised by another tool: prune the network that it was made from"
     ADAPTER = "part of an adapter, such as LoRA: merge it into its base model and prune that"
     PACKED = (
@@ -84,7 +84,7 @@ class Selection:
         exclude: glob patterns over tensor names to leave out.
         min_side: a layer with fewer outputs is an output head.
         convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
-        recurrent: whether the gates of LSTMs and GRUs are layers.
+        recurrent: whether the matrices of LSTMs, GRUs and RNNs are layers.
     """
 
     include: Sequence[str] = ()
@@ -151,8 +151,12 @@ class Layer:
 
     @property
     def module(self) -> str:
-        """The module's name: ``fc1`` for ``fc1.weight``, empty for a bare ``weight``."""
-        return module_of(self.tensor)
+        """The name of what is replaced with the weight.
+
+        ``fc1`` for ``fc1.weight``, empty for a bare ``weight``; the name itself for a recurrent
+        layer's ``lstm.weight_ih_l0``.
+        """
+        return unit_of(self.tensor)
 
     @property
     def size(self) -> int:
@@ -161,8 +165,8 @@ class Layer:
 
     @property
     def linear(self) -> bool:
-        """Whether it is a linear module of its own; convolutions and gates are not."""
-        return self.view.splits and not self.view.kernel
+        """Whether it is a linear module of its own; convolutions and recurrent layers are not."""
+        return self.view.splits and not (self.view.kernel or self.view.recurrent)
 
     @property
     def break_even_rank(self) -> int:

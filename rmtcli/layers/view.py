@@ -12,7 +12,7 @@ from rmtcli.checkpoint import Checkpoint, RawTensor
 from rmtcli.checkpoint.dtypes import decode
 
 #: Gates of a recurrent layer by their number, in the order in which torch stacks their rows.
-GATES = {4: ("input", "forget", "cell", "output"), 3: ("reset", "update", "new")}
+GATES = {1: ("",), 4: ("input", "forget", "cell", "output"), 3: ("reset", "update", "new")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class View:
         rows: first and last (excluded) index along the tensor's first axis; None for all of it.
         stacked: whether these rows are one matrix of a stack.
         transposed: whether the matrix is stored as in × out.
+        recurrent: whether a recurrent layer multiplies by it.
         kernel: shape of a convolution's kernel, which is flattened into the inputs; else empty.
         label: distinguishes the matrix from others in the same tensor.
         splits: whether two tensors can take its place. They can if a module of its own multiplies
@@ -33,6 +34,7 @@ class View:
     rows: tuple[int, int] | None = None
     stacked: bool = False
     transposed: bool = False
+    recurrent: bool = False
     kernel: tuple[int, ...] = ()
     label: str = ""
     splits: bool = True

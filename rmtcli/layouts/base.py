@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint.names import bias_of, weight_of
 from rmtcli.errors import LayerError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
@@ -170,14 +170,14 @@ class Layout(ABC):
         Raises:
             LayerError: a tensor is missing, or the tensors do not fit together.
         """
-        if not checkpoint.infos.keys() >= set(self.names(member(module, "weight"))):
+        if not checkpoint.infos.keys() >= set(self.names(weight_of(module))):
             raise no_longer_whole(checkpoint, module)
 
     def new_names(self, layer: Layer) -> set[str]:
         """The names, new in the file, of a layer's tensors and bias under all its tied names."""
         names = set()
         for weight in (layer.tensor, *layer.tied):
-            old = {weight, member(module_of(weight), "bias")}
+            old = {weight, bias_of(weight)}
             names |= {*self.names(weight), self.bias_name(weight)} - old
         return names
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint.names import bias_of, weight_of
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import LAYOUTS, Layout, Parts
 from rmtcli.spectra import Factors, tall
@@ -53,7 +53,7 @@ class Dense(Layout):
 
     def bias_name(self, weight: str) -> str:
         """The bias keeps its name."""
-        return member(module_of(weight), "bias")
+        return bias_of(weight)
 
     def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The product of the factors, as the layer's tensor or its part of it holds the weight."""
@@ -61,7 +61,7 @@ class Dense(Layout):
 
     def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
         """The weight as it is stored: nothing has to be undone."""
-        return checkpoint.array(member(module, "weight")).astype(np.float64)
+        return checkpoint.array(weight_of(module)).astype(np.float64)
 
     def reconstruct(self, checkpoint: Checkpoint, layer: Layer) -> StoredWeight:
         """The layer's matrix in the file."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
-from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint.names import bias_of, module_of, weight_of
 from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer
@@ -81,7 +81,7 @@ class Replacements:
         """Put tensors in the place of a layer's weight and bias, under all names of the weight."""
         for weight in (layer.tensor, *layer.tied):
             self._edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
-            bias = member(module_of(weight), "bias")
+            bias = bias_of(weight)
             if bias in self.checkpoint.infos and layer.view.rows is None:
                 new = self.layout.bias_name(weight)
                 self._edits[bias] = {new: self._bias(bias, shift)}
@@ -119,7 +119,7 @@ def join(checkpoint: Checkpoint) -> Edits:
     ties = checkpoint.aliases
     made: dict[object, Stored] = {}  # weights and biases that several names share
     for module in modules:
-        layout, weight = layout_of(checkpoint, module), member(module, "weight")
+        layout, weight = layout_of(checkpoint, module), weight_of(module)
         layout.check(checkpoint, module)
         names = layout.names(weight)
         first, dtype = (
@@ -134,7 +134,7 @@ def join(checkpoint: Checkpoint) -> Edits:
         bias = layout.bias_name(weight)
         if bias in checkpoint.infos:
             raw = made.setdefault(ties.get(bias, bias), checkpoint.raw(bias))
-            edits[bias] = {member(module, "bias"): raw}
+            edits[bias] = {bias_of(weight): raw}
     return edits
 
 
@@ -157,7 +157,7 @@ def split_modules(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _looks_split(checkpoint: Checkpoint, module: str, members: Collection[str]) -> bool:
     """Whether a module has the tensors of a layout that splits, and no others."""
-    layout, weight = recognised(checkpoint, module), member(module, "weight")
+    layout, weight = recognised(checkpoint, module), weight_of(module)
     if layout is None:
         return False
     names = layout.names(weight)
@@ -184,7 +184,7 @@ def recognised(checkpoint: Checkpoint, module: str) -> Layout | None:
 
     If several have, the one with most tensors.
     """
-    weight, names = member(module, "weight"), checkpoint.infos.keys()
+    weight, names = weight_of(module), checkpoint.infos.keys()
     layouts = [LAYOUTS.parse(name) for name in LAYOUTS.choices]
     matches = [x for x in layouts if x.splits and names >= set(x.names(weight))]
     return max(matches, key=lambda layout: len(layout.names(weight)), default=None)

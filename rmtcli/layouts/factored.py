@@ -11,7 +11,7 @@ import numpy as np
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.names import factors_of, module_of
+from rmtcli.checkpoint.names import factors_of, unit_of
 from rmtcli.layers import Layer, break_even
 from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole
 from rmtcli.spectra import Factors
@@ -57,12 +57,12 @@ class Factored(Layout):
 
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the right and the left factor."""
-        right, left, _ = factors_of(module_of(weight))
+        right, left, _ = factors_of(unit_of(weight))
         return right, left
 
     def bias_name(self, weight: str) -> str:
         """The second module holds the bias."""
-        return factors_of(module_of(weight))[2]
+        return factors_of(unit_of(weight))[2]
 
     def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The two factors as the modules in the layer's place hold them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
-from rmtcli.checkpoint.names import member
+from rmtcli.checkpoint.names import member, unit_of, weight_of
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import CheckpointError
+from rmtcli.layouts.base import Layout
 from rmtcli.layouts.edits import recognised
 from rmtcli.layouts.pivoted_module import PivotedModule
+from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
 from rmtcli.layouts.split import own_part
 from rmtcli.layouts.wrapped import prefix_of, unwrapped
 
@@ -23,9 +26,10 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     """Load a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
-    an ``nn.Sequential`` of two modules, and one in the pivoted layout by a ``PivotedModule``; then
-    all parameters are loaded. Layers that share a right factor share the first of the two modules.
-    Names that the module ties to others may be missing
+    an ``nn.Sequential`` of two modules, and one in the pivoted layout by a ``PivotedModule``; a
+    recurrent layer with such matrices by a module that runs step by step. Then all parameters are
+    loaded. Layers that share a right factor share the first of the two modules. Names that the
+    module ties to others may be missing
     from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
     Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
     Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
@@ -66,13 +70,12 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
 
 def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     """Replace the modules whose weights the checkpoint holds in a layout that splits them."""
-    names = checkpoint.infos.keys()
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
     replaced: dict[str, Any] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         full = f"{prefix}{name}" if name else prefix.rstrip(".")
-        layout = None if member(full, "weight") in names else recognised(checkpoint, full)
-        if layout is None or "weight" not in module._parameters:
+        layouts = _layouts(module, checkpoint, full)
+        if not layouts:
             continue
         if not name:
             raise CheckpointError(
@@ -80,16 +83,11 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
                 "wrap it in a module, or run rmtcli densify"
             )
         if id(module) not in split:
-            made = layout.split(module, checkpoint, full)
-            if made is None:
-                raise CheckpointError(
-                    f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: "
-                    f"run rmtcli densify, or prune with --exclude '{member(full, 'weight')}'"
-                )
-            split[id(module)] = made
+            split[id(module)] = _in_place_of(module, name, checkpoint, full, layouts)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, split[id(module)])
-        replaced[full] = split[id(module)]
+        for own in layouts:
+            replaced[_at(full, own)] = split[id(module)].get_submodule(own)
     shared = checkpoint.manifest.shared if checkpoint.manifest else {}
     for full, first in shared.items():
         if full in replaced and first in replaced:
@@ -102,6 +100,56 @@ def _share(module: Any, sibling: Any) -> None:
         module.pivot = sibling.pivot
     else:
         module[0] = sibling[0]
+
+
+def _layouts(module: nn.Module, checkpoint: Checkpoint, full: str) -> dict[str, Layout]:
+    """How a checkpoint holds those of a module's matrices that it holds split.
+
+    The names are those of a recurrent layer's matrices, and empty for any other module.
+
+    Args:
+        module: the module.
+        checkpoint: the file.
+        full: the module's name in the file.
+    """
+    weights = [name for name in module._parameters if weight_of(unit_of(name)) == name]
+    layouts = {}
+    for weight in weights:
+        unit = unit_of(weight)
+        layout = recognised(checkpoint, _at(full, unit))
+        if layout is not None and member(full, weight) not in checkpoint.infos:
+            layouts[unit] = layout
+    return layouts
+
+
+def _in_place_of(
+    module: nn.Module,
+    name: str,
+    checkpoint: Checkpoint,
+    full: str,
+    layouts: Mapping[str, Layout],
+) -> nn.Module:
+    """The module that takes the place of one.
+
+    Raises:
+        CheckpointError: none can.
+    """
+    recurrent, parts = matrices_of(module), {}
+    for own, layout in layouts.items():
+        whole = module if not own else linear_of(module, own) if own in recurrent else None
+        part = None if whole is None else layout.split(whole, checkpoint, _at(full, own))
+        if part is None:
+            raise CheckpointError(
+                f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: run "
+                f"rmtcli densify, or prune with --exclude '{weight_of(_at(full, own))}'"
+            )
+        parts[own] = part
+    return in_steps(module, parts) if recurrent else parts[""]
+
+
+def _at(module: str, unit: str) -> str:
+    """The name of a unit of a module: the module itself, or one of its matrices."""
+    return member(module, unit) if unit else module
 
 
 def _words(module: nn.Module) -> str:

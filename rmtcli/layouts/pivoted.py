@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.names import member, module_of, pivots_of
+from rmtcli.checkpoint.names import member, pivots_of, unit_of
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole
 from rmtcli.spectra import Factors, pivots
@@ -67,11 +67,11 @@ class Pivoted(Layout):
 
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the pivot rows, the coefficients and the order of the outputs."""
-        return pivots_of(module_of(weight))
+        return pivots_of(unit_of(weight))
 
     def bias_name(self, weight: str) -> str:
         """The bias keeps its name."""
-        return member(module_of(weight), "bias")
+        return member(unit_of(weight), "bias")
 
     def compress(self, layer: Layer, factors: Factors, shape: tuple[int, ...]) -> Parts:
         """The pivot rows, the coefficients of the others, and the order of the outputs."""

@@ -8,6 +8,15 @@ from torch import Tensor, nn
 
 #: A convolution of torch.
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+#: The recurrent layers of torch, and single cells of them.
+RECURRENT: tuple[type[nn.Module], ...] = (
+    nn.LSTM,
+    nn.GRU,
+    nn.RNN,
+    nn.LSTMCell,
+    nn.GRUCell,
+    nn.RNNCell,
+)
 
 
 class SplitLinear(nn.Sequential):
@@ -73,8 +82,8 @@ def own_part(module: nn.Module) -> str:
 
 
 def _has_own_forward(module: nn.Module) -> bool:
-    """Whether a linear layer or convolution computes anything but what torch's class computes."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    """Whether a layer computes anything but what torch's class computes."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *RECURRENT)
     kind = next((kind for kind in kinds if isinstance(module, kind)), type(module))
     names = ("forward", "_conv_forward")
     return any(getattr(type(module), name, None) is not getattr(kind, name, None) for name in names)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from rmtcli.checkpoint import Checkpoint, RawTensor
-from rmtcli.checkpoint.names import factors_of, module_of, plain
+from rmtcli.checkpoint.names import factors_of, plain, unit_of
 from rmtcli.errors import CheckpointError
 
 #: Prefixes that DataParallel, torch.compile, Lightning and FSDP add to parameter names.
@@ -101,7 +101,7 @@ def _prefixes(model: nn.Module, names: Collection[str]) -> tuple[set[str], set[s
     keys = list(model.state_dict())
     if not keys:
         return set(), {""}
-    first = (keys[0], *factors_of(module_of(keys[0]))[:1])
+    first = (keys[0], *factors_of(unit_of(keys[0]))[:1])
     near = {
         name.removesuffix(end)
         for name in names
@@ -112,7 +112,7 @@ def _prefixes(model: nn.Module, names: Collection[str]) -> tuple[set[str], set[s
     def holds(prefix: str) -> bool:
         return all(
             f"{prefix}{key}" in names
-            or any(prefix + end in names for end in factors_of(module_of(key)))
+            or any(prefix + end in names for end in factors_of(unit_of(key)))
             for key in keys
         )
 

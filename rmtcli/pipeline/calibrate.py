@@ -17,7 +17,7 @@ from rmtcli.calibration import (
 )
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.hashes import file_sha256
-from rmtcli.checkpoint.names import member
+from rmtcli.checkpoint.names import bias_of
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.evaluation.data import has_training_part
@@ -100,7 +100,7 @@ def calibrate_layers(
 def _calibration(
     harness: Harness, layer: Layer, moments: Moments, settings: Calibration
 ) -> LayerCalibration:
-    bias = harness.checkpoint.infos.get(member(layer.module, "bias"))
+    bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
     biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
     return LayerCalibration(moments, biased, settings.gradients and moments.gradient is not None)
 

@@ -57,7 +57,9 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     checkpoint, goal, layout = harness.checkpoint, request.goal, request.layout
     method = Method.spelled(request.edge, goal.keep, layout, goal.words)
     source = describe(checkpoint)
-    items = layers_of(checkpoint, request.selection)
+    items = layers_of(checkpoint, request.selection, whole=layout.splits)
+    if request.calibration.refines:
+        _check_refining(items)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
     if request.shares:
@@ -145,6 +147,19 @@ def _share(
         groups = request.goal.plan.groups
     items = approximated(fits.items, calibrations, groups)
     return replace(fits, items=tuple(items)), notes
+
+
+def _check_refining(items: Sequence[Layer | Skipped]) -> None:
+    """Make sure that no layer is a gate, which is truncated in place and has no factors to refine.
+
+    Raises:
+        UsageError: one is.
+    """
+    if any(isinstance(x, Layer) and x.view.recurrent and not x.view.splits for x in items):
+        raise UsageError(
+            "--sequential and --heal refine factors, which recurrent layers have in --layout "
+            "factored only: choose that layout, or leave out --recurrent"
+        )
 
 
 def _check_sharing(request: Request) -> None:

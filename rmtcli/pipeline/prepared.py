@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rmtcli.calibration import ByLayer, Calibrated
 from rmtcli.checkpoint import Checkpoint, Edited, Edits
-from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layouts import Factored, Replacements
@@ -191,7 +191,7 @@ class Prepared:
 def _replaced(plan: LayerPlan) -> Iterator[str]:
     """Names of the tensors that a pruned layer's factors and bias may take the place of."""
     for weight in (plan.layer.tensor, *plan.layer.tied):
-        yield from (weight, member(module_of(weight), "bias"))
+        yield from (weight, bias_of(weight))
 
 
 def _with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:

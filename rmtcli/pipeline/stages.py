@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
-from rmtcli.checkpoint.names import module_of, pivots_of
+from rmtcli.checkpoint.names import pivots_of, unit_of, weight_of
 from rmtcli.checkpoint.special import special_values
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError
@@ -95,14 +95,21 @@ def described(target: Path, network: Checkpoint) -> Source:
     return replace(source, parameters=network.parameters, tensor_bytes=network.bytes)
 
 
-def layers_of(checkpoint: Checkpoint, selection: Selection | None) -> list[Layer | Skipped]:
+def layers_of(
+    checkpoint: Checkpoint, selection: Selection | None, *, whole: bool = False
+) -> list[Layer | Skipped]:
     """Every layer of a checkpoint, and every matrix that is not one.
+
+    Args:
+        checkpoint: the network.
+        selection: which matrices are layers.
+        whole: whether a recurrent layer's gates are one matrix, as they are split.
 
     Raises:
         UsageError: a pattern that matches nothing.
         LayerError: there is no layer among them.
     """
-    items = list(find_layers(checkpoint, selection))
+    items = list(find_layers(checkpoint, selection, whole=whole))
     if not any(isinstance(item, Layer) for item in items):
         reasons = Counter(item.reason.value for item in items if isinstance(item, Skipped))
         why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
@@ -176,13 +183,13 @@ def edited(
     factored, shared = (dict(old.factored), dict(old.shared)) if old else ({}, {})
     pivoted = dict(old.pivoted) if old else {}
     for plan in pruned if method.layout.splits else ():
-        for name in (plan.layer.tensor, *plan.layer.tied):
-            factored[module_of(name)] = plan.rank
-            rest = edits[name].get(pivots_of(module_of(name))[1])
+        for unit in map(unit_of, (plan.layer.tensor, *plan.layer.tied)):
+            factored[unit] = plan.rank
+            rest = edits[weight_of(unit)].get(pivots_of(unit)[1])
             if rest is not None:
-                pivoted[module_of(name)] = rest.shape[0]
+                pivoted[unit] = rest.shape[0]
         if plan.shares_with is not None:
-            shared[plan.layer.module] = module_of(plan.shares_with)
+            shared[plan.layer.module] = unit_of(plan.shares_with)
     manifest = Manifest(
         __version__,
         as_path(source.path).absolute().name,

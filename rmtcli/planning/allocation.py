@@ -86,8 +86,8 @@ def allocation_of(
             that the factored layout would get.
 
     Raises:
-        UsageError: a budget of multiply-adds for convolutions that were not calibrated, so that
-            the number of their output positions is not known.
+        UsageError: a budget of multiply-adds for convolutions or recurrent layers that were not
+            calibrated, so that the number of their positions is not known.
     """
     unit = "parameters" if goal.budget is None else goal.budget.unit
     costs = _Costs(layout if layout.splits else Factored(), unit, calibrations)
@@ -108,12 +108,20 @@ def allocation_of(
 
 
 def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
-    kernels = [item.layer.name for item in items if item.layer.view.kernel]
-    if kernels:
+    others = [item for item in items if not item.layer.linear]
+    if others:
+        kind, option = _words(others[0])
         raise UsageError(
-            f"{checkpoint.path}: {kernels[0]} is a convolution, whose multiply-adds depend on the "
-            "size of its input: give inputs with --calib, or leave out --conv"
+            f"{checkpoint.path}: {others[0].layer.name} is {kind}, whose multiply-adds depend on "
+            f"the size of its input: give inputs with --calib, or leave out {option}"
         )
+
+
+def _words(item: Fitted) -> tuple[str, str]:
+    """What a layer is that is not linear, and the option that asks for it."""
+    if item.layer.view.kernel:
+        return "a convolution", "--conv"
+    return "part of a recurrent layer", "--recurrent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +190,14 @@ def timed_allocation(
         times: measures a layer.
 
     Raises:
-        UsageError: one of the layers is a convolution, whose time is not known.
+        UsageError: one of the layers is not linear, so that its time is not known.
     """
     free = [item for item in fitted if not outside_budget(item, calibrations)]
     for item in free:
         if not item.layer.linear:
             raise UsageError(
-                f"{checkpoint.path}: {item.layer.name} is a convolution, and a latency budget is "
-                "divided among linear layers only: leave out --conv"
+                f"{checkpoint.path}: {item.layer.name} is {_words(item)[0]}, and a latency budget "
+                f"is divided among linear layers only: leave out {_words(item)[1]}"
             )
     total = sum(_nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
     layout = layout if layout.splits else Factored()

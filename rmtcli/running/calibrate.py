@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from rmtcli.calibration import ByLayer, Calibration, Moments
 from rmtcli.calibration.collect import (
-    CONVOLUTIONS,
     collect,
     identity_root,
     label_root,
@@ -22,7 +21,7 @@ from rmtcli.calibration.collect import (
 )
 from rmtcli.calibration.moments import merge
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.names import unit_of
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness, Reading, Rows, Task
@@ -33,7 +32,8 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.layouts.split import own_part
+from rmtcli.layouts.recurrent import put_in_steps
+from rmtcli.layouts.split import is_plain_convolution
 from rmtcli.layouts.wrapped import naming
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,12 +65,12 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
     """
     source = CalibrationInputs.read(settings, harness)
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
-    model = build(harness)
+    model = watchable(build(harness), layers)
     modules = modules_of(model, harness.checkpoint, layers)
     moments = collect(
         model,
         fitted_on(source.inputs),
-        [name for names in modules.values() for name in names],
+        list(dict.fromkeys(name for names in modules.values() for name in names)),
         source.run,
         batch=min(settings.batch, source.task.batch),
         gradients=settings.gradients,
@@ -89,15 +89,30 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         elif merged.gradient is None and settings.gradients:
             missing[layer.name] = Untouched.UNUSED
         else:
-            results[layer.name] = merged
+            results[layer.name] = _of_gate(merged, layer)
     return ByLayer(results, missing)
+
+
+def watchable(model: nn.Module, layers: Sequence[Layer]) -> nn.Module:
+    """The model with a module for each matrix of its recurrent layers, if some are asked for."""
+    if not any(layer.view.recurrent for layer in layers):
+        return model
+    return put_in_steps(model)
+
+
+def _of_gate(moments: Moments, layer: Layer) -> Moments:
+    """The moments of one gate of a recurrent layer, whose outputs are some of the matrix's."""
+    if layer.view.rows is None or moments.gradient is None:
+        return moments
+    own = slice(*layer.view.rows)
+    return replace(moments, gradient=moments.gradient[own, own])
 
 
 def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:
     """Why no module of the model can be watched for a layer."""
     name = None if isinstance(model, Pretrained) else naming(model, checkpoint)(layer.tensor)
     modules = dict(model.named_modules(remove_duplicate=False))
-    module = None if name is None else modules.get(module_of(name))
+    module = None if name is None else modules.get(unit_of(name))
     return Untouched.GROUPS if getattr(module, "groups", 1) > 1 else Untouched.NOT_CALIBRATED
 
 
@@ -186,40 +201,35 @@ def modules_of(
 ) -> Mapping[str, list[str]]:
     """The modules of the model that hold each layer's weight, by the layer's name.
 
-    These are linear layers, and convolutions without groups that compute what torch's do.
+    These are linear layers, convolutions without groups that compute what torch's do, and the
+    matrices of recurrent layers in a model that is :func:`watchable`.
 
     A module that the model registers under several names is listed once.
     """
     if isinstance(model, Pretrained):
-        every = [module_of(name) for layer in layers for name in (layer.name, *layer.tied)]
+        every = [unit_of(name) for layer in layers for name in (layer.tensor, *layer.tied)]
         modules_by_layer = model.modules_of(every)
     else:
         own = naming(model, checkpoint)
         watched = {
             name
             for name, module in model.named_modules(remove_duplicate=False)
-            if isinstance(module, nn.Linear) or _is_plain_convolution(module)
+            if isinstance(module, nn.Linear) or is_plain_convolution(module)
         }
-        pairs = ((name, own(name)) for layer in layers for name in (layer.name, *layer.tied))
+        pairs = ((name, own(name)) for layer in layers for name in (layer.tensor, *layer.tied))
         modules_by_layer = {
-            module_of(name): module_of(known)
+            unit_of(name): unit_of(known)
             for name, known in pairs
-            if known is not None and module_of(known) in watched
+            if known is not None and unit_of(known) in watched
         }
     modules = dict(model.named_modules(remove_duplicate=False))
 
     def distinct(names: Sequence[str]) -> list[str]:
         names_by_object: dict[int, str] = {}
         for name in names:
-            module = modules_by_layer.get(module_of(name))
+            module = modules_by_layer.get(unit_of(name))
             if module is not None:
                 names_by_object.setdefault(id(modules[module]), module)
         return list(names_by_object.values())
 
-    return {layer.name: distinct((layer.name, *layer.tied)) for layer in layers}
-
-
-def _is_plain_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution without groups that computes what torch's class does."""
-    grouped = getattr(module, "groups", 1) != 1
-    return isinstance(module, tuple(CONVOLUTIONS)) and not grouped and not own_part(module)
+    return {layer.name: distinct((layer.tensor, *layer.tied)) for layer in layers}

@@ -19,7 +19,7 @@ from rmtcli.evaluation.network import build
 from rmtcli.layouts.module import float64_of
 from rmtcli.layouts.split import SplitLinear
 from rmtcli.planning import LayerCalibration, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of
+from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of, watchable
 from rmtcli.running.heal import BATCH, HealingLoss, heal
 from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
@@ -80,8 +80,9 @@ def refine(
         settings: the steps to take, and the inputs.
     """
     source = CalibrationInputs.read(settings, harness)
-    dense, pruned = build(harness), build(harness, factored)
-    modules = modules_of(dense, harness.checkpoint, [plan.layer for plan in plans])
+    layers = [plan.layer for plan in plans]
+    dense, pruned = watchable(build(harness), layers), build(harness, factored)
+    modules = modules_of(dense, harness.checkpoint, layers)
     held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
     pair = _Pair(dense, pruned, held, source)
     undone = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rmtcli
 from rmtcli.calibration import decompose
-from rmtcli.calibration.collect import collect
+from rmtcli.calibration.collect import collect, identity_root
 from rmtcli.calibration.metric import GRADIENT_FLOOR
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
@@ -70,7 +70,8 @@ def test_the_gradients_are_those_of_every_position() -> None:
     layer.register_forward_hook(lambda module, args, output: outputs.update(last=output))
     model[1].register_full_backward_hook(lambda module, own, past: outputs.update(gradient=own[0]))
     x = np.random.default_rng(0).standard_normal((6, 2, 4, 4))
-    moments = collect(model, x, ["0"], lambda network, inputs: network(inputs), vectors=True)["0"]
+    run = lambda network, inputs: network(inputs)  # noqa: E731
+    moments = collect(model, x, ["0"], run, start=identity_root)["0"]
     g = outputs["gradient"].movedim(1, -1).flatten(0, -2)
     z = (
         (outputs["last"].detach() - layer.bias.detach()[:, None, None])

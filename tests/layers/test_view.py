@@ -133,12 +133,13 @@ def test_gates_are_layers_on_request(tmp_path: Path, kind: type, gates: list[str
     np.testing.assert_array_equal(second.load(), model.weight_ih_l0[40:80].detach().numpy())
 
 
-def test_gates_are_truncated_in_place_and_not_split(tmp_path: Path) -> None:
+def test_gates_are_truncated_in_place_and_split_together(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.LSTM(50, 40).to(torch.bfloat16)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     split = rmtcli.prune(tmp_path / "a.pt", keep="rank:k=3", selection=GATES, dry_run=True)
-    assert {plan.untouched for plan in split.layers} == {Untouched.NO_FACTORS, Untouched.HEAD}
+    assert [plan.layer.name for plan in split.pruned] == ["weight_ih_l0", "weight_hh_l0"]
+    assert [plan.size for plan in split.pruned] == [3 * (160 + 50), 3 * (160 + 40)]
     chosen = Selection(include=["weight_ih_l0"], recurrent=True, min_side=0)
     rmtcli.prune(tmp_path / "a.pt", keep="rank:k=3", selection=chosen, layout="dense")
     after = torch.load(tmp_path / "a.pruned.pt")
@@ -153,11 +154,19 @@ def test_gates_are_truncated_in_place_and_not_split(tmp_path: Path) -> None:
     model.load_state_dict(after)
 
 
-def test_the_gates_of_a_projected_lstm_are_unknown(tmp_path: Path) -> None:
-    torch.save(nn.LSTM(50, 40, proj_size=7).state_dict(), tmp_path / "a.pt")
-    reasons = {i.reason for i in find_layers(open_checkpoint(tmp_path / "a.pt"), GATES)
-               if isinstance(i, Skipped)}  # fmt: skip
-    assert SkipReason.NO_GATES in reasons
+def test_gates_are_as_wide_as_the_cell_and_unknown_without_one(tmp_path: Path) -> None:
+    state = nn.LSTM(50, 40, proj_size=7).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    layers = list(find_layers(open_checkpoint(tmp_path / "a.pt"), GATES))
+    shapes = {item.name: item.shape for item in layers if isinstance(item, Layer)}
+    assert shapes["weight_hh_l0:output"] == (40, 7)
+    assert shapes["weight_hr_l0"] == (7, 40)
+    assert len(shapes) == 9
+    del state["weight_hr_l0"]
+    torch.save(state, tmp_path / "b.pt")
+    kinds = set(find_layers(open_checkpoint(tmp_path / "b.pt"), GATES))
+    names = ("weight_ih_l0", "weight_hh_l0")
+    assert kinds == {Skipped(name, SkipReason.NO_GATES) for name in names}
 
 
 def test_each_expert_is_a_layer(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class SelectionOptions:
         bool,
         typer.Option(
             "--recurrent",
-            help="Treat the gates of LSTMs and GRUs as layers; only --layout dense can change "
-            "them.",
+            help="Treat the matrices of LSTMs, GRUs and RNNs as layers; --layout dense truncates "
+            "each gate by itself.",
         ),
     ] = False
 
