@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.computing.steps import tracked
+from rmtcli.evaluation.chain import Chain
 from rmtcli.evaluation.comparison import Certificate
-from rmtcli.evaluation.network import Chain
 from rmtcli.layouts.pivoted_module import is_linear
 
 #: Lipschitz constants of the activations. Those of GELU and SiLU are the maxima of their

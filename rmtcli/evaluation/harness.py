@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,12 +84,18 @@ class Harness:
         checkpoint: the network's checkpoint.
         reading: how its outputs are read, once :func:`rmtcli.evaluation.network.reading_of` has
             seen some; None before.
+        notes: what a user should know about how the network took the weights, once it was built.
     """
 
     def __init__(self, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
         self.evaluation = evaluation
         self.checkpoint = checkpoint
         self.reading: Reading | None = None
+        self.notes: tuple[str, ...] = ()
+
+    def note(self, sentences: Iterable[str]) -> None:
+        """Add to the notes what they do not say yet."""
+        self.notes = tuple(dict.fromkeys((*self.notes, *sentences)))
 
     @cached_property
     def pretrained(self) -> bool:

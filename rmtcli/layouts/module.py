@@ -48,7 +48,23 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
             several prefixes fit.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, key=key)
-    checkpoint = unwrapped(model, checkpoint)
+    if ignored := fill(model, checkpoint):
+        names = ", ".join(f'"{name}"' for name in ignored)
+        raise _misfit(model, checkpoint, f"Unexpected key(s) in state_dict: {names}.")
+    return model
+
+
+def fill(model: nn.Module, source: Checkpoint) -> tuple[str, ...]:
+    """Load a checkpoint as :func:`load` does, also where the module has no use for some tensors.
+
+    Returns:
+        The names of these tensors, as the module would have them.
+
+    Raises:
+        CheckpointError: a parameter is missing from the file, whatever the module's class accepts;
+            one is of another shape, or several prefixes fit.
+    """
+    checkpoint = unwrapped(model, source)
     prefix = prefix_of(model, checkpoint)
     _split(model, checkpoint, prefix)
     state = {
@@ -58,14 +74,28 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     }
     _complete(model, state)
     try:
-        model.load_state_dict(state)
+        # A class with a way of its own may not know 'strict', or need it as it is.
+        done = model.load_state_dict(state, **({} if loads_itself(model) else {"strict": False}))
     except RuntimeError as error:
         # torch lists every mismatch on a line of its own; the first one is reported.
         reasons = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise CheckpointError(
-            f"{checkpoint.path}: does not fit {type(model).__name__}: {reasons[0]}"
-        ) from None
-    return model
+        raise _misfit(model, checkpoint, reasons[0]) from None
+    own = model.state_dict().keys()
+    missing = getattr(done, "missing_keys", own - state.keys())
+    if missing:
+        names = ", ".join(f'"{name}"' for name in sorted(missing))
+        raise _misfit(model, checkpoint, f"Missing key(s) in state_dict: {names}.")
+    return tuple(getattr(done, "unexpected_keys", ()))
+
+
+def loads_itself(model: nn.Module) -> bool:
+    """Whether a module's class loads weights in a way of its own, which may not be strict."""
+    return type(model).load_state_dict is not nn.Module.load_state_dict
+
+
+def _misfit(model: nn.Module, checkpoint: Checkpoint, reason: str) -> CheckpointError:
+    """The error of a file whose tensors are not those of a module."""
+    return CheckpointError(f"{checkpoint.path}: does not fit {type(model).__name__}: {reason}")
 
 
 def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:

@@ -98,7 +98,7 @@ def curve(
         layout=prepared.method.layout,
         calibrated=_calibrated(prepared, points),
         curve=tuple(points),
-        notes=(*prepared.notes, *notes),
+        notes=(*prepared.notes, *notes, *prepared.harness.notes),
     )
 
 

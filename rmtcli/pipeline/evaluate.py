@@ -40,9 +40,11 @@ def evaluate(
     reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)
+    comparison = Scorer(harness, dense).compare(checkpoint)
     return Report(
         "evaluate",
         describe(checkpoint),
         reference=None if reference is None else describe(reference),
-        comparison=Scorer(harness, dense).compare(checkpoint),
+        comparison=comparison,
+        notes=harness.notes,
     )

@@ -119,11 +119,12 @@ def finetune(
     edits = _learned(harness, pruned, reference, samples, training)
     tuned = Edited(checkpoint, edits, pruned.manifest)
     comparison = scorer.compare(tuned, pruned)
+    extras = on_extras(checkpoint, target)
     report = replace(
         report,
         comparison=replace(comparison, training="fine-tuning"),
         reference=describe(dense) if factored and dense is not None else None,
-        notes=(*report.notes, *on_extras(checkpoint, target)),
+        notes=tuple(dict.fromkeys((*report.notes, *(reference or harness).notes, *extras))),
     )
     if refuse(report):
         return report

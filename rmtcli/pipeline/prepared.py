@@ -184,7 +184,7 @@ class Prepared:
             guard=guard,
             plan=plan,
             latency=latency,
-            notes=tuple(notes),
+            notes=(*notes, *self.harness.notes),
         )
 
 

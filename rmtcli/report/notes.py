@@ -144,4 +144,7 @@ def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
         why = "transformers does not know this model type here, or is not installed"
     else:
         return ()
-    return (f"loads only after 'import rmtcli.integrations.transformers': {why}",)
+    return (
+        f"loads only after 'import rmtcli.integrations.transformers': {why}. A program that loads "
+        "it by itself and is not strict leaves the split layers at random values, in silence",
+    )

@@ -10,10 +10,11 @@ from torch import nn
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Harness, Rows, Samples
+from rmtcli.evaluation.chain import Chain
 from rmtcli.evaluation.confidence import cosines
 from rmtcli.evaluation.made import ROWS, made_for, made_of
 from rmtcli.evaluation.measures import relative_change
-from rmtcli.evaluation.network import Chain, build, reading_of
+from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import scores
 
 _LOGGER = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation.chain import _MODULES
 from rmtcli.evaluation.harness import ACTIVATIONS
-from rmtcli.evaluation.network import _MODULES, build
+from rmtcli.evaluation.network import build
 from rmtcli.layers import find_layers
 
 FACTORIES = "tests.evaluation.factories"
