@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import rmtcli
 from benchmarks.networks import print_row
 from rmtcli.checkpoint import open_checkpoint
+from rmtcli.evaluation.network import build
 from rmtcli.experiments.networks import mlp
 from rmtcli.report.base import Report
 from rmtcli.running.trial import Trial
@@ -86,10 +87,11 @@ def main() -> None:
             scores = report.comparison
             assert scores is not None
             assert scores.before is not None
-            moved = Trial(rmtcli.Evaluation().resolve(open_checkpoint(file)))
+            harness = rmtcli.Evaluation().resolve(open_checkpoint(file))
             cost = f"{scores.before.accuracy:.2f} → {scores.after.accuracy:.2f}"
             if report.pruned:
-                cost += f"; noise moves outputs by {moved.move(open_checkpoint(small)):.2f}"
+                moved = Trial(harness).move(build(harness, open_checkpoint(small)))
+                cost += f"; noise moves outputs by {moved:.2f}"
             words = f"{'-'.join(map(str, sizes))}, {name} {lr:g}, {epochs} epochs"
             show(words, report, cost)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.huggingface import read_object, refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
@@ -80,10 +81,15 @@ def random_texts(directory: Path, rng: np.random.Generator, count: int, length: 
     ids = np.array(sorted(set(tokenizer.get_vocab().values()) - special), np.int64)
     if not len(ids):
         raise EvaluationError(f"{directory}: its tokenizer has no ordinary tokens")
-    share = 1 / (ids + 10.0)
-    drawn = rng.choice(ids, (count, length), p=share / share.sum())
+    drawn = rng.choice(ids, (count, length), p=shares(ids))
     texts = [{"text": text} for text in tokenizer.batch_decode(drawn)]
     return _samples(directory, directory, length, texts, None)
+
+
+def shares(ids: NDArray[np.int64]) -> FloatArray:
+    """How often tokens come, about as in text: in proportion to 1/(id + 10)."""
+    share = 1 / (ids + 10.0)
+    return np.asarray(share / share.sum())
 
 
 def line_samples(path: Path, directory: Path, length: int) -> Samples:

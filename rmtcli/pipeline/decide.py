@@ -32,8 +32,7 @@ def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
     if goal.max_drop is not None:
         return search(prepared, goal.max_drop)
     result = decide(prepared)
-    if goal.plan is None and goal.budget is None:
-        result = tried(prepared, result)
+    result = tried(prepared, result)
     return result, compare(prepared, result), None
 
 

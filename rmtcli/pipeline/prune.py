@@ -202,6 +202,10 @@ def _calibration(
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
     settings = calibration_source(given, evaluation, joint=goal.joint)
-    if evaluation.model and not (evaluation.measures or settings.data or settings.stats):
-        raise UsageError("--model is used to evaluate or calibrate: give --data, --eval or --calib")
+    used = evaluation.measures or settings.data or settings.stats or goal.tries
+    if evaluation.model and not used:
+        raise UsageError(
+            "--model is used to evaluate, to calibrate, or to try what --keep auto decides: give "
+            "--data, --eval or --calib"
+        )
     return settings

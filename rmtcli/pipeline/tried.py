@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rmtcli.edges import Verdict
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
-from rmtcli.keep import KEEP_RULES, Auto, Untouched
+from rmtcli.keep import Untouched
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.planning import LayerPlan
 from rmtcli.report.notes import on_trial, on_untried
@@ -17,13 +17,14 @@ def tried(prepared: Prepared, result: Result) -> Result:
     """The result, less the layers that would move the network's outputs too far.
 
     Only ``auto`` is tried, and only where nothing is measured: another rule is a user's own choice.
-    A file needs torch to be run, so it is run only if a layer is merely near the law.
+    A file needs torch to be run, so it is run only if a layer is merely near the law, or if the
+    user names the network.
     """
     plans, evaluation = result.planned.pruned, prepared.harness.evaluation
-    auto = isinstance(KEEP_RULES.parse(prepared.request.goal.keep), Auto)
-    if not auto or evaluation.measures or prepared.calibrations is not None:
+    named = prepared.harness.pretrained or evaluation.model is not None
+    if not prepared.request.goal.tries or evaluation.measures or prepared.calibrations is not None:
         return result
-    doubtful = [p for p in plans if prepared.harness.pretrained or p.fit.verdict is Verdict.NEAR]
+    doubtful = [plan for plan in plans if named or plan.fit.verdict is Verdict.NEAR]
     if not doubtful:
         return result
     from rmtcli.running.trial import Trial  # needs torch
@@ -31,6 +32,8 @@ def tried(prepared: Prepared, result: Result) -> Result:
     try:
         trial = Trial(prepared.harness)
     except (UsageError, EvaluationError, CheckpointError) as error:
+        if isinstance(error, UsageError) and evaluation.model is not None:
+            raise  # the network that the user names cannot be made
         names = _with_neighbours(plans, doubtful)
         spared = prepared.sparing(result, names, Untouched.UNTRIED)
         return replace(spared, notes=(*result.notes, on_untried(len(names), str(error))))
@@ -38,7 +41,9 @@ def tried(prepared: Prepared, result: Result) -> Result:
     def without(names: Collection[str]) -> Result:
         return prepared.sparing(result, names, Untouched.MOVES)
 
-    names, moved = _outliers(plans, lambda names: trial.move(without(names).network), trial.most)
+    layers = [plan.layer for plan in plans]
+    moves = trial.moves(result.network, layers, lambda names: without(names).network)
+    names, moved = _outliers(plans, moves, trial.most)
     note = on_trial(trial.inputs, moved, trial.most, len(plans) - len(names), len(names))
     return replace(without(names), notes=(*result.notes, note))
 

@@ -67,6 +67,11 @@ class Goal:
         return f"keep {self.keep}" if self.max_drop is None else f"max-drop {self.max_drop:g}"
 
     @property
+    def tries(self) -> bool:
+        """Whether the rule is ``auto``, whose result is tried where nothing is measured."""
+        return self.keep == "auto" and self.plan is None and not self.joint
+
+    @property
     def joint(self) -> bool:
         """Whether the ranks of all layers are decided together."""
         return self.budget is not None or self.max_drop is not None

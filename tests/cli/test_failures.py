@@ -297,9 +297,16 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
     ),
     "a network that is not used": (
         nothing,
+        f"prune {MLP} --model nope:nope --keep edge",
+        2,
+        "--model is used to evaluate, to calibrate, or to try what --keep auto decides: give "
+        "--data, --eval or --calib",
+    ),
+    "a network that cannot be tried": (
+        nothing,
         f"prune {MLP} --model nope:nope",
         2,
-        "--model is used to evaluate or calibrate: give --data, --eval or --calib",
+        "'nope:nope' cannot be imported: No module named 'nope'",
     ),
     "an edge beyond the law": (
         nothing,

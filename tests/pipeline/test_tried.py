@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import rmtcli
+from rmtcli.checkpoint import open_checkpoint
 from rmtcli.edges import Verdict
 from rmtcli.evaluation import Rows
+from rmtcli.evaluation.network import build
 from rmtcli.keep import Untouched
+from rmtcli.pipeline.decide import decide
+from rmtcli.pipeline.prepare import prepare
+from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.tried import _outliers
-from rmtcli.running.trial import distance
+from rmtcli.planning import Goal
+from rmtcli.running.trial import Trial, distance
 from tests.conftest import SAMPLES, noise
 from tests.integrations.factored import CASES, tokenizer
 
@@ -80,6 +87,99 @@ def test_a_layer_merely_near_the_law_needs_a_network_that_runs(tmp_path: Path) -
     assert report.layers[0].untouched is Untouched.UNTRIED
     assert report.parameters[0] == report.parameters[1]
     assert any("not a plain chain of linear layers" in note for note in report.notes)
+
+
+class Residual(nn.Module):
+    """No chain of layers: its second layer is the harmless one, or the one that does the work."""
+
+    def __init__(self, kind: str = "rows") -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "images":
+            self.first: nn.Module = nn.Conv2d(3, 8, 3)
+        else:
+            self.first = nn.Linear(64, 64) if kind == "rows" else nn.Embedding(50, 64)
+        self.second, self.third = nn.Linear(64, 256), nn.Linear(256, 64)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.kind == "images":
+            x = x[:, :, :8, :8].mean(1).flatten(1)
+        if self.kind == "tokens":
+            x = x.mean(1)
+        return self.head(x + self.third(self.second(x).relu()))
+
+
+def rows() -> nn.Module:
+    return Residual()
+
+
+def images() -> nn.Module:
+    return Residual("images")
+
+
+def tokens() -> nn.Module:
+    return Residual("tokens")
+
+
+def broken() -> nn.Module:
+    """It cannot be run."""
+    return nn.ModuleDict(dict(list(Residual().named_children())[1:]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("rows", "tried on normal noise (seed 0)"),
+        ("images", "tried on normal noise of shape 3×32×32 (seed 0)"),
+        ("tokens", "tried on random tokens (seed 0)"),
+        (
+            "broken",
+            "cannot be tried without data (tests.pipeline.test_tried:broken: normal noise",
+        ),
+    ],
+)
+def test_a_network_that_is_named_is_tried_on_what_its_first_layer_takes(
+    kind: str, words: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = globals()[kind]()
+    state = model.state_dict()
+    for seed, (name, size) in enumerate([("second.weight", 1e-4), ("third.weight", 0.4)]):
+        if name in state:
+            u, v = (noise((n, 2), seed=seed) for n in state[name].shape)
+            values = size * noise(tuple(state[name].shape), seed=seed + 9) + 0.2 * u @ v.T
+            state[name] = torch.from_numpy(values).float()
+    torch.save(state, tmp_path / "a.pt")
+    evaluation = rmtcli.Evaluation(model=f"tests.pipeline.test_tried:{kind}")
+    report = rmtcli.prune(tmp_path / "a.pt", evaluation=evaluation, dry_run=True)
+    fates = {plan.layer.name: plan.untouched for plan in report.layers}
+    assert any(words in note for note in report.notes), report.notes
+    if kind == "broken":
+        assert fates["second.weight"] is Untouched.UNTRIED
+    else:
+        assert fates["second.weight"] is None
+        assert fates["third.weight"] is Untouched.MOVES
+
+
+def test_exchanged_modules_give_the_outputs_of_a_network_built_for_them(tmp_path: Path) -> None:
+    source = bert(tmp_path)
+    harness = rmtcli.Evaluation(task="sentence-embedding").resolve(open_checkpoint(source))
+    request = Request(Goal("rank:k=3", None, None))
+    prepared = prepare(harness, request)
+    result = decide(prepared)
+
+    def without(names: Collection[str]) -> Any:
+        return prepared.sparing(result, names, Untouched.MOVES).network
+
+    trial = Trial(harness)
+    layers = [plan.layer for plan in result.planned.pruned]
+    moves = trial.moves(result.network, layers, without)
+    everything = {layer.name for layer in layers}
+    for spared in ((), {FIRST}, {SECOND}, everything - {FIRST}, everything, {FIRST}):
+        built = trial.move(build(harness, without(set(spared))))
+        assert moves(set(spared)) == pytest.approx(built, abs=1e-6)
 
 
 def outliers(moves: dict[str, float], tensors: dict[str, str] | None = None) -> Any:
