@@ -36,4 +36,5 @@ def info(path: str | Path, *, key: str | None = None) -> Info:
         {TYPES[name].word: count for name, count in types.most_common()},
         model_type,
         checkpoint.manifest,
+        checkpoint.remarks,
     )

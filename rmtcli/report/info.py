@@ -23,6 +23,7 @@ class Info:
         types: number of tensors of each data type.
         model_type: the model type in its configuration, or None.
         manifest: rmtcli's record of how it was made, or None if rmtcli did not write it.
+        notes: what was read that a user may not expect, as sentences.
     """
 
     source: Source
@@ -31,6 +32,7 @@ class Info:
     types: Mapping[str, int]
     model_type: str | None
     manifest: Manifest | None
+    notes: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -46,6 +48,7 @@ class Info:
             ("parameters", f"{source.parameters:,}"),
             ("bytes on disk", f"{source.bytes:,}{other}"),
             ("sha256", source.sha256),
+            *(("note", text) for text in self.notes),
         ]
         if manifest is None:
             return [
@@ -73,6 +76,7 @@ class Info:
             "types": dict(self.types),
             "model_type": self.model_type,
             "manifest": None if self.manifest is None else asdict(self.manifest),
+            "notes": list(self.notes),
         }
         return as_text(record, ascii_only=True)
 

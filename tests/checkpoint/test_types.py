@@ -151,9 +151,11 @@ def test_sparse_and_quantised_tensors_are_kept_and_named(tmp_path: Path) -> None
     source = open_checkpoint(tmp_path / "a.pt")
     indices = 64 * 2 * 8 + (64 + 65) * 8
     assert source.bytes == 4 * (128 * 96 + 4 * 128) + indices + 2 * 64 * 4 + 64
+    info = rmtcli.info(tmp_path / "a.pt")
     report = rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=3")
     said = "kept, and not counted as parameters: 'coo' (sparse_coo float32), 'csr' (sparse_csr "
     assert any(note.startswith(said) and "'q' (quint8)" in note for note in report.notes)
+    assert [text for label, text in info.lines if label == "note"] == list(source.remarks)
     again = torch.load(tmp_path / "b.pt")
     assert torch.equal(again["coo"].to_dense(), torch.eye(64))
     with pytest.raises(CheckpointError, match="'coo' cannot be stored in safetensors"):
