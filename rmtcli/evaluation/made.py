@@ -5,6 +5,7 @@ Nothing here imports torch. Every call gives the same inputs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.tasks import ImageClassification, Task
-from rmtcli.evaluation.text import random_texts, shares
+from rmtcli.evaluation.tasks import CausalLM, ImageClassification, Task
+from rmtcli.evaluation.text import MASK, random_texts, shares
 from rmtcli.files import CONFIG
 
 #: Samples of a directory's network, and tokens of each; samples of a chain, which costs less.
@@ -32,6 +33,8 @@ def made_for(directory: Path, task: Task) -> tuple[Samples, str]:
     if isinstance(task, ImageClassification):
         return made_of((LINES, *_image_shape(directory)))
     samples = random_texts(directory, np.random.default_rng(SEED), LINES, TOKENS)
+    if isinstance(task, CausalLM):  # reads no segments
+        samples = replace(samples, inputs=samples.inputs[:, : MASK + 1])
     return samples, "tokens of its vocabulary, drawn ∝ 1/(id + 10)"
 
 

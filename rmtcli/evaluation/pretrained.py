@@ -15,7 +15,7 @@ from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.checkpoint.huggingface.write import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
-from rmtcli.evaluation.tasks import Task
+from rmtcli.evaluation.tasks import Task, TextClassification
 from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
 
 
@@ -41,6 +41,9 @@ class Pretrained(nn.Module):
         self._config: Any = cast(Any, network).config.get_text_config()
         padding = getattr(self._config, "pad_token_id", None)
         self._padding = padding if isinstance(padding, int) and padding >= 0 else None
+        # Such a head (XLNet's) reads the last position, whatever is there.
+        last = getattr(self._config, "summary_type", None) == "last"
+        self._reads_last = last and isinstance(task, TextClassification)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute rows of outputs.
@@ -53,6 +56,8 @@ class Pretrained(nn.Module):
             return cast(Tensor, self._head(self.network(pixel_values=inputs), None))
         used = int(inputs[:, MASK].any(0).nonzero().max()) + 1
         inputs = inputs[..., :used]
+        if self._reads_last:
+            inputs = _at_the_right(inputs)
         self.mask = inputs[:, MASK].bool()
         tokens = self._padded(inputs[:, TOKENS], self.mask)
         fields = {"input_ids": tokens, "attention_mask": inputs[:, MASK]}
@@ -85,6 +90,14 @@ class Pretrained(nn.Module):
 
         modules = modules_of(self.network, names)
         return {name: f"network.{module}" for name, module in modules.items()}
+
+
+def _at_the_right(inputs: Tensor) -> Tensor:
+    """Texts with their padding before and not after them, shape (samples, fields, positions)."""
+    length = inputs.shape[-1]
+    positions = torch.arange(length, device=inputs.device)
+    shifted = (positions + inputs[:, MASK].sum(1, keepdim=True)) % length
+    return inputs.gather(2, shifted[:, None].expand_as(inputs))
 
 
 def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:

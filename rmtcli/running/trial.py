@@ -20,7 +20,7 @@ from rmtcli.evaluation.measures import relative_change
 from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.score import scores
 from rmtcli.layers import Layer
-from rmtcli.layouts.split import SplitLinear
+from rmtcli.layouts.pivoted_module import is_linear
 from rmtcli.running.calibrate import modules_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Trial:
         harness: how the networks are built and fed.
 
     Attributes:
+        harness: how the networks are built and fed.
         inputs: what the networks run on, in words.
         most: the largest move that counts as small; docs/theory.md says how it was found.
 
@@ -42,7 +43,7 @@ class Trial:
     """
 
     def __init__(self, harness: Harness) -> None:
-        self._harness, self._model = harness, build(harness)
+        self.harness, self._model = harness, build(harness)
         self._samples, self.inputs = _inputs(harness, self._model)
         self._reading = reading_of(harness, self._model, self._samples)
         inputs = self._samples.inputs
@@ -67,10 +68,10 @@ class Trial:
             layers: the layers.
             without: gives the network in which layers of some names stay dense.
         """
-        modules = modules_of(self._model, self._harness.checkpoint, list(layers))
+        modules = modules_of(self._model, self.harness.checkpoint, list(layers))
         if not all(modules.values()):
-            return lambda spared: self.move(build(self._harness, without(spared)))
-        dense, pruned = _by_name(self._model), build(self._harness, network)
+            return lambda spared: self.move(build(self.harness, without(spared)))
+        dense, pruned = _by_name(self._model), build(self.harness, network)
         split = _by_name(pruned)
         split_names: dict[int, list[str]] = {}
         for name, module in split.items():
@@ -94,7 +95,7 @@ class Trial:
         return moved
 
     def _outputs(self, model: nn.Module) -> FloatArray:
-        batch = self._harness.task.batch
+        batch = self.harness.task.batch
         return np.asarray(scores(model, self._samples, self._reading, batch), np.float64)
 
 
@@ -130,11 +131,10 @@ def shapes_of(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int]]:
     first = next((m for m in model.modules() if next(m.parameters(False), None) is not None), None)
     if isinstance(model, Chain):
         first = model.get_submodule(model.order[0])
-    if isinstance(first, SplitLinear):
-        first = first.right
-    if isinstance(first, nn.Linear):
-        yield (ROWS, first.in_features), 0
-        yield (LINES, TOKENS, first.in_features), 0
+    if first is not None and is_linear(first):
+        width = first.weight.shape[1]
+        yield (ROWS, width), 0
+        yield (LINES, TOKENS, width), 0
     elif isinstance(first, nn.LSTM | nn.GRU | nn.RNN):
         yield (LINES, TOKENS, first.input_size), 0
     elif isinstance(first, nn.Embedding):

@@ -18,7 +18,11 @@ from transformers import PreTrainedModel
 
 from rmtcli import Evaluation, evaluate
 from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import EvaluationError
+from rmtcli.evaluation.made import made_for
 from rmtcli.evaluation.network import build
+from rmtcli.evaluation.tasks import SentenceEmbedding
+from rmtcli.evaluation.text import TOKENS
 from tests.evaluation.test_tasks import lines
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
@@ -130,20 +134,42 @@ def classifier(family: str) -> PreTrainedModel:
             pad_token_id=3,
         )
         return transformers.RobertaForSequenceClassification(config)
+    if family == "XLNet":
+        config = transformers.XLNetConfig(
+            vocab_size=99, d_model=32, n_layer=2, n_head=4, d_inner=48, pad_token_id=0
+        )
+        return transformers.XLNetForSequenceClassification(config)
+    if family == "T5":  # reads the last token of the first word, which ends each text
+        config = transformers.T5Config(
+            vocab_size=99,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            eos_token_id=2,
+            decoder_start_token_id=0,
+            num_labels=2,
+        )
+        return transformers.T5ForSequenceClassification(config)
     padding = {"GPT-2": 95, "GPT-2 without padding": None}[family]
     config = transformers.GPT2Config(**_SIZES, pad_token_id=padding)
     return transformers.GPT2ForSequenceClassification(config)
 
 
 @pytest.mark.parametrize("segments", [False, True])
-@pytest.mark.parametrize("family", ["BERT", "RoBERTa", "GPT-2", "GPT-2 without padding"])
+@pytest.mark.parametrize(
+    "family", ["BERT", "RoBERTa", "GPT-2", "GPT-2 without padding", "XLNet", "T5"]
+)
 def test_class_scores_are_those_of_plain_transformers(
     family: str, segments: bool, tmp_path: Path
 ) -> None:
     source = saved(classifier(family), tmp_path / "m", segments=segments)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
     # The first word is the token after those of the tokenizer for padding and unknown words.
-    texts = sorted((f"{line} {WORDS[0]}" for line in lines()), key=lambda text: len(text.split()))
+    first = WORDS[0]
+    parts = ([word for word in line.split() if word != first] for line in lines())
+    texts = [" ".join([*words, first]) for words in sorted(parts, key=len)]
     words = transformers.AutoTokenizer.from_pretrained(source)
     with torch.no_grad():
         expected = torch.cat([model(**words(t, return_tensors="pt")).logits for t in texts])
@@ -157,6 +183,30 @@ def test_class_scores_are_those_of_plain_transformers(
     assert comparison.after.outputs is not None
     np.testing.assert_allclose(comparison.after.outputs, expected, atol=1e-5, rtol=1e-4)
     assert comparison.after.accuracy == pytest.approx(100 * (1 - 14 / 40))
+
+
+def test_a_network_with_a_decoder_of_its_own_has_no_perplexity(tmp_path: Path) -> None:
+    source = saved(classifier("T5"), tmp_path / "m", segments=False)
+    (tmp_path / "text.txt").write_text("\n".join(lines()))
+    evaluation = Evaluation(tmp_path / "text.txt", task="causal-lm:length=16")
+    with pytest.raises(EvaluationError, match="cannot load it: no AutoModelForCausalLM"):
+        evaluate(source, evaluation=evaluation)
+
+
+def test_random_texts_of_a_language_model_have_no_segments(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**_SIZES)
+    source = saved(transformers.GPT2LMHeadModel(config), tmp_path / "m", segments=True)
+    harness = Evaluation(task="causal-lm").resolve(open_checkpoint(source))
+    samples, _ = made_for(source, harness.task)
+    assert samples.inputs.shape[1] == 2
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        inputs = torch.from_numpy(samples.inputs[-2:])
+        expected = model(input_ids=inputs[:, TOKENS]).logits[:, :-1].flatten(0, 1)
+        torch.testing.assert_close(build(harness)(inputs), expected, atol=1e-5, rtol=1e-4)
+    bert = saved(CASES["bert"].model(), tmp_path / "b", segments=True)
+    assert made_for(bert, SentenceEmbedding())[0].inputs.shape[1] == 3
 
 
 @pytest.mark.parametrize("segments", [False, True])
