@@ -13,7 +13,7 @@ from rmtcli.spectra import Spectrum
 class Untouched(Enum):
     """Why a layer stays as it is; the value is the sentence that a user reads."""
 
-    HEAD = "output head"
+    HEAD = "output head, unless --include names it in full"
     NARROW = (
         "taken for an output head (few outputs, or the only layer): if it is not one, "
         "name it in full with --include"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rmtcli.checkpoint.names import is_recurrent, member, module_of, plain, unit
 from rmtcli.errors import UsageError
 from rmtcli.layers.foreign import foreign
 from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason, matches
-from rmtcli.layers.order import Link, ordered
+from rmtcli.layers.order import Link, inner, ordered
 from rmtcli.layers.roles import Roles, is_bilinear
 from rmtcli.layers.view import GATES, View
 
@@ -34,11 +35,12 @@ def find_layers(
     A layer is a floating-point matrix named ``weight`` or ``….weight`` that has no other role
     (``roles.py``), such as an embedding or a router. An output head is the last layer, if the file
     tells which one that is (a torch file, or a chain); one whose name says so (``…head``,
-    ``classifier``, ``score``); or one with few outputs. Only a pattern that is a head's whole name
-    makes it an ordinary layer. One-dimensional tensors (biases, norms) are not listed, unless
-    another tool keeps weights in them. Each matrix in a stack of experts is a layer, and so are
-    the projections in torch's attention module; convolutions and the gates of recurrent layers are
-    layers if the selection asks for them, the gates of one matrix together or each by itself.
+    ``classifier``, ``score``); or one with few outputs, which no later layer reads. Only a pattern
+    that is a head's whole name makes it an ordinary layer. One-dimensional tensors (biases, norms)
+    are not listed, unless another tool keeps weights in them. Each matrix in a stack of experts is
+    a layer, and so are the projections in torch's attention module; convolutions and the gates of
+    recurrent layers are layers if the selection asks for them, the gates of one matrix together or
+    each by itself.
 
     Args:
         checkpoint: the network; its order is kept.
@@ -145,6 +147,8 @@ def _heads(roles: Roles, names: Sequence[str], selection: Selection) -> dict[str
     last = {chain[-1].name} if chain else set()
     if checkpoint.as_stored:
         last = set(untied[-1:])
+    channels = [replace(x, kernel=math.prod(infos[x.name].shape[2:])) for x in links]
+    narrow -= inner(channels, as_stored=checkpoint.as_stored)
     sure = named | (last if len(untied) > 1 else set())
     marked = {x for x in named | narrow | last if not _RECURRENT.search(x)}
     return {name: name in sure for name in marked - set(selection.include)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import rmtcli
@@ -232,7 +233,7 @@ def test_a_square_layer_follows_its_siblings_in_out_biases(tmp_path: Path) -> No
 
 
 def test_a_layer_that_only_its_shape_makes_a_head_says_how_to_prune_it(tmp_path: Path) -> None:
-    shapes = {"c.weight": (16, 64, 3, 3), "fc.weight": (40, 64), "head.weight": (10, 40)}
+    shapes = {"c.weight": (16, 64, 3, 3), "fc.weight": (40, 60), "head.weight": (10, 40)}
     path = tmp_path / "a.pt"
     write(path, shapes)
     report = rmtcli.prune(path, keep="rank:k=2", selection=Selection(convolutions=True),
@@ -243,7 +244,31 @@ def test_a_layer_that_only_its_shape_makes_a_head_says_how_to_prune_it(tmp_path:
         "fc.weight": None,
         "head.weight": Untouched.HEAD,
     }
-    assert "name it in full with --include" in Untouched.NARROW.value
+    for reason in (Untouched.NARROW, Untouched.HEAD):
+        assert "--include" in reason.value
     write(path, {"c.weight": (16, 64, 3, 3), "fc.weight": (40, 64)})
     only = [item for item in find_layers(open_checkpoint(path)) if isinstance(item, Layer)]
     assert [(layer.head, layer.narrow) for layer in only] == [(True, True)]
+
+
+NARROW = {
+    "conv1.weight": (16, 8, 3),
+    "conv2.weight": (16, 16, 5),
+    "conv3.weight": (20, 16, 5),
+    "fc.weight": (16, 80),
+    "up.weight": (64, 16),
+    "logits.weight": (16, 64),
+}
+
+
+def test_layers_whose_outputs_later_layers_read_are_no_heads(tmp_path: Path) -> None:
+    selection = Selection(convolutions=True)
+    write(tmp_path / "a.pt", NARROW)
+    kinds = {x.name: x for x in find_layers(open_checkpoint(tmp_path / "a.pt"), selection)}
+    assert [name for name in NARROW if kinds[name].head] == ["logits.weight"]  # type: ignore[union-attr]
+    # Without an order, only names that differ in a number tell which layers are later.
+    save_file({name: torch.randn(shape) for name, shape in NARROW.items()},
+              tmp_path / "a.safetensors")  # fmt: skip
+    items = find_layers(open_checkpoint(tmp_path / "a.safetensors"), selection)
+    heads = {x.name: x.narrow for x in items if isinstance(x, Layer) and x.head}
+    assert heads == {"conv3.weight": True, "fc.weight": True, "logits.weight": False}
