@@ -111,6 +111,7 @@ class Bench:
         calibration: rmtcli.Calibration | None,
         *,
         share_inputs: bool = False,
+        layout: str = "factored",
     ) -> Report:
         """Prune with one budget for all layers."""
         return rmtcli.prune(
@@ -118,6 +119,7 @@ class Bench:
             self.folder / "out",
             budget=self.budget(share),
             share_inputs=share_inputs,
+            layout=layout,
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
             calibration=calibration,
@@ -147,6 +149,16 @@ class Bench:
 
 Method = Callable[[Bench, float], Report]
 METHODS: dict[str, Method] = {
+    "pivoted, two-sided, `--sequential`": lambda b, s: b.joint(
+        s, b.settings("two-sided", sequential=True), layout="pivoted"
+    ),
+    "pivoted, two-sided, one budget": lambda b, s: b.joint(
+        s, b.settings("two-sided"), layout="pivoted"
+    ),
+    "pivoted, `--share-inputs`": lambda b, s: b.joint(
+        s, b.settings("two-sided"), share_inputs=True, layout="pivoted"
+    ),
+    "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
         s, b.settings("two-sided", healing=True, sequential=True, heal=HEAL)
     ),
