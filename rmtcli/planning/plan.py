@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.diagnostics import Diagnostics, VectorTest, diagnose
 from rmtcli.edges import EdgeFit
 from rmtcli.keep import Untouched
@@ -73,6 +74,12 @@ class LayerPlan:
         if self.untouched is not None:
             return self.layer.size
         return self.layout.size(self.layer, self.rank, shares=self.shares_with is not None)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes stored for the weight and for positions of its outputs, under each of its names."""
+        positions = 0 if self.untouched else self.layout.index_bytes * self.layer.shape[0]
+        return self.layer.copies * (self.size * TYPES[self.layer.dtype].width + positions)
 
     @property
     def macs(self) -> int:

@@ -120,11 +120,8 @@ class Report:
         before = self.source.tensor_bytes
         if self.output is not None:
             return before, self.output.tensor_bytes
-        saved = sum(
-            plan.layer.copies * (plan.layer.size - plan.size) * TYPES[plan.layer.dtype].width
-            for plan in self.pruned
-        )
-        return before, before - saved
+        dense = (p.layer.copies * p.layer.size * TYPES[p.layer.dtype].width for p in self.pruned)
+        return before, before - sum(dense) + sum(plan.bytes for plan in self.pruned)
 
     def to_dict(self, command: str | None = None) -> dict[str, Any]:
         """The report as plain values, for JSON.

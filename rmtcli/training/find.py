@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from rmtcli.checkpoint.names import factors_of, member, module_of
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
+from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.split import SplitLinear, own_part
 from rmtcli.training.layers import TrainedLayer
 
@@ -52,8 +53,8 @@ def layers_in(model: nn.Module, selection: Selection) -> tuple[list[TrainedLayer
         The layers in the network's order, and the reasons for all others by name.
     """
     layers = _all_layers(model)
+    kept, others = [], dict.fromkeys(_pivoted(model), "pivoted: run rmtcli densify to prune it again")
     users = Counter(id(p) for owner in model.modules() for p in owner._parameters.values())
-    kept, others = [], {}
     for layer in layers:
         if selection.leaves_out(layer.name):
             others[layer.name] = "left out by include or exclude"
@@ -90,9 +91,19 @@ def _all_layers(model: nn.Module) -> list[TrainedLayer]:
     return list(layers.values())
 
 
+def _pivoted(model: nn.Module) -> list[str]:
+    """Names of the weights in the pivoted layout."""
+    return [
+        member(path, "weight")
+        for path, module in model.named_modules()
+        if isinstance(module, PivotedModule)
+    ]
+
+
 def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | SplitLinear, str]]:
     """Yield (parent, key, module, path) of all linear layers but those inside a split layer."""
-    inside = {id(part) for m in model.modules() if isinstance(m, SplitLinear) for part in m}
+    splits = (SplitLinear, PivotedModule)
+    inside = {id(x) for m in model.modules() if isinstance(m, splits) for x in m.children()}
     for path, module in model.named_modules(remove_duplicate=False):
         if path and isinstance(module, nn.Linear | SplitLinear) and id(module) not in inside:
             yield model.get_submodule(module_of(path)), path.rpartition(".")[2], module, path

@@ -72,7 +72,7 @@ def test_calibration_improves_the_factors_of_any_rule() -> None:
     assert drop(mended) < drop(plain) - 1
 
 
-@pytest.mark.parametrize("layout", ["factored", "dense"])
+@pytest.mark.parametrize("layout", ["factored", "pivoted", "dense"])
 def test_the_written_network_is_the_measured_one(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "a.safetensors"
     report = rmtcli.prune(DEEP, path, budget=Budget("10%"), evaluation=MNIST, layout=layout)

@@ -121,7 +121,7 @@ def test_terminal_and_model_card_show_the_same_parameters(
     assert f"{report.parameters[0]:,} → {report.parameters[1]:,}" in card
 
 
-@pytest.mark.parametrize("layout", ["factored", "dense"])
+@pytest.mark.parametrize("layout", ["factored", "pivoted", "dense"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_bytes_are_judged_as_they_are_written(
     tmp_path: Path, layout: str, dtype: torch.dtype

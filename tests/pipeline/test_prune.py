@@ -230,7 +230,7 @@ def test_factors_share_a_large_norm(tmp_path: Path) -> None:
 
 def test_wrong_requests_are_reported(file: Path) -> None:
     for options, message in [
-        ({"layout": "sparse"}, "unknown layout 'sparse': choose one of factored, dense"),
+        ({"layout": "sparse"}, "unknown layout 'sparse': choose one of factored, pivoted, dense"),
         ({"edge": "ben"}, "unknown edge estimator 'ben'"),
         ({"keep": "most"}, "unknown keep rule 'most'"),
         ({"output": file}, "is an input"),

@@ -52,8 +52,8 @@ Layout = Annotated[
     str,
     typer.Option(
         metavar="factored|pivoted|dense",
-        help="Write two small layers in place of each pruned one, or their product under the old "
-        "name.",
+        help="How pruned layers are stored: as two small layers; as pivot rows and combinations of "
+        "them, which are fewer numbers; or as a matrix of the old size and name.",
     ),
 ]
 Edge = Annotated[
