@@ -53,7 +53,10 @@ def layers_in(model: nn.Module, selection: Selection) -> tuple[list[TrainedLayer
         The layers in the network's order, and the reasons for all others by name.
     """
     layers = _all_layers(model)
-    kept, others = [], dict.fromkeys(_pivoted(model), "pivoted: run rmtcli densify to prune it again")
+    kept, others = (
+        [],
+        dict.fromkeys(_pivoted(model), "pivoted: run rmtcli densify to prune it again"),
+    )
     users = Counter(id(p) for owner in model.modules() for p in owner._parameters.values())
     for layer in layers:
         if selection.leaves_out(layer.name):

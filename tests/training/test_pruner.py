@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import rmtcli
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.layers import Selection
 from rmtcli.layouts.split import SplitLinear
@@ -310,6 +312,25 @@ def test_its_state_dict_is_an_ordinary_factored_checkpoint() -> None:
     names = set(model.state_dict())
     assert {"fc1.0.weight", "fc1.1.weight", "fc1.1.bias"} <= names
     assert "fc1.weight" not in names
+
+
+def test_a_pivoted_layer_trains_and_is_left_to_itself(tmp_path: Path) -> None:
+    model = network(*SIZES)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    only = Selection(include=["fc1.*"])
+    options = {"keep": "rank:k=9", "layout": "pivoted", "selection": only}
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", **options)
+    model = rmtcli.load(model, tmp_path / "b.pt")
+    x, y = task()
+    optimizer = sgd(model)
+    pruner = RMTPruner(model, optimizer, start=0, keep="rank:k=10")
+    assert "densify" in pruner.left_alone["fc1.weight"]
+    before = model.state_dict()["fc1.rest.weight"].clone()
+    losses = [epoch(model, optimizer, x, y) for _ in range(5)]
+    pruner.step()
+    assert losses[-1] < losses[0]
+    assert not torch.equal(model.state_dict()["fc1.rest.weight"], before)
+    assert "fc2.0.weight" in model.state_dict()
 
 
 def broken(model: nn.Sequential) -> None:
