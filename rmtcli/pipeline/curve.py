@@ -21,6 +21,7 @@ from rmtcli.pipeline.request import Request
 from rmtcli.planning import Allocation, Budget, Goal, under_budget
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
+from rmtcli.report.notes import on_chance
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -98,7 +99,12 @@ def curve(
         layout=prepared.method.layout,
         calibrated=_calibrated(prepared, points),
         curve=tuple(points),
-        notes=(*prepared.notes, *notes, *prepared.harness.notes),
+        notes=(
+            *on_chance(points[0].comparison),
+            *prepared.notes,
+            *notes,
+            *prepared.harness.notes,
+        ),
     )
 
 

@@ -35,16 +35,19 @@ def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     """Notes on the cost of pruning: it was not measured, or it is large."""
     if comparison is None:
         return (NOT_MEASURED,)
-    if comparison.at_chance:
-        return (AT_CHANCE,)
     drop = comparison.drop
-    if drop is None or drop <= LARGE_DROP:
-        return ()
+    if comparison.at_chance or drop is None or drop <= LARGE_DROP:
+        return on_chance(comparison)
     return (
         f"pruning costs {drop:.2f} points of {comparison.rows.points}: some of the dropped "
         "directions matter. Limit the loss with --max-drop, keep more, or leave layers out with "
         "--exclude",
     )
+
+
+def on_chance(comparison: Comparison) -> tuple[str, ...]:
+    """That a dense network has nothing to lose, if it does no better than chance."""
+    return (AT_CHANCE,) if comparison.at_chance else ()
 
 
 INSTEAD = (

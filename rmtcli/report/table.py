@@ -80,6 +80,8 @@ def _curve_row(point: Point, dense: int) -> list[str]:
     """A network of a curve; a cell is empty where its quantity was not measured."""
     comparison, error = point.comparison, point.error
     cosines, drop, after = comparison.cosines, comparison.drop, comparison.after
+    if comparison.at_chance:  # nothing can be lost
+        drop = error = None
     needs_targets = comparison.rows.needs_targets
     r_squared = None if after.squared_error is None else after.accuracy
     return [

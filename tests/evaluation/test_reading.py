@@ -17,6 +17,7 @@ from rmtcli.evaluation import Comparison, Rows, Samples, Scores
 from rmtcli.evaluation.measures import distance, divergence, margins, merits, relative_change
 from rmtcli.evaluation.reading import Reading, read_rows
 from rmtcli.evaluation.score import measure
+from rmtcli.evaluation.sense import no_better_than_chance
 from rmtcli.planning import Budget
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
@@ -251,6 +252,35 @@ def test_a_network_at_chance_has_nothing_to_lose(tmp_path: Path) -> None:
     text = dict(summary(report))["accuracy"]
     assert text.endswith("(the dense network does no better than chance)")
     assert any("its scores say nothing about pruning" in note for note in report.notes)
+    curve = rmtcli.curve(tmp_path / "a.pt", sizes=["80%"], evaluation=evaluation)
+    assert "change" not in table(curve)[0]
+    assert curve.notes[0] == report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rows", "chance"),
+    [
+        (Scores(None, 5.0, None, perplexity=99.5, classes=99), Rows.CLASSES, True),
+        (Scores(None, 5.0, None, perplexity=60.0, classes=99), Rows.CLASSES, False),
+        (Scores(None, 50.0, None, merits=np.tile([0.0, 1.0], 50)), Rows.LABELS, True),
+        (Scores(None, 80.0, None, merits=np.tile([1.0, 0.6], 50)), Rows.LABELS, False),
+        (Scores(None, 0.5, None, merits=np.tile([-0.99, 1.0], 50)), Rows.VALUES, True),
+        (Scores(None, 90.0, None, merits=np.full(100, 0.9)), Rows.VALUES, False),
+        (Scores(None, 100.0, None, merits=np.ones(100)), Rows.VECTORS, False),
+    ],
+)
+def test_chance_is_told_by_task(scores: Scores, rows: Rows, chance: bool) -> None:
+    assert no_better_than_chance(scores, rows) == chance
+
+
+def test_only_classifiers_are_finetuned(tmp_path: Path) -> None:
+    evaluation = written("regression", tmp_path)
+    arrays = dict(np.load(tmp_path / "d.npz"))
+    targets = {"train_targets": np.linspace(0, 1, len(arrays["train_inputs"]))}
+    np.savez(tmp_path / "d.npz", **(arrays | targets))
+    with pytest.raises(EvaluationError, match=r"finetune trains networks for classification.*regr"):
+        rmtcli.finetune(tmp_path / "a.pt", keep="rank:k=4", evaluation=evaluation)
+    assert not (tmp_path / "a.finetuned.pt").exists()
 
 
 def test_outputs_that_saturate_are_measured() -> None:
