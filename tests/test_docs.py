@@ -71,6 +71,15 @@ def test_readme_shows_what_the_program_prints(marker: str, workdir: Path) -> Non
     assert block(marker).search(README)[2].strip() == printed(BLOCKS[marker], workdir)  # type: ignore[index]
 
 
+def test_every_kind_of_file_has_a_test_that_exists() -> None:
+    rows = (ROOT / "docs/files-from-the-field.md").read_text().split("|---|---|---|\n")[1]
+    tests = [re.search(r"`(tests/[\w/]+\.py)::(\w+)`[^|]*\|$", row) for row in rows.splitlines()]
+    assert len(tests) > 50
+    for test, row in zip(tests, rows.splitlines(), strict=True):
+        assert test is not None, row
+        assert f"def {test[2]}(" in (ROOT / test[1]).read_text(), row
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The output of a command on the sample models, which is run once."""

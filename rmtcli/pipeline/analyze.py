@@ -11,7 +11,7 @@ from rmtcli.edges import EDGES
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored
 from rmtcli.pipeline.fits import Fitter, Track, decomposer_for, fit_layers
-from rmtcli.pipeline.stages import Method, describe, layers_of, on_values, plan_layers
+from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule
 from rmtcli.report.base import Report
@@ -74,7 +74,7 @@ def analyze(
         latency=time_layers(planned.layers, batches, device),
         notes=(
             *checkpoint.remarks,
-            *on_values(checkpoint, planned),
+            *on_tensors(checkpoint, planned),
             TAILS,
             *on_trying(checkpoint, planned.pruned),
         ),

@@ -26,7 +26,7 @@ from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Result
 from rmtcli.pipeline.request import Refuse, Request
-from rmtcli.pipeline.stages import described, on_values
+from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import (
     Budget,
@@ -148,7 +148,7 @@ def prune(
         ),
         notes=(
             *on_cost(comparison),
-            *on_values(checkpoint, result.planned),
+            *on_tensors(checkpoint, result.planned),
             *prepared.notes,
             *result.notes,
             *on_extras(checkpoint, target),

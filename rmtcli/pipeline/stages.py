@@ -18,6 +18,7 @@ from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.layouts import Layout, Replacements
+from rmtcli.pipeline.factors import on_lost_record
 from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.planning import Fitted, LayerPlan, RankChooser, plan_layer
 from rmtcli.report.base import Source
@@ -205,16 +206,17 @@ def edited(
     return Edited(checkpoint, edits, manifest)
 
 
-def on_values(checkpoint: Checkpoint, planned: Planned) -> tuple[str, ...]:
-    """A note on values that are not finite where no layer is: an embedding, a norm, a buffer.
+def on_tensors(checkpoint: Checkpoint, planned: Planned) -> tuple[str, ...]:
+    """Notes on factors without a record, and on values that are not finite where no layer is.
 
-    Layers were refused for them, or are listed. Minus infinity is what a mask holds, so that it
-    counts in weights and running statistics only.
+    Layers were refused for such values, or are listed. Minus infinity is what a mask holds, so that
+    it counts in weights and running statistics only.
     """
     known = {plan.layer.tensor for plan in planned.layers}
     known |= {item.name for item in planned.skipped if item.reason is SkipReason.NOT_FINITE}
     names = [name for name in checkpoint.distinct if name not in known]
-    return on_not_finite([name for name in names if _is_broken(name, checkpoint)])
+    broken = [name for name in names if _is_broken(name, checkpoint)]
+    return (*on_not_finite(broken), *on_lost_record(checkpoint, planned.pruned))
 
 
 def _is_broken(name: str, checkpoint: Checkpoint) -> bool:

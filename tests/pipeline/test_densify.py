@@ -178,9 +178,30 @@ def test_a_record_says_nothing_of_factors_that_are_no_longer_shared(tmp_path: Pa
     torch.testing.assert_close(torch.load(tmp_path / "c.pt")["k.weight"], expected)
 
 
-def test_siblings_are_balanced_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_siblings_are_balanced_together(tmp_path: Path, ending: str) -> None:
     tensors = factored("q", "k", "v", scale=3**0.5)
     for name in ("k", "v"):
         tensors[f"{name}.0.weight"] = tensors["q.0.weight"]
-    torch.save(tensors, tmp_path / "tuned.pt")
-    assert f"{NOTE}q, k, v" in rmtcli.densify(tmp_path / "tuned.pt", tmp_path / "c.pt").notes
+    path = tmp_path / f"tuned.{ending}"
+    if ending == "safetensors":  # it stores each name on its own
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
+    else:
+        torch.save(tensors, path)
+    (note,) = [x for x in rmtcli.densify(path, tmp_path / "c.pt").notes if x.startswith(NOTE)]
+    assert sorted(note.removeprefix(NOTE).split(", ")) == ["k", "q", "v"]
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_pruning_factors_without_a_record_is_noted(tmp_path: Path, ending: str) -> None:
+    right = torch.from_numpy(planted((64, 256), 3, times=4)).float()
+    left = torch.from_numpy(planted((256, 64), 3, times=4)).float()
+    left *= right.norm() / left.norm()
+    tensors = {"m.0.weight": right, "m.1.weight": left}
+    tensors |= {"own.0.weight": 2 * right, "own.1.weight": -left, "head.weight": torch.ones(4, 256)}
+    path = tmp_path / f"tuned.{ending}"
+    (torch.save if ending == "pt" else save_file)(tensors, path)
+    said = "by names and norms, these may be factors that rmtcli wrote, of which the file has no "
+    report = rmtcli.prune(path, tmp_path / "b.pt", keep="rank:k=3")
+    assert len(report.pruned) >= 3
+    assert sum(note.startswith(f"{said}record: m. If so") for note in report.notes) == 1
