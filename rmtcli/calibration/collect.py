@@ -42,15 +42,19 @@ class _Sums:
         self.rows += len(values)
         for block in torch.split(values.detach(), _ROWS):
             x = block.double() if bias is None else block.double() - bias.detach().double()
-            self.total = self.total + x.sum(0).cpu().numpy()
-            self.outer = self.outer + (x.T @ x).cpu().numpy()
+            total, outer = x.sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
+            if self.outer.ndim:
+                self.total += total
+                self.outer += outer
+            else:
+                self.total, self.outer = total, outer
 
     @cached_property
     def averages(self) -> tuple[Array, Array]:
-        """E[x] and E[x xᵀ], computed once for all layers of the group; frees the sums."""
-        averages = self.total / self.rows, self.outer / self.rows
-        self.total = self.outer = np.zeros(())
-        return averages
+        """E[x] and E[x xᵀ], computed once for all layers of the group, in the sums' memory."""
+        self.total /= self.rows
+        self.outer /= self.rows
+        return self.total, self.outer
 
 
 @dataclass
@@ -116,7 +120,10 @@ class _Watch:
             averages = [sums.averages for _, sums in own]
             mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
             second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
-        gradient = None if name not in self.gradients else self.gradients[name].outer / rows
+        gradient = None
+        if name in self.gradients:
+            gradient = self.gradients.pop(name).outer
+            gradient /= rows
         return Moments(rows, samples, mean, second, gradient, name in self.outputs)
 
 
