@@ -265,10 +265,13 @@ def _call_main(request: dict[str, Any]) -> Any:
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), request["send"]))
             signal.setitimer(signal.ITIMER_REAL, request["after"])
         main()
-        signal.setitimer(signal.ITIMER_REAL, 0)
     except SystemExit as end:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        return end.code or 0
+        code = end.code or 0
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return code
+        except KeyboardInterrupt:  # the program had ended
+            return code
     return 0
 
 

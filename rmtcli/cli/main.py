@@ -86,15 +86,8 @@ def root(
 
 def main() -> None:
     """Run the command line. Expected failures become one line on stderr and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # replace characters that a console cannot print
-            stream.reconfigure(errors="replace")
-    return_freed_memory()
-    if "numpy" not in sys.modules and not libraries_fit():
-        _fail(_NO_MEMORY, 1)
-    # SIGTERM unwinds the stack, so that no half-written file stays behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        _prepare()
         group: Any = typer.main.get_command(app)
         group(prog_name="rmtcli", default_map=defaults(group.commands, Path.cwd()))
     except KeyboardInterrupt:  # where Typer does not catch it
@@ -111,6 +104,18 @@ def main() -> None:
         if not out_of_memory(error):
             raise
         _fail(_NO_MEMORY, 1)
+
+
+def _prepare() -> None:
+    """Set up streams, memory and signals, before any work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # replace characters that a console cannot print
+            stream.reconfigure(errors="replace")
+    return_freed_memory()
+    if "numpy" not in sys.modules and not libraries_fit():
+        _fail(_NO_MEMORY, 1)
+    # SIGTERM unwinds the stack, so that no half-written file stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _fail(message: str, code: int) -> None:
