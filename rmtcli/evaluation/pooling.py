@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.errors import UsageError
-from rmtcli.evaluation.text import object_of
+from rmtcli.evaluation.problem import object_of
 from rmtcli.files import CONFIG
 
 

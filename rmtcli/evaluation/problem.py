@@ -52,7 +52,7 @@ def targets_of(path: Path, labels: Sequence[Any], directory: Path) -> NDArray[An
         raise EvaluationError(f"{path}: some lines have a 'label' and some have none")
     rows = reading_of_config(directory).rows
     if rows is Rows.CLASSES:
-        numbers = read_object(directory / CONFIG).get("label2id")
+        numbers = object_of(directory / CONFIG).get("label2id")
         numbers = numbers if isinstance(numbers, dict) else {}
         return np.array([_class(path, label, numbers) for label in labels], np.int64)
     try:
@@ -77,3 +77,16 @@ def _class(path: Path, label: object, numbers: dict[str, int]) -> int:
         return numbers[label]
     known = ", ".join(numbers) or "none has a name"
     raise EvaluationError(f"{path}: label {label!r} is not a class of this network: {known}")
+
+
+def object_of(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a directory.
+
+    Raises:
+        CheckpointError: the file is not a JSON object.
+        EvaluationError: the file is missing or cannot be read.
+    """
+    try:
+        return read_object(file)
+    except OSError as error:
+        raise EvaluationError(f"{file}: cannot be read ({error.strerror})") from None

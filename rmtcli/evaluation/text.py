@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint.huggingface import read_object, refuse_code
+from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
-from rmtcli.evaluation.problem import targets_of
+from rmtcli.evaluation.problem import object_of, targets_of
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
@@ -252,19 +252,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise EvaluationError(f"{path}: is not text in UTF-8") from None
-
-
-def object_of(file: Path) -> dict[str, Any]:
-    """Read a JSON object of a directory.
-
-    Raises:
-        CheckpointError: the file is not a JSON object.
-        EvaluationError: the file is missing or cannot be read.
-    """
-    try:
-        return read_object(file)
-    except OSError as error:
-        raise EvaluationError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager
