@@ -92,7 +92,7 @@ _PLAIN: Sequence[Mutation] = (
 def damaged(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     """A file with one to four faults, which its checksums and lengths often do not reveal."""
     inner = rng.random() < 0.6
-    if inner and data[:4] == b"PK\x03\x04":
+    if inner and data[:4] == b"PK\x03\x04" and zipfile.is_zipfile(io.BytesIO(data)):
         return _in_archive(data, rng)
     if inner and data[8:9] == b"{":
         return _in_header(data, rng)

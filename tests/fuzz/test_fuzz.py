@@ -6,11 +6,12 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import rmtcli
@@ -36,6 +37,7 @@ def test_damaged_files_are_read_or_refused(seed: int, tmp_path: Path) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300), st.randoms(use_true_random=False))
+@example(b"PK\x03\x04 and no archive", Random(1))
 def test_any_bytes_can_be_damaged(data: bytes, rng: object) -> None:
     assert isinstance(damaged(data, [data], rng), bytes)  # type: ignore[arg-type]
 
