@@ -148,8 +148,11 @@ def in_out(checkpoint: Checkpoint, module: str, info: TensorInfo) -> bool | None
 
 
 def is_bilinear(module: str, info: TensorInfo) -> bool:
-    """Whether a weight of three dimensions is out × in × in: by its name, or too long a kernel."""
-    long = len(info.shape) == 3 and info.shape[2] >= _LONG
+    """Whether a weight of three dimensions is out × in × in: by its name, or too long a kernel.
+
+    A kernel of any length is one where the name says so.
+    """
+    long = len(info.shape) == 3 and info.shape[2] >= _LONG and "conv" not in module.lower()
     return _BILINEAR.search(module) is not None or long
 
 

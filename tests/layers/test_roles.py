@@ -114,7 +114,8 @@ def test_transposed_and_bilinear_weights_are_not_convolutions(tmp_path: Path) ->
             "deconv": nn.ConvTranspose2d(24, 24, 4, bias=False),
             "series": nn.ModuleList([nn.ConvTranspose1d(32, 16, 8), nn.ConvTranspose1d(16, 16, 8)]),
             "bare": nn.Sequential(nn.ConvTranspose2d(24, 8, 4, bias=False), nn.BatchNorm2d(8)),
-            "mix": nn.Bilinear(20, 40, 30),
+            "mix": nn.Bilinear(20, 40, 36),
+            "conv": nn.Conv1d(24, 24, 64),
             "last": nn.Conv1d(24, 24, 3),
         }
     )
@@ -125,6 +126,7 @@ def test_transposed_and_bilinear_weights_are_not_convolutions(tmp_path: Path) ->
         "down.weight": False,
         **{f"{name}.weight": SkipReason.TRANSPOSED for name in transposed},
         "mix.weight": SkipReason.BILINEAR,
+        "conv.weight": False,
         "last.weight": True,
     }
     chosen = Selection(include=["mix.weight"], convolutions=True)
