@@ -22,6 +22,7 @@ COMMANDS = {
     "mnist": "IDX --seeds 5",
     "compression": "IDX --seeds 5",
     "minilm": "--share 70 50 35",
+    "audio": "--seeds 3",
     "training": "IDX --epochs 5",
     "smoothing": "IDX --seeds 5",
     "weights": "IDX --seeds 5",
