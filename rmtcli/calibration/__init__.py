@@ -16,7 +16,7 @@ from rmtcli.calibration.metric import (
     redirect,
 )
 from rmtcli.calibration.moments import ByLayer, Moments
-from rmtcli.calibration.narrow import Narrowing, Refit, narrow_units
+from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "Moments",
     "Narrowing",
     "Origin",
-    "Refit",
+    "Reader",
     "decompose",
     "decompose_together",
     "narrow_units",

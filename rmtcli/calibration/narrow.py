@@ -12,14 +12,14 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration.metric import GRADIENT_FLOOR
 from rmtcli.calibration.moments import Moments
 
-#: Ridge of the refit, as a share of the units' mean variance.
+#: Ridge of the readers' least squares, as a share of the units' mean variance.
 RIDGE = 1e-4
 #: Units that leave between two updates of the whole matrices.
 _BLOCK = 48
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Refit:
+class Reader:
     """A layer that reads some of its inputs only.
 
     Attributes:
@@ -59,7 +59,7 @@ class Narrowing:
         """The units of a width, in the order of the layer."""
         return np.sort(self.order[:width])
 
-    def refit(self, width: int) -> list[Refit]:
+    def readers(self, width: int) -> list[Reader]:
         """The layers that read the units of a width, fitted to give the dense layers' outputs.
 
         With P the units that are left, C the moment of all units and ε the ridge,
@@ -73,11 +73,11 @@ class Narrowing:
             dense: FloatArray = weight.astype(np.float64)
             new = dense @ maps
             shift = dense @ mean - new @ mean[units] if self.bias else None
-            made.append(Refit(new, shift))
+            made.append(Reader(new, shift))
         return made
 
     def loss(self, width: int) -> float:
-        """The exact expected loss of the refitted layers, tr(A (1−T) C (1−T)ᵀ) with T the refit."""
+        """The exact expected loss of the refitted layers, tr(A (1−T) C (1−T)ᵀ), W' = W T."""
         units = self.units(width)
         rest = np.eye(len(self.order))
         rest[:, units] -= self._maps(units)
@@ -86,7 +86,7 @@ class Narrowing:
         return max(float(np.sum((measure @ rest) * (rest @ second))), 0.0)
 
     def _maps(self, units: NDArray[np.int64]) -> FloatArray:
-        """Shape (units, width): W ↦ W' of :meth:`refit`."""
+        """Shape (units, width): W ↦ W' of :meth:`readers`."""
         second = _ridged(_second(self.moments[0], self.bias))
         own = second[np.ix_(units, units)]
         return np.asarray(np.linalg.solve(own, second[units]).T)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,10 @@ class Manifest:
         ranks: rank of each layer that was pruned last, by layer name, in either layout.
         shared: for each factored module that uses a sibling's right factor, the sibling's module.
         pivoted: number of rows that are no pivots, for each factored module in the pivoted layout.
+        narrowed: (out, in) of the dense weight of each layer next to a narrower hidden layer, by
+            layer name.
+        entries: entries of a directory's ``config.json`` that give the widths of hidden layers,
+            with their new values; a dot leads into a part of the configuration.
         version: version of the record's layout.
     """
 
@@ -41,6 +45,8 @@ class Manifest:
     ranks: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, str] = field(default_factory=dict)
     pivoted: Mapping[str, int] = field(default_factory=dict)
+    narrowed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    entries: Mapping[str, int] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
     @property
@@ -77,10 +83,11 @@ class Manifest:
         )
 
     def to_json(self) -> str:
-        """The record as one line of JSON; no field for pivoted modules if there are none."""
+        """The record as one line of JSON; the fields of rarer layouts only if they are used."""
         fields = asdict(self)
-        if not self.pivoted:
-            del fields["pivoted"]
+        for name in ("pivoted", "narrowed", "entries"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, sort_keys=True)
 
     @staticmethod
@@ -89,10 +96,11 @@ class Manifest:
         try:
             fields: Any = json.loads(text)
             manifest = Manifest(**fields)
-            by_name = (manifest.factored, manifest.ranks, manifest.pivoted)
-            ranks = [rank for ranks in by_name for rank in ranks.values()]
+            by_name = (manifest.factored, manifest.ranks, manifest.pivoted, manifest.entries)
+            numbers = [number for some in by_name for number in some.values()]
+            numbers += [side for shape in manifest.narrowed.values() for side in shape]
             siblings = manifest.shared.values()
-            valid = all(type(rank) is int for rank in ranks) and all(
+            valid = all(type(number) is int for number in numbers) and all(
                 type(module) is str for module in siblings
             )
         except (ValueError, TypeError, AttributeError, RecursionError):

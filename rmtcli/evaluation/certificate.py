@@ -56,10 +56,13 @@ def certified(
         inputs: shape (samples, …).
 
     Returns:
-        The shares; None if a network is not a chain of linear layers and known activations.
+        The shares; None if a network is not a chain of linear layers and known activations, or
+        the two have hidden layers of different widths.
     """
     before, after = _stages(dense), _stages(pruned)
     if not before or not after or len(before) != len(after) or len(inputs) == 0:
+        return None
+    if any(a.weight.shape != b.weight.shape for a, b in zip(before, after, strict=True)):
         return None
     norms = [float(torch.linalg.matrix_norm(stage.weight, 2)) for stage in after]
     certain = np.zeros(2)

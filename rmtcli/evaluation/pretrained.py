@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection
 from itertools import count
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint import Checkpoint, Manifest
 from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.checkpoint.huggingface.write import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
@@ -128,6 +129,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
             )
             if checkpoint.manifest is not None and checkpoint.manifest.factored:
                 config.quantization_config = quantization_config(checkpoint.manifest)
+            _set_widths(config, checkpoint.manifest)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
             network, info = kind.from_pretrained(
@@ -150,3 +152,10 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
         )
     segments = "token_type_ids" in inspect.signature(network.forward).parameters
     return Pretrained(network.eval(), task, task.head(directory), segments=segments)
+
+
+def _set_widths(config: Any, manifest: Manifest | None) -> None:
+    """Give a configuration the widths of narrower hidden layers."""
+    for entry, width in (manifest.entries if manifest else {}).items():
+        part, _, key = entry.rpartition(".")
+        setattr(attrgetter(part)(config) if part else config, key, width)

@@ -38,6 +38,8 @@ class Untouched(Enum):
         "its module holds other parameters too, which its factors would lose: only --layout dense "
         "changes it"
     )
+    NO_BLOCK = "it lies beside no hidden layer whose units only the layers around it write and read"
+    NO_ENTRY = "config.json has no entry for this width alone, so --layout narrow cannot change it"
     NAME_TAKEN = "the names that its factors need are already in use"
     ALL_EQUAL = Verdict.ALL_EQUAL.value
     HEAVY_TAILED = Verdict.HEAVY_TAILED.value

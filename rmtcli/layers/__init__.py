@@ -5,6 +5,7 @@ layer is reported with the reason, and is never an error. Weights are read only 
 calls :meth:`Layer.read`, or to compare tensors that may be tied.
 """
 
+from rmtcli.layers.blocks import Block
 from rmtcli.layers.find import find_layers
 from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason, break_even, fingerprint
 from rmtcli.layers.order import Link, ordered
@@ -13,6 +14,7 @@ from rmtcli.layers.view import GATES, WHOLE, View
 __all__ = [
     "GATES",
     "WHOLE",
+    "Block",
     "Layer",
     "Link",
     "Selection",

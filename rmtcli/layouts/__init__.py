@@ -7,11 +7,12 @@ works on tensors in files.
 """
 
 # The default comes first: help and messages list layouts in the order of these imports.
-from rmtcli.layouts import factored, pivoted, dense  # isort: skip
+from rmtcli.layouts import factored, pivoted, dense, narrow  # isort: skip
 from rmtcli.layouts.base import LAYOUTS, Layout, undivided
 from rmtcli.layouts.dense import Dense
 from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of, split_modules
 from rmtcli.layouts.factored import Factored
+from rmtcli.layouts.narrow import Narrow, NarrowBlock, narrow_edits
 from rmtcli.layouts.pivoted import Pivoted
 from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
@@ -20,6 +21,8 @@ __all__ = [
     "Dense",
     "Factored",
     "Layout",
+    "Narrow",
+    "NarrowBlock",
     "Pivoted",
     "ReadBack",
     "Replacements",
@@ -28,6 +31,8 @@ __all__ = [
     "factored",
     "join",
     "layout_of",
+    "narrow",
+    "narrow_edits",
     "pivoted",
     "split_modules",
     "stored_errors",

@@ -58,6 +58,7 @@ class Layout(ABC):
             tensor for layers that read the same input; 0 if they cannot share any.
         index_bytes: bytes per output of a layer that are no parameters, such as positions.
         shares: what siblings share, for a report.
+        by_blocks: whether the layers around a hidden layer change together, instead of each alone.
         action: what a report says was done with a layer.
     """
 
@@ -65,6 +66,7 @@ class Layout(ABC):
     shared_parts: ClassVar[int] = 0
     index_bytes: ClassVar[int] = 0
     shares: ClassVar[str] = ""
+    by_blocks: ClassVar[bool] = False
     action: ClassVar[str]
 
     @abstractmethod

@@ -88,7 +88,7 @@ class Replacements:
 
     def _new(self, layer: Layer, values: FloatArray | NDArray[np.int32]) -> Stored:
         """A new tensor, or the whole tensor in which the layer's part is replaced."""
-        made, rows = _encoded(self.checkpoint, layer.name, values, layer.dtype), layer.view.rows
+        made, rows = encoded(self.checkpoint, layer.name, values, layer.dtype), layer.view.rows
         if rows is None:
             return self._spill.keep(made)
         if layer.tensor not in self._wholes:
@@ -128,7 +128,7 @@ def join(checkpoint: Checkpoint) -> Edits:
         )
         if first not in made:
             values = layout.decompress(checkpoint, module)
-            made[first] = spill.keep(_encoded(checkpoint, module, values, dtype))
+            made[first] = spill.keep(encoded(checkpoint, module, values, dtype))
         # In place of the last tensor: siblings may share the first, which then has tied names.
         edits |= {name: {} for name in names[:-1]} | {names[-1]: {weight: made[first]}}
         bias = layout.bias_name(weight)
@@ -199,10 +199,14 @@ def check_factors(checkpoint: Checkpoint, module: str) -> None:
     layout_of(checkpoint, module).check(checkpoint, module)
 
 
-def _encoded(
+def encoded(
     checkpoint: Checkpoint, name: str, values: FloatArray | NDArray[np.int32], dtype: str
 ) -> RawTensor:
-    """Values in a layer's type; positions are whole numbers in any."""
+    """Values in a layer's type; positions are whole numbers in any.
+
+    Raises:
+        LayerError: a value is beyond the range of the type.
+    """
     try:
         return encode(values, "I32" if values.dtype.kind == "i" else dtype)
     except OverflowError as error:
@@ -216,4 +220,4 @@ def _shifted(checkpoint: Checkpoint, bias: str, shift: FloatArray | None) -> Raw
     if shift is None:
         return checkpoint.raw(bias)
     values = checkpoint.array(bias).astype("f8") + shift
-    return _encoded(checkpoint, bias, values, checkpoint.infos[bias].dtype)
+    return encoded(checkpoint, bias, values, checkpoint.infos[bias].dtype)

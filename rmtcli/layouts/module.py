@@ -18,6 +18,7 @@ from rmtcli.layouts.base import Layout
 from rmtcli.layouts.edits import recognised
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
+from rmtcli.layouts.resize import resize
 from rmtcli.layouts.split import own_part
 from rmtcli.layouts.wrapped import prefix_of, unwrapped
 
@@ -27,9 +28,10 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
     an ``nn.Sequential`` of two modules, and one in the pivoted layout by a ``PivotedModule``; a
-    recurrent layer with such matrices by a module that runs step by step. Then all parameters are
-    loaded. Layers that share a right factor share the first of the two modules. Names that the
-    module ties to others may be missing
+    recurrent layer with such matrices by a module that runs step by step. Modules around hidden
+    layers that rmtcli made narrower get the shapes of the file. Then all parameters are loaded.
+    Layers that share a right factor share the first of the two modules. Names that the module ties
+    to others may be missing
     from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
     Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
     Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
@@ -67,6 +69,7 @@ def fill(model: nn.Module, source: Checkpoint) -> tuple[str, ...]:
     checkpoint = unwrapped(model, source)
     prefix = prefix_of(model, checkpoint)
     _split(model, checkpoint, prefix)
+    resize(model, checkpoint, prefix)
     state = {
         name.removeprefix(prefix): to_torch(checkpoint.raw(name), name)
         for name in checkpoint.infos

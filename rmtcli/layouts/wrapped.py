@@ -36,6 +36,7 @@ class Unwrapped(Checkpoint):
                 factored={plain(name): rank for name, rank in old.factored.items()},
                 shared={plain(name): plain(first) for name, first in old.shared.items()},
                 pivoted={plain(name): rows for name, rows in old.pivoted.items()},
+                narrowed={plain(name): shape for name, shape in old.narrowed.items()},
             )
 
     def raw(self, name: str) -> RawTensor:

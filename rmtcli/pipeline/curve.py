@@ -13,12 +13,12 @@ from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration
-from rmtcli.pipeline.decide import accuracy_drop, allocate
+from rmtcli.pipeline.decide import accuracy_drop, allocate, at_size
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
-from rmtcli.planning import Allocation, Budget, Goal, under_budget
+from rmtcli.planning import Allocation, Budget, Goal, WidthAllocation, size_within
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.notes import on_chance
@@ -125,8 +125,8 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
     points, notes = [], []
     for i, budget in enumerate(budgets, 1):
         _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)
-        choose = under_budget(checkpoint, allocation, budget, prepared.calibrations)
-        result = prepared.result(choose)
+        size = size_within(checkpoint, allocation, budget)
+        result = at_size(prepared, allocation, size)
         comparison = scorer.compare(result.network, result.unhealed)
         notes += [f"{budget.text}: {note}" for note in result.notes]
         ranks = {plan.layer.name: plan.rank for plan in result.planned.pruned}
@@ -136,7 +136,9 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
     return points, notes
 
 
-def _budgets(checkpoint: Checkpoint, allocation: Allocation, sizes: Sequence[str]) -> list[Budget]:
+def _budgets(
+    checkpoint: Checkpoint, allocation: Allocation | WidthAllocation, sizes: Sequence[str]
+) -> list[Budget]:
     """The sizes, largest first; of the default sizes, those that can be met."""
     budgets = [Budget(text) for text in sizes or SIZES]
     if not sizes:

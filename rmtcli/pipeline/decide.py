@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from rmtcli.evaluation import Comparison
 from rmtcli.evaluation.measures import least_step
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.tried import tried
@@ -15,14 +16,15 @@ from rmtcli.planning import (
     PairedDrop,
     Range,
     Times,
+    WidthAllocation,
     allocation_of,
     by_plan,
     by_rule,
     by_size,
     nothing_within,
     paired_drop,
+    size_within,
     timed_allocation,
-    under_budget,
 )
 
 
@@ -44,12 +46,30 @@ def decide(prepared: Prepared) -> Result:
     if goal.budget is None:
         return prepared.result(by_rule(goal.keep, calibrations))
     allocation = allocate(prepared)
-    return prepared.result(under_budget(prepared.checkpoint, allocation, goal.budget, calibrations))
+    return at_size(prepared, allocation, size_within(prepared.checkpoint, allocation, goal.budget))
 
 
-def allocate(prepared: Prepared) -> Allocation:
-    """The layers that share a budget, with what their factors cost in its unit."""
+def at_size(prepared: Prepared, allocation: Allocation | WidthAllocation, size: int) -> Result:
+    """The best result of at most a given size."""
+    if isinstance(allocation, WidthAllocation):
+        return prepared.narrowed(allocation.widths(size))
+    return prepared.result(by_size(allocation, size, prepared.calibrations))
+
+
+def nothing(prepared: Prepared) -> Result:
+    """The dense network, because no smaller one is within the limit."""
+    if prepared.hidden is not None:
+        return prepared.narrowed(prepared.hidden.dense, Untouched.GUARD)
+    return prepared.result(nothing_within(prepared.calibrations))
+
+
+def allocate(prepared: Prepared) -> Allocation | WidthAllocation:
+    """The layers that share a budget, with what their ranks or widths cost in its unit."""
     goal = prepared.request.goal
+    if prepared.hidden is not None:
+        assert prepared.calibrations is not None
+        unit = "parameters" if goal.budget is None else goal.budget.unit
+        return prepared.hidden.allocation(prepared.calibrations, unit, goal.rank_multiple)
     layout = prepared.method.layout
     layers = prepared.checkpoint, prepared.held.fitted, prepared.calibrations
     if goal.budget is None or goal.budget.unit != "ms":
@@ -81,15 +101,15 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
     from rmtcli.evaluation.score import Scorer
     from rmtcli.running import guarded
 
-    harness, calibrations, allocation = prepared.harness, prepared.calibrations, allocate(prepared)
+    harness, allocation = prepared.harness, allocate(prepared)
 
     @lru_cache(maxsize=3)  # the size that the search ends with is asked for again
     def at(size: int) -> Result:
-        return prepared.result(by_size(allocation, size, calibrations))
+        return at_size(prepared, allocation, size)
 
     sizes = Range(allocation.least, allocation.at_edge, allocation.total)
     end, rest = guarded.search(harness, lambda n: at(n).network, sizes, max_drop)
-    result = prepared.result(nothing_within(calibrations)) if end.size is None else at(end.size)
+    result = nothing(prepared) if end.size is None else at(end.size)
     scorer = Scorer(harness, harness, rest)
     comparison = scorer.compare(result.network, result.unhealed)
     # A score of the user's own is one number: nothing is known of its spread.

@@ -59,6 +59,7 @@ def densify(
     check_target(target, inputs=inputs, force=force, directory=directory)
     notes = _settle_record(checkpoint, record)
     card = without_section(read_card(checkpoint)) or None if directory else None
+    _refuse_narrow(checkpoint)
     dense = Edited(checkpoint, join(checkpoint), None)
     write_checkpoint(dense, target, card=card, force=force, verify=verify)
     return Report(
@@ -72,6 +73,20 @@ def densify(
             *on_extras(checkpoint, target),
         ),
     )
+
+
+def _refuse_narrow(checkpoint: Checkpoint) -> None:
+    """Say of a network that is only narrower that it is dense already.
+
+    Raises:
+        LayerError: it has narrower hidden layers, and no factors.
+    """
+    narrowed = checkpoint.manifest is not None and checkpoint.manifest.narrowed
+    if narrowed and not split_modules(checkpoint):
+        raise LayerError(
+            f"{checkpoint.path}: its hidden layers were made narrower, and its layers are dense: "
+            "there is nothing to undo"
+        )
 
 
 def _settle_record(checkpoint: Checkpoint, record: str | Path | None) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def diff(
         raise LayerError(f"{before} and {after} have no layer of the same name and shape")
     shared = {layer.name for layer in common}
     missing = [
-        (name, "A" if name in first else "B") for name in (first | second) if name not in shared
+        (name, None if name in first and name in second else "A" if name in first else "B")
+        for name in (first | second)
+        if name not in shared
     ]
     compared = tuple(
         _compare(layer, second[layer.name], estimator)

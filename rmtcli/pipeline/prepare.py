@@ -20,6 +20,7 @@ from rmtcli.pipeline.fits import (
     decomposer_for,
     fit_layers,
 )
+from rmtcli.pipeline.narrow import check_narrow, hidden_layers
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
@@ -62,6 +63,8 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         _check_refining(items)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
+    if layout.by_blocks:
+        check_narrow(request)
     if request.shares:
         _check_sharing(request)
     scorer = _scorer(harness, goal)
@@ -71,7 +74,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     fitter = Fitter(
         EDGES.parse(request.edge),
         calibrations,
-        approximate=not request.shares,
+        approximate=not (request.shares or layout.by_blocks),
         hashed=request.hashed,
         decomposer=decomposer_for(harness.evaluation.device, request.cache),
     )
@@ -84,7 +87,10 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     refuse_not_finite(checkpoint.path, layers.items)
     if request.shares and calibrations is not None:
         layers, notes = _share(checkpoint, layers, calibrations, request)
-    return Prepared(*values, layers, calibrations, calibrated, notes, scorer)
+    hidden = None
+    if layout.by_blocks and calibrations is not None:
+        hidden = hidden_layers(harness, request, items, calibrations)
+    return Prepared(*values, layers, calibrations, calibrated, notes, scorer, hidden)
 
 
 def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
@@ -110,7 +116,9 @@ def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
 def _calibrate(
     harness: Harness, source: Source, items: Sequence[Layer | Skipped], request: Request
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
-    """The calibration of all layers that may be pruned: no output heads, unless a plan names them.
+    """The calibration of all layers that may change.
+
+    Output heads are among them if a plan names them or hidden layers before them become narrower.
 
     Raises:
         UsageError: layers are computed on a cluster.
@@ -124,7 +132,8 @@ def _calibrate(
     layers = [
         item
         for item in items
-        if isinstance(item, Layer) and (item.name in plan.ranks if plan else not item.head)
+        if isinstance(item, Layer)
+        and (item.name in plan.ranks if plan else request.layout.by_blocks or not item.head)
     ]
     return calibrate_layers(harness, source.sha256, layers, request.calibration)
 

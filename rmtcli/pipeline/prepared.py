@@ -11,6 +11,7 @@ from rmtcli.checkpoint import Checkpoint, Edited, Edits
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
+from rmtcli.layers import Skipped
 from rmtcli.layouts import Factored, Replacements
 from rmtcli.pipeline.fits import (
     FitStream,
@@ -26,6 +27,7 @@ from rmtcli.pipeline.stages import (
 )
 from rmtcli.planning import (
     Guard,
+    HiddenLayers,
     Latency,
     LayerCalibration,
     LayerPlan,
@@ -33,6 +35,7 @@ from rmtcli.planning import (
     RankChooser,
 )
 from rmtcli.report.base import Report, Source
+from rmtcli.report.notes import on_widths
 from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class Prepared:
         calibrated: what was calibrated on; None without calibration.
         notes: sentences a user should read, whatever the ranks.
         scorer: has scored the dense network; None without data, and where a search divides them.
+        hidden: the hidden layers that can be made narrower; None where ranks are decided.
     """
 
     harness: Harness
@@ -84,6 +88,7 @@ class Prepared:
     calibrated: Calibrated | None
     notes: tuple[str, ...] = ()
     scorer: Scorer | None = None
+    hidden: HiddenLayers | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -115,6 +120,22 @@ class Prepared:
             return self._refined(planned)
         edits = None if replacements is None else replacements.finish()
         return Result(planned, self._edited(planned, edits))
+
+    def narrowed(self, widths: Sequence[int], why: Untouched = Untouched.BUDGET) -> Result:
+        """Make hidden layers narrower.
+
+        Args:
+            widths: the width of each hidden layer.
+            why: the reason for leaving layers alone whose hidden layers keep their width.
+        """
+        assert self.hidden is not None
+        network = self.hidden.at(widths)
+        layers = tuple(network.plan(item, why) for item in self.held.fitted)
+        skipped = tuple(item for item in self.held.items if isinstance(item, Skipped))
+        planned = Planned(layers, skipped)
+        values = self.checkpoint, self.source, self.method, planned.pruned
+        made = edited(*values, network.edits(), network.entries)
+        return Result(planned, made, notes=on_widths(network.entries))
 
     def _refined(self, planned: Planned) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""
@@ -185,6 +206,7 @@ class Prepared:
             plan=plan,
             latency=latency,
             notes=(*notes, *self.harness.notes),
+            left=result.network.parameters,
         )
 
 

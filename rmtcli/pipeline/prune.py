@@ -24,7 +24,7 @@ from rmtcli.pipeline.calibrate import calibration_source, check_calibration
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
-from rmtcli.pipeline.prepared import Result
+from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.request import Refuse, Request
 from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
@@ -86,7 +86,8 @@ def prune(
             calibration shows which layers do.
         plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
         edge: edge estimator with options.
-        layout: ``factored``, or ``dense`` for the product under the old names.
+        layout: ``factored``, ``dense`` for the product under the old names, or ``narrow`` for
+            hidden layers with fewer units, which needs a budget or limit and calibration data.
         selection: which matrices are layers.
         evaluation: how to score both networks.
         calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
@@ -142,7 +143,7 @@ def prune(
         result,
         comparison=comparison,
         guard=guard,
-        plan=plan_of(checkpoint, result.planned.layers, goal.words, prepared.calibrated, planned),
+        plan=_plan(prepared, result, planned),
         latency=time_layers(
             result.planned.layers, batches, evaluation.device, (harness, result.network)
         ),
@@ -171,10 +172,18 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     with staged(result.network, target, card=card, force=force, verify=verify) as written:
         if written is not None:
             optimal = report.calibrated is None
-            layers = [(plan.layer, plan.relative_error) for plan in report.pruned]
+            layers = [(p.layer, p.relative_error) for p in report.pruned if p.narrowed is None]
             errors = stored_errors(layers, written, layout, target, optimal=optimal)
             readback = ReadBack(len(result.network.infos), errors)
     return replace(report, output=described(target, result.network), readback=readback)
+
+
+def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | None:
+    """The plan that leads to these ranks; None where hidden layers became narrower instead."""
+    if prepared.hidden is not None:
+        return None
+    words, calibrated = prepared.request.goal.words, prepared.calibrated
+    return plan_of(prepared.checkpoint, result.planned.layers, words, calibrated, applied)
 
 
 def default_output(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,6 +164,7 @@ def edited(
     method: Method,
     pruned: Sequence[LayerPlan],
     edits: Edits | None = None,
+    entries: Mapping[str, int] | None = None,
 ) -> Edited:
     """The pruned checkpoint, with rmtcli's record in it.
 
@@ -173,6 +174,7 @@ def edited(
         method: how it was pruned.
         pruned: the plans of the layers that change.
         edits: their new tensors; without them, the plans hold the factors.
+        entries: the configuration's entries that give the widths of narrower hidden layers.
     """
     if edits is None:
         replacements = Replacements(checkpoint, method.layout)
@@ -191,6 +193,9 @@ def edited(
                 pivoted[unit] = rest.shape[0]
         if plan.shares_with is not None:
             shared[plan.layer.module] = unit_of(plan.shares_with)
+    narrowed = {
+        plan.layer.name: list(plan.layer.shape) for plan in pruned if plan.narrowed is not None
+    }
     manifest = Manifest(
         __version__,
         as_path(source.path).absolute().name,
@@ -199,9 +204,11 @@ def edited(
         method.edge,
         factored,
         method.made_by,
-        {plan.layer.name: plan.rank for plan in pruned},
+        {plan.layer.name: plan.rank for plan in pruned if plan.narrowed is None},
         shared,
         pivoted,
+        {**narrowed, **(old.narrowed if old else {})},
+        {**(old.entries if old else {}), **(entries or {})},
     )
     return Edited(checkpoint, edits, manifest)
 

@@ -13,7 +13,7 @@ from rmtcli.planning.choose import (
     by_rule,
     by_size,
     nothing_within,
-    under_budget,
+    size_within,
 )
 from rmtcli.planning.fit import (
     Approximation,
@@ -25,11 +25,13 @@ from rmtcli.planning.fit import (
 )
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
+from rmtcli.planning.hidden import HiddenLayer, HiddenLayers, NarrowNetwork
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.times import Latency, Times, Timing
+from rmtcli.planning.widths import WidthAllocation
 
 __all__ = [
     "Allocation",
@@ -39,9 +41,12 @@ __all__ = [
     "Fitted",
     "Goal",
     "Guard",
+    "HiddenLayer",
+    "HiddenLayers",
     "Latency",
     "LayerCalibration",
     "LayerPlan",
+    "NarrowNetwork",
     "PairedDrop",
     "Plain",
     "Plan",
@@ -50,6 +55,7 @@ __all__ = [
     "SearchResult",
     "Times",
     "Timing",
+    "WidthAllocation",
     "allocation_of",
     "approximated",
     "by_plan",
@@ -63,7 +69,7 @@ __all__ = [
     "plan_layer",
     "plan_of",
     "sibling_groups",
+    "size_within",
     "smallest",
     "timed_allocation",
-    "under_budget",
 ]

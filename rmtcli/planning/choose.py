@@ -12,6 +12,7 @@ from rmtcli.planning.allocation import Allocation, outside_budget, uncalibrated,
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan_file import Plan
+from rmtcli.planning.widths import WidthAllocation
 
 #: Chooses a layer's rank, or says why the layer stays as it is.
 RankChooser = Callable[[Fitted], int | Untouched]
@@ -48,10 +49,10 @@ def nothing_within(calibrations: Calibrations) -> RankChooser:
     return lambda item: without_rank(item, calibrations) or Untouched.GUARD
 
 
-def under_budget(
-    checkpoint: Checkpoint, allocation: Allocation, budget: Budget, calibrations: Calibrations
-) -> RankChooser:
-    """The best ranks under a budget, whose unit is that of the allocation.
+def size_within(
+    checkpoint: Checkpoint, allocation: Allocation | WidthAllocation, budget: Budget
+) -> int:
+    """The largest size within a budget, whose unit is that of the allocation.
 
     Raises:
         UsageError: the budget cannot be read, or cannot be met.
@@ -65,4 +66,4 @@ def under_budget(
             f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "
             f"may be pruned at its smallest, {least} of {total} are left{hint}"
         )
-    return by_size(allocation, size, calibrations)
+    return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,7 @@ class LayerPlan:
         group: name of the first of the pruned layers that share its right factor, perhaps its own;
             None if it has a right factor to itself.
         sha256: hash of the layer's bytes as stored, or None if it was not asked for.
+        narrowed: (out, in) after a hidden layer beside it was made narrower; None if none was.
     """
 
     layer: Layer
@@ -52,6 +54,7 @@ class LayerPlan:
     vectors: VectorTest | None = None
     group: str | None = None
     sha256: str | None = None
+    narrowed: tuple[int, int] | None = None
 
     @property
     def largest(self) -> float:
@@ -73,6 +76,8 @@ class LayerPlan:
         """Number of values stored for the weight; of a shared right factor, with the first only."""
         if self.untouched is not None:
             return self.layer.size
+        if self.narrowed is not None:
+            return math.prod(self.narrowed)
         return self.layout.size(self.layer, self.rank, shares=self.shares_with is not None)
 
     @property
@@ -84,8 +89,8 @@ class LayerPlan:
     @property
     def macs(self) -> int:
         """Multiply-adds at one position; each of several siblings runs the shared right factor."""
-        if self.untouched is not None:
-            return self.layer.size
+        if self.untouched is not None or self.narrowed is not None:
+            return self.size
         return self.layout.macs(self.layer, self.rank, shares=self.shares_with is not None)
 
     @property

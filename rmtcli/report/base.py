@@ -73,6 +73,7 @@ class Report:
         latency: forward times at each batch size that was asked for, smallest first.
         curve: networks of several sizes, largest first; empty except after ``curve``.
         notes: sentences that a user should read.
+        left: number of parameters of the pruned network; None where none was made.
     """
 
     action: str
@@ -94,6 +95,7 @@ class Report:
     latency: tuple[Latency, ...] = ()
     curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
+    left: int | None = None
 
     @property
     def pruned(self) -> tuple[LayerPlan, ...]:
@@ -111,6 +113,8 @@ class Report:
         """Parameters before and after; those of the output, if one was written."""
         if self.output is not None:
             return self.source.parameters, self.output.parameters
+        if self.left is not None:
+            return self.source.parameters, self.left
         before, after = self.pruned_parameters
         return self.source.parameters, self.source.parameters + after - before
 

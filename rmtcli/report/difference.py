@@ -76,14 +76,15 @@ class Difference:
         after: checkpoint B.
         edge: the edge estimator with all its options.
         layers: the layers that both hold, in A's order.
-        missing: layers that only one holds or whose shapes differ: name, and which holds it.
+        missing: layers that are not compared: name, and which checkpoint alone holds it; None if
+            both do, with different shapes.
     """
 
     before: Source
     after: Source
     edge: str
     layers: tuple[LayerDifference, ...]
-    missing: tuple[tuple[str, str], ...]
+    missing: tuple[tuple[str, str | None], ...]
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -122,7 +123,9 @@ class Difference:
             lines.append(
                 ("most changed", f"{widest.name}: {100 * widest.change:.3g} % of its norm")
             )
-        lines += [(f"only in {which}", name) for name, which in self.missing]
+        lines += [
+            (f"only in {which}" if which else "other shape", name) for name, which in self.missing
+        ]
         return [(label, shown(text)) for label, text in lines]
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:

@@ -9,6 +9,7 @@ from rmtcli.checkpoint import Manifest
 from rmtcli.checkpoint.names import module_of
 from rmtcli.layouts import Dense, Factored, Layout, Pivoted
 from rmtcli.report.base import Source
+from rmtcli.report.formatting import shape_of
 from rmtcli.report.record import as_text, header
 
 
@@ -58,10 +59,18 @@ class Info:
         lines += [
             ("rmtcli", manifest.rmtcli),
             ("made from", f"{manifest.source}, sha256 {manifest.source_sha256}"),
-            ("ranks by", manifest.made_by or f"keep {manifest.keep}"),
+            (
+                "widths by" if manifest.narrowed else "ranks by",
+                manifest.made_by or f"keep {manifest.keep}",
+            ),
             ("edge", manifest.edge),
         ]
         ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
+        lines += [
+            ("layer", f"{name}: narrowed from {shape_of((out, inputs))}")
+            for name, (out, inputs) in manifest.narrowed.items()
+        ]
+        lines += [("config.json", f"{name} {w}") for name, w in manifest.entries.items()]
         return lines + [
             ("layer", f"{name}: rank {rank}, {_stored(manifest, module_of(name))}")
             for name, rank in ranks.items()

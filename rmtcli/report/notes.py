@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
@@ -134,6 +134,17 @@ def _on_directory(checkpoint: Checkpoint) -> tuple[str, ...]:
     if not files:
         return ()
     return (f"left out, because they hold the dense network: {', '.join(files)}",)
+
+
+def on_widths(entries: Mapping[str, int]) -> tuple[str, ...]:
+    """That a directory with narrower hidden layers opens as it is, and what changed in it."""
+    if not entries:
+        return ()
+    changed = ", ".join(f"{entry} {width}" for entry, width in entries.items())
+    return (
+        f"config.json now has {changed}; transformers opens the directory without rmtcli, as a "
+        "plain model of this architecture",
+    )
 
 
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:

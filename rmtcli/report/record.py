@@ -146,6 +146,7 @@ def _decision(
         "reason_text": None if untouched is None else untouched.value,
         "relative_error": plan.relative_error,
         "stored_error": readback.errors.get(layer.name) if readback else None,
+        "narrowed": None if plan.narrowed is None else list(plan.narrowed),
         "predicted_loss": plan.predicted_loss,
         "parameters": change_of(layer.size, plan.size),
         "latency": [

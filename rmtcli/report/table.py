@@ -37,10 +37,18 @@ def action(plan: LayerPlan) -> str:
     """What is done with a layer, and why it is left alone if it is."""
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
+    if plan.narrowed is not None:
+        return f"narrowed to {_widths(plan.layer.shape, plan.narrowed)}"
     if plan.shares_with is not None:
         layout = plan.layout
         return f"{layout.action}, shares {layout.shares} with {shown(plan.shares_with)}"
     return plan.layout.action
+
+
+def _widths(dense: tuple[int, int], narrow: tuple[int, int]) -> str:
+    """The sides of a layer that changed: ``300 of 784 inputs``."""
+    sides = zip(dense, narrow, ("outputs", "inputs"), strict=True)
+    return " and ".join(f"{new} of {old} {side}" for old, new, side in sides if new != old)
 
 
 def _fit_row(plan: LayerPlan) -> list[str]:
@@ -70,7 +78,7 @@ def _prune_row(plan: LayerPlan) -> list[str]:
         f"{plan.spectrum.singular_value(fit.edge):.4g}",
         f"{fit.ks_distance:.4f}",
         str(plan.spikes),
-        f"{plan.rank} of {min(layer.shape)}",
+        f"{plan.rank} of {min(layer.shape)}" if plan.narrowed is None else shape_of(plan.narrowed),
         f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
         action(plan),
     ]

@@ -38,11 +38,11 @@ def example(
 def measured(made: Narrowing, h: FloatArray, width: int) -> float:
     """The loss on the samples themselves: Σ uses · E (error · G · error)."""
     total = 0.0
-    for weight, refit, own in zip(made.weights, made.refit(width), made.moments, strict=True):
-        error = h @ weight.T - h[:, made.units(width)] @ refit.weight.T
+    for weight, reader, own in zip(made.weights, made.readers(width), made.moments, strict=True):
+        error = h @ weight.T - h[:, made.units(width)] @ reader.weight.T
         if made.bias:
-            assert refit.shift is not None
-            error -= refit.shift
+            assert reader.shift is not None
+            error -= reader.shift
             assert np.allclose(error.mean(0), 0)
         assert own.gradient is not None
         total += own.uses * np.einsum("ij,jk,ik->i", error, own.gradient, error).mean()
@@ -106,19 +106,19 @@ def _loss(second: FloatArray, weight: FloatArray, units: list[int]) -> float:
 
 def test_all_units_give_the_dense_layer_back() -> None:
     made, _ = example()
-    (refit,) = made.refit(12)
-    assert np.allclose(refit.weight, made.weights[0], atol=1e-9)
-    assert refit.shift is not None
-    assert np.allclose(refit.shift, 0, atol=1e-9)
+    (reader,) = made.readers(12)
+    assert np.allclose(reader.weight, made.weights[0], atol=1e-9)
+    assert reader.shift is not None
+    assert np.allclose(reader.shift, 0, atol=1e-9)
     assert made.loss(12) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_refit_is_least_squares() -> None:
     made, h = example()
-    units, (refit,) = made.units(6), made.refit(6)
+    units, (reader,) = made.units(6), made.readers(6)
     columns = np.column_stack([h[:, units], np.ones(ROWS)])
     solution = np.linalg.lstsq(columns, h @ made.weights[0].T, rcond=None)[0].T
-    assert refit.weight == pytest.approx(solution[:, :-1], abs=20 * RIDGE * np.abs(solution).max())
+    assert reader.weight == pytest.approx(solution[:, :-1], abs=20 * RIDGE * np.abs(solution).max())
     assert np.all(np.diff(units) > 0)
 
 

@@ -57,3 +57,11 @@ def encoder() -> nn.Module:
             return self.head(self.layer(x.unflatten(1, (-1, 64))).mean(1))
 
     return Encoder().eval()
+
+
+def normed() -> nn.Module:
+    """A network with a BatchNorm and a PReLU between its hidden layer and the next."""
+    return nn.Sequential(
+        *(nn.Linear(20, 60), nn.BatchNorm1d(60), nn.PReLU(60), nn.Linear(60, 40)),
+        *(nn.GELU(), nn.Linear(40, 4)),
+    )

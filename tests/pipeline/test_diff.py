@@ -76,7 +76,7 @@ def test_layers_that_only_one_checkpoint_holds_are_listed(tmp_path: Path) -> Non
     )
     result = package.diff(MLP, other)
     assert [layer.name for layer in result.layers] == ["fc1.weight"]
-    assert result.missing == (("fc2.weight", "A"), ("fc3.weight", "B"))
+    assert result.missing == (("fc2.weight", None), ("fc3.weight", "B"))
 
 
 def test_checkpoints_without_a_common_layer_are_refused(tmp_path: Path) -> None:

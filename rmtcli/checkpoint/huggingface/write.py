@@ -149,6 +149,13 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
         new["auto_map"] = auto_map
     if manifest is not None and factored:
         new["quantization_config"] = quantization_config(manifest)
+    for entry, width in (manifest.entries if manifest else {}).items():
+        *parts, key = entry.split(".")
+        part = new
+        for name in parts:
+            part[name] = dict(part[name])
+            part = part[name]
+        part[key] = width
     return new
 
 

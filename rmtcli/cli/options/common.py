@@ -51,9 +51,10 @@ Keep = Annotated[
 Layout = Annotated[
     str,
     typer.Option(
-        metavar="factored|pivoted|dense",
+        metavar="factored|pivoted|dense|narrow",
         help="How pruned layers are stored: as two small layers; as pivot rows and combinations of "
-        "them, which are fewer numbers; or as a matrix of the old size and name.",
+        "them, which are fewer numbers; or as a matrix of the old size and name. 'narrow' makes "
+        "hidden layers narrower instead, and needs --calib and a budget or --max-drop.",
     ),
 ]
 Edge = Annotated[

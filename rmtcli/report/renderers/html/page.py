@@ -121,7 +121,7 @@ def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
     lines = [("edge", edge), ("σ", sigma), ("spikes", f"{plan.spikes} of {p}")]
     lines.append(("verdict", fit.verdict.value))
     decision = action(plan)
-    if plan.untouched is None:
+    if plan.untouched is None and plan.narrowed is None:
         decision = f"rank {plan.rank} of {p}, {decision}"
     lines.append(("prune --keep auto" if report.action == "analyze" else "action", decision))
     if plan.predicted_loss is not None:

@@ -1,0 +1,94 @@
+"""Hidden layers with fewer units: the tensors around them become smaller and stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Narrowing, Reader
+from rmtcli.checkpoint import Checkpoint, Edits, RawTensor
+from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint.spill import Spill, Stored
+from rmtcli.layers import Block, Layer
+from rmtcli.layouts.base import LAYOUTS
+from rmtcli.layouts.dense import Dense
+from rmtcli.layouts.edits import encoded
+
+
+@LAYOUTS.register("narrow")
+@dataclass(frozen=True, slots=True)
+class Narrow(Dense):
+    """Weights of fewer rows or columns, under the names of the dense ones.
+
+    It changes the layers around a hidden layer together (:func:`narrow_edits`); a layer on its own
+    is stored as in the dense layout.
+    """
+
+    by_blocks: ClassVar[bool] = True
+    action: ClassVar[str] = "narrowed"
+
+
+@dataclass(frozen=True)
+class NarrowBlock:
+    """A block with the order of its units, at one width."""
+
+    block: Block
+    narrowing: Narrowing
+    width: int
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """The units that stay."""
+        return self.narrowing.units(self.width)
+
+    @cached_property
+    def readers(self) -> Mapping[str, Reader]:
+        """The readers' new weights, by layer name."""
+        return dict(zip(self.block.readers, self.narrowing.readers(self.width), strict=True))
+
+
+def narrow_edits(
+    checkpoint: Checkpoint, layers: Mapping[str, Layer], blocks: Sequence[NarrowBlock]
+) -> Edits:
+    """The tensors in the place of those around narrower hidden layers, under the old names.
+
+    A writer loses rows and entries of its bias, other vectors lose entries, and a reader gets the
+    weight that was fitted to the units that stay; its bias takes the mean of what they miss.
+
+    Raises:
+        LayerError: a value is beyond the range of its type.
+    """
+    writes = {name: item for item in blocks for name in item.block.writers}
+    reads = {name: item.readers[name] for item in blocks for name in item.block.readers}
+    spill, edits = Spill(), dict[str, Mapping[str, Stored]]()
+
+    def put(name: str, values: FloatArray) -> None:
+        made = encoded(checkpoint, name, values, checkpoint.infos[name].dtype)
+        edits[name] = {name: spill.keep(made)}
+
+    for name in dict.fromkeys((*writes, *reads)):
+        layer, reader = layers[name], reads.get(name)
+        matrix = layer.load().astype(np.float64) if reader is None else reader.weight
+        rows = writes[name].units if name in writes else np.arange(len(matrix))
+        matrix = matrix[rows]
+        put(layer.tensor, np.ascontiguousarray(matrix.T if layer.view.transposed else matrix))
+        bias = member(module_of(layer.tensor), "bias")
+        if bias in checkpoint.infos:
+            shift = 0.0 if reader is None or reader.shift is None else reader.shift
+            put(bias, (checkpoint.array(bias).astype(np.float64) + shift)[rows])
+    for item in blocks:
+        for name in item.block.vectors:
+            edits[name] = {name: spill.keep(_entries(checkpoint.raw(name), item.units))}
+    return edits
+
+
+def _entries(raw: RawTensor, units: NDArray[np.int64]) -> RawTensor:
+    """Some entries of a vector of any type."""
+    data = raw.data.reshape(raw.shape[0], -1)[units]
+    return RawTensor(raw.dtype, (len(units),), np.ascontiguousarray(data).reshape(-1))

@@ -1,0 +1,106 @@
+"""Make hidden layers narrower: find them, order their units, and make networks of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from rmtcli.calibration import narrow_units
+from rmtcli.errors import LayerError, UsageError
+from rmtcli.evaluation import Harness
+from rmtcli.layers import Block, Layer, Skipped
+from rmtcli.pipeline.request import Request
+from rmtcli.planning import HiddenLayer, HiddenLayers, LayerCalibration
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation.pretrained import Pretrained
+
+
+def check_narrow(request: Request) -> None:
+    """Make sure that hidden layers can be made narrower with these options.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    goal, settings = request.goal, request.calibration
+    if goal.plan is not None:
+        raise UsageError("a plan sets ranks, and --layout narrow has none: leave out --apply")
+    if not goal.joint:
+        raise UsageError("--layout narrow divides a budget: give --budget or --max-drop")
+    if settings.data is None:
+        raise UsageError(
+            "--layout narrow runs the network to find its hidden layers and choose their units: "
+            "give inputs with --calib"
+        )
+    if settings.refines:
+        raise UsageError(
+            "--layout narrow fits what reads the units in closed form: leave out --sequential and "
+            "--heal"
+        )
+    if goal.share_inputs:
+        raise UsageError("--layout narrow has no factors to share: leave out --share-inputs")
+    if goal.budget is not None and goal.budget.unit == "ms":
+        raise UsageError(
+            "--budget-latency times factors, and --layout narrow has none: give --budget-macs"
+        )
+
+
+def hidden_layers(
+    harness: Harness,
+    request: Request,
+    items: Sequence[Layer | Skipped],
+    calibrations: Mapping[str, LayerCalibration],
+) -> HiddenLayers:
+    """Find the hidden layers and order their units.
+
+    In a directory, hidden layers whose width is one entry of the configuration get one width.
+
+    Raises:
+        LayerError: there are none.
+        EvaluationError: the network cannot be built or fed.
+    """
+    from rmtcli.evaluation.network import build  # needs torch
+    from rmtcli.running.blocks import find_blocks
+    from rmtcli.running.calibrate import CalibrationInputs
+    from rmtcli.running.entries import entries_of
+
+    layers = {item.name: item for item in items if isinstance(item, Layer)}
+    model, source = build(harness), CalibrationInputs.read(request.calibration, harness)
+    blocks = [
+        block
+        for block in find_blocks(model, harness.checkpoint, list(layers.values()), source)
+        if calibrations.keys() >= set(block.readers)
+    ]
+    if harness.pretrained:
+        groups = entries_of(cast("Pretrained", model), blocks).items()
+        hidden = [_hidden(some, layers, calibrations, entry) for entry, some in groups]
+    else:
+        hidden = [_hidden([block], layers, calibrations) for block in blocks]
+    if not hidden:
+        entry = " and whose width is an entry of config.json" if harness.pretrained else ""
+        raise LayerError(
+            f"{harness.checkpoint.path}: has no hidden layer that can be made narrower: one whose "
+            f"units only the layers beside it write and read, each unit on its own{entry}"
+        )
+    around = frozenset(name for block in blocks for name in block.layers)
+    return HiddenLayers(harness.checkpoint, layers, tuple(hidden), around)
+
+
+def _hidden(
+    blocks: Sequence[Block],
+    layers: Mapping[str, Layer],
+    calibrations: Mapping[str, LayerCalibration],
+    entry: str | None = None,
+) -> HiddenLayer:
+    narrowings = []
+    for block in blocks:
+        seen = [calibrations[name] for name in block.readers]
+        narrowings.append(
+            narrow_units(
+                [layers[name].load() for name in block.readers],
+                [item.moments for item in seen],
+                bias=all(item.bias for item in seen),
+                gradients=all(item.gradients for item in seen),
+            )
+        )
+    return HiddenLayer(tuple(blocks), tuple(narrowings), entry)

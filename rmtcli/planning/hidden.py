@@ -1,0 +1,182 @@
+"""The hidden layers of a checkpoint that can be made narrower, and what that does to its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from rmtcli.calibration import Narrowing
+from rmtcli.checkpoint import Checkpoint, Edits
+from rmtcli.checkpoint.dtypes import TYPES
+from rmtcli.checkpoint.names import member
+from rmtcli.keep import Untouched
+from rmtcli.layers import Block, Layer
+from rmtcli.layouts import Narrow, NarrowBlock, narrow_edits
+from rmtcli.planning.fit import Fitted, LayerCalibration
+from rmtcli.planning.plan import LayerPlan, plan_layer
+from rmtcli.planning.widths import Side, Table, WidthAllocation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenLayer:
+    """A hidden layer, or several that get one width.
+
+    Attributes:
+        blocks: the layers around them.
+        narrowings: the order of each one's units.
+        entry: the entry of a directory's ``config.json`` that gives the width; None for a file.
+    """
+
+    blocks: tuple[Block, ...]
+    narrowings: tuple[Narrowing, ...]
+    entry: str | None = None
+
+    @property
+    def units(self) -> int:
+        """The dense width."""
+        return self.blocks[0].units
+
+    def at(self, width: int) -> list[NarrowBlock]:
+        """The blocks at a width."""
+        pairs = zip(self.blocks, self.narrowings, strict=True)
+        return [NarrowBlock(block, narrowing, width) for block, narrowing in pairs]
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenLayers:
+    """All hidden layers of a checkpoint that can be made narrower.
+
+    Attributes:
+        checkpoint: the dense network.
+        layers: its layers, by name.
+        hidden: its hidden layers.
+        around: names of the layers around all hidden layers, those included whose width no
+            configuration can give.
+    """
+
+    checkpoint: Checkpoint
+    layers: Mapping[str, Layer]
+    hidden: tuple[HiddenLayer, ...]
+    around: frozenset[str]
+
+    @property
+    def dense(self) -> list[int]:
+        """The dense widths."""
+        return [item.units for item in self.hidden]
+
+    def at(self, widths: Sequence[int]) -> NarrowNetwork:
+        """The network at these widths of the hidden layers."""
+        pairs = [(h, w) for h, w in zip(self.hidden, widths, strict=True) if w < h.units]
+        entries = {h.entry: w for h, w in pairs if h.entry is not None}
+        return NarrowNetwork(self, tuple(block for h, w in pairs for block in h.at(w)), entries)
+
+    def allocation(
+        self, calibrations: Mapping[str, LayerCalibration], unit: str, multiple: int
+    ) -> WidthAllocation:
+        """The hidden layers among which a budget is divided, with what their widths cost.
+
+        Args:
+            calibrations: by layer name.
+            unit: of the budget: ``parameters``, ``bytes`` or ``macs``.
+            multiple: widths are multiples of it.
+        """
+
+        def price(layer: Layer) -> int:
+            if unit == "macs":
+                known = calibrations.get(layer.name)
+                return 1 if known is None else max(1, round(known.moments.uses))
+            return TYPES[layer.dtype].width if unit == "bytes" else 1
+
+        tables = list(self._weights(price))
+        if unit == "macs":
+            total = sum(price(layer) * layer.size for layer in self.layers.values())
+        else:
+            tables += self._vectors(price, counted=unit == "bytes")
+            total = self.checkpoint.bytes if unit == "bytes" else self.checkpoint.parameters
+        losses = [np.sum([n.losses for n in h.narrowings], axis=0) for h in self.hidden]
+        return WidthAllocation(losses, tables, total, multiple)
+
+    def _sides(self, layer: Layer) -> tuple[Side, Side]:
+        """The rows and columns of a layer, each fixed or the width of a hidden layer."""
+        writes, reads = None, None
+        for i, item in enumerate(self.hidden):
+            for block in item.blocks:
+                writes = i if layer.name in block.writers else writes
+                reads = i if layer.name in block.readers else reads
+        return Side(layer.shape[0], writes), Side(layer.shape[1], reads)
+
+    def _weights(self, price: Callable[[Layer], int]) -> Iterator[Table]:
+        for name in self.around:
+            yield Table(*self._sides(self.layers[name]), price(self.layers[name]))
+
+    def _vectors(self, price: Callable[[Layer], int], *, counted: bool) -> Iterator[Table]:
+        """The biases of writers, and other vectors; whole numbers only if counted."""
+        infos = self.checkpoint.infos
+        for i, item in enumerate(self.hidden):
+            for block in item.blocks:
+                for name in block.writers:
+                    if member(self.layers[name].module, "bias") in infos:
+                        yield Table(Side(item.units, i), Side(1), price(self.layers[name]))
+                for info in (infos[name] for name in block.vectors):
+                    if counted or info.counts:
+                        size = TYPES[info.dtype].width if counted else 1
+                        yield Table(Side(item.units, i), Side(1), size)
+
+
+@dataclass(frozen=True, eq=False)
+class NarrowNetwork:
+    """A network with some hidden layers narrower.
+
+    Attributes:
+        source: the dense network's hidden layers.
+        blocks: the blocks of the narrower ones.
+        entries: the configuration's entries that change.
+    """
+
+    source: HiddenLayers
+    blocks: tuple[NarrowBlock, ...]
+    entries: Mapping[str, int]
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """The new shape of each layer that changes, by name."""
+        shapes = {n: self.source.layers[n].shape for item in self.blocks for n in item.block.layers}
+        for item in self.blocks:
+            shapes |= {name: (item.width, shapes[name][1]) for name in item.block.writers}
+            shapes |= {name: (shapes[name][0], item.width) for name in item.block.readers}
+        return shapes
+
+    @cached_property
+    def losses(self) -> Mapping[str, float]:
+        """The predicted loss of each reader, as a share of that of dropping all its inputs."""
+        losses: dict[str, float] = {}
+        for item in self.blocks:
+            whole = item.narrowing.loss(0)
+            loss = item.narrowing.loss(item.width) / whole if whole else 0.0
+            losses |= dict.fromkeys(item.block.readers, loss)
+        return losses
+
+    def edits(self) -> Edits:
+        """The tensors that take the place of those around the narrower hidden layers."""
+        return narrow_edits(self.source.checkpoint, self.source.layers, self.blocks)
+
+    def plan(self, item: Fitted, why: Untouched) -> LayerPlan:
+        """The plan of one layer.
+
+        Args:
+            item: the layer.
+            why: the reason for leaving it alone if its hidden layers keep their widths.
+        """
+        name, widths = item.layer.name, self.source
+        if name not in widths.around:
+            why = Untouched.NO_BLOCK
+        elif not any(name in b.layers for hidden in widths.hidden for b in hidden.blocks):
+            why = Untouched.NO_ENTRY
+        plan = plan_layer(item, why, layout=Narrow())
+        if name not in self.shapes:
+            return plan
+        loss = self.losses.get(name)
+        return replace(plan, untouched=None, narrowed=self.shapes[name], predicted_loss=loss)
