@@ -1,6 +1,6 @@
 """Accuracy at equal size, with and without data: a table of docs/benchmarks.md.
 
-    python -m benchmarks.compression IDX_FOLDER [--seeds 5]
+    python -m benchmarks.compression IDX_FOLDER [--seeds 5] [--share 10 5 3] [--methods NAME …]
 
 MNIST 784-1000-1000-1000-500-10, SGD with rate 0.01 and momentum 0.9, batch 128, 8 epochs; pruned
 without retraining, calibrated on 4,096 training images. Prints Markdown.
@@ -23,7 +23,9 @@ SHARES = (10, 5, 3)
 Method = Callable[[Path, Path, float], Report]
 
 
-def joint(metric: str | None, *, sequential: bool = False, heal: int = 0) -> Method:
+def joint(
+    metric: str | None, *, sequential: bool = False, heal: int = 0, layout: str = "factored"
+) -> Method:
     """A method that divides one budget among all layers, with a metric or without data."""
 
     def run(path: Path, data: Path, share: float) -> Report:
@@ -37,6 +39,7 @@ def joint(metric: str | None, *, sequential: bool = False, heal: int = 0) -> Met
             budget=Budget(f"{share}%"),
             evaluation=rmtcli.Evaluation(held_out),
             calibration=calibration,
+            layout=layout,
             dry_run=True,
         )
 
@@ -64,6 +67,11 @@ def ruled(rule: str, metric: str | None = None) -> Method:
 
 
 METHODS: dict[str, Method] = {
+    "pivoted, two-sided, `--sequential --heal 40`": joint(
+        "two-sided", sequential=True, heal=40, layout="pivoted"
+    ),
+    "pivoted, two-sided metric, one budget": joint("two-sided", layout="pivoted"),
+    "pivoted, no data, one budget": joint(None, layout="pivoted"),
     "two-sided, `--sequential --heal 40`": joint("two-sided", sequential=True, heal=40),
     "two-sided, `--sequential`": joint("two-sided", sequential=True),
     "two-sided metric, one budget (`--budget`)": joint("two-sided"),
@@ -80,6 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--share", type=float, nargs="+", default=SHARES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--networks", type=Path, help="folder to keep trained networks in")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -89,8 +99,9 @@ def main() -> None:
         models = trained(arguments.idx_folder, folder, SIZES, arguments.seeds, lr=0.01, epochs=8)
         print_row("method", "parameters left", "dense", "pruned", "drop, points", "largest drop")
         print_row(*["---"] * 6)
-        for share in SHARES:
-            for title, method in METHODS.items():
+        for share in arguments.share:
+            for title in arguments.methods:
+                method = METHODS[title]
                 reports = [method(path, folder / "mnist.npz", share) for path in models]
                 print_reports(title, reports)
 
