@@ -90,7 +90,7 @@ def test_verbose_logs_every_step_to_stderr(workdir: Path, rmtcli: Run) -> None:
     assert all(re.fullmatch(r"\d\d:\d\d:\d\d", time) for time, _ in steps)
     told = [text for _, text in steps]
     assert told[:2] == [
-        "scoring on 4096 samples",  # the dense network, before anything is calibrated
+        "scoring on 10000 samples",  # the dense network, before anything is calibrated
         "calibrating on 4096 samples of sample_models/mnist.npz",
     ]
     assert sum(" above the edge; " in text for text in told) == 5
