@@ -26,7 +26,7 @@ from rmtcli.verification.parent import OpenStep, open_fresh
 from tests.conftest import Run, tree
 from tests.integrations.factored import CASES, write
 
-LAYER = "encoder.layer.1.output.dense"
+LAYER, PIVOTED = "encoder.layer.1.intermediate.dense", "encoder.layer.1.output.dense"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_an_intact_directory_passes(bert: Path, rmtcli: Run) -> None:
     assert (report["kind"], report["auto"], report["layers"]) == ("BertModel", "AutoModel", 13)
     assert report["difference"] <= report["tolerance"] == 1e-5
     # The plain model finds neither weight nor bias of a factored layer under their dense names.
-    assert report["random"] == 26
+    assert report["random"] == 20
     assert -1 <= report["against"]["cosine"] < 0.99
     assert report["against"]["divergence"] is None
     assert tree(bert) == before
@@ -111,7 +111,7 @@ def test_shards_are_read_and_written(directory: Path, tmp_path: Path) -> None:
     written = {k: v for file in dense.glob("*.safetensors") for k, v in load_file(file).items()}
     expected = load_file(directory.parent / "dense" / "model-0.safetensors")
     assert written.keys() >= expected.keys()
-    assert written[f"{LAYER}.weight"].shape == (32, 48)
+    assert written[f"{LAYER}.weight"].shape == (48, 32)
     shards = json.loads((dense / index.name).read_text())["weight_map"]
     assert shards.keys() == written.keys()
     (directory / "model-1.safetensors").unlink()
@@ -166,6 +166,18 @@ def factorless(directory: Path) -> None:
     reweigh(directory, lambda tensors: tensors.pop(f"{LAYER}.1.weight"))
 
 
+def restless(directory: Path) -> None:
+    reweigh(directory, lambda tensors: tensors.pop(f"{PIVOTED}.rest.weight"))
+
+
+def misordered(directory: Path) -> None:
+    reweigh(directory, lambda tensors: tensors[f"{PIVOTED}.order"].fill_(99))
+
+
+def disordered(directory: Path) -> None:
+    reweigh(directory, lambda tensors: tensors.pop(f"{PIVOTED}.order"))
+
+
 def unreadable(directory: Path) -> None:
     (directory / "config.json").write_text("{")
 
@@ -195,6 +207,9 @@ def truncated(directory: Path) -> None:
         (rankless, "gives no ranks of the factored layers"),
         (other_rank, f"says that '{LAYER}' has rank 6, and the weights hold no such factors"),
         (factorless, f"says that '{LAYER}' has rank 5, and the weights hold no such factors"),
+        (restless, f"says that '{PIVOTED}' has rank 5, and the weights hold no such factors"),
+        (misordered, f"says that '{PIVOTED}' has rank 5, and the weights hold no such factors"),
+        (disordered, f"says that '{PIVOTED}' has rank 5, and the weights hold no such factors"),
         (unreadable, "config.json: damaged: not JSON"),
         (unconfigured, "has no config.json: not a model's directory"),
         (weightless, "has neither model.safetensors nor model.safetensors.index.json"),

@@ -1,0 +1,144 @@
+"""Two published claims about spectra and compression: tables of docs/benchmarks.md.
+
+    python -m benchmarks.claims IDX_FOLDER [--seeds 5] [--networks DIR]
+
+The networks of benchmarks.compression, pruned without data and without retraining.
+
+1. The stable rank of a layer times its compression γ, the ratio of its numbers before and after, is
+   said to predict the loss (arXiv 2604.18085): one layer at a time is truncated to several sizes,
+   and rank correlations with the divergence of the outputs are printed, within each network, beside
+   those of simpler predictors.
+2. AlphaPruning (Lu et al., NeurIPS 2024) prunes a layer less the heavier its tail is: the share
+   that a layer loses is linear in its exponent α, from 1 − τ to 1 + τ times a common one, τ = 0.3.
+
+Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import rmtcli
+from benchmarks.compression import METHODS, SHARES, SIZES, print_reports
+from benchmarks.networks import at_size, print_row, spread, trained, write_data
+from rmtcli.report.base import Report
+
+#: Shares of a layer's numbers to which it is truncated alone.
+ALONE = (0.4, 0.2, 0.1, 0.05)
+#: Spread of the shares that layers lose, in AlphaPruning.
+TAU = 0.3
+BASELINES = ("no data, one budget", "no data, uniform ratio")
+
+
+def predictors(path: Path, data: Path) -> dict[str, list[float]]:
+    """Divergences of truncating one layer at a time, with what may predict them."""
+    plan = rmtcli.prune(path, dry_run=True).plan
+    assert plan is not None
+    columns: dict[str, list[float]] = {}
+    for name in [layer.name for layer in plan.layers if min(layer.shape) > SIZES[-1]]:
+        for share in ALONE:
+            report = _alone(path, data, name, share)
+            layer = next(item for item in report.pruned if item.layer.name == name)
+            stable, gamma = layer.diagnostics.stable_rank, layer.layer.size / layer.size
+            assert report.comparison is not None
+            assert report.comparison.divergence is not None
+            row = {
+                "divergence": report.comparison.divergence,
+                "γ · stable rank": gamma * stable,
+                "γ alone": gamma,
+                "stable rank alone": stable,
+                "‖W − W_r‖ / ‖W‖": layer.relative_error,
+            }
+            for key, value in row.items():
+                columns.setdefault(key, []).append(value)
+    return columns
+
+
+def _alone(path: Path, data: Path, name: str, share: float) -> Report:
+    """A network of which one layer is truncated to a share of its numbers."""
+    plan = rmtcli.prune(path, dry_run=True).plan
+    assert plan is not None
+    ranks = {
+        layer.name: int(share * np.prod(layer.shape) / sum(layer.shape))
+        for layer in plan.layers
+        if layer.name == name
+    }
+    layers = tuple(replace(layer, rank=ranks.get(layer.name)) for layer in plan.layers)
+    return rmtcli.prune(
+        path,
+        plan=replace(plan, layers=layers),
+        evaluation=rmtcli.Evaluation(data),
+        dry_run=True,
+    )
+
+
+def alpha_pruning(path: Path, data: Path, share: float) -> Report:
+    """Prune a network with the shares of AlphaPruning, to a share of its parameters."""
+    dense = rmtcli.prune(path, dry_run=True)
+    assert dense.plan is not None
+    free = [layer for layer in dense.layers if not layer.layer.head]
+    alphas = np.array([layer.diagnostics.tail_alpha or np.nan for layer in free])
+    alphas = np.where(np.isnan(alphas), np.nanmean(alphas), alphas)
+    scaled = (alphas - alphas.min()) / (np.ptp(alphas) or 1.0)
+    lost = 1 - TAU + 2 * TAU * scaled
+
+    def at(kept: float) -> Report:
+        ranks = {
+            layer.layer.name: max(
+                1,
+                int(
+                    (1 - min(1.0, (1 - kept) * factor)) * layer.layer.size / sum(layer.layer.shape)
+                ),
+            )
+            for layer, factor in zip(free, lost, strict=True)
+        }
+        assert dense.plan is not None
+        layers = (replace(layer, rank=ranks.get(layer.name)) for layer in dense.plan.layers)
+        return rmtcli.prune(
+            path,
+            plan=replace(dense.plan, layers=tuple(layers)),
+            evaluation=rmtcli.Evaluation(data),
+            dry_run=True,
+        )
+
+    return at_size(round(share / 100 * dense.parameters[0]), at)
+
+
+def main() -> None:
+    """Train the networks, and print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--networks", type=Path, help="folder to keep trained networks in")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.networks or Path(name)
+        write_data(arguments.idx_folder, folder / "mnist.npz")
+        write_data(arguments.idx_folder, folder / "test.npz", training=False)
+        models = trained(arguments.idx_folder, folder, SIZES, arguments.seeds, lr=0.01, epochs=8)
+        data = folder / "test.npz"
+        tables = [predictors(path, data) for path in models]
+        print_row("predictor", "Spearman correlation with the divergence")
+        print_row("---", "---")
+        for key in list(tables[0])[1:]:
+            values = [float(spearmanr(t[key], t["divergence"]).statistic) for t in tables]
+            print_row(key, spread(values))
+        print()
+        print_row("method", "parameters left", "dense", "pruned", "drop, points", "largest drop")
+        print_row(*["---"] * 6)
+        for share in SHARES:
+            reports = [alpha_pruning(path, data, share) for path in models]
+            print_reports("no data, AlphaPruning", reports)
+            for title in BASELINES:
+                method = METHODS[title]
+                print_reports(title, [method(path, folder / "mnist.npz", share) for path in models])
+
+
+if __name__ == "__main__":
+    main()
