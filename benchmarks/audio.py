@@ -1,12 +1,13 @@
 """Convolutions and recurrent layers at equal size, with and without data: docs/benchmarks.md.
 
-    python -m benchmarks.audio [--seeds 3] [--full]
+    python -m benchmarks.audio [--seeds 3] [--heal N] [--full]
 
 Two networks for sound, as they are built for real: a pitch tracker of six convolutions and a
 classifier with 360 outputs (CREPE, Kim et al., 2018, in its smallest size), and a speaker encoder
 of three LSTM layers and a linear one (GE2E, Wan et al., 2018). The sounds are made here. Each
 network is pruned as it is initialised, and again after a short training. ``--full`` prunes the
-largest pitch tracker, as it is initialised. Prints Markdown.
+largest pitch tracker, as it is initialised; ``--heal`` heals the trained one of the smallest size.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -171,40 +172,41 @@ def measured(case: Case, dense: Tensor, outputs: Tensor, targets: Tensor) -> dic
     return {"cosine": cosine, "right": 100 * float(right.float().mean())}
 
 
-@torch.no_grad()
 def run(
-    case: Case, state: str, seed: int, folder: Path
+    case: Case, state: str, seed: int, methods: dict[str, int | None], folder: Path
 ) -> list[tuple[list[str], dict[str, float]]]:
     """Prune one network in every way: the first cells of each row, and its measures."""
     x, targets = case.data(seed)
     torch.manual_seed(seed)
     model = case.make().eval()
     if state == "trained":
-        with torch.enable_grad():
-            trained(case, model, x[:TRAINING], targets[:TRAINING], seed)
+        trained(case, model, x[:TRAINING], targets[:TRAINING], seed)
     path, data = folder / "dense.pt", folder / "calibration.npz"
     torch.save(model.state_dict(), path)
     np.savez(data, inputs=x[:CALIBRATION].numpy())
     test, known = x[TRAINING:], targets[TRAINING:]
-    dense = model(test)
+    dense = model.requires_grad_(False)(test)
     rows = [([case.name, state, "dense", ""], measured(case, dense, dense, known))]
     sizes = [p.numel() for p in model.state_dict().values() if p.is_floating_point()]
     rows[0][1].update(parameters=sum(sizes), bytes=path.stat().st_size)
     for share in SHARES:
-        for name, calibrated in (("no data", False), ("calibrated", True)):
-            small = folder / "small.pt"
+        for name, heal in methods.items():
+            small, evaluation, calibration = folder / "small.pt", None, None
+            if heal is not None:
+                evaluation = rmtcli.Evaluation(
+                    model=f"benchmarks.audio:{case.name}", task=case.task
+                )
+                calibration = rmtcli.Calibration(data, batch=64, heal=heal)
             report = rmtcli.prune(
                 path,
                 small,
                 budget=Budget(f"{share}%"),
                 selection=case.selection,
-                evaluation=rmtcli.Evaluation(model=f"benchmarks.audio:{case.name}", task=case.task)
-                if calibrated
-                else None,
-                calibration=rmtcli.Calibration(data, batch=64) if calibrated else None,
+                evaluation=evaluation,
+                calibration=calibration,
                 force=True,
             )
-            outputs = rmtcli.load(case.make(), small).eval()(test)
+            outputs = rmtcli.load(case.make(), small).eval().requires_grad_(False)(test)
             result = measured(case, dense, outputs, known)
             assert report.output is not None
             result |= {"parameters": report.output.parameters, "bytes": small.stat().st_size}
@@ -217,15 +219,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--heal", type=int, default=0)
     given = parser.parse_args()
+    methods: dict[str, int | None] = {"no data": None, "calibrated": 0}
+    if given.heal:
+        methods = {f"calibrated, `--heal {given.heal}`": given.heal}
     print_row("network", "weights", "method", "budget", "parameters", "MB", "cosine", "right, %")
     print_row(*["---"] * 8)
     for case in CASES:
-        if given.full == (case.epochs > 0):
+        if given.full == (case.epochs > 0) or (given.heal and case.name != "pitch"):
             continue
-        for state in ("untrained", "trained") if case.epochs else ("untrained",):
+        states = ("untrained", "trained") if case.epochs else ("untrained",)
+        for state in ("trained",) if given.heal else states:
             with tempfile.TemporaryDirectory() as folder:
-                runs = [run(case, state, seed, Path(folder)) for seed in range(given.seeds)]
+                runs = [
+                    run(case, state, seed, methods, Path(folder)) for seed in range(given.seeds)
+                ]
             for row in zip(*runs, strict=True):
                 cells, values = row[0][0], [each for _, each in row]
                 columns = {key: [value[key] for value in values] for key in values[0]}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rmtcli.checkpoint import Manifest
-from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.names import unit_of, weight_of
 from rmtcli.layouts import Dense, Factored, Layout, Pivoted
 from rmtcli.report.base import Source
 from rmtcli.report.formatting import shape_of
@@ -65,14 +65,14 @@ class Info:
             ),
             ("edge", manifest.edge),
         ]
-        ranks = manifest.ranks or {f"{name}.weight": r for name, r in manifest.factored.items()}
+        ranks = manifest.ranks or {weight_of(name): r for name, r in manifest.factored.items()}
         lines += [
             ("layer", f"{name}: narrowed from {shape_of((out, inputs))}")
             for name, (out, inputs) in manifest.narrowed.items()
         ]
         lines += [("config.json", f"{name} {w}") for name, w in manifest.entries.items()]
         return lines + [
-            ("layer", f"{name}: rank {rank}, {_stored(manifest, module_of(name))}")
+            ("layer", f"{name}: rank {rank}, {_stored(manifest, unit_of(name))}")
             for name, rank in ranks.items()
         ]
 

@@ -234,6 +234,9 @@ def test_a_recurrent_network_is_split_healed_loaded_and_joined(
     assert set(open_checkpoint(small).manifest.factored) == {  # type: ignore[union-attr]
         plan.layer.module for plan in report.pruned
     }
+    lines = [text for label, text in rmtcli.info(small).lines if label == "layer"]
+    assert len(lines) == len(report.pruned)
+    assert all(text.endswith("split in two") for text in lines)
     changes = rmtcli.diff(whole, small, selection=rmtcli.Selection(recurrent=True))
     assert max(layer.change for layer in changes.layers if "weight_hh_l0" in layer.name) > 0.1
 
