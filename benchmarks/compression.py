@@ -76,6 +76,8 @@ METHODS: dict[str, Method] = {
     "two-sided, `--sequential`": joint("two-sided", sequential=True),
     "two-sided metric, one budget (`--budget`)": joint("two-sided"),
     "one-sided metric, one budget (`--metric one-sided`)": joint("one-sided"),
+    "two-sided metric, `--layout narrow`": joint("two-sided", layout="narrow"),
+    "one-sided metric, `--layout narrow`": joint("one-sided", layout="narrow"),
     "one-sided metric, uniform ratio": ruled("fraction:of", "one-sided"),
     "no data, one budget": joint(None),
     "no data, plain SVD by energy": ruled("energy:fraction"),

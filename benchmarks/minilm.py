@@ -158,6 +158,7 @@ METHODS: dict[str, Method] = {
     "pivoted, `--share-inputs`": lambda b, s: b.joint(
         s, b.settings("two-sided"), share_inputs=True, layout="pivoted"
     ),
+    "narrow, one width": lambda b, s: b.joint(s, b.settings("two-sided"), layout="narrow"),
     "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
         s, b.settings("two-sided", healing=True, sequential=True, heal=HEAL)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
-from rmtcli.planning import Latency, LayerPlan
+from rmtcli.planning import Latency, LayerPlan, Timing
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
+
+    from rmtcli.running.clock import Clock
 
 
 def check_batches(batches: Sequence[int]) -> None:
@@ -54,7 +57,7 @@ def time_layers(
     for batch in sorted(set(batches)):
         clock = Clock(batch, device)
         seconds = {
-            plan.layer.name: clock.pair(plan.layer, plan.layout, _rank(plan))
+            plan.layer.name: _pair(clock, plan)
             for plan in tracked(linear, f"timing at batch {batch}")
         }
         whole = None
@@ -64,6 +67,15 @@ def time_layers(
             whole = before, after
         times.append(Latency(batch, device, clock.threads, seconds, whole))
     return tuple(times)
+
+
+def _pair(clock: Clock, plan: LayerPlan) -> tuple[Timing, Timing]:
+    """Times of a layer before and after."""
+    before, after = clock.pair(plan.layer, plan.layout, _rank(plan))
+    if plan.narrowed is not None:
+        narrow = replace(plan.layer, shape=plan.narrowed)
+        after, _ = clock.pair(narrow, plan.layout, None)
+    return before, after
 
 
 def _rank(plan: LayerPlan) -> int | None:

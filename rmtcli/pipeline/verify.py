@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint import open_checkpoint
 from rmtcli.checkpoint.huggingface import refuse_code_beside
 from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
@@ -51,6 +52,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
             ones.
         EvaluationError: the outputs differ from those of the dense product.
     """
+    _refuse_narrow(Path(path))
     directory = open_factored(Path(path))
     dense = None if against is None else _checked_dense(Path(against))
     with TemporaryDirectory(prefix="rmtcli-") as name:
@@ -76,6 +78,22 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
         _distance(dense, original, trusted) if dense is not None else None,
         (*_on_accepted(trusted), *(() if apart is not None else (_NOT_RUN,))),
     )
+
+
+def _refuse_narrow(path: Path) -> None:
+    """Say of a directory with narrower hidden layers and no factors that it is a plain model.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if is_factored(read_config(path)):
+        return
+    manifest = open_checkpoint(path).manifest
+    if manifest is not None and manifest.narrowed:
+        raise CheckpointError(
+            f"{path}: its hidden layers were made narrower, and no layer was factored: "
+            "transformers opens it without rmtcli, as a plain model, and there is nothing to verify"
+        )
 
 
 def _open_all(

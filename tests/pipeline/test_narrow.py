@@ -16,6 +16,7 @@ from torch import nn
 import rmtcli
 from rmtcli import Calibration, Evaluation, Selection, prune
 from rmtcli.calibration import read_stats
+from rmtcli.cli.options.plan import PlanOptions
 from rmtcli.errors import CheckpointError, LayerError, RmtcliError, UsageError
 from rmtcli.keep import Untouched
 from rmtcli.planning import Budget
@@ -73,6 +74,8 @@ def test_a_chain_becomes_a_narrower_chain(tmp_path: Path, data: Path) -> None:
         evaluation=Evaluation(data),
         batches=[4],
     )
+    (timed,) = report.latency
+    assert all(before is not after for before, after in timed.layers.values())
     before, after = report.parameters
     assert 0.49 * before < after <= 0.5 * before
     state = load_file(tmp_path / "small.safetensors")
@@ -171,6 +174,8 @@ def test_a_directory_stays_a_stock_model(case: str, tmp_path: Path) -> None:
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert sum(p.numel() for p in model.parameters()) == report.parameters[1]
     assert any(f"{entry} {config[entry]}" in note for note in report.notes)
+    with pytest.raises(CheckpointError, match="as a plain model, and there is nothing to verify"):
+        rmtcli.verify(tmp_path / "small")
     reasons = {plan.untouched for plan in report.layers}
     assert reasons == {None, Untouched.NO_BLOCK}
 
@@ -262,6 +267,12 @@ def test_options_that_do_not_fit_are_refused(case: str, tmp_path: Path, data: Pa
     with pytest.raises(UsageError, match=message):
         prune(source, tmp_path / "small.safetensors", layout="narrow", **options)
     assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_no_plan_is_promised(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out --plan"):
+        PlanOptions(write=tmp_path / "plan.json").check("narrow")
+    PlanOptions(write=tmp_path / "plan.json").check("factored")
 
 
 def test_a_network_without_such_a_hidden_layer_is_refused(tmp_path: Path) -> None:

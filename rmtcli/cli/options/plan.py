@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from rmtcli.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
@@ -32,3 +34,14 @@ class PlanOptions:
             show_default=False,
         ),
     ] = None
+
+    def check(self, layout: str) -> None:
+        """Make sure that there is a plan to write for this layout.
+
+        Raises:
+            UsageError: the layout has widths instead of ranks.
+        """
+        if self.write is not None and layout == "narrow":
+            raise UsageError(
+                "a plan holds ranks, and --layout narrow sets widths: leave out --plan"
+            )
