@@ -26,6 +26,8 @@ COMMANDS = {
     "training": "IDX --epochs 5",
     "smoothing": "IDX --seeds 5",
     "weights": "IDX --seeds 5",
+    "layouts": "",
+    "claims": "IDX --seeds 5",
     "edges": "",
     "tails": "sample_models/mnist_mlp.safetensors sample_models/mnist_deep.pt MINILM",
     "null": "--draws 500",

@@ -9,7 +9,8 @@ The networks of benchmarks.compression, pruned without data and without retraini
    and rank correlations with the divergence of the outputs are printed, within each network, beside
    those of simpler predictors.
 2. AlphaPruning (Lu et al., NeurIPS 2024) prunes a layer less the heavier its tail is: the share
-   that a layer loses is linear in its exponent α, from 1 − τ to 1 + τ times a common one, τ = 0.3.
+   that a layer loses is linear in its exponent α, from 1 − τ to 1 + τ times a common one. τ is 0.3,
+   or less where a layer would keep less than half of the mean share.
 
 Prints Markdown.
 """
@@ -86,28 +87,21 @@ def alpha_pruning(path: Path, data: Path, share: float) -> Report:
     alphas = np.array([layer.diagnostics.tail_alpha or np.nan for layer in free])
     alphas = np.where(np.isnan(alphas), np.nanmean(alphas), alphas)
     scaled = (alphas - alphas.min()) / (np.ptp(alphas) or 1.0)
-    lost = 1 - TAU + 2 * TAU * scaled
 
     def at(kept: float) -> Report:
+        # No layer keeps less than half of the mean share: a layer that is lost breaks the network.
+        tau = min(TAU, kept / 2 / (1 - kept))
+        shares = 1 - (1 - kept) * (1 - tau + 2 * tau * scaled)
         ranks = {
-            layer.layer.name: max(
-                1,
-                int(
-                    (1 - min(1.0, (1 - kept) * factor)) * layer.layer.size / sum(layer.layer.shape)
-                ),
-            )
-            for layer, factor in zip(free, lost, strict=True)
+            item.layer.name: max(1, int(share * item.layer.size / sum(item.layer.shape)))
+            for item, share in zip(free, shares, strict=True)
         }
         assert dense.plan is not None
         layers = (replace(layer, rank=ranks.get(layer.name)) for layer in dense.plan.layers)
-        return rmtcli.prune(
-            path,
-            plan=replace(dense.plan, layers=tuple(layers)),
-            evaluation=rmtcli.Evaluation(data),
-            dry_run=True,
-        )
+        return rmtcli.prune(path, plan=replace(dense.plan, layers=tuple(layers)), dry_run=True)
 
-    return at_size(round(share / 100 * dense.parameters[0]), at)
+    sized = at_size(round(share / 100 * dense.parameters[0]), at)
+    return rmtcli.prune(path, plan=sized.plan, evaluation=rmtcli.Evaluation(data), dry_run=True)
 
 
 def main() -> None:

@@ -126,6 +126,28 @@ class Bench:
             dry_run=True,
         )
 
+    def in_turn(self, share: float, *, sequential: bool = False) -> Report:
+        """Prune twice: half of what goes by narrower hidden layers, the rest in pivot rows."""
+        middle, small = self.folder / "middle", self.folder / "small"
+        first = rmtcli.Calibration(self.calibration)
+        second = rmtcli.Calibration(self.calibration, sequential=sequential)
+        for source, target, rest, layout, calibration in (
+            (self.source, middle, 50 + share / 2, "narrow", first),
+            (middle, small, share, "pivoted", second),
+        ):
+            report = rmtcli.prune(
+                source,
+                target,
+                budget=self.budget(rest),
+                layout=layout,
+                selection=self.selection,
+                calibration=calibration,
+                force=True,
+            )
+        evaluation = rmtcli.Evaluation(self.test)
+        compared = rmtcli.evaluate(small, evaluation=evaluation, against=self.source)
+        return replace(report, source=self.dense.source, comparison=compared.comparison)
+
     def uniform(self, share: float, calibration: rmtcli.Calibration | None) -> Report:
         """Prune every layer to the same share of its own weights."""
         plan = self.joint(share, calibration).plan
@@ -158,6 +180,8 @@ METHODS: dict[str, Method] = {
     "pivoted, `--share-inputs`": lambda b, s: b.joint(
         s, b.settings("two-sided"), share_inputs=True, layout="pivoted"
     ),
+    "narrow, then pivoted": lambda b, s: b.in_turn(s),
+    "narrow, then pivoted with `--sequential`": lambda b, s: b.in_turn(s, sequential=True),
     "narrow, one width": lambda b, s: b.joint(s, b.settings("two-sided"), layout="narrow"),
     "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
