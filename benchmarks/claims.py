@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import rmtcli
-from benchmarks.compression import METHODS, SHARES, SIZES, print_reports
-from benchmarks.networks import at_size, print_row, spread, trained, write_data
+from benchmarks.compression import METHODS, SHARES, SIZES, networks, print_reports
+from benchmarks.networks import at_size, print_row, spread
+from rmtcli.planning import Plan
 from rmtcli.report.base import Report
 
 #: Shares of a layer's numbers to which it is truncated alone.
@@ -44,7 +46,7 @@ def predictors(path: Path, data: Path) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {}
     for name in [layer.name for layer in plan.layers if min(layer.shape) > SIZES[-1]]:
         for share in ALONE:
-            report = _alone(path, data, name, share)
+            report = _alone(path, data, plan, name, share)
             layer = next(item for item in report.pruned if item.layer.name == name)
             stable, gamma = layer.diagnostics.stable_rank, layer.layer.size / layer.size
             assert report.comparison is not None
@@ -61,22 +63,17 @@ def predictors(path: Path, data: Path) -> dict[str, list[float]]:
     return columns
 
 
-def _alone(path: Path, data: Path, name: str, share: float) -> Report:
+def _alone(path: Path, data: Path, plan: Plan, name: str, share: float) -> Report:
     """A network of which one layer is truncated to a share of its numbers."""
-    plan = rmtcli.prune(path, dry_run=True).plan
-    assert plan is not None
-    ranks = {
-        layer.name: int(share * np.prod(layer.shape) / sum(layer.shape))
-        for layer in plan.layers
-        if layer.name == name
-    }
-    layers = tuple(replace(layer, rank=ranks.get(layer.name)) for layer in plan.layers)
-    return rmtcli.prune(
-        path,
-        plan=replace(plan, layers=layers),
-        evaluation=rmtcli.Evaluation(data),
-        dry_run=True,
-    )
+    shape = next(layer.shape for layer in plan.layers if layer.name == name)
+    one = with_ranks(plan, {name: int(share * np.prod(shape) / sum(shape))})
+    return rmtcli.prune(path, plan=one, evaluation=rmtcli.Evaluation(data), dry_run=True)
+
+
+def with_ranks(plan: Plan, ranks: Mapping[str, int]) -> Plan:
+    """A plan with these ranks, which leaves all other layers as they are."""
+    layers = (replace(layer, rank=ranks.get(layer.name)) for layer in plan.layers)
+    return replace(plan, layers=tuple(layers))
 
 
 def alpha_pruning(path: Path, data: Path, share: float) -> Report:
@@ -97,8 +94,7 @@ def alpha_pruning(path: Path, data: Path, share: float) -> Report:
             for item, share in zip(free, shares, strict=True)
         }
         assert dense.plan is not None
-        layers = (replace(layer, rank=ranks.get(layer.name)) for layer in dense.plan.layers)
-        return rmtcli.prune(path, plan=replace(dense.plan, layers=tuple(layers)), dry_run=True)
+        return rmtcli.prune(path, plan=with_ranks(dense.plan, ranks), dry_run=True)
 
     sized = at_size(round(share / 100 * dense.parameters[0]), at)
     return rmtcli.prune(path, plan=sized.plan, evaluation=rmtcli.Evaluation(data), dry_run=True)
@@ -113,9 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.networks or Path(name)
-        write_data(arguments.idx_folder, folder / "mnist.npz")
-        write_data(arguments.idx_folder, folder / "test.npz", training=False)
-        models = trained(arguments.idx_folder, folder, SIZES, arguments.seeds, lr=0.01, epochs=8)
+        models = networks(arguments.idx_folder, folder, arguments.seeds)
         data = folder / "test.npz"
         tables = [predictors(path, data) for path in models]
         print_row("predictor", "Spearman correlation with the divergence")

@@ -96,9 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.networks or Path(name)
-        write_data(arguments.idx_folder, folder / "mnist.npz")
-        write_data(arguments.idx_folder, folder / "test.npz", training=False)
-        models = trained(arguments.idx_folder, folder, SIZES, arguments.seeds, lr=0.01, epochs=8)
+        models = networks(arguments.idx_folder, folder, arguments.seeds)
         print_row("method", "parameters left", "dense", "pruned", "drop, points", "largest drop")
         print_row(*["---"] * 6)
         for share in arguments.share:
@@ -106,6 +104,13 @@ def main() -> None:
                 method = METHODS[title]
                 reports = [method(path, folder / "mnist.npz", share) for path in models]
                 print_reports(title, reports)
+
+
+def networks(idx_folder: Path, folder: Path, seeds: int) -> list[Path]:
+    """One trained network per seed, with ``mnist.npz`` and ``test.npz`` beside them."""
+    write_data(idx_folder, folder / "mnist.npz")
+    write_data(idx_folder, folder / "test.npz", training=False)
+    return trained(idx_folder, folder, SIZES, seeds, lr=0.01, epochs=8)
 
 
 def print_reports(title: str, reports: list[Report]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rmtcli.checkpoint.names import factors_of, pivots_of
+from rmtcli.checkpoint.names import parts_of
 
 #: Version of the manifest's layout.
 MANIFEST_VERSION = 1
@@ -56,7 +56,7 @@ class Manifest:
 
     def _first(self, module: str) -> str:
         """Name of a factored module's right factor, or of its pivot rows."""
-        return (pivots_of if module in self.pivoted else factors_of)(module)[0]
+        return parts_of(module, pivoted=module in self.pivoted)[0]
 
     def keep_shared(self, is_shared: Callable[[str, str], bool]) -> Manifest:
         """The record of those shared factors that the file still shares.

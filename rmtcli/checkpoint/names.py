@@ -66,6 +66,11 @@ def pivots_of(module: str) -> tuple[str, str, str]:
     return member(module, "pivot.weight"), member(module, "rest.weight"), member(module, "order")
 
 
+def parts_of(unit: str, *, pivoted: bool) -> tuple[str, str, str]:
+    """Names of a split layer's tensors, right factor or pivot rows first, in its layout."""
+    return (pivots_of if pivoted else factors_of)(unit)
+
+
 #: Modules that torch.compile, DataParallel, FSDP and activation checkpointing put around others.
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}

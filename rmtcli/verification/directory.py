@@ -22,7 +22,7 @@ from rmtcli.checkpoint import (
     write_checkpoint,
 )
 from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
-from rmtcli.checkpoint.names import factors_of, member, pivots_of
+from rmtcli.checkpoint.names import member, parts_of
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import CONFIG
 
@@ -56,7 +56,7 @@ class FactoredDirectory:
 
     def names(self, module: str) -> tuple[str, str, str]:
         """Names of a layer's right factor, left factor and bias, or of its pivoted tensors."""
-        return (pivots_of if module in self.pivoted else factors_of)(module)
+        return parts_of(module, pivoted=module in self.pivoted)
 
     def factors(self, module: str) -> tuple[str, str]:
         """Names of a layer's right and left factor, or of its pivot rows and the rest."""

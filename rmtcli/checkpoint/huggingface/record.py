@@ -12,7 +12,7 @@ from typing import Any
 from rmtcli.checkpoint.base import TensorInfo
 from rmtcli.checkpoint.huggingface.config import METHOD
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.names import factors_of, pivots_of
+from rmtcli.checkpoint.names import factors_of, parts_of, pivots_of
 
 #: What the configuration does not tell of the manifest.
 _UNKNOWN = "not recorded"
@@ -65,7 +65,7 @@ def _fits(record: Manifest, infos: Mapping[str, TensorInfo]) -> bool:
     """Whether the tensors hold factors of the ranks in a record."""
     shared = record.shared_factors
     for module, rank in record.factored.items():
-        right, left, _ = (pivots_of if module in record.pivoted else factors_of)(module)
+        right, left, _ = parts_of(module, pivoted=module in record.pivoted)
         first, second = infos.get(shared.get(right, right)), infos.get(left)
         if first is None or second is None or not first.shape or len(second.shape) < 2:
             return False
