@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ class Calibration:
         stats: file of moments, which is read if it exists and written otherwise.
         sequential: whether each layer is fitted again on the outputs of the compressed layers
             before it, with the dense network's outputs as the target.
-        heal: number of passes over the inputs in which the factors are trained to give the dense
-            network's outputs.
+        heal: number of passes over the inputs in which the new tensors are trained to give the
+            dense network's outputs.
+        heal_minutes: wall-clock time for this training. Without passes it ends then; with both,
+            at the first of the two limits.
     """
 
     data: str | Path | None = None
@@ -33,6 +36,7 @@ class Calibration:
     stats: str | Path | None = None
     sequential: bool = False
     heal: int = 0
+    heal_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -42,11 +46,26 @@ class Calibration:
             raise UsageError(f"a calibration batch holds at least 1 sample, not {self.batch}")
         if self.heal < 0:
             raise UsageError(f"healing takes at least 0 passes, not {self.heal}")
+        if not 0 <= self.heal_minutes < math.inf:
+            raise UsageError(f"healing takes at least 0 minutes, not {self.heal_minutes}")
 
     @property
     def refines(self) -> bool:
-        """Whether the factors change after their ranks are known."""
-        return self.sequential or self.heal > 0
+        """Whether the new tensors change after ranks or widths are known."""
+        return self.sequential or self.heals
+
+    @property
+    def heals(self) -> bool:
+        """Whether the new tensors are trained."""
+        return self.heal > 0 or self.heal_minutes > 0
+
+    @property
+    def healing(self) -> str:
+        """How long the new tensors are trained, in words; empty if they are not."""
+        passes = "1 pass" if self.heal == 1 else f"{self.heal} passes"
+        minutes = "1 minute" if self.heal_minutes == 1 else f"{self.heal_minutes:g} minutes"
+        limits = (passes if self.heal else "", minutes if self.heal_minutes else "")
+        return " or ".join(filter(None, limits))
 
     @property
     def gradients(self) -> bool:

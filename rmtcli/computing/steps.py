@@ -15,10 +15,32 @@ PAUSE = 5.0
 T = TypeVar("T")
 
 
-def tracked(items: Sequence[T], label: str) -> Iterator[T]:
-    """Iterate, with a log record before each item: its attributes tell a status line the progress.
+class Teller:
+    """Logs how far a loop is: its records' attributes tell a status line the progress.
 
     Records have the level DEBUG, but at most one in each tenth of the loop has the level INFO.
+    """
+
+    def __init__(self) -> None:
+        self._told, self._last = 0, time.monotonic()
+
+    def tell(self, label: str, done: int, total: int) -> None:
+        """Log that ``done`` of ``total`` steps are done.
+
+        Args:
+            label: what is done.
+            done: number of steps before the current one.
+            total: number of all steps.
+        """
+        level, now, tenth = logging.DEBUG, time.monotonic(), 10 * done // total
+        if tenth > self._told and now - self._last >= PAUSE:
+            level, self._told, self._last = logging.INFO, tenth, now
+        extra = {"label": label, "done": done, "total": total}
+        _LOGGER.log(level, "%s: %d of %d", label, done, total, extra=extra)
+
+
+def tracked(items: Sequence[T], label: str) -> Iterator[T]:
+    """Iterate, with a log record before each item (:class:`Teller`).
 
     Args:
         items: the batches, or whatever takes long.
@@ -27,11 +49,7 @@ def tracked(items: Sequence[T], label: str) -> Iterator[T]:
     Yields:
         The items, in order.
     """
-    told, last, total = 0, time.monotonic(), len(items)
+    teller = Teller()
     for done, item in enumerate(items):
-        level, now, tenth = logging.DEBUG, time.monotonic(), 10 * done // total
-        if tenth > told and now - last >= PAUSE:
-            level, told, last = logging.INFO, tenth, now
-        extra = {"label": label, "done": done, "total": total}
-        _LOGGER.log(level, "%s: %d of %d", label, done, total, extra=extra)
+        teller.tell(label, done, len(items))
         yield item

@@ -10,7 +10,14 @@ works on tensors in files.
 from rmtcli.layouts import factored, pivoted, dense, narrow  # isort: skip
 from rmtcli.layouts.base import LAYOUTS, Layout, undivided
 from rmtcli.layouts.dense import Dense
-from rmtcli.layouts.edits import Replacements, check_factors, join, layout_of, split_modules
+from rmtcli.layouts.edits import (
+    Replacements,
+    check_factors,
+    join,
+    layout_of,
+    split_modules,
+    with_values,
+)
 from rmtcli.layouts.factored import Factored
 from rmtcli.layouts.narrow import Narrow, NarrowBlock, narrow_edits
 from rmtcli.layouts.pivoted import Pivoted
@@ -37,4 +44,5 @@ __all__ = [
     "split_modules",
     "stored_errors",
     "undivided",
+    "with_values",
 ]

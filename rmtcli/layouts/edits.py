@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Edits, RawTensor, encode
+from rmtcli.checkpoint import Checkpoint, Edited, Edits, RawTensor, encode
 from rmtcli.checkpoint.names import bias_of, module_of, weight_of
 from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
@@ -197,6 +197,37 @@ def check_factors(checkpoint: Checkpoint, module: str) -> None:
         LayerError: they are missing, or do not fit together.
     """
     layout_of(checkpoint, module).check(checkpoint, module)
+
+
+def with_values(network: Edited, values: Mapping[str, FloatArray]) -> Edited:
+    """A pruned checkpoint with other values for some of its tensors, in their types.
+
+    Args:
+        network: the checkpoint; a tensor that it stores once under several names is stored once.
+        values: by name.
+
+    Raises:
+        LayerError: a value is beyond the range of its type.
+    """
+    spill, made = Spill(), dict[int, Stored]()
+
+    def new(name: str, old: Stored | None) -> Stored:
+        if name not in values and old is not None:
+            return old
+        if old is None or id(old) not in made:
+            kept = spill.keep(encoded(network, name, values[name], network.infos[name].dtype))
+            if old is None:
+                return kept
+            made[id(old)] = kept
+        return made[id(old)]
+
+    edits = {
+        name: {key: new(key, stored) for key, stored in group.items()}
+        for name, group in network.edits.items()
+    }
+    known = {key for group in edits.values() for key in group}
+    edits |= {name: {name: new(name, None)} for name in values if name not in known}
+    return Edited(network.source, edits, network.manifest)
 
 
 def encoded(

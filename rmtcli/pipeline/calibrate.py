@@ -36,7 +36,9 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
     if settings.data is not None and not Path(settings.data).is_file():
         raise UsageError(f"{settings.data}: no such file")
     if settings.refines and settings.data is None:
-        raise UsageError("--sequential and --heal run the network: give inputs with --calib")
+        raise UsageError(
+            "--sequential, --heal and --heal-minutes run the network: give inputs with --calib"
+        )
     if settings.stats is None or Path(settings.stats).exists():
         return
     if settings.data is None:

@@ -32,10 +32,10 @@ def check_narrow(request: Request) -> None:
             "--layout narrow runs the network to find its hidden layers and choose their units: "
             "give inputs with --calib"
         )
-    if settings.refines:
+    if settings.sequential:
         raise UsageError(
-            "--layout narrow fits what reads the units in closed form: leave out --sequential and "
-            "--heal"
+            "--layout narrow fits what reads the units in closed form: leave out --sequential; "
+            "--heal and --heal-minutes train it"
         )
     if goal.share_inputs:
         raise UsageError("--layout narrow has no factors to share: leave out --share-inputs")

@@ -12,11 +12,12 @@ from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
-from rmtcli.layouts import Factored, Replacements
+from rmtcli.layouts import Factored, Replacements, with_values
 from rmtcli.pipeline.fits import (
     FitStream,
     FittedLayers,
 )
+from rmtcli.pipeline.refined import UNDONE, in_layout
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
     Method,
@@ -129,30 +130,56 @@ class Prepared:
             why: the reason for leaving layers alone whose hidden layers keep their width.
         """
         assert self.hidden is not None
-        network = self.hidden.at(widths)
+        network, heals = self.hidden.at(widths), self.request.calibration.heals
         layers = tuple(network.plan(item, why) for item in self.held.fitted)
         skipped = tuple(item for item in self.held.items if isinstance(item, Skipped))
         planned = Planned(layers, skipped)
         values = self.checkpoint, self.source, self.method, planned.pruned
         made = edited(*values, network.edits(), network.entries)
-        return Result(planned, made, notes=on_widths(network.entries))
+        result = Result(planned, made, notes=on_widths(network.entries))
+        return self._healed(result) if heals and planned.pruned else result
 
     def _refined(self, planned: Planned) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""
-        from rmtcli.running.refine import refine  # needs torch
+        settings, undone = self.request.calibration, tuple[str, ...]()
+        remarks = tuple[str, ...]()
+        if settings.sequential:
+            from rmtcli.running.refine import refine  # needs torch
 
-        assert self.calibrations is not None
-        request = self.request
-        factored = replace(self.method, layout=Factored())
-        split = edited(self.checkpoint, self.source, factored, planned.pruned)
-        refined = refine(
-            self.harness, split, planned.pruned, self.calibrations, request.calibration
-        )
-        unhealed = None
-        if request.calibration.heal and "heal" not in refined.undone:
-            unhealed = self._edited(_with_factors(planned, refined.unhealed))
-        planned = _with_factors(planned, refined.factors)
-        return Result(planned, self._edited(planned), unhealed, refined.notes, refined.undone)
+            assert self.calibrations is not None
+            split = self._split(planned)
+            refined = refine(self.harness, split, planned.pruned, self.calibrations, settings)
+            planned, remarks = _with_factors(planned, refined.factors), refined.remarks
+            undone = () if refined.helped else ("sequential",)
+        notes = (*remarks, *map(UNDONE.format, undone))
+        result = Result(planned, self._edited(planned), notes=notes, undone=undone)
+        return self._healed(result) if settings.heals else result
+
+    def _healed(self, result: Result) -> Result:
+        """The result after its new tensors were trained, if that is asked for and helps.
+
+        Layers of low rank are trained as two balanced factors, whatever their layout: pivot rows
+        are so sensitive to the coefficients of the others that training them diverges.
+        """
+        from rmtcli.running.heal import heal  # needs torch
+
+        planned, pruned, layout = result.planned, result.planned.pruned, self.method.layout
+        start = result.network if layout.by_blocks else self._split(planned)
+        values = heal(self.harness, start, self.request.calibration)
+        if values is None:
+            notes = (*result.notes, UNDONE.format("heal"))
+            return replace(result, notes=notes, undone=(*result.undone, "heal"))
+        if layout.by_blocks:
+            network = with_values(result.network, values)
+        else:
+            factors, others = in_layout(values, pruned, layout)
+            network = with_values(self._edited(_with_factors(planned, factors)), others)
+        return replace(result, network=network, unhealed=result.network)
+
+    def _split(self, planned: Planned) -> Edited:
+        """The pruned checkpoint with two factors in place of each weight."""
+        method = replace(self.method, layout=Factored())
+        return edited(self.checkpoint, self.source, method, planned.pruned)
 
     def sparing(self, result: Result, names: Collection[str], why: Untouched) -> Result:
         """A result in which some more layers stay as they are.

@@ -50,6 +50,7 @@ class PlannedCalibration:
         batch: samples at a time.
         sequential: whether layers are fitted once more.
         heal: passes of healing.
+        heal_minutes: minutes of healing.
     """
 
     data: str | None
@@ -59,6 +60,7 @@ class PlannedCalibration:
     batch: int
     sequential: bool
     heal: int
+    heal_minutes: float = 0.0
 
     @staticmethod
     def of(settings: Calibration) -> PlannedCalibration:
@@ -75,6 +77,7 @@ class PlannedCalibration:
             settings.batch,
             settings.sequential,
             settings.heal,
+            settings.heal_minutes,
         )
 
     def settings(self, data: str | Path | None, stats: str | Path | None) -> Calibration:
@@ -83,7 +86,8 @@ class PlannedCalibration:
         Raises:
             UsageError: an option out of range.
         """
-        return Calibration(data, self.metric, self.batch, stats, self.sequential, self.heal)
+        refinement = self.sequential, self.heal, self.heal_minutes
+        return Calibration(data, self.metric, self.batch, stats, *refinement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ class Plan:
             raise UsageError(f"{path}: not a plan of this version ('rmtcli_plan': {VERSION})")
         fields = _checked(values, _PLAN, f"{path}")
         if fields["calibration"] is not None:
-            given = _checked(fields["calibration"], _CALIBRATION, f"{path}: calibration")
+            given = {"heal_minutes": 0.0} | fields["calibration"]  # older plans have passes alone
+            given = _checked(given, _CALIBRATION, f"{path}: calibration")
             planned = PlannedCalibration(**given)
             try:
                 planned.settings(planned.data, planned.stats)
@@ -184,6 +189,7 @@ _CALIBRATION: dict[str, tuple[type, ...]] = {
     "batch": (int,),
     "sequential": (bool,),
     "heal": (int,),
+    "heal_minutes": (float, int),
 }
 _LAYER: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -198,6 +204,7 @@ _WORDS = {
     dict: "an object",
     list: "a list",
     int: "a whole number",
+    float: "a number",
     bool: "true or false",
     _NONE: "null",
 }

@@ -80,6 +80,7 @@ def calibrated_of(calibrated: Calibrated | None) -> dict[str, Any] | None:
         "batch": settings.batch,
         "sequential": settings.sequential,
         "heal": settings.heal,
+        "heal_minutes": settings.heal_minutes,
         "undone": list(calibrated.undone),
         "samples": calibrated.samples,
         "bytes": calibrated.bytes,

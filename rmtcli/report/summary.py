@@ -110,10 +110,10 @@ def _calibrated(calibrated: Calibrated) -> str:
     if settings.sequential:
         undone = "sequential" in calibrated.undone
         text += "; sequential fit undone" if undone else "; layer by layer"
-    if settings.heal:
-        passes = count_of(settings.heal, "pass")
+    if settings.heals:
         undone = "heal" in calibrated.undone
-        text += f"; healing of {passes} undone" if undone else f"; healed in {passes}"
+        words = settings.healing
+        text += f"; healing of {words} undone" if undone else f"; healed in {words}"
     return text
 
 

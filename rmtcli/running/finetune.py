@@ -13,7 +13,7 @@ from rmtcli.computing.steps import tracked
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation import Reading, Samples
 from rmtcli.evaluation.network import run
-from rmtcli.running.heal import divergence
+from rmtcli.running.distill import divergence
 
 _LOGGER = logging.getLogger(__name__)
 

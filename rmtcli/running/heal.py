@@ -1,216 +1,66 @@
-"""Train the factors for a few passes to reproduce the dense network's outputs (distillation)."""
+"""Heal a pruned network of any layout: train its new tensors on the dense network's outputs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+from collections.abc import Mapping
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from rmtcli.computing.steps import tracked
-from rmtcli.evaluation import Rows
-from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Calibration
+from rmtcli.checkpoint import Edited
+from rmtcli.errors import EvaluationError
+from rmtcli.evaluation import Harness
+from rmtcli.evaluation.network import build
+from rmtcli.running.calibrate import CalibrationInputs
+from rmtcli.running.distill import BATCH, DistillationLoss, Extent, distill
+from rmtcli.running.held_out import HeldOut
+from rmtcli.running.norms import estimate, estimation_helps, norms_of, statistics_of
+from rmtcli.running.parameters import NewParameters, widen
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Samples per step.
-BATCH = 128
-#: Number of batches of text whose samples are sorted by length together.
-_SORTED_BATCHES = 16
-#: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
-#: Every layer learns at its own scale, so the rate needs no tuning to the network.
-RATE = 0.003
-#: Learning rate where hidden states are matched too: they carry more information, so steps can be
-#: larger.
-DEEP_RATE = 0.006
-
 
 def heal(
-    loss: HealingLoss,
-    trained: Sequence[tuple[Tensor, Tensor]],
-    *,
-    passes: int,
-    batch: int = BATCH,
-    seed: int = 0,
-) -> None:
-    """Train parameters of the compressed network, in place, to reproduce the dense one's outputs.
+    harness: Harness, network: Edited, settings: Calibration
+) -> Mapping[str, FloatArray] | None:
+    """Train the new tensors of a pruned network to reproduce the dense network's outputs.
 
-    No labels are used. The optimizer is Adam with a cosine schedule. Both networks stay in
-    evaluation mode.
+    A part of the inputs is held out: a healing that makes the network differ more from the dense
+    one on these is undone. Statistics of BatchNorms are estimated on the pruned network, before
+    and after training, if that helps.
 
     Args:
-        loss: the networks, the inputs, and how far the networks' outputs are apart.
-        trained: parameters to train, each with the tensor whose root mean square sets its learning
-            rate.
-        passes: number of passes over the samples.
-        batch: samples per step.
-        seed: random seed for the order of the samples and their mixing.
+        harness: the dense network, and how networks are built and fed.
+        network: the pruned checkpoint.
+        settings: the inputs, and how long to train.
+
+    Returns:
+        The new values of tensors, by name; None if healing was undone.
     """
-    rate = DEEP_RATE if loss.deep else RATE
-    with torch.no_grad():
-        rates = [rate * float(scale.square().mean().sqrt()) for _, scale in trained]
-    groups = [{"params": [p], "lr": rate} for (p, _), rate in zip(trained, rates, strict=True)]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    steps = passes * -(-len(loss.inputs) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    loss.pruned.requires_grad_(False)
-    for parameter, _ in trained:
-        parameter.requires_grad_(True)
+    start, source = time.monotonic(), CalibrationInputs.read(settings, harness)
+    dense, pruned = build(harness), build(harness, network)
+    held_out = HeldOut(source, dense)
+    _LOGGER.info("healing on %d samples: %s", len(held_out.inputs), settings.healing)
+    before = held_out.distance(pruned)
+    for model in (dense, pruned):
+        widen(model)
+    new, norms = NewParameters(pruned, network), norms_of(pruned)
+    batch = min(BATCH, max(1, source.task.batch // 2))
+    if norms and not estimation_helps(pruned, norms, source, held_out):
+        norms = {}
     try:
-        for done in range(passes):
-            label = f"healing: pass {done + 1} of {passes}"
-            _LOGGER.info("%s", label)
-            for rows in tracked(_batches(loss.inputs, batch, generator), label):
-                optimizer.zero_grad()
-                torch.autograd.backward(loss(rows, generator))
-                optimizer.step()
-                schedule.step()
-    finally:
-        loss.end()
-
-
-class HealingLoss:
-    """The loss that healing minimises: how far the compressed network is from the dense one.
-
-    For scores of classes or labels it is the Kullback–Leibler divergence from the dense network's
-    probabilities (distillation at temperature 1, Hinton et al., 2015); for numbers, the mean
-    squared difference as a share of the dense numbers' mean square. For embeddings it is 1 minus
-    the cosine, plus the mean squared distance of the hidden states after each block, as shares of
-    their variance (Jiao et al., TinyBERT, 2020): one vector per text says little about each of its
-    tokens. Inputs in floating point are mixed in pairs (Zhang et al., 2018): the dense network
-    answers for mixtures too, and training on a few thousand samples alone would overfit.
-
-    Args:
-        dense: the dense network.
-        pruned: the compressed network.
-        inputs: shape (samples, …).
-        run: computes a network's outputs.
-        rows: what a row of outputs is.
-    """
-
-    def __init__(
-        self,
-        dense: nn.Module,
-        pruned: nn.Module,
-        inputs: NDArray[Any],
-        run: Callable[[nn.Module, Tensor], Tensor],
-        *,
-        rows: Rows,
-    ) -> None:
-        self.dense, self.pruned, self.inputs, self.run = dense, pruned, inputs, run
-        self.distance = DISTANCES[rows]
-        self.deep: tuple[Pretrained, ...] = ()
-        if (
-            rows is Rows.VECTORS
-            and isinstance(dense, Pretrained)
-            and isinstance(pruned, Pretrained)
-        ):
-            self.deep = (pruned, dense)
-            for network in self.deep:
-                network.deep = True
-        self.targets = None
-        if inputs.dtype.kind != "f" and not self.deep:
-            self.targets = self._targets()
-
-    def __call__(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of some samples."""
-        x = _tensor(self.inputs[rows.numpy()])
-        if x.is_floating_point():
-            x = _mixed(x, self.inputs, generator)
-        if self.targets is not None:
-            target = self.targets[rows]
-        else:
-            with torch.no_grad():
-                target = self.run(self.dense, x)
-        loss = self.distance(self.run(self.pruned, x), target)
-        states = [network.hidden for network in self.deep]
-        return loss + _hidden_distance(*states) if any(states) else loss
-
-    def end(self) -> None:
-        """Release the hidden states that the networks hold."""
-        for network in self.deep:
-            network.deep, network.hidden = False, ()
-
-    @torch.no_grad()
-    def _targets(self) -> Tensor | None:
-        """The dense network's outputs for all samples, if that is one row per sample; else None.
-
-        Inputs that are not mixed are the same in every pass. A language model has too many rows to
-        keep.
-        """
-        outputs = []
-        for start in tracked(range(0, len(self.inputs), BATCH), "outputs of the dense network"):
-            x = _tensor(self.inputs[start : start + BATCH])
-            outputs.append(self.run(self.dense, x))
-            if len(outputs[-1]) != len(x):
-                return None
-        return torch.cat(outputs)
-
-
-def divergence(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean Kullback–Leibler divergence of class scores from the target's class scores, in nats."""
-    logs = (outputs.log_softmax(1), target.log_softmax(1))
-    return nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
-
-
-def _label_divergence(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean Kullback–Leibler divergence of label scores from the target's, in nats per label."""
-    logs = (torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (outputs, target))
-    return divergence(*logs)
-
-
-def _squared_distance(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference, as a share of the target's mean square."""
-    return (outputs - target).square().mean() / target.square().mean().clamp_min(1e-30)
-
-
-def _cosine_distance(outputs: Tensor, target: Tensor) -> Tensor:
-    """1 minus the mean cosine."""
-    return 1 - nn.functional.cosine_similarity(outputs, target).mean()
-
-
-DISTANCES = {
-    Rows.CLASSES: divergence,
-    Rows.LABELS: _label_divergence,
-    Rows.VECTORS: _cosine_distance,
-    Rows.VALUES: _squared_distance,
-}
-
-
-def _hidden_distance(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean squared distance of hidden states, as a share of their variance."""
-    parts = [
-        (a - b).square().mean() / (b - b.mean(0)).square().mean()
-        for a, b in zip(outputs, targets, strict=True)
-    ]
-    return torch.stack(parts).mean()
-
-
-def _batches(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> list[Tensor]:
-    """Rows of random batches that hold every sample once.
-
-    Samples of text are stored shortest first: neighbours in a random selection of them have similar
-    lengths, so batches of neighbours need less padding.
-    """
-    order = torch.randperm(len(inputs), generator=generator)
-    if inputs.dtype.kind == "f":
-        return list(torch.split(order, batch))
-    parts = (part.sort().values for part in torch.split(order, _SORTED_BATCHES * batch))
-    batches = [rows for part in parts for rows in torch.split(part, batch)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
-
-
-def _mixed(x: Tensor, inputs: NDArray[Any], generator: torch.Generator) -> Tensor:
-    """Each sample mixed with a random other one, by a random share."""
-    rows = torch.randint(len(inputs), (len(x),), generator=generator)
-    share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator, dtype=x.dtype)
-    return share * x + (1 - share) * _tensor(inputs[rows.numpy()])
-
-
-def _tensor(inputs: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.array(inputs))
+        rows = source.reading(dense).rows
+        loss = DistillationLoss(dense, pruned, held_out.inputs, source.run, rows=rows)
+        extent = Extent(settings.heal, settings.heal_minutes)
+        distill(loss, new.trained, extent, start=start, batch=batch)
+        if norms:
+            estimate(pruned, norms, source, held_out.inputs)
+    except EvaluationError as error:  # the network ran before: its outputs are not finite now
+        _LOGGER.info("healing: %s", error)
+        return None
+    after = held_out.distance(pruned)
+    _LOGGER.info("healing: distance on held-out inputs from %.3g to %.3g", before, after)
+    if not after <= before:
+        return None
+    return {**new.values, **statistics_of(pruned, norms, network)}

@@ -128,7 +128,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"prune {MLP} --heal 2",
         2,
-        "--sequential and --heal run the network: give inputs with --calib",
+        "--sequential, --heal and --heal-minutes run the network: give inputs with --calib",
     ),
     "plot of another kind": (
         nothing,

@@ -94,7 +94,7 @@ def test_verbose_logs_every_step_to_stderr(workdir: Path, rmtcli: Run) -> None:
         "calibrating on 4096 samples of sample_models/mnist.npz",
     ]
     assert sum(" above the edge; " in text for text in told) == 5
-    assert "healing: pass 1 of 1" in told
+    assert "healing on 3686 samples: 1 pass" in told
     written = "sample_models/mnist_deep.pruned.pt"
     assert told[-2:] == [f"writing {written}", f"reading {written} back"]
     assert done.stdout == rmtcli(*arguments, "--force").stdout

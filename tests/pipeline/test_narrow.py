@@ -247,7 +247,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"budget": Budget("50%", "ms"), "batches": [1], "calibrated": True},
         "--budget-latency times factors",
     ),
-    "heal": ({"budget": Budget("50%"), "heal": 1}, "--layout narrow fits what reads"),
+    "fit": ({"budget": Budget("50%"), "sequential": True}, "--layout narrow fits what reads"),
     "sharing": (
         {"budget": Budget("50%"), "share_inputs": True, "calibrated": True},
         "--layout narrow has no factors",
@@ -261,9 +261,9 @@ def test_options_that_do_not_fit_are_refused(case: str, tmp_path: Path, data: Pa
     source = chain(tmp_path, data, 60, 40)
     given, message = REFUSED[case]
     options = dict(given)
-    heal = options.pop("heal", None)
-    if options.pop("calibrated", False) or heal:
-        options["calibration"] = Calibration(data, heal=heal or 0)
+    sequential = bool(options.pop("sequential", False))
+    if options.pop("calibrated", False) or sequential:
+        options["calibration"] = Calibration(data, sequential=sequential)
     with pytest.raises(UsageError, match=message):
         prune(source, tmp_path / "small.safetensors", layout="narrow", **options)
     assert not (tmp_path / "small.safetensors").exists()

@@ -155,7 +155,7 @@ def test_an_undone_healing_is_not_reported_as_healing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, rate: float
 ) -> None:
     """A learning rate that ruins the network: each report says that nothing was healed."""
-    monkeypatch.setattr("rmtcli.running.heal.RATE", rate)
+    monkeypatch.setattr("rmtcli.running.distill.RATE", rate)
     calibration = rmtcli.Calibration(tmp_path / "d.npz", heal=3)
     options = {"evaluation": branches(tmp_path), "calibration": calibration}
     if action == "prune":
@@ -248,9 +248,11 @@ def test_tied_layers_keep_one_weight_and_their_own_biases(tmp_path: Path, ending
     written = open_checkpoint(tmp_path / f"t.pruned.{ending}")
     for part in ("0.weight", "1.weight"):
         assert np.array_equal(written.array(f"a.{part}"), written.array(f"b.{part}"))
-    # Both biases move by the same amount, so each layer keeps its own.
-    shifts = [written.array(f"{n}.1.bias") - state[f"{n}.bias"].numpy() for n in "ab"]
-    np.testing.assert_allclose(*shifts, atol=1e-6)
+    # Each layer keeps its own bias, which is nearer to its dense one than to the other's.
+    for own, other in ("ab", "ba"):
+        bias = written.array(f"{own}.1.bias")
+        near, far = (np.linalg.norm(bias - state[f"{n}.bias"].numpy()) for n in (own, other))
+        assert near < far
     again = rmtcli.evaluate(tmp_path / f"t.pruned.{ending}", evaluation=evaluation)
     assert report.comparison is not None
     assert again.comparison is not None

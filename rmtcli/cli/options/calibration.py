@@ -67,10 +67,19 @@ class CalibrationOptions:
         typer.Option(
             metavar="N",
             min=0,
-            help="Train the factors for N passes to reproduce the dense network's outputs; needs "
-            "no labels.",
+            help="Train the new tensors for N passes to reproduce the dense network's outputs; "
+            "needs no labels.",
         ),
     ] = 0
+    heal_minutes: Annotated[
+        float,
+        typer.Option(
+            metavar="M",
+            min=0,
+            help="Train the new tensors for M minutes of wall-clock time; with --heal, until the "
+            "first limit.",
+        ),
+    ] = 0.0
 
     def build(self) -> Calibration:
         """Make the library's value."""

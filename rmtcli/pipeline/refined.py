@@ -1,0 +1,42 @@
+"""The results of healing, as factors and as tensors of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint.names import factors_of, unit_of
+from rmtcli.layouts import Layout
+from rmtcli.planning import LayerPlan
+from rmtcli.spectra import Factors
+
+#: The note on a refinement that was undone, by the name of its option.
+UNDONE = (
+    "--{} was undone: on held-out inputs it made the network differ more from the dense network"
+)
+
+
+def in_layout(
+    values: Mapping[str, FloatArray], plans: Sequence[LayerPlan], layout: Layout
+) -> tuple[dict[str, Factors], dict[str, FloatArray]]:
+    """The trained values of a network whose layers are split in two factors, for another layout.
+
+    Args:
+        values: by the names of the split network.
+        plans: the layers, with the factors that were trained.
+        layout: how the layers are stored.
+
+    Returns:
+        Factors by layer name, and the values of all other tensors by the names of the layout.
+    """
+    factors, others = dict[str, Factors](), dict(values)
+    for plan in plans:
+        assert plan.factors is not None
+        for weight in (plan.layer.tensor, *plan.layer.tied):
+            right, left, bias = factors_of(unit_of(weight))
+            sides = (others.pop(name) for name in (left, right))
+            left_side, right_side = (side.reshape(len(side), -1) for side in sides)
+            factors[plan.layer.name] = Factors(left_side, right_side, plan.factors.shift)
+            if bias in others:
+                others[layout.bias_name(weight)] = others.pop(bias)
+    return factors, others

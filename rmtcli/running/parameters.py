@@ -1,0 +1,101 @@
+"""The new tensors of a pruned checkpoint as parameters of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from rmtcli.arrays import FloatArray
+from rmtcli.checkpoint import Edited
+from rmtcli.checkpoint.names import member, module_of, unit_of
+from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.layouts.module import float64_of
+from rmtcli.layouts.wrapped import naming
+
+
+class NewParameters:
+    """The parameters that hold the new tensors of a pruned network, whatever their layout.
+
+    Tensors that are stored once under several names become one parameter.
+
+    Args:
+        model: the pruned network, whose modules are changed to that end.
+        network: its checkpoint.
+    """
+
+    def __init__(self, model: nn.Module, network: Edited) -> None:
+        keys, state = keys_of(model, network), model.state_dict(keep_vars=True)
+        self._units: dict[str, list[nn.Parameter]] = {}
+        self._names: dict[int, list[str]] = {}
+        firsts: dict[int, nn.Parameter] = {}
+        duplicates: dict[nn.Parameter, nn.Parameter] = {}
+        for old, group in network.edits.items():
+            for name, stored in group.items():
+                value = state.get(keys.get(name, ""))
+                if not isinstance(value, nn.Parameter):
+                    continue
+                first = firsts.setdefault(id(stored), value)
+                if first is not value:
+                    duplicates[value] = first
+                self._units.setdefault(unit_of(old), []).append(first)
+                self._names.setdefault(id(first), []).append(name)
+        for module in model.modules():
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter in duplicates:
+                    module._parameters[key] = duplicates[parameter]
+
+    @property
+    def trained(self) -> list[tuple[nn.Parameter, float]]:
+        """Each parameter once, with its scale: the root mean square that it is measured by.
+
+        A matrix has its own. A bias has that of the smallest matrix beside it; a vector without a
+        matrix, such as those of a BatchNorm, that of the largest vector.
+        """
+        scales: dict[nn.Parameter, float] = {}
+        for parameters in self._units.values():
+            sizes = {p: float(p.detach().double().square().mean().sqrt()) for p in parameters}
+            matrices = [size for p, size in sizes.items() if p.ndim > 1 and p.numel()]
+            own = min(matrices) if matrices else max(sizes.values())
+            for p, size in sizes.items():
+                if p.numel():
+                    scales.setdefault(p, size if p.ndim > 1 else own)
+        return list(scales.items())
+
+    @property
+    def values(self) -> Mapping[str, FloatArray]:
+        """The parameters' values, by the names of the checkpoint."""
+        return dict(self._values())
+
+    def _values(self) -> Iterator[tuple[str, FloatArray]]:
+        for parameters in self._units.values():
+            for parameter in parameters:
+                value = float64_of(parameter)
+                yield from ((name, value) for name in self._names[id(parameter)])
+
+
+def keys_of(model: nn.Module, network: Edited) -> Mapping[str, str]:
+    """The names that new tensors have in a network's state dict, by their names in its checkpoint.
+
+    Args:
+        model: the pruned network. In a transformers model, joined experts are separated.
+        network: its checkpoint.
+    """
+    names = [(old, new) for old, group in network.edits.items() for new in group]
+    if not isinstance(model, Pretrained):
+        own = naming(model, network)
+        return {new: key for _, new in names if (key := own(new)) is not None}
+    modules = model.modules_of({module_of(old) for old, _ in names})
+    return {
+        new: member(modules[unit], new.removeprefix(f"{unit}."))
+        for old, new in names
+        if (unit := module_of(old)) in modules
+    }
+
+
+@torch.no_grad()
+def widen(model: nn.Module) -> None:
+    """Make a network in half precision, which is too coarse for training, one in float32."""
+    if next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
+        model.float()
