@@ -105,6 +105,16 @@ class Bench:
         stats = text.with_suffix(".safetensors")
         return rmtcli.Calibration(text, metric, stats=stats, sequential=sequential, heal=heal)
 
+    def made(self, data: str, lines: int = 0) -> rmtcli.Calibration:
+        """Calibration on inputs that are made, and on the first lines of the text."""
+        name = f"{data.replace('+', '-')}-{lines}"
+        if lines:
+            few = self.folder / f"{name}.txt"
+            text = self.calibration.read_text(encoding="utf-8").splitlines()
+            few.write_text("\n".join(text[:lines]) + "\n", encoding="utf-8")
+            data = f"{few}+{data}" if data else str(few)
+        return rmtcli.Calibration(data, stats=self.folder / f"{name}.safetensors")
+
     def joint(
         self,
         share: float,
@@ -195,6 +205,11 @@ METHODS: dict[str, Method] = {
     "two-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("two-sided")),
     "one-sided, one budget": lambda b, s: b.joint(s, b.settings("one-sided")),
     "one-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("one-sided")),
+    "`--calib tokens`": lambda b, s: b.joint(s, b.made("tokens")),
+    "`--calib tokens+prose`": lambda b, s: b.joint(s, b.made("tokens+prose")),
+    "32 sentences": lambda b, s: b.joint(s, b.made("", 32)),
+    "32 sentences and tokens": lambda b, s: b.joint(s, b.made("tokens", 32)),
+    "32 sentences, tokens and prose": lambda b, s: b.joint(s, b.made("tokens+prose", 32)),
     "no data, one budget": lambda b, s: b.joint(s, None),
     "no data, uniform ratio": lambda b, s: b.uniform(s, None),
 }

@@ -17,21 +17,43 @@ from rmtcli.calibration.metric import (
 )
 from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
+from rmtcli.calibration.source import (
+    NONE,
+    SOURCES,
+    MadeInputs,
+    Prose,
+    RandomTokens,
+    data_sha256,
+    file_of,
+    is_made,
+    parts_of,
+    spelled,
+)
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
+    "NONE",
+    "SOURCES",
     "ByLayer",
     "Calibrated",
     "Calibration",
+    "MadeInputs",
     "MetricDecomposition",
     "Moments",
     "Narrowing",
     "Origin",
+    "Prose",
+    "RandomTokens",
     "Reader",
+    "data_sha256",
     "decompose",
     "decompose_together",
+    "file_of",
+    "is_made",
     "narrow_units",
+    "parts_of",
     "read_stats",
     "redirect",
+    "spelled",
     "write_stats",
 ]

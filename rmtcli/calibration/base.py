@@ -18,7 +18,8 @@ class Calibration:
 
     Attributes:
         data: file with calibration inputs: its ``train_inputs`` if it has any, else its
-            ``inputs``.
+            ``inputs``; or ``tokens`` with options, for random tokens of a directory's vocabulary;
+            or ``none``, for no inputs where some would be used by default.
         metric: ``two-sided`` (inputs and output gradients) or ``one-sided`` (inputs alone).
         batch: number of samples that run through the network at a time.
         stats: file of moments, which is read if it exists and written otherwise.

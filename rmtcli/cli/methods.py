@@ -8,7 +8,7 @@ from rmtcli.cli.options import Only, OutputOptions
 
 
 def command(*, outputs: Annotated[OutputOptions, Only("json")]) -> None:
-    """List edge estimators, keep rules, kinds of noise and tasks."""
+    """List calibration inputs, edge estimators, keep rules, kinds of noise and tasks."""
     from rmtcli.report.methods import describe_methods, show_methods
     from rmtcli.report.terminal import stdout
 

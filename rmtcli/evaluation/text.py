@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.errors import EvaluationError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
 from rmtcli.evaluation.problem import object_of, targets_of
+from rmtcli.evaluation.vocabulary import frequencies
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
 TOKENS, MASK, SEGMENTS = range(3)
+#: Share of the words of a random text that a comma follows.
+COMMAS = 0.08
+#: A text read again may have more tokens than were drawn; it is cut at so many times the mean.
+MOST = 4
+#: Largest number of tokens of a sentence.
+LONGEST = 256
 
 
 def embedding_samples(path: Path, directory: Path, length: int) -> Samples:
@@ -63,33 +69,37 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
 
 
 def random_texts(directory: Path, rng: np.random.Generator, count: int, length: int) -> Samples:
-    """Make texts of random tokens, which come as often as in text: as 1/(id + 10).
-
-    Vocabularies are sorted by frequency, more or less; special tokens are left out.
+    """Make texts of random tokens, which come about as often as in text, with punctuation.
 
     Args:
         directory: has the tokenizer.
         rng: draws the tokens.
         count: number of texts.
-        length: number of tokens per text.
+        length: mean number of tokens drawn for a text; their numbers range up to twice as many.
 
     Raises:
         EvaluationError: the tokenizer cannot be read, or has no ordinary tokens.
     """
     tokenizer = _tokenizer(directory)
-    special = set(tokenizer.all_special_ids)
-    ids = np.array(sorted(set(tokenizer.get_vocab().values()) - special), np.int64)
-    if not len(ids):
+    tokens, shares = frequencies(tokenizer)
+    if not len(tokens):
         raise EvaluationError(f"{directory}: its tokenizer has no ordinary tokens")
-    drawn = rng.choice(ids, (count, length), p=shares(ids))
-    texts = [{"text": text} for text in tokenizer.batch_decode(drawn)]
-    return _samples(directory, directory, length, texts, None)
+    lengths = rng.integers(max(1, length // 4), 2 * length - length // 4, count, endpoint=True)
+    drawn = np.split(rng.choice(tokens, int(lengths.sum()), p=shares), np.cumsum(lengths)[:-1])
+    texts = [punctuated(text, rng) for text in tokenizer.batch_decode(drawn)]
+    return samples_of(directory, texts, MOST * length)
 
 
-def shares(ids: NDArray[np.int64]) -> FloatArray:
-    """How often tokens come, about as in text: in proportion to 1/(id + 10)."""
-    share = 1 / (ids + 10.0)
-    return np.asarray(share / share.sum())
+def samples_of(directory: Path, texts: Sequence[str], length: int = LONGEST) -> Samples:
+    """Texts as the network of a directory reads them, cut at ``length`` tokens; no targets."""
+    return _samples(directory, directory, length, [{"text": text} for text in texts], None)
+
+
+def punctuated(words: str, rng: np.random.Generator) -> str:
+    """The words with a comma after some of them, and a full stop at the end."""
+    parts = words.split()
+    ends = np.where(rng.random(len(parts)) < COMMAS, ",", "")
+    return " ".join(map("".join, zip(parts, ends, strict=True))) + "."
 
 
 def line_samples(path: Path, directory: Path, length: int) -> Samples:

@@ -7,23 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.calibration import (
+    NONE,
     ByLayer,
     Calibrated,
     Calibration,
     Moments,
     Origin,
+    data_sha256,
+    file_of,
+    is_made,
     read_stats,
+    spelled,
     write_stats,
 )
 from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.evaluation import Harness
 from rmtcli.evaluation.data import has_training_part
+from rmtcli.evaluation.made import reads_text
 from rmtcli.files import check_target
 from rmtcli.layers import Layer
 from rmtcli.planning import LayerCalibration
+from rmtcli.report.notes import MADE_BY_DEFAULT
+
+#: Inputs of a directory whose network reads text, where none are given.
+DEFAULT = "tokens+prose"
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
@@ -33,8 +42,9 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
         UsageError: inputs that do not exist, an option that needs inputs without any, or a file of
             statistics that cannot be written.
     """
-    if settings.data is not None and not Path(settings.data).is_file():
-        raise UsageError(f"{settings.data}: no such file")
+    file = None if settings.data is None else file_of(settings.data)
+    if file is not None and not file.is_file():
+        raise UsageError(f"{file}: no such file")
     if settings.refines and settings.data is None:
         raise UsageError(
             "--sequential, --heal and --heal-minutes run the network: give inputs with --calib"
@@ -50,21 +60,66 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
 
 
 def calibration_source(
-    calibration: Calibration, evaluation: Evaluation, *, joint: bool
+    calibration: Calibration, harness: Harness, *, joint: bool, alone: bool = False
 ) -> Calibration:
-    """The settings, with the training part of the data where inputs are needed and none are given.
+    """The settings, with inputs where some are needed and none are given.
+
+    The training part of the data comes first. For the network of a Hugging Face directory that
+    reads text, texts that are made are next.
 
     Args:
         calibration: the settings that a user gave.
-        evaluation: names the data.
+        harness: the network, and its data.
         joint: whether ranks are decided for all layers at once.
+        alone: whether layers are computed where the network cannot be run.
+
+    Raises:
+        UsageError: inputs that are made have an option that is unknown or out of range, ``none`` is
+            given beside an option that needs inputs, or a directory does not tell what its network
+            reads.
     """
-    data, stats = evaluation.data, calibration.stats
+    if calibration.data == NONE:
+        return _without_inputs(calibration)
+    if calibration.data is not None:
+        made = is_made(calibration.data)
+        return replace(calibration, data=spelled(calibration.data)) if made else calibration
+    data, stats = harness.evaluation.data, calibration.stats
     missing = joint if stats is None else not Path(stats).exists()
-    wanted = calibration.data is None and (missing or calibration.refines)
-    if wanted and data is not None and has_training_part(data):
+    if not (missing or calibration.refines):
+        return calibration
+    if data is not None and has_training_part(data):
         return replace(calibration, data=data)
+    if joint and harness.pretrained and not alone and _reads_text(harness):
+        harness.note([MADE_BY_DEFAULT])
+        return replace(calibration, data=spelled(DEFAULT))
     return calibration
+
+
+def _without_inputs(calibration: Calibration) -> Calibration:
+    """The settings without calibration.
+
+    Raises:
+        UsageError: other options need inputs.
+    """
+    if calibration.refines or calibration.stats is not None:
+        raise UsageError(
+            f"--calib {NONE} uses the weights alone: leave out --stats, --sequential and --heal"
+        )
+    return replace(calibration, data=None)
+
+
+def _reads_text(harness: Harness) -> bool:
+    """Whether a directory's network reads text.
+
+    Raises:
+        UsageError: the directory does not tell, or transformers is missing.
+    """
+    try:
+        return reads_text(harness.task)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; or give --calib {NONE} to decide from the weights alone"
+        ) from None
 
 
 def calibrate_layers(
@@ -112,7 +167,7 @@ def _moments(
 ) -> ByLayer[Moments]:
     """The moments of each layer, from the file of statistics if it exists; else it is written."""
     path = None if settings.stats is None else Path(settings.stats)
-    data = None if settings.data is None else file_sha256(Path(settings.data))
+    data = None if settings.data is None else data_sha256(settings.data)
     origin = Origin(sha256, data or "", settings.gradients, harness.origin)
     if path is not None and path.exists():
         return _read_moments(path, harness, layers, origin, settings)

@@ -62,7 +62,7 @@ def curve(
         selection: which matrices are layers.
         evaluation: how to score.
         calibration: how to calibrate; by default on the training part of the evaluation's data, if
-            it has one.
+            it has one, or, of a directory whose network reads text, on random tokens.
         cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
 
@@ -74,8 +74,9 @@ def curve(
     """
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
-    calibration = calibration_source(calibration or Calibration(), evaluation, joint=True)
     checkpoint = open_checkpoint(path, key=key)
+    harness = evaluation.resolve(checkpoint)
+    calibration = calibration_source(calibration or Calibration(), harness, joint=True)
     files = (path, evaluation.data, calibration.data, calibration.stats)
     check_calibration(calibration, [Path(file) for file in files if file])
     # Any budget makes ranks joint, so that the layers are held; the sizes follow below.
@@ -88,7 +89,7 @@ def curve(
         cache=cache,
         track=track,
     )
-    prepared = prepare(evaluation.resolve(checkpoint), request)
+    prepared = prepare(harness, request)
     points, notes = _measure(prepared, sizes)
     return Report(
         "curve",

@@ -173,7 +173,7 @@ def _pruned(harness: Harness, request: Request) -> tuple[Report, Checkpoint, Sco
     Raises:
         UsageError: no layer can be pruned.
     """
-    calibration = calibration_source(Calibration(), harness.evaluation, joint=request.goal.joint)
+    calibration = calibration_source(Calibration(), harness, joint=request.goal.joint)
     prepared = prepare(harness, replace(request, calibration=calibration))
     result = decide(prepared)
     if not result.planned.pruned:

@@ -16,7 +16,7 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
-from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
@@ -70,7 +70,7 @@ def prune(
     Ranks come from a keep rule, layer by layer; or, for all layers together, from a budget or a
     limit on the loss of accuracy. With calibration data, factors are chosen that change the layers'
     outputs least; with a budget or limit, the training part of the evaluation's data serves as
-    calibration data by default.
+    calibration data by default, and, of a directory whose network reads text, random tokens.
 
     Args:
         path: the checkpoint to prune, a file or a Hugging Face directory; it is never changed.
@@ -91,8 +91,9 @@ def prune(
         selection: which matrices are layers.
         evaluation: how to score both networks.
         calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
-            a budget or limit where the evaluation's data has a training part. ``stats`` is written
-            where it does not exist, in a dry run as well.
+            a budget or limit where the evaluation's data has a training part, or a directory's
+            network reads text: then on random tokens. ``stats`` is written where it does not
+            exist, in a dry run as well.
         batches: numbers of samples at which forward passes are timed: each linear layer alone on so
             many rows and, with evaluation data, the whole network. A budget of time is measured at
             the first.
@@ -126,13 +127,13 @@ def prune(
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
     checkpoint = open_checkpoint(path, key=key)
     directory = format_of(checkpoint, target) is DIRECTORY
-    calibration = _calibration(calibration, evaluation, selection, goal)
+    harness = evaluation.resolve(checkpoint)
+    calibration = _calibration(calibration, harness, selection, goal, alone=executor is not None)
     files = (path, plan, evaluation.data, calibration.data, calibration.stats)
     inputs = [as_path(file) for file in files if file is not None and not isinstance(file, Plan)]
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=directory)
-    harness = evaluation.resolve(checkpoint)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
         request = Request(goal, edge, LAYOUTS.parse(layout), *options, hashed=planned is None)
@@ -202,7 +203,12 @@ def default_output(path: Path) -> Path:
 
 
 def _calibration(
-    given: Calibration, evaluation: Evaluation, selection: Selection | None, goal: Goal
+    given: Calibration,
+    harness: Harness,
+    selection: Selection | None,
+    goal: Goal,
+    *,
+    alone: bool,
 ) -> Calibration:
     """The calibration that a plan or the user asks for, with default inputs where it needs any."""
     if goal.plan is not None:
@@ -210,7 +216,8 @@ def _calibration(
         if selection and replace(selection, convolutions=False, recurrent=False) != Selection():
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
-    settings = calibration_source(given, evaluation, joint=goal.joint)
+    settings = calibration_source(given, harness, joint=goal.joint, alone=alone)
+    evaluation = harness.evaluation
     used = evaluation.measures or settings.data or settings.stats or goal.tries
     if evaluation.model and not used:
         raise UsageError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from rmtcli.calibration import Calibrated, Calibration
+from rmtcli.calibration import Calibrated, Calibration, data_sha256, file_of
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
 from rmtcli.layouts import Layout, undivided
@@ -125,9 +123,10 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     # A plan with data names no file of moments: one that does not exist would be written.
     stats = given.stats or (planned.stats if data is None else None)
     settings = planned.settings(data, stats)
-    source = Path(data or settings.stats or "")
-    if not source.is_file():
-        raise UsageError(f"{source}: no such file: name the plan's calibration data with --calib")
-    if file_sha256(source) != planned.sha256:
+    source = data or settings.stats or ""
+    file = file_of(source)
+    if file is not None and not file.is_file():
+        raise UsageError(f"{file}: no such file: name the plan's calibration data with --calib")
+    if data_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")
     return settings

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtcli.calibration import Calibration
-from rmtcli.checkpoint.hashes import file_sha256
+from rmtcli.calibration import Calibration, data_sha256
 from rmtcli.errors import UsageError
 
 #: Version of the file format.
@@ -43,9 +42,10 @@ class PlannedCalibration:
     """How a plan's factors are calibrated; :class:`Calibration` explains the options.
 
     Attributes:
-        data: file of inputs, or None.
+        data: file of inputs, or the inputs that are made, with options; or None.
         stats: file of moments, or None.
-        sha256: hash of the file of inputs, or of the file of moments if there are no inputs.
+        sha256: hash of the file of inputs, of inputs that are made, or of the file
+            of moments if there are no inputs.
         metric: ``two-sided`` or ``one-sided``.
         batch: samples at a time.
         sequential: whether layers are fitted once more.
@@ -72,7 +72,7 @@ class PlannedCalibration:
         return PlannedCalibration(
             data,
             stats,
-            file_sha256(Path(source)),
+            data_sha256(source),
             settings.metric,
             settings.batch,
             settings.sequential,

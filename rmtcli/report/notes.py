@@ -23,6 +23,11 @@ AT_CHANCE = (
     "scores say nothing about pruning. Check the targets and how the inputs are prepared"
 )
 
+MADE_BY_DEFAULT = (
+    "no inputs were given, so the network was calibrated on random tokens of its vocabulary and on "
+    "English sentences: text like that which it will read serves better; give it with --calib FILE"
+)
+
 NO_SIBLINGS = "no two layers that may be pruned read the same input, so none share a right factor"
 
 TAILS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from rmtcli.calibration import Calibrated
+from rmtcli.calibration import Calibrated, is_made
 from rmtcli.evaluation import Comparison
 from rmtcli.planning import Guard, Latency, Timing
 from rmtcli.report.base import Report
@@ -105,7 +105,10 @@ def _conditions(report: Report) -> Iterator[Line]:
 
 def _calibrated(calibrated: Calibrated) -> str:
     settings = calibrated.settings
-    parts = [f"{calibrated.samples:,} samples", f"{settings.metric} metric"]
+    samples = f"{calibrated.samples:,} samples"
+    if settings.data is not None and is_made(settings.data):
+        samples += f" of {settings.data}"
+    parts = [samples, f"{settings.metric} metric"]
     text = ", ".join([*parts, f"{memory(calibrated.bytes)} of moments"])
     if settings.sequential:
         undone = "sequential" in calibrated.undone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration import ByLayer, Calibration, Moments
+from rmtcli.calibration import ByLayer, Calibration, MadeInputs, Moments, parts_of
 from rmtcli.calibration.collect import (
     collect,
     identity_root,
@@ -24,8 +25,9 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import unit_of
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation import Harness, Reading, Rows, Task
+from rmtcli.evaluation import Harness, Reading, Rows, Samples, Task
 from rmtcli.evaluation.data import has_training_part
+from rmtcli.evaluation.made import joined, made_samples
 from rmtcli.evaluation.measures import distance
 from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
@@ -137,13 +139,13 @@ class CalibrationInputs:
         """Read the training part of the calibration data if it has one, else its ``inputs``.
 
         Raises:
-            UsageError: there is no such file, or its ending is unknown.
-            EvaluationError: the file is damaged, or all samples are equal.
+            UsageError: there is no such file, its ending is unknown, or the network does not read
+                tokens that are made.
+            EvaluationError: the file is damaged, there is no tokenizer, or all samples are equal.
         """
         source = settings.data
         assert source is not None
-        part = "train_" if has_training_part(source) else ""
-        samples = harness.read(source, part)
+        samples = _read(harness, source)
         inputs = samples.inputs
         if len(inputs) < 2 or bool(np.all(inputs == inputs[:1])):
             raise EvaluationError(
@@ -180,6 +182,17 @@ class CalibrationInputs:
             difference = distance(before, after, self.reading(dense).rows)
             total, rows = total + difference * len(before), rows + len(before)
         return total / rows
+
+
+def _read(harness: Harness, source: str | Path) -> Samples:
+    """The calibration samples: those of a file, and those that are made."""
+    samples = [
+        made_samples(harness.checkpoint.path, harness.task, part)
+        if isinstance(part, MadeInputs)
+        else harness.read(part, "train_" if has_training_part(part) else "")
+        for part in parts_of(source)
+    ]
+    return joined(samples)
 
 
 def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:

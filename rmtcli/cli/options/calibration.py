@@ -22,10 +22,11 @@ class CalibrationOptions:
         Optional[Path],
         typer.Option(
             "--calib",
-            metavar="FILE",
+            metavar="FILE|tokens|prose|none",
             help="Samples to calibrate on: a file with 'train_inputs' or 'inputs', or with text. "
-            "Under a budget or an accuracy limit, the 'train_inputs' of --data are used by "
-            "default.",
+            "For a directory's network that reads text, also random tokens of its vocabulary, or "
+            "English sentences; + joins them: FILE+tokens. Under a budget or an accuracy limit, "
+            "the default is the 'train_inputs' of --data, or else tokens+prose.",
             show_default=False,
         ),
     ] = None

@@ -1,0 +1,130 @@
+"""Calibration inputs that are made, and named in place of a file or beside one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from rmtcli.checkpoint.hashes import file_sha256
+from rmtcli.errors import EvaluationError
+from rmtcli.registry import Registry
+
+#: In place of a file: ranks and factors from the weights alone.
+NONE = "none"
+#: Shortest and longest sentence, in characters.
+LEAST, MOST = 30, 300
+
+
+@dataclass(frozen=True, slots=True)
+class MadeInputs:
+    """Texts that need no file.
+
+    Attributes:
+        lines: number of texts.
+        seed: seed of the random draws.
+    """
+
+    lines: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lines < 2:
+            raise ValueError(f"lines must be at least 2, not {self.lines}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
+
+
+SOURCES: Registry[MadeInputs] = Registry("calibration input", "rmtcli.sources")
+
+
+@SOURCES.register("tokens")
+@dataclass(frozen=True, slots=True)
+class RandomTokens(MadeInputs):
+    """Texts of random tokens of a directory's tokenizer, about as frequent as in text."""
+
+
+@SOURCES.register("prose")
+@dataclass(frozen=True, slots=True)
+class Prose(MadeInputs):
+    """English sentences of Python's own documentation, which is installed with Python."""
+
+    def texts(self) -> list[str]:
+        """The sentences, in random order; all of them if there are fewer than ``lines``.
+
+        Raises:
+            EvaluationError: this Python was installed without its documentation.
+        """
+        try:
+            topics = import_module("pydoc_data.topics").topics
+        except ImportError:
+            raise EvaluationError(
+                "--calib prose: this Python has no module 'pydoc_data': give a file instead"
+            ) from None
+        texts = list(dict.fromkeys(s for topic in topics.values() for s in sentences(topic)))
+        order = np.random.default_rng(self.seed).permutation(len(texts))
+        return [texts[i] for i in order[: self.lines]]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text's paragraphs that hold no code, markup or symbols."""
+    kept = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        if re.search(r"^\s*>>>|^\s*[-=*~]{3,}|::", paragraph, re.M):
+            continue
+        for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
+            whole = re.fullmatch(r"[A-Z][^`{}<>|\\=]*[.!?]", sentence)
+            if whole and LEAST <= len(sentence) <= MOST:
+                kept.append(sentence)
+    return kept
+
+
+def parts_of(data: str | Path) -> list[Path | MadeInputs]:
+    """The parts of ``data``: a file, inputs that are made, or several of them joined by ``+``.
+
+    Raises:
+        UsageError: an option of inputs that are made is unknown or out of range.
+    """
+    made: list[str] = []
+    file: list[str] = []
+    for piece in str(data).split("+"):
+        named = piece.partition(":")[0] in SOURCES.choices
+        (made if named else file).append(piece)
+    files = [Path("+".join(file))] if file else []
+    return [*files, *(SOURCES.parse(piece) for piece in made)]
+
+
+def is_made(data: str | Path) -> bool:
+    """Whether some of the inputs are made."""
+    return any(isinstance(part, MadeInputs) for part in parts_of(data))
+
+
+def file_of(data: str | Path) -> Path | None:
+    """The file among the parts of ``data``, if there is one."""
+    return next((part for part in parts_of(data) if isinstance(part, Path)), None)
+
+
+def spelled(data: str | Path) -> str:
+    """The parts of ``data`` with all options, joined by ``+``."""
+    return "+".join(
+        str(part) if isinstance(part, Path) else SOURCES.spell(part) for part in parts_of(data)
+    )
+
+
+def data_sha256(data: str | Path) -> str:
+    """Hash of a file of inputs; of inputs that are made, of their options and sentences."""
+    parts = parts_of(data)
+    if parts == [Path(data)]:
+        return file_sha256(Path(data))
+    whole = sha256()
+    for part in parts:
+        whole.update(
+            (file_sha256(part) if isinstance(part, Path) else SOURCES.spell(part)).encode()
+        )
+        if isinstance(part, Prose):  # it differs between versions of Python
+            whole.update("\n".join(part.texts()).encode())
+    return whole.hexdigest()
