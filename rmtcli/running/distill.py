@@ -25,7 +25,7 @@ _SORTED_BATCHES = 16
 #: Every tensor learns at its own scale, so the rate needs no tuning to the network.
 RATE = 0.01
 #: Learning rate where hidden states are matched too.
-DEEP_RATE = 0.01
+DEEP_RATE = 0.008
 #: With fewer steps than this, the rate is lower in proportion: there is no time to average out the
 #: noise of larger steps.
 SETTLED = 1_000

@@ -45,7 +45,7 @@ def heal(
     before = held_out.distance(pruned)
     for model in (dense, pruned):
         widen(model)
-    new, norms = NewParameters(pruned, network), norms_of(pruned)
+    new, norms = NewParameters(dense, pruned, network), norms_of(pruned)
     batch = min(BATCH, max(1, source.task.batch // 2))
     if norms and not estimation_helps(pruned, norms, source, held_out):
         norms = {}

@@ -21,26 +21,32 @@ class NewParameters:
     Tensors that are stored once under several names become one parameter.
 
     Args:
+        dense: the dense network.
         model: the pruned network, whose modules are changed to that end.
         network: its checkpoint.
     """
 
-    def __init__(self, model: nn.Module, network: Edited) -> None:
-        keys, state = keys_of(model, network), model.state_dict(keep_vars=True)
+    def __init__(self, dense: nn.Module, model: nn.Module, network: Edited) -> None:
+        keys, state = keys_of(dense, model, network), model.state_dict(keep_vars=True)
         self._units: dict[str, list[nn.Parameter]] = {}
         self._names: dict[int, list[str]] = {}
         firsts: dict[int, nn.Parameter] = {}
         duplicates: dict[nn.Parameter, nn.Parameter] = {}
-        for old, group in network.edits.items():
-            for name, stored in group.items():
-                value = state.get(keys.get(name, ""))
-                if not isinstance(value, nn.Parameter):
-                    continue
-                first = firsts.setdefault(id(stored), value)
+        tensors = [
+            (unit_of(old), name, id(stored))
+            for old, group in network.edits.items()
+            for name, stored in group.items()
+        ]
+        for _, name, stored in tensors:
+            value = state.get(keys.get(name, ""))
+            if isinstance(value, nn.Parameter):
+                first = firsts.setdefault(stored, value)
                 if first is not value:
                     duplicates[value] = first
-                self._units.setdefault(unit_of(old), []).append(first)
-                self._names.setdefault(id(first), []).append(name)
+        for unit, name, stored in tensors:  # a sibling's module may lack the map that it shares
+            if stored in firsts:
+                self._units.setdefault(unit, []).append(firsts[stored])
+                self._names.setdefault(id(firsts[stored]), []).append(name)
         for module in model.modules():
             for key, parameter in module._parameters.items():
                 if parameter is not None and parameter in duplicates:
@@ -75,18 +81,20 @@ class NewParameters:
                 yield from ((name, value) for name in self._names[id(parameter)])
 
 
-def keys_of(model: nn.Module, network: Edited) -> Mapping[str, str]:
+def keys_of(dense: nn.Module, model: nn.Module, network: Edited) -> Mapping[str, str]:
     """The names that new tensors have in a network's state dict, by their names in its checkpoint.
 
     Args:
-        model: the pruned network. In a transformers model, joined experts are separated.
-        network: its checkpoint.
+        dense: the dense network, in which transformers finds every layer by its name.
+        model: the pruned network, in which it finds those that are not split.
+        network: its checkpoint. Joined experts of both networks are separated.
     """
     names = [(old, new) for old, group in network.edits.items() for new in group]
-    if not isinstance(model, Pretrained):
+    if not (isinstance(model, Pretrained) and isinstance(dense, Pretrained)):
         own = naming(model, network)
         return {new: key for _, new in names if (key := own(new)) is not None}
-    modules = model.modules_of({module_of(old) for old, _ in names})
+    units = {module_of(old) for old, _ in names}
+    modules = {**model.modules_of(units), **dense.modules_of(units)}
     return {
         new: member(modules[unit], new.removeprefix(f"{unit}."))
         for old, new in names

@@ -198,7 +198,7 @@ def test_healing_teaches_siblings_one_factor(tmp_path: Path) -> None:
         share_inputs=True,
         layout="pivoted",
         evaluation=rmtcli.Evaluation(data, task=TASKED["bert"]),
-        calibration=rmtcli.Calibration(data, heal=6),
+        calibration=rmtcli.Calibration(data, heal=60),
     )
     assert not [note for note in report.notes if "--heal" in note]
     evaluation = rmtcli.Evaluation(data, task=TASKED["bert"])
