@@ -13,6 +13,7 @@ from rmtcli.calibration.metric import (
     MetricDecomposition,
     decompose,
     decompose_together,
+    metric_losses,
     redirect,
 )
 from rmtcli.calibration.moments import ByLayer, Moments
@@ -50,6 +51,7 @@ __all__ = [
     "decompose_together",
     "file_of",
     "is_made",
+    "metric_losses",
     "narrow_units",
     "parts_of",
     "read_stats",

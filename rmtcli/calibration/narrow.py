@@ -67,14 +67,15 @@ class Narrowing:
         W E[h] − W' E[h_P].
         """
         units, mean = self.units(width), self.moments[0].mean
-        maps = self._maps(units)
-        made = []
-        for weight in self.weights:
-            dense: FloatArray = weight.astype(np.float64)
-            new = dense @ maps
-            shift = dense @ mean - new @ mean[units] if self.bias else None
-            made.append(Reader(new, shift))
-        return made
+        second = _ridged(_second(self.moments[0], self.bias))
+        dense: list[FloatArray] = [weight.astype(np.float64) for weight in self.weights]
+        stacked = np.concatenate(dense)
+        new = np.linalg.solve(second[np.ix_(units, units)], second[units] @ stacked.T).T
+        parts = np.split(new, np.cumsum([len(weight) for weight in dense])[:-1])
+        return [
+            Reader(part, weight @ mean - part @ mean[units] if self.bias else None)
+            for weight, part in zip(dense, parts, strict=True)
+        ]
 
     def loss(self, width: int) -> float:
         """The exact expected loss of the refitted layers, tr(A (1−T) C (1−T)ᵀ), W' = W T."""

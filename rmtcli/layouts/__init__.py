@@ -7,7 +7,8 @@ works on tensors in files.
 """
 
 # The default comes first: help and messages list layouts in the order of these imports.
-from rmtcli.layouts import factored, pivoted, dense, narrow  # isort: skip
+from rmtcli.layouts import factored, pivoted, dense, narrow, auto  # isort: skip
+from rmtcli.layouts.auto import Auto
 from rmtcli.layouts.base import LAYOUTS, Layout, undivided
 from rmtcli.layouts.dense import Dense
 from rmtcli.layouts.edits import (
@@ -25,6 +26,7 @@ from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
 __all__ = [
     "LAYOUTS",
+    "Auto",
     "Dense",
     "Factored",
     "Layout",
@@ -33,6 +35,7 @@ __all__ = [
     "Pivoted",
     "ReadBack",
     "Replacements",
+    "auto",
     "check_factors",
     "dense",
     "factored",

@@ -58,7 +58,9 @@ class Layout(ABC):
             tensor for layers that read the same input; 0 if they cannot share any.
         index_bytes: bytes per output of a layer that are no parameters, such as positions.
         shares: what siblings share, for a report.
-        by_blocks: whether the layers around a hidden layer change together, instead of each alone.
+        ranks: whether layers get ranks.
+        narrows: whether hidden layers can become narrower, which changes the layers around one
+            together.
         action: what a report says was done with a layer.
     """
 
@@ -66,7 +68,8 @@ class Layout(ABC):
     shared_parts: ClassVar[int] = 0
     index_bytes: ClassVar[int] = 0
     shares: ClassVar[str] = ""
-    by_blocks: ClassVar[bool] = False
+    ranks: ClassVar[bool] = True
+    narrows: ClassVar[bool] = False
     action: ClassVar[str]
 
     @abstractmethod
@@ -77,32 +80,26 @@ class Layout(ABC):
     def largest_rank(self, outputs: int, inputs: int) -> int:
         """The largest rank at which a compressed layer of this shape is worth storing."""
 
-    @abstractmethod
-    def values(self, outputs: int, inputs: int, rank: int) -> int:
-        """Number of values stored for a matrix of this shape at a rank.
-
-        One input takes as many multiply-adds.
-        """
+    @property
+    def choices(self) -> tuple[Layout, ...]:
+        """The layouts among which that of each layer is chosen: this one, unless it is ``auto``."""
+        return (self,)
 
     @abstractmethod
-    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Number of values stored for the layer at a rank, without its bias.
+    def values(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
+        """Number of values stored for a matrix of this shape at a rank, without its bias.
 
         Args:
-            layer: the layer.
+            outputs: rows of the matrix.
+            inputs: its columns.
             rank: its rank.
             shares: whether the shared parts are stored, and counted, with an earlier layer.
         """
 
-    @abstractmethod
-    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Multiply-adds of the layer at a rank, for one input row or output position.
-
-        Args:
-            layer: the layer.
-            rank: its rank.
-            shares: whether it shares its first parts with an earlier layer; each runs them itself.
-        """
+    def macs(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
+        """Multiply-adds for one input: one per stored value, and those of shared parts."""
+        own = self.values(outputs, inputs, rank, shares=shares)
+        return own + (rank * inputs if shares else 0)
 
     @abstractmethod
     def names(self, weight: str) -> tuple[str, ...]:
@@ -204,6 +201,15 @@ LAYOUTS: Registry[Layout] = Registry("layout", "rmtcli.layouts")
 def undivided(layer: Layer) -> Untouched:
     """Why no two tensors can take the place of a layer whose view does not split."""
     return Untouched.OTHERS if layer.view.others else Untouched.NO_FACTORS
+
+
+def own_shape(checkpoint: Checkpoint, outputs: int, inputs: int) -> tuple[int, int] | None:
+    """(out, in) of a split layer in a file with rmtcli's record of narrower hidden layers.
+
+    None for any other file, so that a file of another network does not fit a module.
+    """
+    manifest = checkpoint.manifest
+    return (outputs, inputs) if manifest is not None and manifest.narrowed else None
 
 
 def no_longer_whole(checkpoint: Checkpoint, module: str) -> LayerError:

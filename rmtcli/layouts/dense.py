@@ -35,17 +35,9 @@ class Dense(Layout):
         """Any rank below full rank, because the size is the same at every rank."""
         return min(outputs, inputs) - 1
 
-    def values(self, outputs: int, inputs: int, rank: int) -> int:
-        """Out · in, at any rank."""
+    def values(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
+        """Out · in, at any rank; nothing is shared."""
         return outputs * inputs
-
-    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Values in the weight, at any rank."""
-        return layer.size
-
-    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Out · in, at any rank."""
-        return layer.size
 
     def names(self, weight: str) -> tuple[str, ...]:
         """The weight keeps its name."""

@@ -27,34 +27,35 @@ class Replacements:
 
     Args:
         checkpoint: the network that the layers come from.
-        layout: how compressed layers are stored.
     """
 
-    def __init__(self, checkpoint: Checkpoint, layout: Layout) -> None:
-        self.checkpoint, self.layout = checkpoint, layout
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
         self._edits: dict[str, Mapping[str, Stored]] = {}
         self._spill = Spill()
         self._biases: dict[str, Stored] = {}  # biases that share a storage continue to share it
         self._wholes: dict[str, Spilled] = {}  # tensors of which parts are replaced
-        self._siblings: dict[str, list[tuple[Layer, Factors]]] = {}
+        self._siblings: dict[tuple[Layout, str], list[tuple[Layer, Factors]]] = {}
 
-    def add(self, layer: Layer, factors: Factors, group: str | None = None) -> None:
+    def add(self, layer: Layer, factors: Factors, layout: Layout, group: str | None = None) -> None:
         """Store one compressed layer.
 
         Args:
             layer: the layer.
             factors: its low-rank approximation.
+            layout: how it is stored; siblings have one.
             group: name of the first of the layers that share its right factor; None if none do.
 
         Raises:
             LayerError: a value is beyond the range of the layer's type.
         """
         if group is not None:
-            self._siblings.setdefault(group, []).append((layer, factors))
+            self._siblings.setdefault((layout, group), []).append((layer, factors))
             return
         shape = self.checkpoint.infos[layer.tensor].shape
-        values = self.layout.compress(layer, factors, shape)
-        self._replace(layer, [self._new(layer, part) for part in values.values()], factors.shift)
+        values = layout.compress(layer, factors, shape)
+        parts = [self._new(layer, part) for part in values.values()]
+        self._replace(layer, layout, parts, factors.shift)
 
     def finish(self) -> Edits:
         """For each tensor that is replaced, the tensors in its place.
@@ -62,28 +63,32 @@ class Replacements:
         Raises:
             LayerError: a value of siblings is beyond the range of their type.
         """
-        for members in self._siblings.values():
-            self._add_siblings(*zip(*members, strict=True))
+        for (layout, _), members in self._siblings.items():
+            self._add_siblings(layout, *zip(*members, strict=True))
         self._siblings.clear()
         return self._edits
 
-    def _add_siblings(self, layers: Sequence[Layer], factors: Sequence[Factors]) -> None:
+    def _add_siblings(
+        self, layout: Layout, layers: Sequence[Layer], factors: Sequence[Factors]
+    ) -> None:
         """Store layers that share the first of their tensors."""
         shapes = [self.checkpoint.infos[layer.tensor].shape for layer in layers]
         shared: list[Stored] = []
-        values = self.layout.compress_siblings(layers, factors, shapes)
+        values = layout.compress_siblings(layers, factors, shapes)
         for layer, mine, parts in zip(layers, factors, values, strict=True):
             new = [self._new(layer, part) for part in [*parts.values()][len(shared) :]]
-            self._replace(layer, [*shared, *new], mine.shift)
-            shared = shared or new[: self.layout.shared_parts]
+            self._replace(layer, layout, [*shared, *new], mine.shift)
+            shared = shared or new[: layout.shared_parts]
 
-    def _replace(self, layer: Layer, parts: Sequence[Stored], shift: FloatArray | None) -> None:
+    def _replace(
+        self, layer: Layer, layout: Layout, parts: Sequence[Stored], shift: FloatArray | None
+    ) -> None:
         """Put tensors in the place of a layer's weight and bias, under all names of the weight."""
         for weight in (layer.tensor, *layer.tied):
-            self._edits[weight] = dict(zip(self.layout.names(weight), parts, strict=True))
+            self._edits[weight] = dict(zip(layout.names(weight), parts, strict=True))
             bias = bias_of(weight)
             if bias in self.checkpoint.infos and layer.view.rows is None:
-                new = self.layout.bias_name(weight)
+                new = layout.bias_name(weight)
                 self._edits[bias] = {new: self._bias(bias, shift)}
 
     def _new(self, layer: Layer, values: FloatArray | NDArray[np.int32]) -> Stored:

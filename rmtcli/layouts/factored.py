@@ -13,7 +13,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import factors_of, unit_of
 from rmtcli.layers import Layer, break_even
-from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole
+from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole, own_shape
 from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
@@ -42,18 +42,9 @@ class Factored(Layout):
         """The break-even rank: the largest at which the factors are smaller than the weight."""
         return break_even(outputs, inputs)
 
-    def values(self, outputs: int, inputs: int, rank: int) -> int:
-        """r(out + in)."""
-        return rank * (outputs + inputs)
-
-    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Values in both factors, or in the left one if the right one is stored elsewhere."""
-        outputs, inputs = layer.shape
+    def values(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
+        """r(out + in), or r·out if the right factor is stored elsewhere."""
         return rank * (outputs if shares else outputs + inputs)
-
-    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """r(out + in): every layer runs its right factor, whether it shares it or not."""
-        return rank * sum(layer.shape)
 
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the right and the left factor."""
@@ -86,9 +77,10 @@ class Factored(Layout):
         """Two modules in a row: linear maps, or a convolution and one with kernel size 1."""
         from rmtcli.layouts.split import split_module  # needs torch
 
-        right, _, bias = factors_of(name)
-        rank = checkpoint.infos[right].shape[0]
-        return split_module(module, rank, bias=bias in checkpoint.infos)
+        right, left, bias = factors_of(name)
+        (rank, inputs, *_), (outputs, *_) = (checkpoint.infos[x].shape for x in (right, left))
+        shape = own_shape(checkpoint, outputs, inputs)
+        return split_module(module, rank, bias=bias in checkpoint.infos, shape=shape)
 
     def example(self, layer: nn.Linear, rank: int) -> nn.Module:
         """Two linear maps."""

@@ -30,7 +30,8 @@ class Narrow(Dense):
     is stored as in the dense layout.
     """
 
-    by_blocks: ClassVar[bool] = True
+    ranks: ClassVar[bool] = False
+    narrows: ClassVar[bool] = True
     action: ClassVar[str] = "narrowed"
 
 

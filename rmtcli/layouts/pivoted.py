@@ -15,7 +15,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import member, pivots_of, unit_of
 from rmtcli.layers import Layer
-from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole
+from rmtcli.layouts.base import LAYOUTS, Layout, Parts, no_longer_whole, own_shape
 from rmtcli.spectra import Factors, pivots
 
 if TYPE_CHECKING:
@@ -50,20 +50,12 @@ class Pivoted(Layout):
         """Any rank below full rank takes fewer values than the weight."""
         return min(outputs, inputs) - 1
 
-    def values(self, outputs: int, inputs: int, rank: int) -> int:
-        """r(out + in − r)."""
-        return rank * (outputs + inputs - rank)
+    def values(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
+        """r(out + in − r), or r·out of a sibling.
 
-    def size(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """Values in the pivot rows and the coefficients: r(out + in − r), or r·out of a sibling.
-
-        The sum is exact for siblings too: each of all pivot rows is a row of one of them.
+        The sum over siblings is exact: each of all pivot rows is a row of one of them.
         """
-        return rank * layer.shape[0] if shares else self.values(*layer.shape, rank)
-
-    def macs(self, layer: Layer, rank: int, *, shares: bool = False) -> int:
-        """r(out + in), less r² once per group of siblings, each of which runs the pivot rows."""
-        return rank * (sum(layer.shape) - (0 if shares else rank))
+        return rank * (outputs if shares else outputs + inputs - rank)
 
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the pivot rows, the coefficients and the order of the outputs."""
@@ -112,9 +104,10 @@ class Pivoted(Layout):
         """A module of the pivot rows and the rest: linear maps, or convolutions."""
         from rmtcli.layouts.pivoted_module import pivoted_module  # needs torch
 
-        core, rest, _ = (checkpoint.infos[part].shape[0] for part in pivots_of(name))
+        core, rest, order = (checkpoint.infos[part].shape for part in pivots_of(name))
         bias = member(name, "bias") in checkpoint.infos
-        return pivoted_module(module, core, rest, bias=bias)
+        shape = own_shape(checkpoint, order[0], core[1])
+        return pivoted_module(module, core[0], rest[0], bias=bias, shape=shape)
 
     def example(self, layer: nn.Linear, rank: int) -> nn.Module:
         """Pivot rows, and the others from these."""

@@ -71,7 +71,14 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | SplitLinear | PivotedM
     return isinstance(module, nn.Linear | SplitLinear)
 
 
-def pivoted_module(module: nn.Module, core: int, rest: int, *, bias: bool) -> PivotedModule | None:
+def pivoted_module(
+    module: nn.Module,
+    core: int,
+    rest: int,
+    *,
+    bias: bool,
+    shape: tuple[int, int] | None = None,
+) -> PivotedModule | None:
     """A pivoted module that can replace a layer; None if it cannot be replaced.
 
     Args:
@@ -79,8 +86,9 @@ def pivoted_module(module: nn.Module, core: int, rest: int, *, bias: bool) -> Pi
         core: number of pivot rows.
         rest: number of other rows that the module computes itself.
         bias: whether the layer has a bias.
+        shape: (out, in) of a linear layer beside a narrower hidden layer; None for the module's.
     """
-    linear = as_linear(module)
+    linear = as_linear(module, shape)
     if linear is not None:
         options = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         pivot: nn.Module = nn.Linear(linear.in_features, core, bias=False, **options)

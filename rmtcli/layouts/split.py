@@ -89,9 +89,18 @@ def _has_own_forward(module: nn.Module) -> bool:
     return any(getattr(type(module), name, None) is not getattr(kind, name, None) for name in names)
 
 
-def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | None:
-    """Two modules of this rank that can replace one; None if it cannot be replaced."""
-    linear = as_linear(module)
+def split_module(
+    module: nn.Module, rank: int, *, bias: bool, shape: tuple[int, int] | None = None
+) -> nn.Module | None:
+    """Two modules of this rank that can replace one; None if it cannot be replaced.
+
+    Args:
+        module: the layer.
+        rank: number of values between the two.
+        bias: whether the layer has a bias.
+        shape: (out, in) of a linear layer beside a narrower hidden layer; None for the module's.
+    """
+    linear = as_linear(module, shape)
     if linear is not None:
         return SplitLinear(linear, rank, bias=bias).train(module.training)
     if is_plain_convolution(module):
@@ -99,22 +108,30 @@ def split_module(module: nn.Module, rank: int, *, bias: bool) -> nn.Module | Non
     return None
 
 
-def as_linear(module: nn.Module) -> nn.Linear | None:
-    """The linear layer that a module is, or an equal one without values for a ``Conv1D``.
+def as_linear(module: nn.Module, shape: tuple[int, int] | None = None) -> nn.Linear | None:
+    """The linear layer that a module is, or one without values for a ``Conv1D``.
+
+    Args:
+        module: the module.
+        shape: (out, in) of the layer that is wanted, if not the module's.
 
     Returns:
         None for any other module, and for a linear layer that computes or holds anything else.
     """
     if own_part(module):
         return None
+    weight = cast(Tensor, module._parameters.get("weight"))
     if isinstance(module, nn.Linear):
+        own = (module.out_features, module.in_features)
+    elif type(module).__name__ == "Conv1D" and weight.ndim == 2:
+        own = (weight.shape[1], weight.shape[0])  # transformers': stored as in × out
+    else:
+        return None
+    if isinstance(module, nn.Linear) and shape in (None, own):
         return module
-    if type(module).__name__ == "Conv1D" and cast(Tensor, module.weight).ndim == 2:
-        weight = cast(Tensor, module.weight)
-        inputs, outputs = weight.shape  # transformers': stored as in × out
-        linear = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype)
-        return linear.to_empty(device=weight.device)
-    return None
+    outputs, inputs = shape or own
+    linear = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype)
+    return linear.to_empty(device=weight.device)
 
 
 def is_plain_convolution(module: nn.Module) -> TypeGuard[Convolution]:

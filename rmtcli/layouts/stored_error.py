@@ -35,9 +35,8 @@ class ReadBack:
 
 
 def stored_errors(
-    expected: Iterable[tuple[Layer, float]],
+    expected: Iterable[tuple[Layer, Layout, float]],
     written: Checkpoint,
-    layout: Layout,
     target: Path,
     *,
     optimal: bool,
@@ -48,9 +47,8 @@ def stored_errors(
     factors of the truncation are farther only by their rounding.
 
     Args:
-        expected: the pruned layers, each with the relative error of its truncation.
+        expected: the pruned layers, each with its layout and the relative error of its truncation.
         written: the output.
-        layout: how it stores the layers.
         target: its name, for the message.
         optimal: whether the factors are the truncation; calibrated ones are farther by design.
 
@@ -61,7 +59,7 @@ def stored_errors(
         CheckpointError: an error that rounding does not explain.
     """
     errors = {}
-    for layer, predicted in expected:
+    for layer, layout, predicted in expected:
         with threadpool_limits(1, "blas"):  # the last digits depend on the number of threads
             error, rounding = _stored_error(layer, written, layout)
         # Resolution of the Gram matrix: p eigenvalues, each to p·eps of the largest.

@@ -62,7 +62,7 @@ def analyze(
     with connected(executor) as cluster:
         fitter = Fitter(EDGES.parse(edge), vectors=True, decomposer=decomposer_for(device, cache))
         fits = fit_layers(items, fitter, cluster=cluster, track=track)
-        planned = plan_layers(checkpoint, fits, by_rule("auto"), method.layout)
+        planned = plan_layers(checkpoint, fits, by_rule("auto"), lambda item: method.layout)
     return Report(
         "analyze",
         source,

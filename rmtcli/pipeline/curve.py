@@ -13,12 +13,12 @@ from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration
-from rmtcli.pipeline.decide import accuracy_drop, allocate, at_size
+from rmtcli.pipeline.decide import AnyAllocation, accuracy_drop, allocate, at_size
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
-from rmtcli.planning import Allocation, Budget, Goal, WidthAllocation, size_within
+from rmtcli.planning import Budget, Goal, size_within
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.notes import on_chance
@@ -138,7 +138,7 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
 
 
 def _budgets(
-    checkpoint: Checkpoint, allocation: Allocation | WidthAllocation, sizes: Sequence[str]
+    checkpoint: Checkpoint, allocation: AnyAllocation, sizes: Sequence[str]
 ) -> list[Budget]:
     """The sizes, largest first; of the default sizes, those that can be met."""
     budgets = [Budget(text) for text in sizes or SIZES]

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from rmtcli.evaluation import Comparison
 from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
-from rmtcli.layers import Layer
+from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     Allocation,
+    Fitted,
     Guard,
+    MixedAllocation,
     PairedDrop,
     Range,
-    Times,
     WidthAllocation,
     allocation_of,
     by_plan,
+    by_ranks,
     by_rule,
-    by_size,
     nothing_within,
     paired_drop,
     size_within,
     timed_allocation,
 )
+
+#: What a budget is divided among: ranks, widths, or both.
+AnyAllocation = Allocation | WidthAllocation | MixedAllocation
 
 
 def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
@@ -49,40 +54,49 @@ def decide(prepared: Prepared) -> Result:
     return at_size(prepared, allocation, size_within(prepared.checkpoint, allocation, goal.budget))
 
 
-def at_size(prepared: Prepared, allocation: Allocation | WidthAllocation, size: int) -> Result:
+def at_size(prepared: Prepared, allocation: AnyAllocation, size: int) -> Result:
     """The best result of at most a given size."""
     if isinstance(allocation, WidthAllocation):
         return prepared.narrowed(allocation.widths(size))
-    return prepared.result(by_size(allocation, size, prepared.calibrations))
+    if isinstance(allocation, MixedAllocation):
+        return mixed(prepared, allocation.best(size))
+    ranks = allocation.ranks(size)
+    layouts = allocation.layouts_at(ranks)
+    return prepared.result(by_ranks(ranks, prepared.calibrations), layouts)
 
 
 def nothing(prepared: Prepared) -> Result:
     """The dense network, because no smaller one is within the limit."""
-    if prepared.hidden is not None:
+    if prepared.hidden is not None and not prepared.method.layout.ranks:
         return prepared.narrowed(prepared.hidden.dense, Untouched.GUARD)
     return prepared.result(nothing_within(prepared.calibrations))
 
 
-def allocate(prepared: Prepared) -> Allocation | WidthAllocation:
+def allocate(prepared: Prepared) -> AnyAllocation:
     """The layers that share a budget, with what their ranks or widths cost in its unit."""
-    goal = prepared.request.goal
-    if prepared.hidden is not None:
-        assert prepared.calibrations is not None
-        unit = "parameters" if goal.budget is None else goal.budget.unit
-        return prepared.hidden.allocation(prepared.calibrations, unit, goal.rank_multiple)
-    layout = prepared.method.layout
-    layers = prepared.checkpoint, prepared.held.fitted, prepared.calibrations
+    goal, hidden, calibrations = prepared.request.goal, prepared.hidden, prepared.calibrations
+    fitted, ranks = prepared.held.fitted, _rank_allocation(prepared)
+    if hidden is None or calibrations is None:
+        return ranks(fitted)
+    unit = "parameters" if goal.budget is None else goal.budget.unit
+    timed = unit == "ms"
+    path = hidden.allocation(calibrations, "macs" if timed else unit, goal.rank_multiple)
+    if not prepared.method.layout.ranks:
+        return path
+    return MixedAllocation(hidden, calibrations, fitted, path, ranks, timed)
+
+
+def _rank_allocation(prepared: Prepared) -> Callable[[Sequence[Fitted]], Allocation]:
+    """Gives the allocation of ranks among some layers."""
+    goal, layout = prepared.request.goal, prepared.method.layout
+    checkpoint, calibrations = prepared.checkpoint, prepared.calibrations
     if goal.budget is None or goal.budget.unit != "ms":
-        return allocation_of(*layers, goal, layout)
+        return lambda fitted: allocation_of(checkpoint, fitted, calibrations, goal, layout)
     from rmtcli.running.clock import Clock  # needs torch
 
     assert goal.batch is not None
-    clock = Clock(goal.batch, prepared.harness.evaluation.device)
-
-    def times(layer: Layer) -> Times:
-        return clock.times(layer, layout)
-
-    return timed_allocation(*layers, goal, layout, times)
+    times = Clock(goal.batch, prepared.harness.evaluation.device).times
+    return lambda fitted: timed_allocation(checkpoint, fitted, calibrations, goal, layout, times)
 
 
 def compare(prepared: Prepared, result: Result) -> Comparison | None:

@@ -50,13 +50,16 @@ def hidden_layers(
     request: Request,
     items: Sequence[Layer | Skipped],
     calibrations: Mapping[str, LayerCalibration],
-) -> HiddenLayers:
+) -> HiddenLayers | None:
     """Find the hidden layers and order their units.
 
     In a directory, hidden layers whose width is one entry of the configuration get one width.
 
+    Returns:
+        None if there are none, in a layout in which layers also get ranks.
+
     Raises:
-        LayerError: there are none.
+        LayerError: there are none, and nothing else could be done.
         EvaluationError: the network cannot be built or fed.
     """
     from rmtcli.evaluation.network import build  # needs torch
@@ -76,6 +79,8 @@ def hidden_layers(
         hidden = [_hidden(some, layers, calibrations, entry) for entry, some in groups]
     else:
         hidden = [_hidden([block], layers, calibrations) for block in blocks]
+    if not hidden and request.layout.ranks:
+        return None
     if not hidden:
         entry = " and whose width is an entry of config.json" if harness.pretrained else ""
         raise LayerError(
@@ -84,6 +89,19 @@ def hidden_layers(
         )
     around = frozenset(name for block in blocks for name in block.layers)
     return HiddenLayers(harness.checkpoint, layers, tuple(hidden), around)
+
+
+def on_kept_widths(request: Request) -> str:
+    """That no hidden layer became narrower, and why."""
+    if request.shares:
+        why = "leave out --share-inputs to make them narrower"
+    elif request.narrows:
+        why = "none can be made narrower"
+    elif request.goal.joint:
+        why = "finding those that can be made narrower needs inputs: give --calib"
+    else:
+        why = "give --budget or --max-drop, and inputs with --calib, to make them narrower"
+    return f"hidden layers keep their widths: {why}"
 
 
 def _hidden(

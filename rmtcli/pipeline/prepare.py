@@ -20,7 +20,7 @@ from rmtcli.pipeline.fits import (
     decomposer_for,
     fit_layers,
 )
-from rmtcli.pipeline.narrow import check_narrow, hidden_layers
+from rmtcli.pipeline.narrow import check_narrow, hidden_layers, on_kept_widths
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
@@ -63,7 +63,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         _check_refining(items)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
-    if layout.by_blocks:
+    if not layout.ranks:
         check_narrow(request)
     if request.shares:
         _check_sharing(request)
@@ -74,22 +74,25 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     fitter = Fitter(
         EDGES.parse(request.edge),
         calibrations,
-        approximate=not (request.shares or layout.by_blocks),
+        approximate=layout.ranks and not request.shares,
         hashed=request.hashed,
         decomposer=decomposer_for(harness.evaluation.device, request.cache),
     )
     stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
+    kept = (on_kept_widths(request),) if layout.narrows and not request.narrows else ()
     if not (goal.joint or request.shares):
-        return Prepared(*values, stream, calibrations, calibrated, scorer=scorer)
+        return Prepared(*values, stream, calibrations, calibrated, kept, scorer)
     layers = stream.held()
     notes: tuple[str, ...] = ()
     refuse_not_finite(checkpoint.path, layers.items)
     if request.shares and calibrations is not None:
         layers, notes = _share(checkpoint, layers, calibrations, request)
     hidden = None
-    if layout.by_blocks and calibrations is not None:
+    if request.narrows and calibrations is not None:
         hidden = hidden_layers(harness, request, items, calibrations)
+        kept = () if hidden else (on_kept_widths(request),)
+    notes = (*notes, *kept)
     return Prepared(*values, layers, calibrations, calibrated, notes, scorer, hidden)
 
 
@@ -133,7 +136,7 @@ def _calibrate(
         item
         for item in items
         if isinstance(item, Layer)
-        and (item.name in plan.ranks if plan else request.layout.by_blocks or not item.head)
+        and (item.name in plan.ranks if plan else request.narrows or not item.head)
     ]
     return calibrate_layers(harness, source.sha256, layers, request.calibration)
 

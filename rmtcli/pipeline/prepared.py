@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rmtcli.calibration import ByLayer, Calibrated
@@ -12,7 +13,7 @@ from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
-from rmtcli.layouts import Factored, Replacements, with_values
+from rmtcli.layouts import Factored, Layout, Replacements, with_values
 from rmtcli.pipeline.fits import (
     FitStream,
     FittedLayers,
@@ -27,6 +28,7 @@ from rmtcli.pipeline.stages import (
     refuse_not_finite,
 )
 from rmtcli.planning import (
+    Fitted,
     Guard,
     HiddenLayers,
     Latency,
@@ -77,7 +79,8 @@ class Prepared:
         calibrated: what was calibrated on; None without calibration.
         notes: sentences a user should read, whatever the ranks.
         scorer: has scored the dense network; None without data, and where a search divides them.
-        hidden: the hidden layers that can be made narrower; None where ranks are decided.
+        hidden: the hidden layers that can be made narrower; None where none can.
+        teacher: the network whose outputs healing learns, if it is not this one.
     """
 
     harness: Harness
@@ -90,6 +93,12 @@ class Prepared:
     notes: tuple[str, ...] = ()
     scorer: Scorer | None = None
     hidden: HiddenLayers | None = None
+    teacher: Harness | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each layer's layout was chosen for it."""
+        return len(self.method.layout.choices) > 1
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -107,15 +116,25 @@ class Prepared:
             raise TypeError("the layers are a stream: ranks are decided one by one")
         return self.fits
 
-    def result(self, choose: RankChooser) -> Result:
+    def result(
+        self, choose: RankChooser, layouts: Mapping[str, Layout] = MappingProxyType({})
+    ) -> Result:
         """Prune the checkpoint with these ranks.
+
+        Args:
+            choose: gives each layer its rank.
+            layouts: the layouts of single layers, by name; the others have the method's.
 
         Raises:
             LayerError: a layer that holds values that are not finite.
         """
         refines = self.request.calibration.refines and self.calibrations is not None
-        replacements = None if refines else Replacements(self.checkpoint, self.method.layout)
-        planned = plan_layers(self.checkpoint, self.fits, choose, self.method.layout, replacements)
+        replacements = None if refines else Replacements(self.checkpoint)
+
+        def layout(item: Fitted) -> Layout:
+            return layouts.get(item.layer.name, self.method.layout.choices[0])
+
+        planned = plan_layers(self.checkpoint, self.fits, choose, layout, replacements)
         refuse_not_finite(self.checkpoint.path, planned.skipped)
         if refines and planned.pruned:
             return self._refined(planned)
@@ -123,6 +142,11 @@ class Prepared:
         return Result(planned, self._edited(planned, edits))
 
     def narrowed(self, widths: Sequence[int], why: Untouched = Untouched.BUDGET) -> Result:
+        """Make hidden layers narrower, and heal the network if that is asked for."""
+        result, heals = self.cut(widths, why), self.request.calibration.heals
+        return self._healed(result) if heals and result.planned.pruned else result
+
+    def cut(self, widths: Sequence[int], why: Untouched = Untouched.BUDGET) -> Result:
         """Make hidden layers narrower.
 
         Args:
@@ -130,14 +154,13 @@ class Prepared:
             why: the reason for leaving layers alone whose hidden layers keep their width.
         """
         assert self.hidden is not None
-        network, heals = self.hidden.at(widths), self.request.calibration.heals
+        network = self.hidden.at(widths)
         layers = tuple(network.plan(item, why) for item in self.held.fitted)
         skipped = tuple(item for item in self.held.items if isinstance(item, Skipped))
         planned = Planned(layers, skipped)
         values = self.checkpoint, self.source, self.method, planned.pruned
         made = edited(*values, network.edits(), network.entries)
-        result = Result(planned, made, notes=on_widths(network.entries))
-        return self._healed(result) if heals and planned.pruned else result
+        return Result(planned, made, notes=on_widths(network.entries))
 
     def _refined(self, planned: Planned) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""
@@ -163,23 +186,23 @@ class Prepared:
         """
         from rmtcli.running.heal import heal  # needs torch
 
-        planned, pruned, layout = result.planned, result.planned.pruned, self.method.layout
-        start = result.network if layout.by_blocks else self._split(planned)
-        values = heal(self.harness, start, self.request.calibration)
+        planned, ranks = result.planned, self.method.layout.ranks
+        start = self._split(planned) if ranks else result.network
+        values = heal(self.teacher or self.harness, start, self.request.calibration)
         if values is None:
             notes = (*result.notes, UNDONE.format("heal"))
             return replace(result, notes=notes, undone=(*result.undone, "heal"))
-        if layout.by_blocks:
-            network = with_values(result.network, values)
-        else:
-            factors, others = in_layout(values, pruned, layout)
+        if ranks:
+            factors, others = in_layout(values, planned.pruned)
             network = with_values(self._edited(_with_factors(planned, factors)), others)
+        else:
+            network = with_values(result.network, values)
         return replace(result, network=network, unhealed=result.network)
 
     def _split(self, planned: Planned) -> Edited:
         """The pruned checkpoint with two factors in place of each weight."""
-        method = replace(self.method, layout=Factored())
-        return edited(self.checkpoint, self.source, method, planned.pruned)
+        plans = [replace(plan, layout=Factored()) for plan in planned.pruned]
+        return edited(self.checkpoint, self.source, self.method, plans)
 
     def sparing(self, result: Result, names: Collection[str], why: Untouched) -> Result:
         """A result in which some more layers stay as they are.

@@ -37,7 +37,7 @@ from rmtcli.planning import (
 )
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, with_section
-from rmtcli.report.notes import on_cost, on_extras, on_loading
+from rmtcli.report.notes import on_cost, on_extras, on_loading, on_opening
 
 
 def prune(
@@ -86,8 +86,9 @@ def prune(
             calibration shows which layers do.
         plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
         edge: edge estimator with options.
-        layout: ``factored``, ``dense`` for the product under the old names, or ``narrow`` for
-            hidden layers with fewer units, which needs a budget or limit and calibration data.
+        layout: ``factored``, ``pivoted``, ``dense`` for the product under the old names, or
+            ``narrow`` for hidden layers with fewer units, which needs a budget or limit and
+            calibration data. ``auto`` divides the budget among units and ranks.
         selection: which matrices are layers.
         evaluation: how to score both networks.
         calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
@@ -139,21 +140,21 @@ def prune(
         request = Request(goal, edge, LAYOUTS.parse(layout), *options, hashed=planned is None)
         prepared = prepare(harness, request)
         result, comparison, guard = reach(prepared)
+    networks = harness, result.network
     report = prepared.report(
         "prune",
         result,
         comparison=comparison,
         guard=guard,
         plan=_plan(prepared, result, planned),
-        latency=time_layers(
-            result.planned.layers, batches, evaluation.device, (harness, result.network)
-        ),
+        latency=time_layers(result.planned.layers, batches, evaluation.device, networks),
         notes=(
             *on_cost(comparison),
             *on_tensors(checkpoint, result.planned),
             *prepared.notes,
             *result.notes,
             *on_extras(checkpoint, target),
+            *(on_opening(checkpoint, result.planned.pruned) if prepared.chooses else ()),
         ),
     )
     if dry_run or not report.pruned or refuse(report):
@@ -163,25 +164,26 @@ def prune(
 
 def _written(report: Report, result: Result, target: Path, *, force: bool, verify: bool) -> Report:
     """Write the pruned checkpoint, and complete the report with what reading it back shows."""
-    checkpoint, layout, card = result.network.source, report.layout, None
-    assert layout is not None
+    checkpoint, card = result.network.source, None
     if format_of(checkpoint, target) is DIRECTORY:
-        if layout.splits:
+        split = any(plan.layout.splits for plan in report.pruned)
+        if split:
             report = replace(report, notes=(*report.notes, *on_loading(checkpoint)))
-        card = with_section(read_card(checkpoint), report, factored=layout.splits)
+        card = with_section(read_card(checkpoint), report, factored=split)
     readback = None
     with staged(result.network, target, card=card, force=force, verify=verify) as written:
         if written is not None:
             optimal = report.calibrated is None
-            layers = [(p.layer, p.relative_error) for p in report.pruned if p.narrowed is None]
-            errors = stored_errors(layers, written, layout, target, optimal=optimal)
+            pruned = (plan for plan in report.pruned if plan.narrowed is None)
+            layers = [(plan.layer, plan.layout, plan.relative_error) for plan in pruned]
+            errors = stored_errors(layers, written, target, optimal=optimal)
             readback = ReadBack(len(result.network.infos), errors)
     return replace(report, output=described(target, result.network), readback=readback)
 
 
 def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | None:
-    """The plan that leads to these ranks; None where hidden layers became narrower instead."""
-    if prepared.hidden is not None:
+    """The plan that leads to these ranks; None where hidden layers became narrower."""
+    if any(plan.narrowed for plan in result.planned.layers) or not prepared.method.layout.ranks:
         return None
     words, calibrated = prepared.request.goal.words, prepared.calibrated
     return plan_of(prepared.checkpoint, result.planned.layers, words, calibrated, applied)

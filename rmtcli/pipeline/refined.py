@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.names import factors_of, unit_of
-from rmtcli.layouts import Layout
 from rmtcli.planning import LayerPlan
 from rmtcli.spectra import Factors
 
@@ -17,17 +16,16 @@ UNDONE = (
 
 
 def in_layout(
-    values: Mapping[str, FloatArray], plans: Sequence[LayerPlan], layout: Layout
+    values: Mapping[str, FloatArray], plans: Sequence[LayerPlan]
 ) -> tuple[dict[str, Factors], dict[str, FloatArray]]:
-    """The trained values of a network whose layers are split in two factors, for another layout.
+    """The trained values of a network whose layers are split in two factors, in their layouts.
 
     Args:
         values: by the names of the split network.
         plans: the layers, with the factors that were trained.
-        layout: how the layers are stored.
 
     Returns:
-        Factors by layer name, and the values of all other tensors by the names of the layout.
+        Factors by layer name, and the values of all other tensors by the names of the layouts.
     """
     factors, others = dict[str, Factors](), dict(values)
     for plan in plans:
@@ -38,5 +36,5 @@ def in_layout(
             left_side, right_side = (side.reshape(len(side), -1) for side in sides)
             factors[plan.layer.name] = Factors(left_side, right_side, plan.factors.shift)
             if bias in others:
-                others[layout.bias_name(weight)] = others.pop(bias)
+                others[plan.layout.bias_name(weight)] = others.pop(bias)
     return factors, others

@@ -55,6 +55,12 @@ class Request:
         return self.calibration.data is not None or self.calibration.stats is not None
 
     @property
+    def narrows(self) -> bool:
+        """Whether hidden layers may become narrower: needs a budget, inputs and free factors."""
+        runs = self.goal.joint and self.calibration.data is not None
+        return self.layout.narrows and runs and not self.shares
+
+    @property
     def shares(self) -> bool:
         """Whether layers that read the same input share a right factor."""
         return self.goal.share_inputs or bool(self.goal.plan and self.goal.plan.groups)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def plan_layers(
     checkpoint: Checkpoint,
     fits: FitStream | FittedLayers,
     choose: RankChooser,
-    layout: Layout,
+    layout: Callable[[Fitted], Layout],
     replacements: Replacements | None = None,
 ) -> Planned:
     """Plan every layer.
@@ -136,13 +136,14 @@ def plan_layers(
         checkpoint: the dense network.
         fits: its layers.
         choose: gives each layer its rank, or the reason why it stays as it is.
-        layout: how pruned layers are stored.
+        layout: how each layer is stored if it is pruned.
         replacements: takes the factors of each layer as soon as they are computed, so that memory
             holds those of one layer; without it, the plans keep them.
     """
 
     def plan(item: Fitted) -> LayerPlan:
-        return plan_layer(item, choose(item), layout=layout, taken=checkpoint.infos.keys())
+        taken = checkpoint.infos.keys()
+        return plan_layer(item, choose(item), layout=layout(item), taken=taken)
 
     plans: list[LayerPlan] = []
     skipped: list[Skipped] = []
@@ -150,7 +151,7 @@ def plan_layers(
         if isinstance(item, Skipped):
             skipped.append(item)
         elif replacements is not None and item.factors is not None:
-            replacements.add(item.layer, item.factors, item.group)
+            replacements.add(item.layer, item.factors, item.layout, item.group)
             plans.append(replace(item, factors=None))
         else:
             plans.append(item)
@@ -177,15 +178,15 @@ def edited(
         entries: the configuration's entries that give the widths of narrower hidden layers.
     """
     if edits is None:
-        replacements = Replacements(checkpoint, method.layout)
+        replacements = Replacements(checkpoint)
         for plan in pruned:
             assert plan.factors is not None
-            replacements.add(plan.layer, plan.factors, plan.group)
+            replacements.add(plan.layer, plan.factors, plan.layout, plan.group)
         edits = replacements.finish()
     old = checkpoint.manifest
     factored, shared = (dict(old.factored), dict(old.shared)) if old else ({}, {})
     pivoted = dict(old.pivoted) if old else {}
-    for plan in pruned if method.layout.splits else ():
+    for plan in (plan for plan in pruned if plan.layout.splits):
         for unit in map(unit_of, (plan.layer.tensor, *plan.layer.tied)):
             factored[unit] = plan.rank
             rest = edits[weight_of(unit)].get(pivots_of(unit)[1])
@@ -204,7 +205,7 @@ def edited(
         method.edge,
         factored,
         method.made_by,
-        {plan.layer.name: plan.rank for plan in pruned if plan.narrowed is None},
+        {plan.layer.name: plan.rank for plan in pruned if plan.ranked},
         shared,
         pivoted,
         {**narrowed, **(old.narrowed if old else {})},

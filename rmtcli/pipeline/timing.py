@@ -71,10 +71,10 @@ def time_layers(
 
 def _pair(clock: Clock, plan: LayerPlan) -> tuple[Timing, Timing]:
     """Times of a layer before and after."""
-    before, after = clock.pair(plan.layer, plan.layout, _rank(plan))
-    if plan.narrowed is not None:
-        narrow = replace(plan.layer, shape=plan.narrowed)
-        after, _ = clock.pair(narrow, plan.layout, None)
+    if plan.narrowed is None:
+        return clock.pair(plan.layer, plan.layout, _rank(plan))
+    before, _ = clock.pair(plan.layer, plan.layout, None)
+    _, after = clock.pair(replace(plan.layer, shape=plan.narrowed), plan.layout, _rank(plan))
     return before, after
 
 

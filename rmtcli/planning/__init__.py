@@ -10,8 +10,8 @@ from rmtcli.planning.budget import Budget
 from rmtcli.planning.choose import (
     RankChooser,
     by_plan,
+    by_ranks,
     by_rule,
-    by_size,
     nothing_within,
     size_within,
 )
@@ -26,6 +26,7 @@ from rmtcli.planning.fit import (
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
 from rmtcli.planning.hidden import HiddenLayer, HiddenLayers, NarrowNetwork
+from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of
 from rmtcli.planning.plan_file import Plan
@@ -37,7 +38,9 @@ __all__ = [
     "Allocation",
     "Approximation",
     "Budget",
+    "CutLayers",
     "Decomposer",
+    "Design",
     "Fitted",
     "Goal",
     "Guard",
@@ -46,6 +49,7 @@ __all__ = [
     "Latency",
     "LayerCalibration",
     "LayerPlan",
+    "MixedAllocation",
     "NarrowNetwork",
     "PairedDrop",
     "Plain",
@@ -59,8 +63,8 @@ __all__ = [
     "allocation_of",
     "approximated",
     "by_plan",
+    "by_ranks",
     "by_rule",
-    "by_size",
     "calibration_of",
     "check_plan",
     "fit_layer",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.arrays import FloatArray
 from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.layouts import Factored, Layout, undivided
 from rmtcli.planning.allocate import RankOptions, allocate
+from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.times import Times
@@ -29,11 +29,13 @@ class Allocation:
     Attributes:
         groups: layers that get one rank; a group has several layers if they share a right factor.
         options: for each group, the ranks that it can get, their losses and their costs.
+        layouts: for each group, the layout that costs least at each rank from 0 on.
         total: cost of the dense model, other layers included.
     """
 
     groups: Sequence[Sequence[Fitted]]
     options: Sequence[RankOptions]
+    layouts: Sequence[Sequence[Layout]]
     total: int
 
     @property
@@ -67,6 +69,21 @@ class Allocation:
             for item in group
         }
 
+    def loss(self, ranks: Mapping[str, int | Untouched]) -> float:
+        """The total loss at these ranks, by layer name."""
+        chosen = (ranks[group[0].layer.name] for group in self.groups)
+        pairs = zip(self.options, chosen, strict=True)
+        return sum(float(o.losses[rank:].sum()) for o, rank in pairs if isinstance(rank, int))
+
+    def layouts_at(self, ranks: Mapping[str, int | Untouched]) -> dict[str, Layout]:
+        """The layout that costs least at each layer's rank, by layer name."""
+        return {
+            item.layer.name: layouts[rank]
+            for group, layouts in zip(self.groups, self.layouts, strict=True)
+            for item in group
+            if isinstance(rank := ranks[item.layer.name], int)
+        }
+
 
 def allocation_of(
     checkpoint: Checkpoint,
@@ -82,29 +99,31 @@ def allocation_of(
         fitted: its layers, with their approximations.
         calibrations: by layer name, or None if nothing was calibrated.
         goal: the unit of its budget, parameters if it has none, and the multiple of all ranks.
-        layout: how pruned layers are stored. In a layout that splits no layer, the ranks are those
-            that the factored layout would get.
+        layout: how pruned layers are stored; of several choices, each layer gets the one that
+            costs least at its rank. In a layout that splits no layer, the ranks are those that the
+            factored layout would get.
 
     Raises:
         UsageError: a budget of multiply-adds for convolutions or recurrent layers that were not
             calibrated, so that the number of their positions is not known.
     """
     unit = "parameters" if goal.budget is None else goal.budget.unit
-    costs = _Costs(layout if layout.splits else Factored(), unit, calibrations)
+    costs = Costs(unit, calibrations)
     free = [item for item in fitted if not outside_budget(item, calibrations)]
     if unit == "macs" and calibrations is None:
         _refuse_uncounted(checkpoint, free)
     groups = _groups(free)
+    tables = [cheapest(layout, partial(costs.of, group=group)) for group in groups]
     options = [
-        RankOptions(losses_of(group), costs.of(group), costs.dense(group), 1, goal.rank_multiple)
-        for group in groups
+        RankOptions(losses_of(group), table, costs.dense(group), 1, goal.rank_multiple)
+        for group, (table, _) in zip(groups, tables, strict=True)
     ]
     if unit == "macs":
         others = sum(item.layer.size for item in fitted if outside_budget(item, calibrations))
         total = others + sum(each.dense for each in options)
     else:
         total = checkpoint.bytes if unit == "bytes" else checkpoint.parameters
-    return Allocation(groups, options, total)
+    return Allocation(groups, options, [layouts for _, layouts in tables], total)
 
 
 def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
@@ -124,59 +143,13 @@ def _words(item: Fitted) -> tuple[str, str]:
     return "part of a recurrent layer", "--recurrent"
 
 
-@dataclass(frozen=True, slots=True)
-class _Costs:
-    """The costs of layers in one unit.
-
-    Attributes:
-        layout: how they are stored if they are pruned.
-        unit: ``parameters``, ``bytes`` or ``macs``.
-        calibrations: by layer name, or None if nothing was calibrated.
-    """
-
-    layout: Layout
-    unit: str
-    calibrations: ByLayer[LayerCalibration] | None
-
-    def of(self, group: Sequence[Fitted]) -> NDArray[np.int64]:
-        """Costs of the ranks from 0 on for layers that share a right factor, or for one layer."""
-        most = self.layout.largest_rank(
-            sum(x.layer.shape[0] for x in group), group[0].layer.shape[1]
-        )
-        ranks = range(1 + min(most, len(losses_of(group))))
-        return np.array([self._sum(group, rank) for rank in ranks], np.int64)
-
-    def dense(self, group: Sequence[Fitted]) -> int:
-        """Cost of the layers as they are."""
-        return sum(self._price(item.layer) * item.layer.size for item in group)
-
-    def _sum(self, group: Sequence[Fitted], rank: int) -> int:
-        layers = [item.layer for item in group]
-        count = self.layout.macs if self.unit == "macs" else self.layout.size
-        values = [count(layer, rank, shares=i > 0) for i, layer in enumerate(layers)]
-        cost = sum(self._price(x) * n for x, n in zip(layers, values, strict=True))
-        if self.unit == "bytes":
-            cost += sum(x.copies * self.layout.index_bytes * x.shape[0] for x in layers)
-        return cost
-
-    def _price(self, layer: Layer) -> int:
-        """Cost of one value of a layer: its copies, its bytes or its uses."""
-        if self.unit == "bytes":
-            return layer.copies * TYPES[layer.dtype].width
-        if self.unit == "macs":
-            if self.calibrations is None:
-                return 1
-            return max(1, round(self.calibrations[layer.name].moments.uses))
-        return layer.copies
-
-
 def timed_allocation(
     checkpoint: Checkpoint,
     fitted: Sequence[Fitted],
     calibrations: ByLayer[LayerCalibration] | None,
     goal: Goal,
     layout: Layout,
-    times: Callable[[Layer], Times],
+    times: Callable[[Layer, Layout], Times],
 ) -> Allocation:
     """The layers that share a budget of time, in nanoseconds.
 
@@ -186,8 +159,9 @@ def timed_allocation(
             are counts too.
         calibrations: by layer name, or None if nothing was calibrated.
         goal: the multiple of all ranks.
-        layout: how pruned layers are stored.
-        times: measures a layer.
+        layout: how pruned layers are stored; of several choices, each layer gets the one that is
+            fastest at its rank.
+        times: measures a layer, dense and in a layout.
 
     Raises:
         UsageError: one of the layers is not linear, so that its time is not known.
@@ -199,28 +173,30 @@ def timed_allocation(
                 f"{checkpoint.path}: {item.layer.name} is {_words(item)[0]}, and a latency budget "
                 f"is divided among linear layers only: leave out {_words(item)[1]}"
             )
-    total = sum(_nanoseconds(times(item.layer).dense) for item in fitted if item.layer.linear)
-    layout = layout if layout.splits else Factored()
-    options = [_timed(item, times(item.layer), layout, goal.rank_multiple) for item in free]
-    return Allocation([[item] for item in free], options, total)
+    first = layout.choices[0] if layout.splits else Factored()
+
+    def dense(item: Fitted) -> int:
+        return _nanoseconds(times(item.layer, first).dense)
+
+    tables = [cheapest(layout, partial(_timed, item, times=times)) for item in free]
+    options = [
+        RankOptions(losses_of([item]), table, dense(item), 1, goal.rank_multiple)
+        for item, (table, _) in zip(free, tables, strict=True)
+    ]
+    total = sum(dense(item) for item in fitted if item.layer.linear)
+    return Allocation([[x] for x in free], options, [layouts for _, layouts in tables], total)
 
 
-def losses_of(group: Sequence[Fitted]) -> FloatArray:
-    """What dropping each direction adds to the loss of layers that share an approximation."""
-    approximation = group[0].approximation
-    assert approximation is not None
-    return approximation.losses
-
-
-def _timed(item: Fitted, times: Times, layout: Layout, multiple: int) -> RankOptions:
-    """The ranks of a layer, if the cost is time; its size may not grow either."""
-    layer, losses = item.layer, losses_of([item])
-    ranks = range(1 + min(layout.largest_rank(*layer.shape), len(losses)))
-    seconds = [times.of(layout.values(*layer.shape, rank)) for rank in ranks]
+def _timed(
+    item: Fitted, layout: Layout, times: Callable[[Layer, Layout], Times]
+) -> NDArray[np.int64]:
+    """The time of each rank of a layer; its size may not grow either."""
+    layer, line = item.layer, times(item.layer, layout)
+    ranks = range(1 + min(layout.largest_rank(*layer.shape), len(losses_of([item]))))
+    seconds = [line.of(layout.values(*layer.shape, rank)) for rank in ranks]
     costs = np.array([_nanoseconds(value) for value in seconds], np.int64)
     # Rounded to whole nanoseconds, a rank must still cost more than the one below.
-    costs = np.maximum(costs, costs[0] + np.arange(len(costs)))
-    return RankOptions(losses, costs, _nanoseconds(times.dense), 1, multiple)
+    return np.asarray(np.maximum(costs, costs[0] + np.arange(len(costs))))
 
 
 def _nanoseconds(seconds: float) -> int:

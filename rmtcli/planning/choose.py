@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
@@ -11,6 +11,7 @@ from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.planning.allocation import Allocation, outside_budget, uncalibrated, without_rank
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
+from rmtcli.planning.mixed import MixedAllocation
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.widths import WidthAllocation
 
@@ -38,9 +39,8 @@ def by_plan(plan: Plan, calibrations: Calibrations) -> RankChooser:
     return choose
 
 
-def by_size(allocation: Allocation, size: int, calibrations: Calibrations) -> RankChooser:
-    """The best ranks for a model of at most a given size."""
-    ranks = allocation.ranks(size)
+def by_ranks(ranks: Mapping[str, int | Untouched], calibrations: Calibrations) -> RankChooser:
+    """The ranks of the layers that share a budget, by name."""
     return lambda item: outside_budget(item, calibrations) or ranks[item.layer.name]
 
 
@@ -50,7 +50,9 @@ def nothing_within(calibrations: Calibrations) -> RankChooser:
 
 
 def size_within(
-    checkpoint: Checkpoint, allocation: Allocation | WidthAllocation, budget: Budget
+    checkpoint: Checkpoint,
+    allocation: Allocation | WidthAllocation | MixedAllocation,
+    budget: Budget,
 ) -> int:
     """The largest size within a budget, whose unit is that of the allocation.
 

@@ -19,6 +19,9 @@ from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.widths import Side, Table, WidthAllocation
 
+#: The number of a hidden layer, one of its blocks, and the order of that block's units.
+Owner = tuple[int, Block, Narrowing]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HiddenLayer:
@@ -99,14 +102,36 @@ class HiddenLayers:
         losses = [np.sum([n.losses for n in h.narrowings], axis=0) for h in self.hidden]
         return WidthAllocation(losses, tables, total, multiple)
 
+    def shape(self, layer: Layer, widths: Sequence[int]) -> tuple[int, int]:
+        """(out, in) of a layer at these widths of the hidden layers."""
+        rows, columns = self._sides(layer)
+        return rows.at(widths), columns.at(widths)
+
     def _sides(self, layer: Layer) -> tuple[Side, Side]:
         """The rows and columns of a layer, each fixed or the width of a hidden layer."""
-        writes, reads = None, None
-        for i, item in enumerate(self.hidden):
-            for block in item.blocks:
-                writes = i if layer.name in block.writers else writes
-                reads = i if layer.name in block.readers else reads
-        return Side(layer.shape[0], writes), Side(layer.shape[1], reads)
+        writes, reads = self.writes.get(layer.name), self.reads.get(layer.name)
+        return (
+            Side(layer.shape[0], None if writes is None else writes[0]),
+            Side(layer.shape[1], None if reads is None else reads[0]),
+        )
+
+    @cached_property
+    def writes(self) -> Mapping[str, Owner]:
+        """The hidden layer whose units each writer computes."""
+        return self._owners(lambda block: block.writers)
+
+    @cached_property
+    def reads(self) -> Mapping[str, Owner]:
+        """The hidden layer whose units each reader reads."""
+        return self._owners(lambda block: block.readers)
+
+    def _owners(self, names: Callable[[Block], Sequence[str]]) -> Mapping[str, Owner]:
+        return {
+            name: (i, block, narrowing)
+            for i, item in enumerate(self.hidden)
+            for block, narrowing in zip(item.blocks, item.narrowings, strict=True)
+            for name in names(block)
+        }
 
     def _weights(self, price: Callable[[Layer], int]) -> Iterator[Table]:
         for name in self.around:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -27,7 +26,8 @@ class LayerPlan:
         fit: its noise law, edge and verdict.
         spectrum: its eigenvalues, without vectors.
         spikes: number of eigenvalues above the edge.
-        rank: number of singular values to keep; p if the layer stays as it is.
+        rank: number of singular values to keep; p if the layer stays as it is or becomes narrower
+            and no more.
         untouched: why it stays as it is, or None if it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
         predicted_loss: expected loss of the calibrated factors on the calibration data, before any
@@ -72,26 +72,34 @@ class LayerPlan:
         return diagnose(self.spectrum, self.fit)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in), after hidden layers beside it were made narrower."""
+        return self.narrowed or self.layer.shape
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it is replaced by an approximation of lower rank."""
+        return self.untouched is None and self.rank < min(self.shape)
+
+    @property
     def size(self) -> int:
         """Number of values stored for the weight; of a shared right factor, with the first only."""
         if self.untouched is not None:
             return self.layer.size
-        if self.narrowed is not None:
-            return math.prod(self.narrowed)
-        return self.layout.size(self.layer, self.rank, shares=self.shares_with is not None)
+        return self.layout.values(*self.shape, self.rank, shares=self.shares_with is not None)
 
     @property
     def bytes(self) -> int:
         """Bytes stored for the weight and for positions of its outputs, under each of its names."""
-        positions = 0 if self.untouched else self.layout.index_bytes * self.layer.shape[0]
+        positions = 0 if self.untouched else self.layout.index_bytes * self.shape[0]
         return self.layer.copies * (self.size * TYPES[self.layer.dtype].width + positions)
 
     @property
     def macs(self) -> int:
         """Multiply-adds at one position; each of several siblings runs the shared right factor."""
-        if self.untouched is not None or self.narrowed is not None:
+        if self.untouched is not None:
             return self.size
-        return self.layout.macs(self.layer, self.rank, shares=self.shares_with is not None)
+        return self.layout.macs(*self.shape, self.rank, shares=self.shares_with is not None)
 
     @property
     def shares_with(self) -> str | None:

@@ -152,6 +152,19 @@ def on_widths(entries: Mapping[str, int]) -> tuple[str, ...]:
     )
 
 
+def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str, ...]:
+    """What opens a network whose layers' layouts the user did not choose."""
+    if not any(plan.layout.splits for plan in pruned):
+        return ()
+    how = "rmtcli.load opens the file"
+    if checkpoint.path.is_dir():
+        how = (
+            "transformers opens the directory after 'import rmtcli.integrations.transformers', or "
+            "with trust_remote_code=True"
+        )
+    return (f"{how}; --layout narrow gives a network that opens without rmtcli",)
+
+
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Notes on loading a directory whose layers are split."""
     from rmtcli.checkpoint.huggingface.write import config_class, source_of

@@ -10,7 +10,7 @@ from typing import Any
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.layouts import ReadBack
+from rmtcli.layouts import LAYOUTS, ReadBack
 from rmtcli.planning import Latency, LayerPlan, Timing
 from rmtcli.version import __version__
 
@@ -147,6 +147,7 @@ def _decision(
         "reason_text": None if untouched is None else untouched.value,
         "relative_error": plan.relative_error,
         "stored_error": readback.errors.get(layer.name) if readback else None,
+        "layout": None if untouched else LAYOUTS.spell(plan.layout),
         "narrowed": None if plan.narrowed is None else list(plan.narrowed),
         "predicted_loss": plan.predicted_loss,
         "parameters": change_of(layer.size, plan.size),

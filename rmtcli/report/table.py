@@ -38,7 +38,8 @@ def action(plan: LayerPlan) -> str:
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
     if plan.narrowed is not None:
-        return f"narrowed to {_widths(plan.layer.shape, plan.narrowed)}"
+        rest = f", {plan.layout.action}" if plan.ranked else ""
+        return f"narrowed to {_widths(plan.layer.shape, plan.narrowed)}{rest}"
     if plan.shares_with is not None:
         layout = plan.layout
         return f"{layout.action}, shares {layout.shares} with {shown(plan.shares_with)}"
@@ -49,6 +50,13 @@ def _widths(dense: tuple[int, int], narrow: tuple[int, int]) -> str:
     """The sides of a layer that changed: ``300 of 784 inputs``."""
     sides = zip(dense, narrow, ("outputs", "inputs"), strict=True)
     return " and ".join(f"{new} of {old} {side}" for old, new, side in sides if new != old)
+
+
+def _rank(plan: LayerPlan) -> str:
+    """The rank of a layer, or the shape of one that is narrower and has full rank."""
+    if plan.narrowed is not None and not plan.ranked:
+        return shape_of(plan.narrowed)
+    return f"{plan.rank} of {min(plan.shape)}"
 
 
 def _fit_row(plan: LayerPlan) -> list[str]:
@@ -78,7 +86,7 @@ def _prune_row(plan: LayerPlan) -> list[str]:
         f"{plan.spectrum.singular_value(fit.edge):.4g}",
         f"{fit.ks_distance:.4f}",
         str(plan.spikes),
-        f"{plan.rank} of {min(layer.shape)}" if plan.narrowed is None else shape_of(plan.narrowed),
+        _rank(plan),
         f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
         action(plan),
     ]

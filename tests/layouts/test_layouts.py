@@ -57,10 +57,10 @@ def test_stores_as_many_values_as_it_says(layout: Layout, layers: list[Layer]) -
         parts = layout.compress(layer, factors(layer), SHAPES[layer.tensor])
         assert tuple(parts) == layout.names(layer.tensor)
         sizes = [part.size for part in parts.values() if part.dtype.kind == "f"]
-        assert layout.size(layer, RANK) == layout.values(*layer.shape, RANK) == sum(sizes)
+        assert layout.values(*layer.shape, RANK) == sum(sizes)
         others = sum(part.nbytes for part in parts.values() if part.dtype.kind == "i")
         assert layout.index_bytes * layer.shape[0] == others
-        assert 0 < layout.macs(layer, RANK) <= layer.size
+        assert 0 < layout.macs(*layer.shape, RANK) <= layer.size
 
 
 @layouts
@@ -76,7 +76,7 @@ def test_siblings_store_as_many_values_as_it_says(layout: Layout, layers: list[L
         count += sum(part.size for part in new if part.dtype.kind == "f")
         for first, part in zip([*made[0].values()][:own], parts.values(), strict=False):
             assert np.array_equal(first, part)
-    sizes = [layout.size(layer, 20, shares=i > 0) for i, layer in enumerate(siblings)]
+    sizes = [layout.values(*layer.shape, 20, shares=i > 0) for i, layer in enumerate(siblings)]
     assert sum(sizes) == count
     if layout.shared_parts:
         assert count == layout.values(93, 40, 20)
@@ -87,7 +87,7 @@ def test_is_worth_storing_up_to_its_largest_rank(layout: Layout, layers: list[La
     for layer in layers:
         most = layout.largest_rank(*layer.shape)
         assert 1 <= most < min(layer.shape)
-        assert layout.size(layer, most) <= layer.size
+        assert layout.values(*layer.shape, most) <= layer.size
         if layout.supports(layer):
             assert layout.refusal(layer, most, ()) is None
             if most + 1 < min(layer.shape):
@@ -110,10 +110,10 @@ def test_what_is_compressed_can_be_reconstructed(
     layout: Layout, layers: list[Layer], tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(tmp_path / "a.safetensors")
-    made = Replacements(checkpoint, layout)
+    made = Replacements(checkpoint)
     supported = [layer for layer in layers if layout.supports(layer)]
     for layer in supported:
-        made.add(layer, factors(layer))
+        made.add(layer, factors(layer), layout)
     ranks = {layer.module: RANK for layer in supported} if layout.splits else {}
     written = Edited(checkpoint, made.finish(), Manifest("0", "a", "0", "auto", "select", ranks))
     for layer in supported:
@@ -122,7 +122,7 @@ def test_what_is_compressed_can_be_reconstructed(
         upright = expected if expected.shape[0] >= expected.shape[1] else expected.T
         np.testing.assert_allclose(stored, upright / 2, rtol=0, atol=1e-13 * np.abs(upright).max())
         if layer.view.rows is None:
-            assert type(layout_of(written, layer.module)) is type(layout) or not layout.splits
+            assert isinstance(layout, type(layout_of(written, layer.module))) or not layout.splits
             layout.check(written, layer.module)
             undone = layout.decompress(written, layer.module)
             assert undone.shape == checkpoint.infos[layer.tensor].shape

@@ -17,7 +17,7 @@ from rmtcli.layouts import LAYOUTS
 from rmtcli.planning import Budget
 
 #: Layouts that change each layer alone.
-ALONE = [name for name in LAYOUTS.choices if not LAYOUTS.parse(name).by_blocks]
+ALONE = [name for name in LAYOUTS.choices if not LAYOUTS.parse(name).narrows]
 KINDS = ("mlp", "residual", "norm", "lstm", "gru", "attention", "convolution", "tied")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SELECTION = rmtcli.Selection(min_side=4, convolutions=True, recurrent=True)

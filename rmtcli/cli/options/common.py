@@ -51,10 +51,11 @@ Keep = Annotated[
 Layout = Annotated[
     str,
     typer.Option(
-        metavar="factored|pivoted|dense|narrow",
+        metavar="factored|pivoted|dense|narrow|auto",
         help="How pruned layers are stored: as two small layers; as pivot rows and combinations of "
         "them, which are fewer numbers; or as a matrix of the old size and name. 'narrow' makes "
-        "hidden layers narrower instead, and needs --calib and a budget or --max-drop.",
+        "hidden layers narrower instead, and needs --calib and a budget or --max-drop. 'auto' does "
+        "both within one budget, and stores each layer in the way that costs least.",
     ),
 ]
 Edge = Annotated[

@@ -41,7 +41,7 @@ class PlanOptions:
         Raises:
             UsageError: the layout has widths instead of ranks.
         """
-        if self.write is not None and layout == "narrow":
+        if self.write is not None and layout in ("narrow", "auto"):
             raise UsageError(
-                "a plan holds ranks, and --layout narrow sets widths: leave out --plan"
+                f"a plan holds ranks, and --layout {layout} sets widths: leave out --plan"
             )
