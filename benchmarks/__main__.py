@@ -33,6 +33,7 @@ COMMANDS = {
     "null": "--draws 500",
     "speed": "IDX",
     "solvers": "",
+    "depth": "",
     "memory": "FOLDER",
 }
 

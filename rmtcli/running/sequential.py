@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +16,10 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Moments, redirect
 from rmtcli.calibration.collect import rows_of
 from rmtcli.computing.steps import tracked
+from rmtcli.running.resume import Course, Run, read
 from rmtcli.spectra import Factors
 
 _LOGGER = logging.getLogger(__name__)
-
-Run = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +57,8 @@ def refit(
 
     A layer's targets are its outputs in the dense network. Its inputs are those it gets in the
     compressed network, where the layers before it are fitted already. Layers that read the same
-    tensors are fitted together; each such group takes one pass through both networks.
+    tensors are fitted together. Both networks run from states that are kept (:class:`Course`), so
+    that the time grows in proportion to their depth.
 
     Args:
         dense: the dense network.
@@ -72,14 +71,21 @@ def refit(
         mask: returns, once a batch has run through the dense network, which of its positions hold
             tokens; None for all.
     """
-    for names, calls in _groups(dense, steps, inputs[:batch], run):
+    batches = [
+        torch.from_numpy(np.array(inputs[start : start + batch]))
+        for start in range(0, len(inputs), batch)
+    ]
+    course = Course((dense, pruned), batches, run)
+    groups = _groups(dense, steps, batches[0], run)
+    for k, (names, calls) in enumerate(groups):
         label = f"fitting again: {', '.join(names)}"
         _LOGGER.info("%s", label)
         modules, sums = steps[names[0]].modules, _Sums()
-        for start in tracked(range(0, len(inputs), batch), label):
-            chunk = inputs[start : start + batch]
-            both = (_read(model, modules, chunk, run, calls) for model in (dense, pruned))
-            for (_, x), (_, y) in zip(*both, strict=True):
+        near = groups[k : k + 2]  # what the next group reads shows what else is needed
+        after = [module for group, _ in near for module in steps[group[0]].modules]
+        course.move(modules, (after, sum(count for _, count in near)))
+        for i in tracked(range(len(batches)), label):
+            for (_, x), (_, y) in zip(*course.reads(i, modules, calls), strict=True):
                 sums.add(rows_of(x, mask()), rows_of(y, mask()))
         for name in names:
             put(name, sums.fit(steps[name], len(inputs)))
@@ -113,7 +119,7 @@ class _Sums:
 
 
 def _groups(
-    model: nn.Module, steps: Mapping[str, RefitStep], inputs: NDArray[Any], run: Run
+    model: nn.Module, steps: Mapping[str, RefitStep], inputs: Tensor, run: Run
 ) -> list[tuple[list[str], int]]:
     """Group the layers that read the same tensors, in the order of their first reads.
 
@@ -123,55 +129,9 @@ def _groups(
     owner = {module: name for name, step in steps.items() for module in step.modules}
     numbers: dict[int, int] = {}
     reads: dict[str, list[int]] = {}
-    for module, tensor in _read(model, list(owner), inputs, run):
+    for module, tensor in read(model, list(owner), inputs, run):
         reads.setdefault(owner[module], []).append(numbers.setdefault(id(tensor), len(numbers)))
     groups: dict[tuple[int, ...], list[str]] = {}
-    for name, read in reads.items():
-        groups.setdefault(tuple(read), []).append(name)
-    return [(names, len(read)) for read, names in groups.items()]
-
-
-class _Enough(BaseException):
-    """Ends a run early; not an Exception, so that no handler in a network catches it."""
-
-
-def _read(
-    model: nn.Module, modules: Sequence[str], inputs: NDArray[Any], run: Run, calls: int = 0
-) -> list[tuple[str, Tensor]]:
-    """The tensors that some modules read in one run, in order.
-
-    Args:
-        model: the network.
-        modules: names of the modules.
-        inputs: shape (samples, …).
-        run: computes the network's outputs.
-        calls: number of reads after which the run ends; 0 for a whole run.
-    """
-    reads: list[tuple[str, Tensor]] = []
-
-    def note(name: str, tensor: Tensor) -> None:
-        reads.append((name, tensor))
-        if len(reads) == calls:
-            raise _Enough
-
-    with _hooked(model, modules, note), suppress(_Enough):
-        run(model, torch.from_numpy(np.array(inputs)))
-    return reads
-
-
-@contextmanager
-def _hooked(
-    model: nn.Module, modules: Sequence[str], note: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Call ``note`` with a module's name and input whenever one of the modules runs."""
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, name=name: note(name, args[0])
-        )
-        for name in modules
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for name, tensors in reads.items():
+        groups.setdefault(tuple(tensors), []).append(name)
+    return [(names, len(tensors)) for tensors, names in groups.items()]

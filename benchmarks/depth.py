@@ -1,0 +1,104 @@
+"""Time of --sequential against depth, for an MLP and a small transformer: docs/benchmarks.md.
+
+    python -m benchmarks.depth [--depth 6 12 24 48]
+
+Networks have random weights, and every layer half of its rank. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from copy import deepcopy
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.networks import print_row
+from rmtcli.running.resume import Course
+from rmtcli.running.sequential import RefitStep, refit
+from rmtcli.spectra import Factors
+
+WIDTH, TOKENS, SAMPLES, BATCH = 128, 4, 1024, 256
+#: Numbers per token.
+SIDE = WIDTH // TOKENS
+
+
+class Block(nn.Module):
+    """Attention and an MLP with residual connections, on a few tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(SIDE, SIDE) for _ in range(4))
+        self.up, self.down = nn.Linear(SIDE, 2 * SIDE), nn.Linear(2 * SIDE, SIDE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tokens after the block."""
+        scores = self.query(x) @ self.key(x).transpose(1, 2) / SIDE**0.5
+        x = x + self.out(scores.softmax(-1) @ self.value(x))
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Transformer(nn.Module):
+    """Blocks one after another; the output is the last block's, as one vector."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one vector per sample."""
+        x = x.unflatten(1, (TOKENS, SIDE))
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(1)
+
+
+def mlp(depth: int) -> nn.Module:
+    """Linear layers with ReLUs between them."""
+    layers = (nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(depth))
+    return nn.Sequential(*layers)
+
+
+def seconds(model: nn.Module) -> float:
+    """Time of a sequential fit of all linear layers."""
+    dense, pruned = model.eval(), deepcopy(model)
+    layers = {name: m for name, m in dense.named_modules() if isinstance(m, nn.Linear)}
+    steps = {
+        name: RefitStep([name], m.weight.detach().numpy(), min(m.weight.shape) // 2, True, None)
+        for name, m in layers.items()
+    }
+
+    def put(name: str, factors: Factors) -> None:
+        weight = pruned.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(factors.product))
+
+    inputs = np.random.default_rng(0).standard_normal((SAMPLES, WIDTH)).astype(np.float32)
+    start = time.process_time()
+    refit(dense, pruned, steps, inputs, lambda m, x: m(x), put, batch=BATCH)
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Time networks of several depths, with states kept and without, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--depth", type=int, nargs="+", default=[6, 12, 24, 48])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print_row("network", "runs", *(f"{depth} blocks" for depth in arguments.depth))
+    print_row(*["---"] * (2 + len(arguments.depth)))
+    for title, make in (("MLP", mlp), ("transformer", Transformer)):
+        seconds(make(2))  # what is done once in a process
+        kept = [seconds(make(depth)) for depth in arguments.depth]
+        with patch.object(Course, "move", lambda *_: None):
+            whole = [seconds(make(depth)) for depth in arguments.depth]
+        print_row(title, "from kept states", *(f"{s:.2f} s" for s in kept))
+        print_row(title, "from the start", *(f"{s:.2f} s" for s in whole))
+
+
+if __name__ == "__main__":
+    main()
