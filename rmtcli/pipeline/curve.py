@@ -12,6 +12,7 @@ from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
+from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration
 from rmtcli.pipeline.decide import AnyAllocation, accuracy_drop, allocate, at_size
 from rmtcli.pipeline.fits import Track
@@ -35,6 +36,7 @@ def curve(
     key: str | None = None,
     sizes: Sequence[str] = (),
     edge: str = "select",
+    layout: str = "factored",
     rank_multiple: int = 1,
     share_inputs: bool = False,
     selection: Selection | None = None,
@@ -57,6 +59,7 @@ def curve(
         sizes: budgets in parameters, such as ``"10%"``; by default those of :data:`SIZES` that
             the checkpoint can meet.
         edge: edge estimator with options.
+        layout: how pruned layers are stored; ``prune`` lists the layouts.
         rank_multiple: ranks are multiples of it.
         share_inputs: layers that read the same input share a right factor.
         selection: which matrices are layers.
@@ -84,8 +87,9 @@ def curve(
     request = Request(
         goal,
         edge,
-        selection=selection,
-        calibration=calibration,
+        LAYOUTS.parse(layout),
+        selection,
+        calibration,
         cache=cache,
         track=track,
     )
@@ -130,10 +134,13 @@ def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], lis
         result = at_size(prepared, allocation, size)
         comparison = scorer.compare(result.network, result.unhealed)
         notes += [f"{budget.text}: {note}" for note in result.notes]
-        ranks = {plan.layer.name: plan.rank for plan in result.planned.pruned}
+        pruned = result.planned.pruned
+        ranks = {plan.layer.name: plan.rank for plan in pruned if plan.ranked}
+        shapes = {plan.layer.name: plan.narrowed for plan in pruned if plan.narrowed is not None}
         drop = accuracy_drop(comparison)
         error = None if drop is None else drop.error
-        points.append(Point(result.network.parameters, ranks, comparison, error, result.undone))
+        values = result.network.parameters, ranks, shapes
+        points.append(Point(*values, comparison, error, result.undone))
     return points, notes
 
 

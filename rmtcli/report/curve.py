@@ -15,7 +15,8 @@ class Point:
 
     Attributes:
         parameters: its number of parameters.
-        ranks: rank of each pruned layer, by name; layers that are missing stay dense.
+        ranks: rank of each layer of lower rank, by name; layers that are missing stay dense.
+        narrowed: (out, in) of each layer beside a narrower hidden layer, by name.
         comparison: its scores next to those of the dense network.
         error: standard error of the accuracy lost, in points, from the samples on which the two
             networks differ; None if it was not measured.
@@ -24,6 +25,7 @@ class Point:
 
     parameters: int
     ranks: dict[str, int]
+    narrowed: dict[str, tuple[int, int]]
     comparison: Comparison
     error: float | None
     undone: tuple[str, ...] = ()
@@ -38,6 +40,7 @@ class Point:
             "parameters": self.parameters,
             "ratio": self.parameters / dense,
             "ranks": self.ranks,
+            "narrowed": {name: list(shape) for name, shape in self.narrowed.items()},
             "undone": list(self.undone),
             "accuracy": measured(self.comparison) | {"drop_error": self.error},
         }

@@ -17,13 +17,18 @@ from tests.conftest import SAMPLES, Run, tree
 DEEP, MNIST = SAMPLES / "mnist_deep.pt", rmtcli.Evaluation(SAMPLES / "mnist.npz")
 
 
-def test_each_point_is_what_prune_gives() -> None:
-    report = rmtcli.curve(DEEP, sizes=["5%", "20%"], evaluation=MNIST)
+@pytest.mark.parametrize("layout", ["factored", "auto"])
+def test_each_point_is_what_prune_gives(layout: str) -> None:
+    report = rmtcli.curve(DEEP, sizes=["5%", "20%"], layout=layout, evaluation=MNIST)
     assert [round(p.parameters / report.source.parameters, 2) for p in report.curve] == [0.2, 0.05]
     for point, size in zip(report.curve, ("20%", "5%"), strict=True):
-        pruned = rmtcli.prune(DEEP, budget=Budget(size), evaluation=MNIST, dry_run=True)
+        options = {"layout": layout, "evaluation": MNIST}
+        pruned = rmtcli.prune(DEEP, budget=Budget(size), dry_run=True, **options)
         assert pruned.parameters[1] == point.parameters
-        assert {p.layer.name: p.rank for p in pruned.pruned} == point.ranks
+        assert {p.layer.name: p.rank for p in pruned.pruned if p.ranked} == point.ranks
+        shapes = {p.layer.name: p.narrowed for p in pruned.pruned if p.narrowed}
+        assert shapes == point.narrowed
+        assert bool(shapes) == (layout == "auto")
         assert pruned.comparison is not None
         assert pruned.comparison.drop == point.comparison.drop
         assert point.error is not None
