@@ -70,6 +70,7 @@ METHODS: dict[str, Method] = {
     "pivoted, two-sided, `--sequential --heal 40`": joint(
         "two-sided", sequential=True, heal=40, layout="pivoted"
     ),
+    "`--layout auto`, two-sided metric": joint("two-sided", layout="auto"),
     "pivoted, two-sided metric, one budget": joint("two-sided", layout="pivoted"),
     "pivoted, no data, one budget": joint(None, layout="pivoted"),
     "two-sided, `--sequential --heal 40`": joint("two-sided", sequential=True, heal=40),

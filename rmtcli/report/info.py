@@ -56,13 +56,12 @@ class Info:
                 *lines,
                 ("rmtcli", "no record: not written by rmtcli, or converted back to dense"),
             ]
+        kinds = {"widths": manifest.narrowed, "ranks": manifest.ranks or not manifest.narrowed}
+        decided = " and ".join(kind for kind, layers in kinds.items() if layers)
         lines += [
             ("rmtcli", manifest.rmtcli),
             ("made from", f"{manifest.source}, sha256 {manifest.source_sha256}"),
-            (
-                "widths by" if manifest.narrowed else "ranks by",
-                manifest.made_by or f"keep {manifest.keep}",
-            ),
+            (f"{decided} by", manifest.made_by or f"keep {manifest.keep}"),
             ("edge", manifest.edge),
         ]
         ranks = manifest.ranks or {weight_of(name): r for name, r in manifest.factored.items()}

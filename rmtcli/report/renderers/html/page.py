@@ -121,8 +121,8 @@ def _facts(plan: LayerPlan, report: Report) -> list[tuple[str, str]]:
     lines = [("edge", edge), ("σ", sigma), ("spikes", f"{plan.spikes} of {p}")]
     lines.append(("verdict", fit.verdict.value))
     decision = action(plan)
-    if plan.untouched is None and plan.narrowed is None:
-        decision = f"rank {plan.rank} of {p}, {decision}"
+    if plan.ranked:
+        decision = f"rank {plan.rank} of {min(plan.shape)}, {decision}"
     lines.append(("prune --keep auto" if report.action == "analyze" else "action", decision))
     if plan.predicted_loss is not None:
         lines.append(
