@@ -34,6 +34,7 @@ COMMANDS = {
     "speed": "IDX",
     "solvers": "",
     "depth": "",
+    "healing": "IDX --seeds 5",
     "memory": "FOLDER",
 }
 

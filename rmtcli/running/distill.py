@@ -23,7 +23,7 @@ BATCH = 128
 _SORTED_BATCHES = 16
 #: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
 #: Every tensor learns at its own scale, so the rate needs no tuning to the network.
-RATE = 0.01
+RATE = 0.005
 #: Learning rate where hidden states are matched too.
 DEEP_RATE = 0.008
 #: With fewer steps than this, the rate is lower in proportion: there is no time to average out the
