@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint.dtypes import TYPES, RawTensor, decode
 from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.packing import Packed
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import as_path, is_remote, reaching
 
@@ -140,6 +141,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor."""
+
+    def packed(self, name: str) -> Packed | None:
+        """The parts of a tensor that the file holds in few bits; None for any other."""
+        return None
 
     @abstractmethod
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:

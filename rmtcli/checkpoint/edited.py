@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
-from rmtcli.checkpoint.dtypes import RawTensor
+from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.packing import Packed
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError
 
@@ -73,13 +74,25 @@ class Edited(Checkpoint):
                     aliases[name] = other
         return aliases
 
+    def packed(self, name: str) -> Packed | None:
+        """The parts of a tensor that the record says is stored in few bits; None for any other."""
+        if self.manifest is None or name not in self.manifest.packed:
+            return None
+        new = self._new.get(name)
+        return self.source.packed(name) if new is None else new if isinstance(new, Packed) else None
+
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor: a new one's own, or the source's."""
         return self._new[name].read() if name in self._new else self.source.raw(name)
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""
-        return self._new[name].nbytes if name in self._new else self.source.nbytes(name)
+        if name in self._new:
+            return self._new[name].nbytes
+        if self.source.packed(name) is None or self.packed(name) is not None:
+            return self.source.nbytes(name)
+        info = self.infos[name]  # packed in the source, and not here
+        return info.size * TYPES[info.dtype].width
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """The source's ties among tensors that were not replaced."""

@@ -18,6 +18,7 @@ from typing import Any
 from rmtcli.checkpoint.base import FileCheckpoint, one_network
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.recognise import HEAD, is_exported, is_safetensors, is_torch, other_kind
+from rmtcli.checkpoint.unpacked import unpacked
 from rmtcli.errors import CheckpointError, UsageError
 
 #: Characters in a tensor's name. Searches for words in it take time that grows with their square.
@@ -193,7 +194,7 @@ def open_file(
         raise one_network(path, f"{file_format.name} file")
     checkpoint = file_format.open(path) if key is None else file_format.open(path, key)
     _check_infos(checkpoint)
-    return checkpoint
+    return unpacked(checkpoint)
 
 
 def _check_infos(checkpoint: FileCheckpoint) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import parts_of
 
 #: Version of the manifest's layout.
@@ -32,6 +33,9 @@ class Manifest:
             layer name.
         entries: entries of a directory's ``config.json`` that give the widths of hidden layers,
             with their new values; a dot leads into a part of the configuration.
+        packed: for each tensor that is stored in few bits, by name, the type of its values
+            (``dtype``), the bits of one (``bits``), how many share a scale (``group``), and whether
+            compressed-tensors reads it (``plain``).
         version: version of the record's layout.
     """
 
@@ -47,6 +51,7 @@ class Manifest:
     pivoted: Mapping[str, int] = field(default_factory=dict)
     narrowed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
+    packed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
     @property
@@ -85,7 +90,7 @@ class Manifest:
     def to_json(self) -> str:
         """The record as one line of JSON; the fields of rarer layouts only if they are used."""
         fields = asdict(self)
-        for name in ("pivoted", "narrowed", "entries"):
+        for name in ("pivoted", "narrowed", "entries", "packed"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True)
@@ -100,9 +105,11 @@ class Manifest:
             numbers = [number for some in by_name for number in some.values()]
             numbers += [side for shape in manifest.narrowed.values() for side in shape]
             siblings = manifest.shared.values()
-            valid = all(type(number) is int for number in numbers) and all(
-                type(module) is str for module in siblings
+            valid = (
+                all(type(number) is int for number in numbers)
+                and all(type(module) is str for module in siblings)
+                and all(entry["dtype"] in FLOATS for entry in manifest.packed.values())
             )
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return None
         return manifest if valid and manifest.version == MANIFEST_VERSION else None

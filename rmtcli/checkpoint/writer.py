@@ -11,6 +11,7 @@ from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.formats import DIRECTORY, Format, find_format, format_by_ending
 from rmtcli.checkpoint.readback import check_written, differs
 from rmtcli.checkpoint.reader import open_written
+from rmtcli.checkpoint.unpacked import as_written
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import CONFIG
 from rmtcli.files.atomic import staged_directory, staged_file
@@ -68,7 +69,7 @@ def staged(
     """
     file_format = format_of(checkpoint, target)
     _LOGGER.info("writing %s", target)
-    with _temporary(checkpoint, target, file_format, card, force) as path:
+    with _temporary(as_written(checkpoint), target, file_format, card, force) as path:
         if verify:
             _LOGGER.info("reading %s back", target)
             with _naming(target, path):

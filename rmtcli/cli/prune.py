@@ -32,6 +32,7 @@ def command(
     keep: options.Keep = "auto",
     edge: options.Edge = "select",
     layout: options.Layout = "factored",
+    bits: options.Bits = None,
     selection: options.SelectionOptions,
     goal: options.GoalOptions,
     evaluation: options.EvaluationOptions,
@@ -67,6 +68,7 @@ def command(
         plan=plan.apply,
         edge=edge,
         layout=layout,
+        bits=bits,
         selection=selection.build(),
         evaluation=evaluation.build(),
         calibration=calibration.build(),
@@ -82,11 +84,7 @@ def command(
     if plan.write is not None and report.plan is not None:
         write_text(plan.write, report.plan.to_json())
     reporter.show(report)
-    if not report.pruned and report.guard is not None:
-        raise LayerError(
-            f"{file}: nothing can be removed within --max-drop {goal.max_drop}: "
-            "no checkpoint written"
-        )
-    if not report.pruned and not dry_run:
-        decided = f"--keep {keep}" if plan.apply is None else str(plan.apply)
-        raise LayerError(f"{file}: no layer can be pruned by {decided}: no checkpoint written")
+    if not report.changes and (report.guard is not None or not dry_run):
+        limit = f"nothing can be removed within --max-drop {goal.max_drop}"
+        rule = f"no layer can be pruned by {plan.apply or f'--keep {keep}'}"
+        raise LayerError(f"{file}: {limit if report.guard else rule}: no checkpoint written")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 from typing import Any, cast
@@ -11,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rmtcli.checkpoint import Checkpoint, Manifest
+from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.huggingface import refuse_code
-from rmtcli.checkpoint.huggingface.write import quantization_config
+from rmtcli.checkpoint.huggingface.loading import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
 from rmtcli.evaluation.tasks import Task, TextClassification
@@ -127,9 +128,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
             config = transformers.AutoConfig.from_pretrained(
                 directory, local_files_only=True, trust_remote_code=False
             )
-            if checkpoint.manifest is not None and checkpoint.manifest.factored:
-                config.quantization_config = quantization_config(checkpoint.manifest)
-            _set_widths(config, checkpoint.manifest)
+            _describe(config, checkpoint)
             kind = getattr(transformers, task.auto)._model_mapping[type(config)]
             kind = kind[0] if isinstance(kind, list | tuple) else kind
             network, info = kind.from_pretrained(
@@ -141,6 +140,8 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
                 trust_remote_code=False,
             )
     # A configuration can make transformers raise anything.
+    except EvaluationError:
+        raise
     except Exception as error:
         reason = f"no {task.auto}" if isinstance(error, KeyError) else first_line(error)
         raise EvaluationError(f"{directory}: transformers cannot load it: {reason}") from None
@@ -154,8 +155,21 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     return Pretrained(network.eval(), task, task.head(directory), segments=segments)
 
 
-def _set_widths(config: Any, manifest: Manifest | None) -> None:
-    """Give a configuration the widths of narrower hidden layers."""
+def _describe(config: Any, checkpoint: Checkpoint) -> None:
+    """Have a configuration describe the tensors as they are read.
+
+    Raises:
+        EvaluationError: another tool has quantised them in a way that is not read.
+    """
+    if checkpoint.about.quantized:
+        raise EvaluationError(
+            f"{checkpoint.path}: weights of {checkpoint.about.quantized} of a kind that is not "
+            "read: the model must be saved without quantisation"
+        )
+    manifest = checkpoint.manifest
+    vars(config).pop("quantization_config", None)  # tensors in few bits are read as whole ones
+    if manifest is not None and manifest.factored:
+        config.quantization_config = quantization_config(replace(manifest, packed={}))
     for entry, width in (manifest.entries if manifest else {}).items():
         part, _, key = entry.rpartition(".")
         setattr(attrgetter(part)(config) if part else config, key, width)

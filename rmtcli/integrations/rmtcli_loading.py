@@ -27,14 +27,19 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 try:
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
+    from transformers.core_model_loading import (
+        ConversionOps,
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
 except ImportError:  # transformers 4 has no transforms of names and joins no experts
-    get_model_conversion_mapping = None
+    get_model_conversion_mapping, ConversionOps = None, object
 
 #: A module of a transformers model; its attributes depend on the model.
 Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
-VERSION = 2
+VERSION = 3
 METHOD = "rmtcli"
 
 
@@ -301,6 +306,50 @@ class FactoredExperts(nn.Module):
         return [[getattr(expert, leaf) for leaf in self.leaves] for expert in self.children()]
 
 
+class Unpack(ConversionOps):
+    """Makes a weight of its codes, scales and shape, which transformers reads from the file.
+
+    Args:
+        bits: bits per code.
+        group: codes of a row that share a scale.
+    """
+
+    def __init__(self, bits: int, group: int) -> None:
+        self.bits, self.group = bits, group
+
+    def convert(
+        self, parts: Mapping[str, Any], *, full_layer_name: str, model: Module, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """The weight under its full name, in the model's type."""
+        tensors = [each[0] if isinstance(each, list) else each for each in parts.values()]
+        by_kind = {tensor.dtype: tensor for tensor in tensors}
+        codes, shape = by_kind[torch.int32], by_kind[torch.int64].tolist()
+        (scales,) = (tensor for tensor in tensors if tensor.is_floating_point())
+        columnwise = len(codes) != shape[0]
+        entries = shape[0] if columnwise else shape[1]
+        each = scales.float().repeat_interleave(self.group, dim=1)[:, :entries]
+        weight = unpacked_codes(codes, self.bits, entries) * each
+        dtype = model.get_parameter(full_layer_name).dtype
+        return {full_layer_name: (weight.T if columnwise else weight).contiguous().to(dtype)}
+
+
+def unpacked_codes(words: Tensor, bits: int, entries: int) -> Tensor:
+    """Codes from a stream of bits in words, the low bits first.
+
+    Args:
+        words: shape (rows, words), int32.
+        bits: bits per code.
+        entries: codes in a row.
+    """
+    starts = torch.arange(entries, device=words.device) * bits
+    first, offset = starts // 32, starts % 32
+    second = (first + 1).clamp(max=words.shape[1] - 1)
+    stream = words.long() & 0xFFFFFFFF
+    both = stream[:, first] | (stream[:, second] << 32)
+    codes: Tensor = ((both >> offset) & (2**bits - 1)) - 2 ** (bits - 1)
+    return codes
+
+
 class RmtcliConfig(QuantizationConfigMixin):
     """The entry ``quantization_config`` of ``config.json``.
 
@@ -308,6 +357,7 @@ class RmtcliConfig(QuantizationConfigMixin):
         ranks: rank of each factored layer, by its name in the dense checkpoint.
         shared: for each layer without a first map of its own, the layer whose map it uses.
         pivoted: for each layer that is stored as pivot rows, the number of its other rows.
+        packed: for each tensor that is stored in few bits, their number and the size of a group.
         version: version of this entry's format.
         dequantize: whether to multiply the factors into dense layers after loading.
         others: further entries, which are kept and written again.
@@ -323,6 +373,7 @@ class RmtcliConfig(QuantizationConfigMixin):
         ranks: Mapping[str, int] | None = None,
         shared: Mapping[str, str] | None = None,
         pivoted: Mapping[str, int] | None = None,
+        packed: Mapping[str, Mapping[str, int]] | None = None,
         version: int = VERSION,
         dequantize: bool = False,
         **others: Any,
@@ -356,7 +407,8 @@ class RmtcliConfig(QuantizationConfigMixin):
                 "rmtcli: 'pivoted' under quantization_config in config.json must give the number "
                 "of other rows of layers that have a rank"
             )
-        kinds = {"shared": dict(shared), "pivoted": dict(pivoted)}
+        packed = {} if packed is None else _checked_grids(packed)
+        kinds = {"shared": dict(shared), "pivoted": dict(pivoted), "packed": dict(packed)}
         self.__dict__.update(
             others,
             quant_method=METHOD,
@@ -381,6 +433,25 @@ class RmtcliConfig(QuantizationConfigMixin):
     def to_diff_dict(self) -> dict[str, Any]:
         """The whole entry: no field has a default that may be left out."""
         return self.to_dict()
+
+
+def _checked_grids(packed: Any) -> Mapping[str, Mapping[str, int]]:
+    """The entry ``packed``, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(packed, Mapping) or not all(
+        isinstance(entry, Mapping)
+        and all(type(entry.get(name)) is int and entry[name] > 0 for name in ("bits", "group"))
+        and entry["bits"] <= 8
+        for entry in packed.values()
+    ):
+        raise ValueError(
+            "rmtcli: 'packed' under quantization_config in config.json must give the bits and the "
+            "group of each tensor that is stored in few bits"
+        )
+    return packed
 
 
 @dataclass(frozen=True)
@@ -577,6 +648,7 @@ class RmtcliQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         self._renamings: list[Any] = []  # for factors that transformers would not find otherwise
         self._apart: set[str] = set()  # joined weights whose experts stay separate
+        self._packed: dict[str, str] = {}  # names in the model of tensors in few bits
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """True: ``save_pretrained`` writes the factors under the checkpoint's names."""
@@ -585,10 +657,24 @@ class RmtcliQuantizer(HfQuantizer):
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
         """Transforms of names, without those that would join experts that stay separate."""
         kept = (item for item in weight_conversions if item.target_patterns[0] not in self._apart)
-        return [*self._renamings, *kept]
+        packed = [
+            WeightConverter(
+                [f"^{re.escape(name)}_{part}$" for part in ("packed", "scale", "shape")],
+                self._packed.get(name, name),
+                [Unpack(entry["bits"], entry["group"])],
+            )
+            for name, entry in getattr(self.quantization_config, "packed", {}).items()
+        ]
+        return [*self._renamings, *kept, *packed]
 
     def _process_model_before_weight_loading(self, model: Module, **kwargs: Any) -> None:
         ranks = self.quantization_config.ranks
+        packed = getattr(self.quantization_config, "packed", {})
+        if packed and get_model_conversion_mapping is None:
+            raise ValueError(
+                "rmtcli: weights in few bits need transformers 5: update transformers, or run "
+                "'rmtcli densify' on the directory"
+            )
         transforms = _transforms(model)
         names = _NameMap(model, transforms)
         located = {name: names.locate(name, ranks) for name in ranks}
@@ -660,6 +746,7 @@ class RmtcliQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Module, **kwargs: Any) -> Module:
         if self.quantization_config.dequantize:
             return self.dequantize(model)
+        self.quantization_config.__dict__.pop("packed", None)  # the weights are whole now
         model.is_quantized = False  # weights are ordinary floats: half(), float() and training work
         model.save_pretrained = functools.partial(save_with_loader, model)
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from rmtcli.evaluation import Comparison
@@ -10,6 +11,7 @@ from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
+from rmtcli.pipeline.rounding import Rounding, on_rounding
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     Allocation,
@@ -39,7 +41,7 @@ def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
     if goal.max_drop is not None:
         return search(prepared, goal.max_drop)
     result = decide(prepared)
-    result = tried(prepared, result)
+    result = stored_in_bits(prepared, tried(prepared, result))
     return result, compare(prepared, result), None
 
 
@@ -99,6 +101,19 @@ def _rank_allocation(prepared: Prepared) -> Callable[[Sequence[Fitted]], Allocat
     return lambda fitted: timed_allocation(checkpoint, fitted, calibrations, goal, layout, times)
 
 
+def stored_in_bits(prepared: Prepared, result: Result) -> Result:
+    """The result with every matrix in few bits, where that is asked for."""
+    bits = prepared.request.bits
+    if bits is None:
+        return result
+    known = {} if prepared.calibrations is None else prepared.calibrations
+    networks = [network for network in (result.network, result.unhealed) if network is not None]
+    rounded = [Rounding(x, bits, known).apply(result.planned.layers) for x in networks]
+    notes = (*result.notes, *on_rounding(bits, calibrated=prepared.calibrated is not None))
+    unhealed = rounded[1] if rounded[1:] else None
+    return replace(result, network=rounded[0], unhealed=unhealed, notes=notes)
+
+
 def compare(prepared: Prepared, result: Result) -> Comparison | None:
     """The scores of the result beside the dense network's; None without anything to score on."""
     if not prepared.harness.evaluation.measures:
@@ -119,11 +134,11 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
 
     @lru_cache(maxsize=3)  # the size that the search ends with is asked for again
     def at(size: int) -> Result:
-        return at_size(prepared, allocation, size)
+        return stored_in_bits(prepared, at_size(prepared, allocation, size))
 
     sizes = Range(allocation.least, allocation.at_edge, allocation.total)
     end, rest = guarded.search(harness, lambda n: at(n).network, sizes, max_drop)
-    result = nothing(prepared) if end.size is None else at(end.size)
+    result = at(end.size) if end.size is not None else stored_in_bits(prepared, nothing(prepared))
     scorer = Scorer(harness, harness, rest)
     comparison = scorer.compare(result.network, result.unhealed)
     # A score of the user's own is one number: nothing is known of its spread.

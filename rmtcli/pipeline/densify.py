@@ -60,7 +60,10 @@ def densify(
     notes = _settle_record(checkpoint, record)
     card = without_section(read_card(checkpoint)) or None if directory else None
     _refuse_narrow(checkpoint)
-    dense = Edited(checkpoint, join(checkpoint), None)
+    packed = any(map(checkpoint.packed, checkpoint.infos))
+    # Without a record, tensors in few bits are written as what they stand for.
+    edits = join(checkpoint) if split_modules(checkpoint) or not packed else {}
+    dense = Edited(checkpoint, edits, None)
     write_checkpoint(dense, target, card=card, force=force, verify=verify)
     return Report(
         "densify",
@@ -82,7 +85,8 @@ def _refuse_narrow(checkpoint: Checkpoint) -> None:
         LayerError: it has narrower hidden layers, and no factors.
     """
     narrowed = checkpoint.manifest is not None and checkpoint.manifest.narrowed
-    if narrowed and not split_modules(checkpoint):
+    packed = any(map(checkpoint.packed, checkpoint.infos))
+    if narrowed and not packed and not split_modules(checkpoint):
         raise LayerError(
             f"{checkpoint.path}: its hidden layers were made narrower, and its layers are dense: "
             "there is nothing to undo"

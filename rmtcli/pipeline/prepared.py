@@ -257,6 +257,8 @@ class Prepared:
             latency=latency,
             notes=(*notes, *self.harness.notes),
             left=result.network.parameters,
+            bytes_left=result.network.bytes,
+            bits=self.request.bits,
         )
 
 

@@ -53,6 +53,7 @@ def prune(
     plan: Plan | str | Path | None = None,
     edge: str = "select",
     layout: str = "factored",
+    bits: int | None = None,
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,
     calibration: Calibration | None = None,
@@ -89,6 +90,8 @@ def prune(
         layout: ``factored``, ``pivoted``, ``dense`` for the product under the old names, or
             ``narrow`` for hidden layers with fewer units, which needs a budget or limit and
             calibration data. ``auto`` divides the budget among units and ranks.
+        bits: bits per entry in which all matrices are stored, pruned or not: 8, 6, 4 or 3. Layers
+            are rounded with error feedback where they are calibrated.
         selection: which matrices are layers.
         evaluation: how to score both networks.
         calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
@@ -137,7 +140,7 @@ def prune(
         check_target(target, inputs=inputs, force=force, directory=directory)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
-        request = Request(goal, edge, LAYOUTS.parse(layout), *options, hashed=planned is None)
+        request = Request(goal, edge, LAYOUTS.parse(layout), *options, planned is None, bits)
         prepared = prepare(harness, request)
         result, comparison, guard = reach(prepared)
     networks = harness, result.network
@@ -157,7 +160,7 @@ def prune(
             *(on_opening(checkpoint, result.planned.pruned) if prepared.chooses else ()),
         ),
     )
-    if dry_run or not report.pruned or refuse(report):
+    if dry_run or not report.changes or refuse(report):
         return report
     return _written(report, result, target, force=force, verify=verify)
 
@@ -173,7 +176,7 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     readback = None
     with staged(result.network, target, card=card, force=force, verify=verify) as written:
         if written is not None:
-            optimal = report.calibrated is None
+            optimal = report.calibrated is None and report.bits is None
             pruned = (plan for plan in report.pruned if plan.narrowed is None)
             layers = [(plan.layer, plan.layout, plan.relative_error) for plan in pruned]
             errors = stored_errors(layers, written, target, optimal=optimal)

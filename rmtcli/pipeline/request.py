@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rmtcli.calibration import Calibration
 from rmtcli.computing import Cluster
+from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored, Layout
 from rmtcli.pipeline.fits import (
@@ -18,6 +19,8 @@ from rmtcli.planning import (
 )
 from rmtcli.report.base import Report
 
+#: Numbers of bits in which matrices can be stored.
+BITS = (8, 6, 4, 3)
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
 
@@ -36,6 +39,7 @@ class Request:
         cache: folder in which decompositions are kept and looked up, or None.
         cluster: where layers are computed; None for this process.
         track: wraps the iteration over layers, for progress.
+        bits: bits per entry of every stored matrix; None for the type that it has.
         hashed: whether the bytes of each layer are hashed as they are read, for a new plan.
     """
 
@@ -48,6 +52,23 @@ class Request:
     cluster: Cluster | None = None
     track: Track = iter
     hashed: bool = False
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a number of bits that is not offered, or a budget that does not know of it.
+
+        Raises:
+            UsageError: there is one of both.
+        """
+        if self.bits is None:
+            return
+        if self.bits not in BITS:
+            raise UsageError(f"--bits is one of {', '.join(map(str, BITS))}, not {self.bits}")
+        if self.goal.budget is not None and self.goal.budget.unit == "bytes":
+            raise UsageError(
+                "--budget-bytes counts bytes before matrices are rounded: with --bits, give "
+                "--budget"
+            )
 
     @property
     def calibrates(self) -> bool:

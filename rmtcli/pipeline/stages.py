@@ -210,6 +210,7 @@ def edited(
         pivoted,
         {**narrowed, **(old.narrowed if old else {})},
         {**(old.entries if old else {}), **(entries or {})},
+        {name: x for name, x in (old.packed if old else {}).items() if name not in edits},
     )
     return Edited(checkpoint, edits, manifest)
 

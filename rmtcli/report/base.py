@@ -74,6 +74,8 @@ class Report:
         curve: networks of several sizes, largest first; empty except after ``curve``.
         notes: sentences that a user should read.
         left: number of parameters of the pruned network; None where none was made.
+        bytes_left: bytes of its tensors.
+        bits: bits per entry in which matrices are stored; None for the types that they had.
     """
 
     action: str
@@ -96,11 +98,18 @@ class Report:
     curve: tuple[Point, ...] = ()
     notes: tuple[str, ...] = ()
     left: int | None = None
+    bytes_left: int | None = None
+    bits: int | None = None
 
     @property
     def pruned(self) -> tuple[LayerPlan, ...]:
         """The layers that are changed, or would be changed in a dry run."""
         return tuple(plan for plan in self.layers if plan.untouched is None)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the network changes, or would change in a dry run."""
+        return bool(self.pruned) or (self.bits is not None and self.guard is None)
 
     @property
     def pruned_parameters(self) -> tuple[int, int]:
@@ -124,6 +133,8 @@ class Report:
         before = self.source.tensor_bytes
         if self.output is not None:
             return before, self.output.tensor_bytes
+        if self.bytes_left is not None:
+            return before, self.bytes_left
         dense = (p.layer.copies * p.layer.size * TYPES[p.layer.dtype].width for p in self.pruned)
         return before, before - sum(dense) + sum(plan.bytes for plan in self.pruned)
 
@@ -144,6 +155,7 @@ class Report:
                 "edge": self.edge,
                 "keep": self.keep,
                 "layout": LAYOUTS.spell(self.layout) if self.layout else None,
+                "bits": self.bits,
                 "budget": asdict(self.budget) if self.budget else None,
             },
             "calibration": calibrated_of(self.calibrated),

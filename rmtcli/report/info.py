@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -9,7 +10,7 @@ from rmtcli.checkpoint import Manifest
 from rmtcli.checkpoint.names import unit_of, weight_of
 from rmtcli.layouts import Dense, Factored, Layout, Pivoted
 from rmtcli.report.base import Source
-from rmtcli.report.formatting import shape_of
+from rmtcli.report.formatting import count_of, shape_of
 from rmtcli.report.record import as_text, header
 
 
@@ -64,6 +65,7 @@ class Info:
             (f"{decided} by", manifest.made_by or f"keep {manifest.keep}"),
             ("edge", manifest.edge),
         ]
+        lines += [("stored in", text) for text in _in_bits(manifest)]
         ranks = manifest.ranks or {weight_of(name): r for name, r in manifest.factored.items()}
         lines += [
             ("layer", f"{name}: narrowed from {shape_of((out, inputs))}")
@@ -87,6 +89,15 @@ class Info:
             "notes": list(self.notes),
         }
         return as_text(record, ascii_only=True)
+
+
+def _in_bits(manifest: Manifest) -> list[str]:
+    """How many tensors are stored in how few bits, in words."""
+    counts = Counter((entry["bits"], entry["group"]) for entry in manifest.packed.values())
+    return [
+        f"{bits} bits, groups of {group}: {count_of(count, 'tensor')}"
+        for (bits, group), count in sorted(counts.items())
+    ]
 
 
 def _stored(manifest: Manifest, module: str) -> str:

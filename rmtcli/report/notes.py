@@ -167,10 +167,12 @@ def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str
 
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Notes on loading a directory whose layers are split."""
-    from rmtcli.checkpoint.huggingface.write import config_class, source_of
+    from rmtcli.checkpoint.huggingface.loading import LOADER, config_class
+    from rmtcli.checkpoint.huggingface.write import source_of
 
     config = source_of(checkpoint).config
-    if "AutoConfig" in (config.get("auto_map") or {}):
+    own = str((config.get("auto_map") or {}).get("AutoConfig", LOADER))
+    if not own.startswith(LOADER.removesuffix(".py")):
         why = "the model comes with its own code"
     elif config_class(config) is None:
         why = "transformers does not know this model type here, or is not installed"

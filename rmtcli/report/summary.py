@@ -85,6 +85,9 @@ def _pruning(report: Report) -> list[Line]:
         pruned = before_after(*report.pruned_parameters)
     lines = [("parameters", before_after(*report.parameters))]
     lines.append((f"in {count_of(len(report.pruned), 'layer')}", pruned))
+    if report.bits is not None:
+        text = before_after(*report.tensor_bytes, "bytes of all tensors")
+        lines.append((f"in {report.bits} bits", text))
     kernels = [p for p in report.pruned if p.layer.view.kernel and p.layout.splits]
     if kernels:
         before, after = sum(p.layer.size for p in kernels), sum(p.size for p in kernels)

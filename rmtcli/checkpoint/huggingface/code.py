@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rmtcli.checkpoint.huggingface.config import METHOD, read_object
+from rmtcli.checkpoint.huggingface.config import read_object, reads
 from rmtcli.errors import CheckpointError
 from rmtcli.files import CONFIG
 
@@ -78,7 +78,7 @@ def _fault(key: str, value: Any, depth: int) -> str | None:
     if _KERNELS.fullmatch(key) and not _names(value) <= _OWN_KERNELS:
         return "names a kernel, which is not loaded: write 'eager' or 'sdpa' instead"
     if key in ("quantization_config", "compression_config"):
-        ours = not depth and isinstance(value, dict) and value.get("quant_method") == METHOD
+        ours = not depth and isinstance(value, dict) and reads(value)
         return None if ours else "is another tool's: the model must be saved without quantisation"
     if key == "checkpoint_path" or (
         key == "transformers_weights" and Path(str(value)).name != value

@@ -13,6 +13,8 @@ from rmtcli.files import CONFIG
 
 #: The method in ``quantization_config`` that marks a model with factored layers.
 METHOD = "rmtcli"
+#: The method of weights in few bits, whose packed integers are read as what they stand for.
+COMPRESSED, PACKED_FORMAT = "compressed-tensors", "pack-quantized"
 #: Files by which a folder is taken for a model.
 _MARKS = (CONFIG, "modules.json", "adapter_config.json", "model_index.json")
 
@@ -22,6 +24,12 @@ _CONV1D_TYPES = frozenset(
 )
 #: The names of these layers.
 _CONV1D_NAMES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+
+
+def reads(entry: Mapping[str, Any]) -> bool:
+    """Whether weights that a ``quantization_config`` describes are read as what they stand for."""
+    method = entry.get("quant_method")
+    return method == METHOD or (method, entry.get("format")) == (COMPRESSED, PACKED_FORMAT)
 
 
 def is_model_directory(path: Path) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.formats import open_file
-from rmtcli.checkpoint.huggingface.config import about, read_object
+from rmtcli.checkpoint.huggingface.config import COMPRESSED, about, read_object
 from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
 from rmtcli.checkpoint.huggingface.record import recorded
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.names import module_of
+from rmtcli.checkpoint.packing import CODES, Packed
 from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import equal_tensors
 from rmtcli.errors import CheckpointError
@@ -50,6 +52,9 @@ class HuggingFaceDirectory(FileCheckpoint):
         inside = (remark for part in self._files for remark in part.remarks)
         self.remarks = (*weights.remarks, *unlisted, *inside)
         self._combine(self._files)
+        if self.about.quantized == COMPRESSED and any(map(self.packed, self.infos)):
+            rest = any(name.endswith(CODES) for name in self.infos)
+            self.about = self.about if rest else replace(self.about, quantized="")
         if self.manifest is None and (record := recorded(self.config, self.infos)) is not None:
             self.adopt(record)
 
@@ -68,7 +73,7 @@ class HuggingFaceDirectory(FileCheckpoint):
             name: other
             for part in parts
             for name, other in part.aliases.items()
-            if isinstance(part, SafetensorsFile) or self._tied_by_class(name)
+            if part.form == SafetensorsFile.form or self._tied_by_class(name)
         }
         self.opaque = tuple(name for part in parts for name in part.opaque)
         self.opaque_bytes = sum(part.opaque_bytes for part in parts)
@@ -114,6 +119,10 @@ class HuggingFaceDirectory(FileCheckpoint):
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""
         return self._parts[name].nbytes(name)
+
+    def packed(self, name: str) -> Packed | None:
+        """The parts of a packed tensor, from its shard."""
+        return self._parts[name].packed(name)
 
     def head(self, name: str) -> bytes:
         """The first bytes of one tensor, from its shard."""

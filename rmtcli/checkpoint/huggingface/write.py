@@ -8,15 +8,13 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dtypes import RawTensor
 from rmtcli.checkpoint.edited import Edited
-from rmtcli.checkpoint.huggingface.config import METHOD
+from rmtcli.checkpoint.huggingface.loading import LOADER, needs_loader, new_config
 from rmtcli.checkpoint.huggingface.locate import INDEX, WEIGHTS, is_adapter
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
-from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import CONFIG, is_remote
@@ -24,8 +22,6 @@ from rmtcli.files.path import inside
 
 #: Bytes of tensors in one file, beyond which weights are divided; transformers has the same limit.
 SHARD_BYTES = 5 * 10**9
-#: The file that registers rmtcli's layers with transformers, here and in a written directory.
-LOADER = "rmtcli_loading.py"
 _LOADER_SOURCE = Path(__file__).parents[2] / "integrations" / LOADER
 #: Name of the model card's file.
 CARD = "README.md"
@@ -96,7 +92,7 @@ def write_directory(
     config = json.dumps(new_config(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
     # JSON can spell a lone surrogate, which no encoding has: it stays an escape.
     (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
-    if manifest and manifest.factored and _LOADER_SOURCE.exists():
+    if manifest and needs_loader(source.config, manifest) and _LOADER_SOURCE.exists():
         shutil.copyfile(_LOADER_SOURCE, home / LOADER)
     if card is not None:
         (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
@@ -124,60 +120,6 @@ def left_out(source: HuggingFaceDirectory) -> list[str]:
     replaced |= {inside(source.home / source.main, source.path)}
     others = set(_files(source.path)) - kept - replaced
     return sorted(str(file) for file in others if not is_adapter(file.name))
-
-
-def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
-    """A configuration that tells a loader which layers are factored, or no longer does.
-
-    The entries of other tools stay: their ``quantization_config`` unless layers are factored, and
-    their classes in ``auto_map``.
-    """
-    factored = manifest is not None and bool(manifest.factored)
-    new = {key: value for key, value in config.items() if key != "quantization_config"}
-    other = config.get("quantization_config")
-    if other and not (isinstance(other, dict) and other.get("quant_method") == METHOD):
-        new["quantization_config"] = other
-    old_map = new.pop("auto_map", None)
-    auto_map = dict(old_map) if isinstance(old_map, dict) else {}
-    module = LOADER.removesuffix(".py")
-    if str(auto_map.get("AutoConfig", "")).startswith(f"{module}."):
-        del auto_map["AutoConfig"]
-    name = config_class(config)
-    if factored and name and "AutoConfig" not in auto_map:
-        auto_map["AutoConfig"] = f"{module}.{name}"
-    if auto_map:
-        new["auto_map"] = auto_map
-    if manifest is not None and factored:
-        new["quantization_config"] = quantization_config(manifest)
-    for entry, width in (manifest.entries if manifest else {}).items():
-        *parts, key = entry.split(".")
-        part = new
-        for name in parts:
-            part[name] = dict(part[name])
-            part = part[name]
-        part[key] = width
-    return new
-
-
-def quantization_config(manifest: Manifest) -> dict[str, Any]:
-    """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
-    version = 2 if manifest.pivoted else 1  # the least whose loader opens the layers
-    entry = {"quant_method": METHOD, "version": version, "ranks": dict(manifest.factored)}
-    others = {"shared": dict(manifest.shared), "pivoted": dict(manifest.pivoted)}
-    return entry | {name: value for name, value in others.items() if value}
-
-
-def config_class(config: Mapping[str, Any]) -> str | None:
-    """The name of transformers' class for a configuration.
-
-    None for a model type without one, and where transformers is not installed.
-    """
-    try:
-        from transformers.models.auto import configuration_auto
-    except ImportError:
-        return None
-    name = vars(configuration_auto)["CONFIG_MAPPING_NAMES"].get(str(config.get("model_type")))
-    return None if name is None else str(name)
 
 
 def _write_weights(checkpoint: Checkpoint, home: Path, shard_bytes: int) -> None:

@@ -15,6 +15,7 @@ from rmtcli.checkpoint.spill import Stored
 from rmtcli.checkpoint.torch.file import TorchFile, attributes_of, storage_key, to_torch
 from rmtcli.checkpoint.torch.plain import PlainTorchFile
 from rmtcli.checkpoint.torch.state_dict import MANIFEST_ATTRIBUTE
+from rmtcli.checkpoint.unpacked import Unpacked
 from rmtcli.errors import CheckpointError
 
 #: A state dict's entries: tensors, and in a torch file's own perhaps other values under other keys.
@@ -31,6 +32,9 @@ def write_torch(checkpoint: Checkpoint, file: BinaryIO) -> None:
     edits: Edits = {}
     if isinstance(checkpoint, Edited):
         source, edits = checkpoint.source, checkpoint.edits
+    if isinstance(source, Unpacked):
+        edits = source.edits_of_file(edits)
+        source = source.file
     if isinstance(source, PlainTorchFile):
         source = TorchFile(source.path, source.key)  # its tree holds the objects beside the tensors
     new = _NewTensors()

@@ -10,6 +10,7 @@ from rmtcli.cli.groups import Only
 from rmtcli.cli.options.calibration import CalibrationOptions
 from rmtcli.cli.options.common import (
     Batch,
+    Bits,
     Cache,
     Checkpoint,
     Edge,
@@ -29,6 +30,7 @@ from rmtcli.cli.options.training import TrainingOptions
 
 __all__ = [
     "Batch",
+    "Bits",
     "Cache",
     "CalibrationOptions",
     "Checkpoint",

@@ -58,6 +58,15 @@ Layout = Annotated[
         "both within one budget, and stores each layer in the way that costs least.",
     ),
 ]
+Bits = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="8|6|4|3",
+        help="Store every matrix in so many bits per entry, pruned or not. With --calib, rounding "
+        "errors are made up for within each layer; without, 8 bits are safe and 4 may not be.",
+        show_default=False,
+    ),
+]
 Edge = Annotated[
     str,
     typer.Option(

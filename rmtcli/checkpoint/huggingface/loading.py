@@ -1,0 +1,118 @@
+"""What a written configuration tells the programs that load the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rmtcli.checkpoint.huggingface.config import COMPRESSED, METHOD, PACKED_FORMAT, about, reads
+from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.names import module_of
+
+#: The file that registers rmtcli's layers with transformers, here and in a written directory.
+LOADER = "rmtcli_loading.py"
+
+
+def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
+    """A configuration that tells a loader which layers are factored, or no longer does.
+
+    The entries of other tools stay: their ``quantization_config`` unless layers are factored, and
+    their classes in ``auto_map``.
+    """
+    factored = manifest is not None and needs_loader(config, manifest)
+    new = {key: value for key, value in config.items() if key != "quantization_config"}
+    other = config.get("quantization_config")
+    if other and not (isinstance(other, dict) and reads(other)):
+        new["quantization_config"] = other
+    old_map = new.pop("auto_map", None)
+    auto_map = dict(old_map) if isinstance(old_map, dict) else {}
+    module = LOADER.removesuffix(".py")
+    if str(auto_map.get("AutoConfig", "")).startswith(f"{module}."):
+        del auto_map["AutoConfig"]
+    name = config_class(config)
+    if factored and name and "AutoConfig" not in auto_map:
+        auto_map["AutoConfig"] = f"{module}.{name}"
+    if auto_map:
+        new["auto_map"] = auto_map
+    if manifest is not None and factored:
+        new["quantization_config"] = quantization_config(manifest)
+    elif manifest is not None and manifest.packed:
+        new["quantization_config"] = compressed_config(manifest)
+    for entry, width in (manifest.entries if manifest else {}).items():
+        *parts, key = entry.split(".")
+        part = new
+        for name in parts:
+            part[name] = dict(part[name])
+            part = part[name]
+        part[key] = width
+    return new
+
+
+def quantization_config(manifest: Manifest) -> dict[str, Any]:
+    """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
+    # The least version whose loader opens the layers.
+    version = 3 if manifest.packed else 2 if manifest.pivoted else 1
+    entry = {"quant_method": METHOD, "version": version, "ranks": dict(manifest.factored)}
+    packed = {name: {"bits": x["bits"], "group": x["group"]} for name, x in manifest.packed.items()}
+    others = {"shared": manifest.shared, "pivoted": manifest.pivoted, "packed": packed}
+    return entry | {name: value for name, value in others.items() if value}
+
+
+def needs_loader(config: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether transformers needs ``rmtcli_loading.py`` to open a model."""
+    return bool(manifest.factored or (manifest.packed and not _is_compressed(config, manifest)))
+
+
+def _is_compressed(config: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether compressed-tensors reads all tensors in few bits.
+
+    Layers must be dense, in one grid, and no ``Conv1D``, whose weights are stored as in × out.
+    """
+    transposed, packed = about(config).transposed, manifest.packed
+    return (
+        not manifest.factored
+        and len({(entry["bits"], entry["group"]) for entry in packed.values()}) == 1
+        and all(entry["plain"] for entry in packed.values())
+        and not any(module_of(name).rpartition(".")[2] in transposed for name in packed)
+    )
+
+
+def compressed_config(manifest: Manifest) -> dict[str, Any]:
+    """The ``quantization_config`` of a dense model in few bits, for compressed-tensors.
+
+    ``dequantize`` has transformers compute the weights on loading: it cannot run embeddings in few
+    bits otherwise.
+    """
+    entry = next(iter(manifest.packed.values()))
+    weights = {
+        "num_bits": entry["bits"],
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": entry["group"],
+        "dynamic": False,
+    }
+    targets = [rf"re:(^|.*\.){re.escape(module_of(name))}$" for name in manifest.packed]
+    group = {"targets": targets, "weights": weights, "format": PACKED_FORMAT}
+    return {
+        "quant_method": COMPRESSED,
+        "format": PACKED_FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": [],
+        "dequantize": True,
+    }
+
+
+def config_class(config: Mapping[str, Any]) -> str | None:
+    """The name of transformers' class for a configuration.
+
+    None for a model type without one, and where transformers is not installed.
+    """
+    try:
+        from transformers.models.auto import configuration_auto
+    except ImportError:
+        return None
+    name = vars(configuration_auto)["CONFIG_MAPPING_NAMES"].get(str(config.get("model_type")))
+    return None if name is None else str(name)

@@ -1,0 +1,20 @@
+"""Rounding weights to a few bits per entry, in the metric of their inputs.
+
+A matrix becomes whole numbers, the codes, and one scale for each group of neighbours. With the
+second moment of the inputs, each rounding error is made up for by entries that are rounded later;
+of two factors, the left one is fitted again to the rounded right one.
+"""
+
+from rmtcli.quantization.factors import round_left, round_weight
+from rmtcli.quantization.feedback import with_feedback
+from rmtcli.quantization.grid import Grid, Rounded, nearest, scale_type
+
+__all__ = [
+    "Grid",
+    "Rounded",
+    "nearest",
+    "round_left",
+    "round_weight",
+    "scale_type",
+    "with_feedback",
+]

@@ -1,0 +1,139 @@
+"""Networks in few bits: written, read, scored, multiplied out and refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import rmtcli
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.errors import UsageError
+from rmtcli.planning import Budget
+from rmtcli.report.base import Report
+from tests.conftest import SAMPLES
+
+MODEL, DATA = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
+WIDTHS = (784, 512, 512, 512, 256, 10)
+
+
+def network() -> nn.Module:
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS), start=1):
+        modules[f"fc{i}"] = nn.Linear(inputs, outputs)
+        modules[f"relu{i}"] = nn.ReLU()
+    return nn.Sequential(modules).eval()
+
+
+@pytest.fixture(scope="module", params=["factored", "pivoted"])
+def small(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Report]:
+    """A tenth of the parameters in four bits, and the report."""
+    target = tmp_path_factory.mktemp("bits") / "small.pt"
+    report = rmtcli.prune(
+        MODEL,
+        target,
+        budget=Budget("10%"),
+        bits=4,
+        layout=request.param,
+        evaluation=rmtcli.Evaluation(DATA),
+    )
+    return target, report
+
+
+def test_the_report_counts_what_the_file_holds(small: tuple[Path, Report]) -> None:
+    target, report = small
+    written = open_checkpoint(target)
+    before, after = report.tensor_bytes
+    assert (before, after) == (4 * report.parameters[0], written.bytes)
+    # Half a byte and a 32nd for scales; vectors and orders stay, and rows fill up whole words.
+    vectors = sum(4 * x.size for x in written.infos.values() if len(x.shape) == 1)
+    assert after < 0.6 * report.parameters[1] + vectors + 5_000
+    assert report.to_dict()["options"]["bits"] == 4
+
+
+def test_the_scores_are_those_of_the_written_network(small: tuple[Path, Report]) -> None:
+    target, report = small
+    scores = rmtcli.evaluate(target, evaluation=rmtcli.Evaluation(DATA)).comparison
+    assert scores is not None
+    assert report.comparison is not None
+    assert scores.after.accuracy == report.comparison.after.accuracy
+
+
+def test_a_loaded_network_equals_the_densified_one(
+    small: tuple[Path, Report], tmp_path: Path
+) -> None:
+    target, _ = small
+    rmtcli.densify(target, tmp_path / "dense.safetensors")
+    dense = open_checkpoint(tmp_path / "dense.safetensors")
+    assert not any(map(dense.packed, dense.infos))
+    x = torch.rand(8, 784)
+    with torch.no_grad():
+        first, second = (rmtcli.load(network(), file)(x) for file in (target, dense.path))
+    assert torch.allclose(first, second, rtol=1e-4, atol=1e-4)
+
+
+def test_error_feedback_keeps_the_outputs_nearer(tmp_path: Path) -> None:
+    """Every layer in three bits, with and without the moments of its inputs."""
+    images = np.load(DATA)["inputs"][:500].reshape(500, 784) / np.float32(255)
+    outputs = []
+    for name, calibration in (("near", None), ("fed", rmtcli.Calibration(DATA))):
+        target = tmp_path / f"{name}.safetensors"
+        report = rmtcli.prune(
+            MODEL, target, keep="fraction:of=1.0", bits=3, calibration=calibration
+        )
+        assert not report.pruned
+        assert ("without data" in " ".join(report.notes)) == (calibration is None)
+        with torch.no_grad():
+            outputs.append(rmtcli.load(network(), target)(torch.from_numpy(images)))
+    with torch.no_grad():
+        dense = rmtcli.load(network(), MODEL)(torch.from_numpy(images))
+    near, fed = (float((x - dense).square().mean()) for x in outputs)
+    assert fed < 0.5 * near
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shared = torch.randn(40, 64)
+    tensors = {"a.weight": shared, "b.weight": torch.randn(48, 40)}
+    torch.save(tensors | {"c.weight": shared}, tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="fraction:of=1.0", bits=8)
+    written = open_checkpoint(tmp_path / "b.pt")
+    assert dict(written.aliases) == {"c.weight": "a.weight"}
+    assert np.array_equal(written.array("a.weight"), written.array("c.weight"))
+
+
+def test_small_matrices_and_vectors_stay_as_they_are(tmp_path: Path) -> None:
+    tensors = {"a.weight": torch.randn(64, 64), "b.weight": torch.randn(20, 31), "c": torch.ones(5)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.pt", keep="fraction:of=1.0", bits=8)
+    written = open_checkpoint(tmp_path / "b.pt")
+    assert [name for name in written.infos if written.packed(name)] == ["a.weight"]
+    assert np.array_equal(written.array("b.weight"), tensors["b.weight"].numpy())
+
+
+def test_a_pruned_network_can_be_rounded_later(small: tuple[Path, Report], tmp_path: Path) -> None:
+    """Tensors that are not touched stay packed; with other bits, all are rounded once more."""
+    target, _ = small
+    report = rmtcli.prune(target, tmp_path / "b.pt", keep="fraction:of=1.0", bits=3)
+    assert report.tensor_bytes[1] < open_checkpoint(target).bytes
+
+
+@pytest.mark.parametrize(
+    ("bits", "budget", "words"),
+    [(5, None, "--bits is one of 8, 6, 4, 3, not 5"), (4, "10%", "--budget-bytes counts bytes")],
+)
+def test_what_cannot_be_done_is_refused(
+    tmp_path: Path, bits: int, budget: str | None, words: str
+) -> None:
+    given = None if budget is None else Budget(budget, "bytes")
+    with pytest.raises(UsageError, match=words):
+        rmtcli.prune(MODEL, tmp_path / "b.pt", bits=bits, budget=given)
+    assert not list(tmp_path.iterdir())
