@@ -9,6 +9,7 @@ file, because they depend on every weight in it.
 """
 
 from rmtcli.calibration.base import Calibrated, Calibration
+from rmtcli.calibration.clean import CLEANERS, Cleaner, clean_moments
 from rmtcli.calibration.metric import (
     MetricDecomposition,
     decompose,
@@ -33,11 +34,13 @@ from rmtcli.calibration.source import (
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
 
 __all__ = [
+    "CLEANERS",
     "NONE",
     "SOURCES",
     "ByLayer",
     "Calibrated",
     "Calibration",
+    "Cleaner",
     "MadeInputs",
     "MetricDecomposition",
     "Moments",
@@ -46,6 +49,7 @@ __all__ = [
     "Prose",
     "RandomTokens",
     "Reader",
+    "clean_moments",
     "data_sha256",
     "decompose",
     "decompose_together",

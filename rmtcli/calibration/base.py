@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmtcli.calibration.clean import CLEANERS
 from rmtcli.errors import UsageError
 
 #: Name of a metric -> whether it uses output gradients.
@@ -29,6 +30,7 @@ class Calibration:
             dense network's outputs.
         heal_minutes: wall-clock time for this training. Without passes it ends then; with both,
             at the first of the two limits.
+        clean: how the moments' eigenvalues are cleaned of sampling noise, such as ``"none"``.
     """
 
     data: str | Path | None = None
@@ -38,11 +40,13 @@ class Calibration:
     sequential: bool = False
     heal: int = 0
     heal_minutes: float = 0.0
+    clean: str = "linear"
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             known = ", ".join(METRICS)
             raise UsageError(f"unknown metric '{self.metric}': choose one of {known}")
+        CLEANERS.parse(self.clean)
         if self.batch < 1:
             raise UsageError(f"a calibration batch holds at least 1 sample, not {self.batch}")
         if self.heal < 0:

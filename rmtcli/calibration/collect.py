@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.spread import Spread, joined
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 
@@ -36,18 +37,32 @@ class _Sums:
     rows: int = 0
     total: Array = field(default_factory=lambda: np.zeros(()))
     outer: Array = field(default_factory=lambda: np.zeros(()))
+    #: Of the batch that is running.
+    batch: tuple[int, Array, Array] | None = None
+    centred: bool = True
+    spread: Spread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spread = Spread(centred=self.centred)
 
     def add(self, values: Tensor, bias: Tensor | None = None) -> None:
         """Add rows, shape (rows, width), less a bias of shape (width,)."""
-        self.rows += len(values)
         for block in torch.split(values.detach(), _ROWS):
             x = block.double() if bias is None else block.double() - bias.detach().double()
             total, outer = x.sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
-            if self.outer.ndim:
-                self.total += total
-                self.outer += outer
-            else:
-                self.total, self.outer = total, outer
+            rows, *sums = self.batch or (0, 0.0, 0.0)
+            self.batch = rows + len(block), sums[0] + total, sums[1] + outer
+
+    def close(self) -> None:
+        """End a batch, whose samples are independent of those of other batches."""
+        if self.batch is None or not self.batch[0]:
+            return
+        rows, total, outer = self.batch
+        self.batch = None
+        self.rows += rows
+        self.total = self.total + total
+        self.outer = self.outer + outer
+        self.spread.add(rows, total, outer)
 
     @cached_property
     def averages(self) -> tuple[Array, Array]:
@@ -69,6 +84,11 @@ class _Watch:
     inputs: dict[tuple[str, ...], _Sums] = field(default_factory=dict)
     outputs: dict[str, _Sums] = field(default_factory=dict)
     gradients: dict[str, _Sums] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End a batch."""
+        for sums in (*self.inputs.values(), *self.outputs.values(), *self.gradients.values()):
+            sums.close()
 
     def note(self, name: str, source: Tensor) -> None:
         """Note that a layer reads a tensor."""
@@ -95,14 +115,15 @@ class _Watch:
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Add the output gradients of one layer to its sum."""
-        self.gradients.setdefault(name, _Sums()).add(rows_of(gradient, self.mask()))
+        self.gradients.setdefault(name, _Sums(centred=False)).add(rows_of(gradient, self.mask()))
 
-    def moments(self, name: str, samples: int) -> Moments | None:
+    def moments(self, name: str, samples: int, draws: int) -> Moments | None:
         """Return one layer's moments, from every group that it is in.
 
         Args:
             name: the layer's module name.
             samples: number of samples that went through the network.
+            draws: number of backward passes per batch.
 
         Returns:
             The moments, or None for a layer that no input reached.
@@ -113,18 +134,19 @@ class _Watch:
         rows = sum(times * sums.rows for times, sums in own)
         if not rows:
             return None
+        shares = [times * sums.rows / rows for times, sums in own]
         if len(own) == 1:  # layers that read the same tensors hold the same arrays
             mean, second = own[0][1].averages
         else:
-            shares = [times * sums.rows / rows for times, sums in own]
             averages = [sums.averages for _, sums in own]
             mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
             second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
-        gradient = None
+        gradient, worth = None, None
         if name in self.gradients:
-            gradient = self.gradients.pop(name).outer
-            gradient /= rows
-        return Moments(rows, samples, mean, second, gradient, name in self.outputs)
+            sums = self.gradients.pop(name)
+            gradient, worth = sums.outer / (rows * draws), sums.spread.independent
+        seen = joined(shares, [sums.spread.independent for _, sums in own])
+        return Moments(rows, samples, mean, second, gradient, name in self.outputs, seen, worth)
 
 
 def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -149,20 +171,21 @@ def collect(
     run: Callable[[nn.Module, Tensor], Tensor],
     *,
     batch: int = 256,
-    gradients: bool = True,
     start: Start | None = None,
+    draws: int = 1,
     mask: Callable[[], Tensor | None] = lambda: None,
 ) -> dict[str, Moments]:
     """Collect the moments of linear layers and convolutions, and of their output gradients.
 
-    The network runs forward, and backward if gradients are asked for. The backward pass starts from
+    The network runs forward, and backward as often as asked for. The backward pass starts from
     random values whose covariance is the Fisher matrix of the outputs: :func:`softmax_root`,
     :func:`label_root` or :func:`identity_root`. Labels drawn from the model's own output (Martens
     and Grosse, 2015, section 5) have the same expectation, and more variance where the network is
     sure. No labels are needed.
 
-    Memory: the activations of one batch, and in² + out² float64 values per linear layer, 2 out² per
-    convolution; layers that read the same tensor (query, key and value) store its moments once.
+    Memory: the activations of one batch, and 4 (in² + out²) float64 values per linear layer, 8 out²
+    per convolution, of which a quarter stays; layers that read the same tensor (query, key and
+    value) store its moments once.
 
     Args:
         model: the network, in evaluation mode, on its device.
@@ -171,9 +194,9 @@ def collect(
             whose moments are those of their outputs.
         run: function that gives a network's outputs, shape (rows, width).
         batch: number of samples that run at a time.
-        gradients: whether to collect output gradients.
-        start: what the backward pass starts from, given the outputs; :func:`softmax_root` by
+        start: what a backward pass starts from, given the outputs; :func:`softmax_root` by
             default.
+        draws: number of backward passes per batch; 0 to collect no output gradients.
         mask: function that gives, after a batch has run, the mask of its positions that count, or
             None for all.
 
@@ -186,7 +209,7 @@ def collect(
     watch = _Watch(mask=mask)
     start = start or softmax_root
     hooks = [
-        model.get_submodule(name).register_forward_hook(_hook(name, watch, gradients))
+        model.get_submodule(name).register_forward_hook(_hook(name, watch, draws > 0))
         for name in layers
     ]
     generator = torch.Generator().manual_seed(_SEED)
@@ -195,17 +218,19 @@ def collect(
     try:
         for first in tracked(range(0, len(inputs), batch), "calibrating"):
             chunk = torch.from_numpy(np.array(inputs[first : first + batch]))
-            with torch.set_grad_enabled(gradients):
+            with torch.set_grad_enabled(draws > 0):
                 outputs = run(model, chunk)
             watch.add_inputs()
-            if gradients and outputs.requires_grad:
-                torch.autograd.backward(outputs, start(outputs.detach(), generator))
+            for left in reversed(range(draws if outputs.requires_grad else 0)):
+                values = start(outputs.detach(), generator)
+                torch.autograd.backward(outputs, values, retain_graph=left > 0)
+            watch.close()
     finally:
         for hook in hooks:
             hook.remove()
         for parameter in trained:
             parameter.requires_grad_(True)
-    collected = {name: watch.moments(name, len(inputs)) for name in layers}
+    collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
     return {name: moments for name, moments in collected.items() if moments is not None}
 
 

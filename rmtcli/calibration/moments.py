@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+from rmtcli.calibration.spread import joined
 from rmtcli.keep import Untouched
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ class Moments:
         second: shape (in, in), E[x xᵀ], not centred; or shape (out, out), E[z zᵀ].
         gradient: shape (out, out), E[g gᵀ] of the output gradients g, or None.
         of_outputs: whether ``mean`` and ``second`` are those of z.
+        independent: number of independent samples that the covariance is worth; None if unknown.
+        independent_gradients: number of them that ``gradient`` is worth; None if unknown.
     """
 
     rows: int
@@ -50,6 +53,8 @@ class Moments:
     second: FloatArray
     gradient: FloatArray | None
     of_outputs: bool = False
+    independent: float | None = None
+    independent_gradients: float | None = None
 
     @property
     def covariance(self) -> FloatArray:
@@ -97,4 +102,6 @@ def merge(parts: Sequence[Moments]) -> Moments:
         mean([part.second for part in parts]),
         mean(gradients) if len(gradients) == len(parts) else None,
         parts[0].of_outputs,
+        joined(shares, [part.independent for part in parts]),
+        joined(shares, [part.independent_gradients for part in parts]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
             "second": put("second", m.second),
             "gradient": put("gradient", m.gradient),
             "of_outputs": m.of_outputs,
+            "independent": m.independent,
+            "independent_gradients": m.independent_gradients,
         }
         for name, m in moments.items()
     }
@@ -82,6 +85,19 @@ def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
     }
     content = save(arrays, {KEY: json.dumps(record)})
     write_file(path, lambda file: file.write(content))
+
+
+def _count(value: Any) -> float | None:
+    """A number of samples in the record.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if value is None:
+        return None
+    if not 0 < (number := float(value)) < math.inf:
+        raise ValueError(value)
+    return number
 
 
 def read_stats(path: Path) -> tuple[ByLayer[Moments], Origin]:
@@ -105,6 +121,9 @@ def read_stats(path: Path) -> tuple[ByLayer[Moments], Origin]:
                 arrays[item["second"]],
                 None if item["gradient"] is None else arrays[item["gradient"]],
                 item["of_outputs"],
+                # Older files do not know them.
+                _count(item.get("independent")),
+                _count(item.get("independent_gradients")),
             )
             for name, item in record["layers"].items()
         }

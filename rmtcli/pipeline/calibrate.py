@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.calibration import (
+    CLEANERS,
     NONE,
     ByLayer,
     Calibrated,
     Calibration,
     Moments,
     Origin,
+    clean_moments,
     data_sha256,
     file_of,
     is_made,
@@ -33,6 +35,11 @@ from rmtcli.report.notes import MADE_BY_DEFAULT
 
 #: Inputs of a directory whose network reads text, where none are given.
 DEFAULT = "tokens+prose"
+#: Said where nothing tells how noisy the moments are.
+UNCLEANED = (
+    "the moments are used as they are: the statistics do not say how many independent samples they "
+    "come from; delete the file to collect them again"
+)
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
@@ -137,7 +144,12 @@ def calibrate_layers(
         UsageError: a file of statistics of another checkpoint, network or data.
         EvaluationError: the network cannot be built or fed.
     """
-    moments = _moments(harness, sha256, layers, settings)
+    raw = _moments(harness, sha256, layers, settings)
+    cleaner = CLEANERS.parse(settings.clean)
+    moments = ByLayer(clean_moments(raw, cleaner), raw.missing)
+    unknown = all(m.independent is None for m in moments.values())
+    if moments and unknown and settings.clean != "none":
+        harness.note([UNCLEANED])
     calibrations = {
         layer.name: _calibration(harness, layer, moments[layer.name], settings)
         for layer in layers
@@ -145,7 +157,7 @@ def calibrate_layers(
     }
     arrays = {
         id(array): array.nbytes
-        for m in moments.values()
+        for m in raw.values()
         for array in (m.mean, m.second, m.gradient)
         if array is not None
     }

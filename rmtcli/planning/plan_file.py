@@ -51,6 +51,7 @@ class PlannedCalibration:
         sequential: whether layers are fitted once more.
         heal: passes of healing.
         heal_minutes: minutes of healing.
+        clean: cleaner of the moments, with options.
     """
 
     data: str | None
@@ -61,6 +62,7 @@ class PlannedCalibration:
     sequential: bool
     heal: int
     heal_minutes: float = 0.0
+    clean: str = "none"
 
     @staticmethod
     def of(settings: Calibration) -> PlannedCalibration:
@@ -78,6 +80,7 @@ class PlannedCalibration:
             settings.sequential,
             settings.heal,
             settings.heal_minutes,
+            settings.clean,
         )
 
     def settings(self, data: str | Path | None, stats: str | Path | None) -> Calibration:
@@ -86,7 +89,7 @@ class PlannedCalibration:
         Raises:
             UsageError: an option out of range.
         """
-        refinement = self.sequential, self.heal, self.heal_minutes
+        refinement = self.sequential, self.heal, self.heal_minutes, self.clean
         return Calibration(data, self.metric, self.batch, stats, *refinement)
 
 
@@ -152,7 +155,8 @@ class Plan:
             raise UsageError(f"{path}: not a plan of this version ('rmtcli_plan': {VERSION})")
         fields = _checked(values, _PLAN, f"{path}")
         if fields["calibration"] is not None:
-            given = {"heal_minutes": 0.0} | fields["calibration"]  # older plans have passes alone
+            # Older plans know neither.
+            given = {"heal_minutes": 0.0, "clean": "none"} | fields["calibration"]
             given = _checked(given, _CALIBRATION, f"{path}: calibration")
             planned = PlannedCalibration(**given)
             try:
@@ -190,6 +194,7 @@ _CALIBRATION: dict[str, tuple[type, ...]] = {
     "sequential": (bool,),
     "heal": (int,),
     "heal_minutes": (float, int),
+    "clean": (str,),
 }
 _LAYER: dict[str, tuple[type, ...]] = {
     "name": (str,),

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from rmtcli.calibration import SOURCES
+from rmtcli.calibration import CLEANERS, SOURCES
 from rmtcli.edges import EDGES
 from rmtcli.evaluation import TASKS
 from rmtcli.keep import KEEP_RULES
@@ -17,6 +17,7 @@ from rmtcli.registry import Option, Registry
 #: Command-line option -> its registry.
 REGISTRIES: dict[str, Registry[Any]] = {
     "--calib": SOURCES,
+    "--clean": CLEANERS,
     "--edge": EDGES,
     "--keep": KEEP_RULES,
     "--noise": NOISES,

@@ -81,6 +81,7 @@ def calibrated_of(calibrated: Calibrated | None) -> dict[str, Any] | None:
         "sequential": settings.sequential,
         "heal": settings.heal,
         "heal_minutes": settings.heal_minutes,
+        "clean": settings.clean,
         "undone": list(calibrated.undone),
         "samples": calibrated.samples,
         "bytes": calibrated.bytes,

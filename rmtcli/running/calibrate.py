@@ -42,6 +42,11 @@ _LOGGER = logging.getLogger(__name__)
 
 #: Largest number of tokens for moments and sequential fits; healing uses all tokens.
 TOKENS_FITTED = 65_536
+#: Least number of batches, whose differences show how far the moments can be trusted.
+BATCHES = 16
+#: Backward passes in all, where samples are few, and at most per sample: one random cotangent per
+#: sample says little about the output gradients.
+PASSES, MOST_DRAWS = 1200, 16
 #: What backward passes start from: the root of the Fisher matrix of the outputs' distribution.
 STARTS = {
     Rows.CLASSES: softmax_root,
@@ -69,13 +74,14 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
     model = watchable(build(harness), layers)
     modules = modules_of(model, harness.checkpoint, layers)
+    inputs = fitted_on(source.inputs)
     moments = collect(
         model,
-        fitted_on(source.inputs),
+        inputs,
         list(dict.fromkeys(name for names in modules.values() for name in names)),
         source.run,
-        batch=min(settings.batch, source.task.batch),
-        gradients=settings.gradients,
+        batch=max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES)),
+        draws=min(MOST_DRAWS, max(1, PASSES // len(inputs))) if settings.gradients else 0,
         start=STARTS[source.reading(model).rows],
         mask=lambda: mask_of(model),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.calibration import Moments
-from rmtcli.calibration.collect import collect
+from rmtcli.calibration.collect import collect, identity_root
 from rmtcli.calibration.moments import merge
 from rmtcli.errors import EvaluationError
 
@@ -149,11 +149,11 @@ def test_values_that_change_in_place_are_seen_in_time_or_refused() -> None:
         assert collected[name].gradient is not None
     net.late = True
     with pytest.raises(EvaluationError, match="changes the input of 'b' in place"):
-        collect(net, X, ["a", "b", "head"], run, gradients=False)
+        collect(net, X, ["a", "b", "head"], run, draws=0)
 
 
 def test_without_gradients_nothing_runs_backward() -> None:
-    collected = collect(model(Siblings), X, ["q"], run, gradients=False)
+    collected = collect(model(Siblings), X, ["q"], run, draws=0)
     assert collected["q"].gradient is None
 
 
@@ -164,3 +164,24 @@ def test_merged_moments_are_those_of_all_rows() -> None:
     assert whole.rows == 37
     np.testing.assert_allclose(whole.mean, X.mean(0, dtype="f8"))
     np.testing.assert_allclose(whole.second, X.T.astype("f8") @ X / 37, rtol=1e-6)
+
+
+def test_more_backward_passes_bring_the_gradients_moment_nearer() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    x = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+    errors = [
+        float(np.linalg.norm(moment - np.eye(5)))
+        for draws in (1, 16)
+        if (moment := collect(net, x, ["0"], run, start=identity_root, draws=draws)["0"].gradient)
+        is not None
+    ]
+    assert len(errors) == 2
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_moments_know_how_many_independent_samples_they_are_worth() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    x = np.random.default_rng(0).standard_normal((1600, 6)).astype(np.float32)
+    moments = collect(net, x, ["0"], run, start=identity_root, batch=50)["0"]
+    assert moments.independent == pytest.approx(1600, rel=0.4)
+    assert moments.independent_gradients == pytest.approx(1600, rel=0.4)

@@ -41,7 +41,7 @@ def test_the_predicted_loss_is_the_measured_one(
     x = torch.randn(23, 3, *sides, dtype=torch.float64)
     model(x)
     run = lambda network, inputs: network(inputs)  # noqa: E731
-    moments = collect(model, x.numpy(), ["0"], run, batch=5, gradients=gradients)["0"]
+    moments = collect(model, x.numpy(), ["0"], run, batch=5, draws=int(gradients))["0"]
     dense = layer(x)
     assert moments.uses == dense[0, 0].numel()
     weight = float64_of(layer.weight).reshape(10, -1)

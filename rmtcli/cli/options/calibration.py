@@ -81,6 +81,14 @@ class CalibrationOptions:
             "first limit.",
         ),
     ] = 0.0
+    clean: Annotated[
+        str,
+        typer.Option(
+            metavar="linear|oas|none",
+            help="How the moments are cleaned of the noise of few samples: their eigenvalues move "
+            "towards the mean, by a share that the data give.",
+        ),
+    ] = "linear"
 
     def build(self) -> Calibration:
         """Make the library's value."""
