@@ -61,7 +61,7 @@ class About:
         vocabularies: numbers of rows by which a matrix is an embedding or an output head.
         quantized: the method with which another tool has quantised the weights, or empty.
         linear_only: whether the program that loads the directory supports factors of linear layers
-            only.
+            and tables only, and ties the names that share a table's storage itself.
     """
 
     transposed: frozenset[str] = frozenset()

@@ -29,6 +29,8 @@ class Manifest:
         ranks: rank of each layer that was pruned last, by layer name, in either layout.
         shared: for each factored module that uses a sibling's right factor, the sibling's module.
         pivoted: number of rows that are no pivots, for each factored module in the pivoted layout.
+        tables: for each factored module that is a look-up table, or a head tied to one, the modules
+            with a weight of its shape that is not tied to it.
         narrowed: (out, in) of the dense weight of each layer next to a narrower hidden layer, by
             layer name.
         entries: entries of a directory's ``config.json`` that give the widths of hidden layers,
@@ -49,6 +51,7 @@ class Manifest:
     ranks: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, str] = field(default_factory=dict)
     pivoted: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
     narrowed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
     packed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -90,7 +93,7 @@ class Manifest:
     def to_json(self) -> str:
         """The record as one line of JSON; the fields of rarer layouts only if they are used."""
         fields = asdict(self)
-        for name in ("pivoted", "narrowed", "entries", "packed"):
+        for name in ("pivoted", "tables", "narrowed", "entries", "packed"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True)
@@ -105,9 +108,10 @@ class Manifest:
             numbers = [number for some in by_name for number in some.values()]
             numbers += [side for shape in manifest.narrowed.values() for side in shape]
             siblings = manifest.shared.values()
+            modules = [*siblings, *(name for names in manifest.tables.values() for name in names)]
             valid = (
                 all(type(number) is int for number in numbers)
-                and all(type(module) is str for module in siblings)
+                and all(type(module) is str for module in modules)
                 and all(entry["dtype"] in FLOATS for entry in manifest.packed.values())
             )
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):

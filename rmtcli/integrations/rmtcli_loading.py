@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
 VERSION = 3
 METHOD = "rmtcli"
+#: The attribute in which transformers 5 keeps the names of tied weights.
+_TIES = "all_tied_weights_keys"
+#: The number by which some models multiply the rows of a table, as their tables call it.
+_SCALE = "embed_scale"
 
 
 class Product(Tensor):
@@ -55,7 +59,7 @@ class Product(Tensor):
 
     _is_hf_initialized = True  # keeps transformers from initialising it at random
 
-    def __new__(cls, layer: SplitLinear) -> Any:
+    def __new__(cls, layer: Split) -> Any:
         """An empty tensor of the weight's shape and type that knows the layer."""
         shape = (layer.out_features, layer.in_features)
         like = layer.right.weight
@@ -87,7 +91,68 @@ class Product(Tensor):
         return weight
 
 
-class SplitLinear(nn.Module):
+class Split(nn.Module):
+    """Two modules in place of one, whose weight is a function of theirs."""
+
+    #: Names of the two modules, and of their tensors.
+    first, second = "0", "1"
+    leaves: tuple[str, ...] = ("0.weight", "1.weight")
+    in_features: int
+    out_features: int
+    transposed: bool
+
+    @property
+    def right(self) -> Module:
+        """The first module."""
+        return self._modules[self.first]
+
+    @property
+    def left(self) -> Module:
+        """The second module."""
+        return self._modules[self.second]
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole weight, in the dense layer's orientation, computed at each use.
+
+        Code that multiplies by the weight instead of calling the layer works, but is not faster.
+        """
+        product: Tensor = Product(self)
+        return self.product() if torch.compiler.is_compiling() else product
+
+    def product(self, *, exact: bool = False) -> Tensor:
+        """The whole weight, in the dense layer's orientation.
+
+        Args:
+            exact: whether to multiply in float64, which the result then has.
+        """
+        right, left = self.right.weight, self.left.weight
+        product = self.combine(
+            *(w.detach().double() for w in (left, right)) if exact else (left, right)
+        )
+        return product.T if self.transposed else product
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """The weight, shape (out, in), from the weights of the second and the first module."""
+        raise NotImplementedError
+
+    def dense(self) -> Module:
+        """One module of the original class with the whole weight."""
+        raise NotImplementedError
+
+    def _dense_weight(self) -> nn.Parameter:
+        """The whole weight in the precision of the factors.
+
+        Raises:
+            ValueError: the weights are not in memory.
+        """
+        weight = self.left.weight
+        if weight.is_meta or self.right.weight.is_meta:
+            raise ValueError("rmtcli: offloaded weights cannot be multiplied: load them whole")
+        return nn.Parameter(self.product(exact=True).to(weight.dtype).contiguous())
+
+
+class SplitLinear(Split):
     """Two linear maps in place of one ``nn.Linear`` or ``Conv1D``.
 
     A layer that shares the first map of a sibling holds only its own second map, so that each
@@ -98,9 +163,6 @@ class SplitLinear(nn.Module):
         rank: number of outputs of the first map.
         rows: number of outputs of the second map.
     """
-
-    #: Names of the two maps.
-    first, second = "0", "1"
 
     def __init__(self, layer: Module, rank: int, rows: int) -> None:
         super().__init__()
@@ -127,52 +189,15 @@ class SplitLinear(nn.Module):
         """The first map, from inputs to ``rank`` values."""
         return (self.sibling or (self,))[0]._modules[self.first]
 
-    @property
-    def left(self) -> Module:
-        """The second map, from ``rank`` values to outputs."""
-        return self._modules[self.second]
-
-    @property
-    def weight(self) -> Tensor:
-        """The whole weight, in the dense layer's orientation, computed at each use.
-
-        Code that multiplies by the weight instead of calling the layer works, but is not faster.
-        """
-        product: Tensor = Product(self)
-        return self.product() if torch.compiler.is_compiling() else product
-
-    def product(self, *, exact: bool = False) -> Tensor:
-        """The whole weight, in the dense layer's orientation.
-
-        Args:
-            exact: whether to multiply in float64, which the result then has.
-        """
-        right, left = self.right.weight, self.left.weight
-        product = self.combine(
-            *(w.detach().double() for w in (left, right)) if exact else (left, right)
-        )
-        return product.T if self.transposed else product
-
-    def combine(self, left: Tensor, right: Tensor) -> Tensor:
-        """The weight, shape (out, in), from the weights of the second and the first map."""
-        raise NotImplementedError
-
     def dense(self) -> Module:
-        """One layer of the original class with the whole weight.
-
-        Raises:
-            ValueError: the weights are not in memory.
-        """
-        weight = self.left.weight
-        if weight.is_meta or self.right.weight.is_meta:
-            raise ValueError("rmtcli: offloaded weights cannot be multiplied: load them whole")
+        """One layer of the original class with the whole weight."""
+        weight = self._dense_weight()
         with torch.device("meta"):
             if self.transposed:
                 layer: Module = Conv1D(self.out_features, self.in_features)
             else:
                 layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        layer.weight = nn.Parameter(self.product(exact=True).to(weight.dtype).contiguous())
-        layer.bias = self.bias
+        layer.weight, layer.bias = weight, self.bias
         return layer.train(self.training)
 
 
@@ -238,6 +263,119 @@ class PivotedLinear(SplitLinear):
         return torch.cat([right, left @ right]).index_select(0, self.order)
 
 
+class SplitTable(Split):
+    """A table of few columns and a linear map, in place of a table or of a head that holds one.
+
+    Of modules that are tied to each other, one holds the two; the others call these, so that
+    nothing is missing when weights are loaded, and nothing is stored twice.
+
+    Args:
+        layer: the dense table or head.
+        rank: number of columns.
+        owner: the module that holds the two; None for this one.
+    """
+
+    transposed = False
+
+    def __init__(self, layer: Module, rank: int, owner: SplitTable | None = None) -> None:
+        super().__init__()
+        weight, padding = layer.weight, getattr(layer, "padding_idx", None)
+        storage = {"device": weight.device, "dtype": weight.dtype}
+        self.out_features, self.in_features = weight.shape
+        if owner is None:
+            self.add_module("0", nn.Embedding(len(weight), rank, padding, **storage))
+            self.add_module("1", nn.Linear(rank, weight.shape[1], bias=False, **storage))
+        # In tuples, these are not submodules.
+        self.owner: tuple[SplitTable, ...] = () if owner is None else (owner,)
+        self.original = (layer,)
+        layer.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+        self.train(layer.training)
+
+    @property
+    def right(self) -> Module:
+        """The table of few columns."""
+        return (self.owner or (self,))[0]._modules[self.first]
+
+    @property
+    def left(self) -> Module:
+        """The linear map from these columns."""
+        return (self.owner or (self,))[0]._modules[self.second]
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table, computed at each use."""
+        return super().weight
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        """Do nothing where transformers ties this module to one that has these factors already.
+
+        Raises:
+            ValueError: the value is any other tensor.
+        """
+        if not isinstance(value, Product) or value.layer.right is not self.right:  # type: ignore[attr-defined]
+            raise ValueError("rmtcli: a factored table takes no new weight: load it dense")
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """The whole table, one row per token."""
+        return right @ left.T
+
+    def dense(self) -> Module:
+        """The original module with the whole table, which tied modules share again."""
+        owner = (self.owner or (self,))[0].__dict__
+        owner["whole"] = owner["whole"] if "whole" in owner else self._dense_weight()
+        layer: Module = self.original[0]
+        layer.weight = owner["whole"]
+        return layer.train(self.training)
+
+
+class FactoredTable(SplitTable):
+    """A table of tokens as two factors."""
+
+    def __init__(self, layer: Module, rank: int, owner: SplitTable | None = None) -> None:
+        super().__init__(layer, rank, owner)
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+        self.padding_idx, self.scale = layer.padding_idx, float(getattr(layer, _SCALE, 1.0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Look up rows of few values, and map them."""
+        rows: Tensor = self.left(self.right(tokens))
+        return rows if self.scale == 1.0 else rows * self.scale
+
+
+class FactoredHead(SplitTable):
+    """An output head that is tied to a table as two factors."""
+
+    def __init__(self, layer: Module, rank: int, owner: SplitTable | None = None) -> None:
+        super().__init__(layer, rank, owner)
+        self.bias = layer.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The scores of all tokens."""
+        few = nn.functional.linear(inputs, self.left.weight.T)
+        return nn.functional.linear(few, self.right.weight, self.bias)
+
+    def dense(self) -> Module:
+        """The original head with the whole table."""
+        layer = super().dense()
+        layer.bias = self.bias
+        return layer
+
+
+def _in_place_of(layer: Module, rank: int, owner: SplitTable | None = None) -> SplitTable | None:
+    """The module in place of a table or a head; None for a module of another kind."""
+    if _is_table(layer):
+        return FactoredTable(layer, rank, owner)
+    return FactoredHead(layer, rank, owner) if type(layer) is nn.Linear else None
+
+
+def _is_table(layer: Module) -> bool:
+    """Whether a module looks rows up, and does nothing else but multiply them by a number."""
+    scaled = type(layer).__name__.endswith("ScaledWordEmbedding") and hasattr(layer, _SCALE)
+    plain = type(layer).forward is nn.Embedding.forward
+    return isinstance(layer, nn.Embedding) and layer.max_norm is None and (plain or scaled)
+
+
 class FactoredExperts(nn.Module):
     """Experts as separate linear maps, in place of the 3-D weights that transformers 5 uses.
 
@@ -254,7 +392,7 @@ class FactoredExperts(nn.Module):
         self,
         joined: Module,
         leaves: Iterable[str],
-        split: Callable[[Module, str], SplitLinear | None],
+        split: Callable[[Module, str], Split | None],
     ) -> None:
         super().__init__()
         self.leaves = tuple(leaves)
@@ -294,7 +432,7 @@ class FactoredExperts(nn.Module):
         """The original module, with the products as its joined weights."""
         joined = self.joined[0]
         maps = [
-            [layer.dense() if isinstance(layer, SplitLinear) else layer for layer in expert]
+            [layer.dense() if isinstance(layer, Split) else layer for layer in expert]
             for expert in self._maps()
         ]
         gates = [torch.cat([gate.weight, up.weight]) for gate, up, _ in maps]
@@ -350,6 +488,22 @@ def unpacked_codes(words: Tensor, bits: int, entries: int) -> Tensor:
     return codes
 
 
+def _checked_tables(tables: Any, ranks: Mapping[str, int]) -> Mapping[str, list[str]]:
+    """The entry ``tables`` of ``quantization_config``.
+
+    Raises:
+        ValueError: it is no such entry, or names a layer that has no rank.
+    """
+    if not isinstance(tables, Mapping) or not all(
+        name in ranks and isinstance(others, list) for name, others in tables.items()
+    ):
+        raise ValueError(
+            "rmtcli: 'tables' under quantization_config in config.json must give, for layers that "
+            "have a rank, a list of other modules"
+        )
+    return tables
+
+
 class RmtcliConfig(QuantizationConfigMixin):
     """The entry ``quantization_config`` of ``config.json``.
 
@@ -358,6 +512,8 @@ class RmtcliConfig(QuantizationConfigMixin):
         shared: for each layer without a first map of its own, the layer whose map it uses.
         pivoted: for each layer that is stored as pivot rows, the number of its other rows.
         packed: for each tensor that is stored in few bits, their number and the size of a group.
+        tables: for each table of tokens, or head that holds one, the modules that have a weight of
+            its shape and are not tied to it.
         version: version of this entry's format.
         dequantize: whether to multiply the factors into dense layers after loading.
         others: further entries, which are kept and written again.
@@ -374,6 +530,7 @@ class RmtcliConfig(QuantizationConfigMixin):
         shared: Mapping[str, str] | None = None,
         pivoted: Mapping[str, int] | None = None,
         packed: Mapping[str, Mapping[str, int]] | None = None,
+        tables: Mapping[str, list[str]] | None = None,
         version: int = VERSION,
         dequantize: bool = False,
         **others: Any,
@@ -408,20 +565,23 @@ class RmtcliConfig(QuantizationConfigMixin):
                 "of other rows of layers that have a rank"
             )
         packed = {} if packed is None else _checked_grids(packed)
-        kinds = {"shared": dict(shared), "pivoted": dict(pivoted), "packed": dict(packed)}
+        tables = _checked_tables({} if tables is None else tables, ranks)
+        kinds = {"shared": shared, "pivoted": pivoted, "packed": packed, "tables": tables}
         self.__dict__.update(
             others,
             quant_method=METHOD,
             ranks=dict(ranks),
             version=version,
-            **{name: value for name, value in kinds.items() if value},
+            **{name: dict(value) for name, value in kinds.items() if value},
         )
         self.dequantize = dequantize
 
-    def split(self, layer: Module, name: str) -> SplitLinear | None:
+    def split(self, layer: Module, name: str) -> Split | None:
         """The module for a layer of the checkpoint; None if it is not factored."""
         if name not in self.ranks:
             return None
+        if name in getattr(self, "tables", ()):
+            return _in_place_of(layer, self.ranks[name])
         rows = getattr(self, "pivoted", {}).get(name)
         rank = self.ranks[name]
         return FactoredLinear(layer, rank) if rows is None else PivotedLinear(layer, rank, rows)
@@ -483,9 +643,11 @@ class _NameMap:
     Args:
         model: the model, before its weights are loaded.
         transforms: transformers' transforms of names; empty for transformers 4.
+        tables: the layers that may be tables of tokens.
     """
 
-    def __init__(self, model: Module, transforms: list[Any]) -> None:
+    def __init__(self, model: Module, transforms: list[Any], tables: Collection[str] = ()) -> None:
+        self.tables = tables
         self.model, self.prefix = model, f"{model.base_model_prefix}."
         self.state = model.state_dict()
         self.renamings = [item for item in transforms if not hasattr(item, "operations")]
@@ -544,7 +706,8 @@ class _NameMap:
             )
         module = tensor.removesuffix(".weight")
         layer = self.model.get_submodule(module)
-        if type(layer).forward not in (nn.Linear.forward, Conv1D.forward):
+        table = name in self.tables and _is_table(layer)
+        if not table and type(layer).forward not in (nn.Linear.forward, Conv1D.forward):
             raise ValueError(
                 f"rmtcli: config.json gives a rank for '{name}', which is not a linear layer in "
                 f"{type(self.model).__name__} but {type(layer).__name__}"
@@ -647,6 +810,7 @@ class RmtcliQuantizer(HfQuantizer):
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._renamings: list[Any] = []  # for factors that transformers would not find otherwise
+        self._ties: dict[str, str] = {}  # tied weights that are factored
         self._apart: set[str] = set()  # joined weights whose experts stay separate
         self._packed: dict[str, str] = {}  # names in the model of tensors in few bits
 
@@ -676,15 +840,32 @@ class RmtcliQuantizer(HfQuantizer):
                 "'rmtcli densify' on the directory"
             )
         transforms = _transforms(model)
-        names = _NameMap(model, transforms)
+        tables = getattr(self.quantization_config, "tables", {})
+        names = _NameMap(model, transforms, tables)
         located = {name: names.locate(name, ranks) for name in ranks}
         locations = {name: item for name, item in located.items() if item is not None}
+        groups = _tied_groups(model)
         self._replace_linears(model, locations)
+        alone = {name for others in tables.values() for name in others}
+        self._untie(model, _share_tables(model, groups, alone))
         kinds = {type(model.get_submodule(x.module)): x for x in locations.values() if x.leaves}
         for kind, location in kinds.items():
             self._replace_experts(model, kind, location, locations)
         self._share_maps(model, locations)
         self._check_names(model, transforms, locations)
+
+    def _untie(self, model: Module, shared: Collection[str]) -> None:
+        """Keep transformers from tying weights that modules share as factors."""
+        weights = {f"{name}.weight" for name in shared}
+        ties = getattr(model, _TIES, None) or {}
+        self._ties = {a: b for a, b in ties.items() if {a, b} & weights}
+        for name in self._ties:
+            del ties[name]
+        if shared:  # a file may hold the factors under several names
+            kind = list if get_model_conversion_mapping is None else set
+            patterns = [rf"^{re.escape(name)}\.[01]\.weight$" for name in shared]
+            ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), *patterns]
+            model._keys_to_ignore_on_load_unexpected = kind(ignored)
 
     def _replace_linears(self, model: Module, locations: Mapping[str, _Location]) -> None:
         """Replace the factored layers that are modules of their own."""
@@ -754,16 +935,15 @@ class RmtcliQuantizer(HfQuantizer):
     def _dequantize(self, model: Module, dtype: torch.dtype | None = None) -> Module:
         """Replace the factored layers by dense ones, in the precision of the factors."""
         dense: dict[int, Module] = {}
-        for kind in (
-            FactoredExperts,
-            SplitLinear,
-        ):  # experts contain split layers
+        for kind in (FactoredExperts, Split):  # experts contain split layers
             for name, module in list(model.named_modules(remove_duplicate=False)):
                 if isinstance(module, kind):
                     if id(module) not in dense:
                         dense[id(module)] = module.dense()
                     _put(model, name, dense[id(module)])
         model.__dict__.pop("save_pretrained", None)
+        if self._ties:
+            getattr(model, _TIES).update(self._ties)
         getattr(model.config, "auto_map", {}).pop("AutoConfig", None)
         if dtype not in (None, model.config.dtype):
             model.to(dtype)
@@ -772,7 +952,7 @@ class RmtcliQuantizer(HfQuantizer):
 
 def _split_expert(
     config: RmtcliConfig, names: Mapping[str, str], layer: Module, key: str
-) -> SplitLinear | None:
+) -> Split | None:
     """The module for an expert's map ``index.leaf``, by its name in the checkpoint."""
     return config.split(layer, names[key]) if key in names else None
 
@@ -782,7 +962,8 @@ def locate_layers(model: nn.Module, names: Iterable[str]) -> dict[str, _Location
 
     Layers that the model was built without, or has in another form, are missing.
     """
-    name_map, locations = _NameMap(model, _transforms(model)), {}
+    names = list(names)
+    name_map, locations = _NameMap(model, _transforms(model), names), {}
     for name in names:
         try:
             location = name_map.locate(name, names)
@@ -791,6 +972,53 @@ def locate_layers(model: nn.Module, names: Iterable[str]) -> dict[str, _Location
         if location is not None:
             locations[name] = location
     return locations
+
+
+def _tied_groups(model: Module) -> list[set[str]]:
+    """Names of the modules whose weights are tied to one another, before any weight is loaded.
+
+    Transformers 5 ties them after loading, by a table of names; transformers 4 has done it.
+    """
+    pairs = dict(getattr(model, _TIES, None) or {})
+    first: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight")
+        if weight is not None and first.setdefault(id(weight), name) != name:
+            pairs[f"{name}.weight"] = f"{first[id(weight)]}.weight"
+    groups: list[set[str]] = []
+    for pair in pairs.items():
+        names = {name.removesuffix(".weight") for name in pair if name.endswith(".weight")}
+        names.update(*(group for group in groups if group & names))
+        groups = [group for group in groups if not group & names] + [names]
+    return groups
+
+
+def _share_tables(model: Module, groups: list[set[str]], alone: Collection[str]) -> set[str]:
+    """Let modules that are tied to a factored table call its factors.
+
+    Args:
+        model: the model, whose tables are replaced.
+        groups: modules that were tied to one another, by their names.
+        alone: modules that hold a weight of their own in spite of that.
+
+    Returns:
+        Names of these modules.
+    """
+    shared: set[str] = set()
+    for group in groups:
+        modules = {name: model.get_submodule(name) for name in sorted(group) if name not in alone}
+        split = [module for module in modules.values() if isinstance(module, SplitTable)]
+        if not split:
+            continue
+        owner, shared = split[0], shared | group
+        for name, module in modules.items():
+            if module is not owner:
+                layer = module.original[0] if isinstance(module, SplitTable) else module
+                new = _in_place_of(layer, owner.right.embedding_dim, owner)
+                if new is None:
+                    raise ValueError(f"rmtcli: {name} is tied to a table, and cannot be factored")
+                _put(model, name, new)
+    return shared
 
 
 def _transforms(model: Module) -> list[Any]:

@@ -32,6 +32,7 @@ class Untouched(Enum):
     NOT_CALIBRATED = (
         "not calibrated: in the network, no linear layer or convolution of torch's holds it"
     )
+    TABLE = "not calibrated: a table of tokens, which --embeddings prunes by its weights alone"
     GROUPS = "not calibrated: a convolution in groups"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     OTHERS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
@@ -17,7 +17,8 @@ from rmtcli.layers.foreign import foreign
 from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason, matches
 from rmtcli.layers.order import Link, inner, ordered
 from rmtcli.layers.roles import Roles, is_bilinear
-from rmtcli.layers.view import GATES, View
+from rmtcli.layers.tables import NAMED, is_token_table, looked_up, ties_of
+from rmtcli.layers.view import GATES, TABLE, View
 
 #: A recurrent layer's matrices, by the end of their names.
 _RECURRENT = re.compile(r"(^|[._])weight_(ih|hh|hr)(_l\d+(_reverse)?)?$")
@@ -33,8 +34,9 @@ def find_layers(
     """Yield every fully connected layer, and every other matrix with the reason why it is not one.
 
     A layer is a floating-point matrix named ``weight`` or ``….weight`` that has no other role
-    (``roles.py``), such as an embedding or a router. An output head is the last layer, if the file
-    tells which one that is (a torch file, or a chain); one whose name says so (``…head``,
+    (``roles.py``), such as a router. Embeddings of tokens are layers if the selection asks for
+    them, together with output heads that are tied to them. An output head is the last layer, if the
+    file tells which one that is (a torch file, or a chain); one whose name says so (``…head``,
     ``classifier``, ``score``); or one with few outputs, which no later layer reads. Only a pattern
     that is a head's whole name makes it an ordinary layer. One-dimensional tensors (biases, norms)
     are not listed, unless another tool keeps weights in them. Each matrix in a stack of experts is
@@ -55,11 +57,17 @@ def find_layers(
     roles = Roles.of(checkpoint)
     reasons = _reasons(roles, selection)
     layers = [name for name, reason in reasons.items() if reason is None]
-    heads = _heads(roles, layers, selection)
-    reasons |= {name: SkipReason.EXCLUDED for name in layers if selection.leaves_out(name)}
+    tables = {name for name in layers if is_token_table(roles, name, selection)}
+    heads = _heads(roles, [name for name in layers if name not in tables], selection)
+    followers = checkpoint.ties([*tables, *layers]) if tables else {}
+    reasons |= {
+        name: SkipReason.EXCLUDED
+        for name in layers
+        if (selection.excludes if followers.get(name) in tables else selection.leaves_out)(name)
+    }
     crowded = _crowded(checkpoint, {unit_of(name) for name in layers})
     tied: dict[str, tuple[str, ...]] = {}
-    for name, first in _ties(checkpoint, reasons).items():
+    for name, first in ties_of(checkpoint, reasons, tables).items():
         reasons[name] = reasons[name] or SkipReason.TIED
         tied[first] = (*tied.get(first, ()), name)
     for name, reason in reasons.items():
@@ -68,8 +76,9 @@ def find_layers(
         else:
             names = tied.get(name, ())
             others = not crowded.isdisjoint(map(unit_of, (name, *names)))
-            marks = [heads[each] for each in (name, *names) if each in heads]
-            for layer in _layers(checkpoint, name, names, whole=whole):
+            marks = [heads[x] for x in (name, *names) if x in heads and name not in tables]
+            views = [TABLE] if name in tables else _views(checkpoint, name, whole=whole)
+            for layer in _layers(checkpoint, name, names, views):
                 alone = not (others and layer.view.splits)
                 view = layer.view if alone else replace(layer.view, splits=False, others=True)
                 narrow = bool(marks) and not any(marks)
@@ -101,24 +110,12 @@ def _check_patterns(checkpoint: Checkpoint, selection: Selection) -> None:
             )
 
 
-def _ties(checkpoint: Checkpoint, reasons: Mapping[str, SkipReason | None]) -> Mapping[str, str]:
-    """For each tensor tied to an earlier layer, embedding or excluded matrix: the earlier one.
-
-    Embeddings and excluded matrices count as earlier than all layers, so that a layer tied to one
-    of them stays as it is too.
-    """
-    fixed = (SkipReason.EMBEDDING, SkipReason.TABLE, SkipReason.EXCLUDED)
-    names = [name for name, reason in reasons.items() if reason in fixed]
-    names += [name for name, reason in reasons.items() if reason is None]
-    return checkpoint.ties(names)
-
-
 def _layers(
-    checkpoint: Checkpoint, name: str, tied: tuple[str, ...], *, whole: bool
+    checkpoint: Checkpoint, name: str, tied: tuple[str, ...], views: Sequence[View]
 ) -> Iterator[Layer]:
     """The layers in one tensor."""
     info = checkpoint.infos[name]
-    for view in _views(checkpoint, name, whole=whole):
+    for view in views:
         yield Layer(
             f"{name}:{view.label}" if view.label else name,
             view.shape(info.shape),
@@ -193,19 +190,19 @@ def _role(roles: Roles, name: str, selection: Selection) -> SkipReason | None:
     """Why a weight is that of something else than a layer; its shape counts unless it is chosen."""
     checkpoint, module = roles.checkpoint, module_of(name)
     info, bias = checkpoint.infos[name], checkpoint.infos.get(member(module, "bias"))
+    table = looked_up(roles, name, selection)
+    if is_token_table(roles, name, selection) or table in NAMED:
+        return table
     outputs = _views(checkpoint, name)[0].shape(info.shape)[0]
     deep, chosen = len(info.shape) > 2, name in selection.include
-    looked_up = bias is None and not deep
     in_out = roles.stored_in_out(module, info)
     reasons = (
-        (looked_up and roles.is_embedding(module, info.shape[0]), SkipReason.EMBEDDING),
         (roles.is_router(module, outputs), SkipReason.ROUTER),
         (deep and in_out, SkipReason.TRANSPOSED),
         (deep and not chosen and is_bilinear(module, info), SkipReason.BILINEAR),
         (in_out or (bias is not None and bias.shape != (outputs,)), SkipReason.BIAS),
-        (looked_up and not chosen and roles.is_table(module, info), SkipReason.TABLE),
     )
-    return next((reason for applies, reason in reasons if applies), None)
+    return next((reason for applies, reason in reasons if applies), table)
 
 
 def _is_stack(name: str, info: TensorInfo) -> bool:

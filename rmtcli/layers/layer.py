@@ -20,7 +20,11 @@ class SkipReason(Enum):
     """Why a tensor is not treated as a layer; the value is the sentence a user reads."""
 
     EXCLUDED = "left out by --include or --exclude"
-    EMBEDDING = "an embedding: its rows are looked up, not multiplied"
+    EMBEDDING = "an embedding: its rows are looked up, not multiplied; ask for it with --embeddings"
+    NO_TOKENS = (
+        "an embedding of something else than tokens, by its name or its few rows: if its rows may "
+        "be approximated, give its full name with --include"
+    )
     NOT_WEIGHT = "two-dimensional, but not called 'weight' or '….weight'"
     NOT_MATRIX = (
         "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
@@ -85,6 +89,7 @@ class Selection:
         min_side: a layer with fewer outputs is an output head.
         convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
         recurrent: whether the matrices of LSTMs, GRUs and RNNs are layers.
+        embeddings: whether look-up tables of tokens are layers, whose inputs are one-hot.
     """
 
     include: Sequence[str] = ()
@@ -92,12 +97,17 @@ class Selection:
     min_side: int = 32
     convolutions: bool = False
     recurrent: bool = False
+    embeddings: bool = False
 
     def leaves_out(self, name: str) -> bool:
         """Whether the patterns leave a tensor out."""
-        return any(matches(name, pattern) for pattern in self.exclude) or (
+        return self.excludes(name) or (
             bool(self.include) and not any(matches(name, pattern) for pattern in self.include)
         )
+
+    def excludes(self, name: str) -> bool:
+        """Whether a pattern names a tensor to leave out."""
+        return any(matches(name, pattern) for pattern in self.exclude)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -165,8 +175,9 @@ class Layer:
 
     @property
     def linear(self) -> bool:
-        """Whether it is a linear module of its own; convolutions and recurrent layers are not."""
-        return self.view.splits and not (self.view.kernel or self.view.recurrent)
+        """Whether it is a linear module of its own: no convolution, recurrent layer or table."""
+        view = self.view
+        return view.splits and not (view.kernel or view.recurrent or view.table)
 
     @property
     def break_even_rank(self) -> int:

@@ -23,6 +23,7 @@ class View:
         rows: first and last (excluded) index along the tensor's first axis; None for all of it.
         stacked: whether these rows are one matrix of a stack.
         transposed: whether the matrix is stored as in × out.
+        table: whether rows of the tensor are looked up: the inputs are one-hot.
         recurrent: whether a recurrent layer multiplies by it.
         kernel: shape of a convolution's kernel, which is flattened into the inputs; else empty.
         label: distinguishes the matrix from others in the same tensor.
@@ -34,6 +35,7 @@ class View:
     rows: tuple[int, int] | None = None
     stacked: bool = False
     transposed: bool = False
+    table: bool = False
     recurrent: bool = False
     kernel: tuple[int, ...] = ()
     label: str = ""
@@ -72,8 +74,11 @@ class View:
 
         For a linear layer these are out × r and r × in, even if the weight was stored transposed.
         For a convolution, the right factor has the layer's kernel, r × in × kernel, and the left
-        one is a 1 × 1 convolution, out × r × 1 × ….
+        one is a 1 × 1 convolution, out × r × 1 × …. The right factor of a look-up table is a table
+        too, in × r.
         """
+        if self.table:
+            return left, right.T
         if not self.kernel:
             return left, right
         ones = (1,) * len(self.kernel)
@@ -82,3 +87,5 @@ class View:
 
 #: The whole tensor as it is.
 WHOLE = View()
+#: A look-up table of tokens: the map from one-hot inputs to rows.
+TABLE = View(transposed=True, table=True)

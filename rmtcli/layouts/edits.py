@@ -15,7 +15,7 @@ from rmtcli.checkpoint.spill import Spill, Spilled, Stored
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import LAYOUTS, Layout
-from rmtcli.layouts.factored import Factored
+from rmtcli.layouts.factored import Factored, is_table
 from rmtcli.spectra import Factors
 
 
@@ -85,11 +85,24 @@ class Replacements:
     ) -> None:
         """Put tensors in the place of a layer's weight and bias, under all names of the weight."""
         for weight in (layer.tensor, *layer.tied):
+            if weight != layer.tensor and self._tied_again(layer.tensor, weight):
+                self._edits[weight] = {}
+                continue
             self._edits[weight] = dict(zip(layout.names(weight), parts, strict=True))
             bias = bias_of(weight)
-            if bias in self.checkpoint.infos and layer.view.rows is None:
+            whole = layer.view.rows is None and not layer.view.table
+            if bias in self.checkpoint.infos and whole:
                 new = layout.bias_name(weight)
                 self._edits[bias] = {new: self._bias(bias, shift)}
+
+    def _tied_again(self, table: str, weight: str) -> bool:
+        """Whether a name that shares a table's storage is left out, as transformers ties it again.
+
+        Only in directories: in a file, it is the name of the same factors.
+        """
+        ties = self.checkpoint.aliases
+        one = ties.get(table, table) == ties.get(weight, weight)
+        return one and self.checkpoint.about.linear_only
 
     def _new(self, layer: Layer, values: FloatArray | NDArray[np.int32]) -> Stored:
         """A new tensor, or the whole tensor in which the layer's part is replaced."""
@@ -171,7 +184,8 @@ def _looks_split(checkpoint: Checkpoint, module: str, members: Collection[str]) 
     except LayerError:
         return False
     first, last = (checkpoint.infos[name] for name in (names[0], names[-1]))
-    size = last.shape[0] * math.prod(first.shape[1:])
+    inputs = first.shape[:1] if is_table(first, last) else first.shape[1:]
+    size = last.shape[0] * math.prod(inputs)
     smaller = sum(info.size for name in names if (info := checkpoint.infos[name]).counts) < size
     return smaller and {*members} <= {*names, layout.bias_name(weight)}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import factors_of, unit_of
 from rmtcli.layers import Layer, break_even
@@ -27,6 +27,8 @@ class Factored(Layout):
 
     A weight becomes ``….0.weight`` (rank × in) and ``….1.weight`` (out × rank), and its bias
     ``….1.bias``: the names in ``nn.Sequential(Linear(in, rank, bias=False), Linear(rank, out))``.
+    A look-up table becomes ``….0.weight`` (in × rank) and ``….1.weight`` (out × rank), the names in
+    ``nn.Sequential(Embedding(in, rank), Linear(rank, out, bias=False))``.
     """
 
     splits: ClassVar[bool] = True
@@ -63,8 +65,12 @@ class Factored(Layout):
     def decompress(self, checkpoint: Checkpoint, module: str) -> FloatArray:
         """The product of the factors: a matrix, or a convolution's kernels."""
         left, right = factor_matrices(checkpoint, module)
-        kernel = checkpoint.infos[factors_of(module)[0]].shape[1:]
-        product = (left @ right).reshape(len(left), *kernel)
+        first, second, _ = (checkpoint.infos.get(name) for name in factors_of(module))
+        assert first is not None
+        assert second is not None
+        if is_table(first, second):
+            return (left @ right).T
+        product = (left @ right).reshape(len(left), *first.shape[1:])
         transposed = module.rpartition(".")[2] in checkpoint.about.transposed
         return product.T if transposed else product
 
@@ -74,11 +80,14 @@ class Factored(Layout):
         return Product(left, right)
 
     def split(self, module: nn.Module, checkpoint: Checkpoint, name: str) -> nn.Module | None:
-        """Two modules in a row: linear maps, or a convolution and one with kernel size 1."""
+        """Two modules in a row: linear maps, a table and a map, or two convolutions."""
         from rmtcli.layouts.split import split_module  # needs torch
+        from rmtcli.layouts.tables import split_table
 
         right, left, bias = factors_of(name)
-        (rank, inputs, *_), (outputs, *_) = (checkpoint.infos[x].shape for x in (right, left))
+        (_, inputs, *_), (outputs, rank, *_) = (checkpoint.infos[x].shape for x in (right, left))
+        if is_table(checkpoint.infos[right], checkpoint.infos[left]):
+            return split_table(module, rank)
         shape = own_shape(checkpoint, outputs, inputs)
         return split_module(module, rank, bias=bias in checkpoint.infos, shape=shape)
 
@@ -96,7 +105,7 @@ class Factored(Layout):
             a is None
             or b is None
             or not 2 <= len(a.shape) == len(b.shape)
-            or a.shape[0] != b.shape[1]
+            or not (a.shape[0] == b.shape[1] or is_table(a, b))
             or set(b.shape[2:]) > {1}
             or not {a.dtype, b.dtype} <= FLOATS.keys()
         ):
@@ -136,4 +145,15 @@ def factor_matrices(checkpoint: Checkpoint, module: str) -> tuple[FloatArray, Fl
     """A split module's left factor, out × r, and right one, r × in, convolutions flattened."""
     right, left, _ = factors_of(module)
     a, b = (checkpoint.array(name).astype("f8") for name in (left, right))
+    if is_table(checkpoint.infos[right], checkpoint.infos[left]):
+        return a, b.T
     return a.reshape(a.shape[:2]), b.reshape(len(b), -1)
+
+
+def is_table(right: TensorInfo, left: TensorInfo) -> bool:
+    """Whether two factors are those of a look-up table: in × r and out × r, where in > r.
+
+    The right factor of any other layer has r rows, fewer than a row has entries.
+    """
+    both = len(right.shape) == len(left.shape) == 2
+    return both and right.shape[0] > right.shape[1] == left.shape[1]

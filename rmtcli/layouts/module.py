@@ -20,6 +20,7 @@ from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
 from rmtcli.layouts.resize import resize
 from rmtcli.layouts.split import own_part
+from rmtcli.layouts.tables import Maps, maps_of, with_maps
 from rmtcli.layouts.wrapped import prefix_of, unwrapped
 
 
@@ -30,10 +31,11 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     an ``nn.Sequential`` of two modules, and one in the pivoted layout by a ``PivotedModule``; a
     recurrent layer with such matrices by a module that runs step by step. Modules around hidden
     layers that rmtcli made narrower get the shapes of the file. Then all parameters are loaded.
-    Layers that share a right factor share the first of the two modules. Names that the module ties
-    to others may be missing
-    from the file. Names in the file may have a wrapper's prefix (``module.``, ``_orig_mod.``,
-    Lightning's ``model.``) that the module's names lack; then tensors without it are ignored.
+    Layers that share a right factor share the first of the two modules. An ``nn.Embedding`` becomes
+    a smaller one and a linear map, which output heads that are tied to it use too. Names that the
+    module ties to others may be missing from the file. Names in the file may have a wrapper's
+    prefix (``module.``, ``_orig_mod.``, Lightning's ``model.``) that the module's names lack; then
+    tensors without it are ignored.
     Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
 
     Args:
@@ -105,7 +107,8 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
     """Replace the modules whose weights the checkpoint holds in a layout that splits them."""
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
     replaced: dict[str, Any] = {}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
+    dense = dict(model.named_modules(remove_duplicate=False))
+    for name, module in dense.items():
         full = f"{prefix}{name}" if name else prefix.rstrip(".")
         layouts = _layouts(module, checkpoint, full)
         if not layouts:
@@ -117,14 +120,51 @@ def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             )
         if id(module) not in split:
             split[id(module)] = _in_place_of(module, name, checkpoint, full, layouts)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, split[id(module)])
+        _put(model, name, split[id(module)])
         for own in layouts:
             replaced[_at(full, own)] = split[id(module)].get_submodule(own)
+    _tie_tables(model, checkpoint, prefix, dense, split)
     shared = checkpoint.manifest.shared if checkpoint.manifest else {}
     for full, first in shared.items():
         if full in replaced and first in replaced:
             _share(replaced[full], replaced[first])
+
+
+def _tie_tables(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    prefix: str,
+    dense: Mapping[str, nn.Module],
+    split: Mapping[int, nn.Module],
+) -> None:
+    """Let all modules that are tied to a split table use its factors.
+
+    Args:
+        model: the network.
+        checkpoint: the file; a module whose weight it holds is left alone.
+        prefix: the prefix of the model's names in the file.
+        dense: the modules before any was replaced, by name.
+        split: what has taken the place of modules, by their id.
+    """
+    first: dict[int, Maps] = {}
+    for module in dense.values():
+        maps = maps_of(split.get(id(module), module))
+        if maps is not None:
+            first.setdefault(id(module._parameters.get("weight")), maps)
+    tied: dict[int, nn.Module | None] = {}
+    for name, module in dense.items():
+        maps = first.get(id(module._parameters.get("weight")))
+        if maps is None or f"{prefix}{member(name, 'weight')}" in checkpoint.infos:
+            continue
+        new = tied.setdefault(id(module), with_maps(module, maps))
+        if new is not None:
+            _put(model, name, new)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the module of this name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _share(module: Any, sibling: Any) -> None:

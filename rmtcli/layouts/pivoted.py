@@ -43,8 +43,8 @@ class Pivoted(Layout):
     action: ClassVar[str] = "pivoted"
 
     def supports(self, layer: Layer) -> bool:
-        """Whether a module of its own multiplies by the weight."""
-        return layer.view.splits
+        """Whether a module of its own multiplies by the weight; a table is looked up."""
+        return layer.view.splits and not layer.view.table
 
     def largest_rank(self, outputs: int, inputs: int) -> int:
         """Any rank below full rank takes fewer values than the weight."""

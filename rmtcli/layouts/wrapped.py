@@ -36,6 +36,10 @@ class Unwrapped(Checkpoint):
                 factored={plain(name): rank for name, rank in old.factored.items()},
                 shared={plain(name): plain(first) for name, first in old.shared.items()},
                 pivoted={plain(name): rows for name, rows in old.pivoted.items()},
+                tables={
+                    plain(name): [plain(other) for other in others]
+                    for name, others in old.tables.items()
+                },
                 narrowed={plain(name): shape for name, shape in old.narrowed.items()},
             )
 

@@ -39,9 +39,12 @@ def balances(checkpoint: Checkpoint, modules: Iterable[str]) -> dict[str, float]
     factors = {module: factors_of(module) for module in modules}
     whole = {m: pair for m, pair in factors.items() if checkpoint.infos.keys() >= {*pair[:2]}}
     shared = checkpoint.ties(right for right, *_ in whole.values())
+    tied = checkpoint.ties(left for _, left, _ in whole.values())  # of a head that is a table's
     norms: dict[str, tuple[float, float]] = {}  # of siblings, all left factors count
     names: dict[str, str] = {}
     for module, (right, left, _) in whole.items():
+        if right in shared and left in tied:
+            continue
         first = shared.get(right, right)
         names.setdefault(first, module)
         before = norms.get(first, (0.0, 0.0))[0]

@@ -12,7 +12,7 @@ from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Skipped
-from rmtcli.layouts import LAYOUTS
+from rmtcli.layouts import LAYOUTS, Layout
 from rmtcli.pipeline.calibrate import calibrate_layers
 from rmtcli.pipeline.fits import (
     FittedLayers,
@@ -61,6 +61,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     items = layers_of(checkpoint, request.selection, whole=layout.splits)
     if request.calibration.refines:
         _check_refining(items)
+    _check_tables(items, layout)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
     if not layout.ranks:
@@ -159,6 +160,20 @@ def _share(
         groups = request.goal.plan.groups
     items = approximated(fits.items, calibrations, groups)
     return replace(fits, items=tuple(items)), notes
+
+
+def _check_tables(items: Sequence[Layer | Skipped], layout: Layout) -> None:
+    """Make sure that the layout can store look-up tables, if some are to be pruned.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    tables = [item for item in items if isinstance(item, Layer) and item.view.table]
+    if tables and layout.ranks and not layout.supports(tables[0]):
+        raise UsageError(
+            f"--embeddings and --layout {LAYOUTS.spell(layout)} exclude each other: choose "
+            "--layout factored or dense"
+        )
 
 
 def _check_refining(items: Sequence[Layer | Skipped]) -> None:

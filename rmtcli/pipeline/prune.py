@@ -217,8 +217,9 @@ def _calibration(
 ) -> Calibration:
     """The calibration that a plan or the user asks for, with default inputs where it needs any."""
     if goal.plan is not None:
-        # --conv and --recurrent say which kinds of layers there are, not which of them to prune.
-        if selection and replace(selection, convolutions=False, recurrent=False) != Selection():
+        # --conv and others say which kinds of layers there are, not which of them to prune.
+        names = selection or Selection()
+        if replace(names, convolutions=False, recurrent=False, embeddings=False) != Selection():
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
     settings = calibration_source(given, harness, joint=goal.joint, alone=alone)

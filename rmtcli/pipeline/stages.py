@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -188,6 +188,8 @@ def edited(
     pivoted = dict(old.pivoted) if old else {}
     for plan in (plan for plan in pruned if plan.layout.splits):
         for unit in map(unit_of, (plan.layer.tensor, *plan.layer.tied)):
+            if not edits[weight_of(unit)]:
+                continue  # a name that is tied again when the network is loaded
             factored[unit] = plan.rank
             rest = edits[weight_of(unit)].get(pivots_of(unit)[1])
             if rest is not None:
@@ -208,11 +210,29 @@ def edited(
         {plan.layer.name: plan.rank for plan in pruned if plan.ranked},
         shared,
         pivoted,
+        _tables(checkpoint, pruned, factored),
         {**narrowed, **(old.narrowed if old else {})},
         {**(old.entries if old else {}), **(entries or {})},
         {name: x for name, x in (old.packed if old else {}).items() if name not in edits},
     )
     return Edited(checkpoint, edits, manifest)
+
+
+def _tables(
+    checkpoint: Checkpoint, pruned: Iterable[LayerPlan], factored: Collection[str]
+) -> dict[str, list[str]]:
+    """For each factored module that is a table or tied to one: the other modules of its shape.
+
+    Their weights are not tied to it, whatever the network's class ties.
+    """
+    tables = dict(checkpoint.manifest.tables) if checkpoint.manifest else {}
+    for table in (x.layer for x in pruned if x.layout.splits and x.layer.view.table):
+        own = (table.tensor, *table.tied)
+        shape = checkpoint.infos[table.tensor].shape
+        names = (name for name, info in checkpoint.infos.items() if info.shape == shape)
+        others = [unit_of(name) for name in names if name not in own]
+        tables |= {unit: others for unit in map(unit_of, own) if unit in factored}
+    return {name: list(others) for name, others in tables.items()}
 
 
 def on_tensors(checkpoint: Checkpoint, planned: Planned) -> tuple[str, ...]:

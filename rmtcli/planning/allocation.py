@@ -140,6 +140,8 @@ def _words(item: Fitted) -> tuple[str, str]:
     """What a layer is that is not linear, and the option that asks for it."""
     if item.layer.view.kernel:
         return "a convolution", "--conv"
+    if item.layer.view.table:
+        return "a table of tokens", "--embeddings"
     return "part of a recurrent layer", "--recurrent"
 
 

@@ -118,6 +118,8 @@ def _of_gate(moments: Moments, layer: Layer) -> Moments:
 
 def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:
     """Why no module of the model can be watched for a layer."""
+    if layer.view.table:
+        return Untouched.TABLE
     name = None if isinstance(model, Pretrained) else naming(model, checkpoint)(layer.tensor)
     modules = dict(model.named_modules(remove_duplicate=False))
     module = None if name is None else modules.get(unit_of(name))
@@ -223,8 +225,18 @@ def modules_of(
     These are linear layers, convolutions without groups that compute what torch's do, and the
     matrices of recurrent layers in a model that is :func:`watchable`.
 
-    A module that the model registers under several names is listed once.
+    A module that the model registers under several names is listed once. Tables of tokens, and the
+    heads that are tied to them, are not watched.
     """
+    tables = {layer.name for layer in layers if layer.view.table}
+    modules = _modules_of(model, checkpoint, [x for x in layers if x.name not in tables])
+    return {layer.name: modules.get(layer.name, []) for layer in layers}
+
+
+def _modules_of(
+    model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
+) -> Mapping[str, list[str]]:
+    """The modules that hold the weights of layers that are not tables."""
     if isinstance(model, Pretrained):
         every = [unit_of(name) for layer in layers for name in (layer.tensor, *layer.tied)]
         modules_by_layer = model.modules_of(every)

@@ -134,7 +134,8 @@ def _transposed(model: nn.Module) -> list[str]:
     """Last parts of the names of layers whose dense weight is stored as in × out."""
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for name, module in model.named_modules():
-        split = type(module).__name__ in ("FactoredLinear", "PivotedLinear")
+        kinds = ("FactoredLinear", "PivotedLinear", "FactoredTable", "FactoredHead")
+        split = type(module).__name__ in kinds
         if isinstance(module, nn.Linear | Conv1D) or split:
             transposed = getattr(module, "transposed", isinstance(module, Conv1D))
             names[bool(transposed)].add(name.rpartition(".")[2])

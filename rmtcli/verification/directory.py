@@ -40,6 +40,7 @@ class FactoredDirectory:
         ranks: rank of each factored layer, by its name in the dense checkpoint.
         shared: for each layer without a right factor of its own, the layer whose factor it uses.
         pivoted: for each layer in the pivoted layout, the number of its rows that are no pivots.
+        tables: the layers that are look-up tables, or heads tied to one.
         files: its weight files, in order.
     """
 
@@ -48,6 +49,7 @@ class FactoredDirectory:
     ranks: Mapping[str, int]
     shared: Mapping[str, str]
     pivoted: Mapping[str, int]
+    tables: Collection[str]
     files: tuple[Checkpoint, ...]
 
     def holder(self, name: str) -> Checkpoint | None:
@@ -111,16 +113,19 @@ def open_factored(path: Path) -> FactoredDirectory:
     if not is_factored(config):
         raise CheckpointError(f"{path}: {CONFIG} names no layers that rmtcli factored")
     entry = config["quantization_config"]
-    ranks, shared, pivoted = (entry.get(key, {}) for key in ("ranks", "shared", "pivoted"))
+    kinds = ("ranks", "shared", "pivoted", "tables")
+    ranks, shared, pivoted, tables = (entry.get(key, {}) for key in kinds)
     if not _numbers(ranks) or not ranks or not _numbers(pivoted):
         raise CheckpointError(f"{path}: {CONFIG} gives no ranks of the factored layers")
     if not isinstance(shared, dict) or not all(
         type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
     ):
         raise CheckpointError(f"{path}: {CONFIG} shares factors of layers that have no rank")
+    if not isinstance(tables, dict) or not tables.keys() <= ranks.keys():
+        raise CheckpointError(f"{path}: {CONFIG} lists tables of tokens that have no rank")
     _check_code(path, config)
     refuse_code_beside(path)
-    directory = FactoredDirectory(path, config, ranks, shared, pivoted, _weights(path))
+    directory = FactoredDirectory(path, config, ranks, shared, pivoted, tables, _weights(path))
     for module, rank in ranks.items():
         _check_factors(directory, module, rank)
     return directory
@@ -169,6 +174,8 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
 def _product(directory: FactoredDirectory, module: str, transposed: Collection[str]) -> RawTensor:
     """The dense weight of one layer, in float32."""
     right, left = map(directory.array, directory.factors(module))
+    if module in directory.tables:
+        return encode(right @ left.T, "F32")
     product = left @ right
     if module in directory.pivoted:
         product = np.concatenate([right, product])[directory.order(module)]
@@ -232,7 +239,8 @@ def _check_factors(directory: FactoredDirectory, module: str, rank: int) -> None
         file.infos[name].shape if file is not None else ()
         for file, name in zip(files, (right, left), strict=True)
     ]
-    whole = [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][1] == rank
+    whole = [len(shape) for shape in shapes] == [2, 2]
+    whole = whole and shapes[0][module in directory.tables] == shapes[1][1] == rank
     if module in directory.pivoted:
         order, rows = directory.order(module), directory.pivoted[module]
         whole = whole and shapes[1][0] == rows and bool(len(order))

@@ -232,7 +232,7 @@ def test_a_rank_without_a_layer_is_refused(directories: Directories, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "version 3 of the format, and this rmtcli knows 2"),
+        ({"version": 4}, "version 4 of the format, and this rmtcli knows 3"),
         ({"version": "1"}, "version 1 of the format"),
         ({"ranks": {"model.layers.0.mlp.up_proj": 0}}, "positive whole number"),
         ({"ranks": {"model.layers.0.mlp.up_proj": True}}, "positive whole number"),

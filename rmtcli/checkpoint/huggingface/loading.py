@@ -52,10 +52,12 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
 def quantization_config(manifest: Manifest) -> dict[str, Any]:
     """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
     # The least version whose loader opens the layers.
-    version = 3 if manifest.packed else 2 if manifest.pivoted else 1
+    version = 3 if manifest.packed or manifest.tables else 2 if manifest.pivoted else 1
     entry = {"quant_method": METHOD, "version": version, "ranks": dict(manifest.factored)}
     packed = {name: {"bits": x["bits"], "group": x["group"]} for name, x in manifest.packed.items()}
+    tables = {name: list(others) for name, others in manifest.tables.items()}
     others = {"shared": manifest.shared, "pivoted": manifest.pivoted, "packed": packed}
+    others |= {"tables": tables}
     return entry | {name: value for name, value in others.items() if value}
 
 

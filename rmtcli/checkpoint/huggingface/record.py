@@ -31,8 +31,9 @@ def recorded(config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Mani
     entry = config.get("quantization_config")
     if not isinstance(entry, dict) or entry.get("quant_method") != METHOD:
         return None
-    ranks, shared, pivoted = (entry.get(key, {}) for key in ("ranks", "shared", "pivoted"))
-    if not ranks or not all(isinstance(value, dict) for value in (ranks, shared, pivoted)):
+    kinds = ("ranks", "shared", "pivoted", "tables")
+    ranks, shared, pivoted, tables = (entry.get(key, {}) for key in kinds)
+    if not ranks or not all(isinstance(x, dict) for x in (ranks, shared, pivoted, tables)):
         return None
     modules = _modules(infos)
     names = {module: _stored(module, modules) for module in ranks}
@@ -41,9 +42,9 @@ def recorded(config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> Mani
     whole = {str(names[module]): rank for module, rank in ranks.items()}
     siblings = {str(names.get(a)): str(names.get(b)) for a, b in shared.items()}
     others = {str(names.get(module)): rows for module, rows in pivoted.items()}
-    record = Manifest(
-        _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, whole, shared=siblings, pivoted=others
-    )
+    looked_up = {str(names.get(module)): list(rest) for module, rest in tables.items()}
+    words = _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN
+    record = Manifest(*words, whole, shared=siblings, pivoted=others, tables=looked_up)
     return record if _fits(record, infos) else None
 
 
@@ -69,6 +70,6 @@ def _fits(record: Manifest, infos: Mapping[str, TensorInfo]) -> bool:
         first, second = infos.get(shared.get(right, right)), infos.get(left)
         if first is None or second is None or not first.shape or len(second.shape) < 2:
             return False
-        if not first.shape[0] == second.shape[1] == rank:
+        if not first.shape[module in record.tables] == second.shape[1] == rank:
             return False
     return True

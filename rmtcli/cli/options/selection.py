@@ -59,6 +59,15 @@ class SelectionOptions:
             "each gate by itself.",
         ),
     ] = False
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Treat look-up tables of tokens as layers: each becomes a table of few columns "
+            "and a linear map, which output heads that are tied to it share. With --calib, tables "
+            "stay as they are.",
+        ),
+    ] = False
 
     def build(self) -> Selection:
         """Make the library's value."""
