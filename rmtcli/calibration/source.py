@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rmtcli.checkpoint.hashes import file_sha256
-from rmtcli.errors import EvaluationError
+from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.registry import Registry
 
 #: In place of a file: ranks and factors from the weights alone.
@@ -83,7 +83,26 @@ def sentences(text: str) -> list[str]:
     return kept
 
 
-def parts_of(data: str | Path) -> list[Path | MadeInputs]:
+@dataclass(frozen=True, slots=True)
+class FileShare:
+    """A random share of a file's samples, written ``file@40%``.
+
+    Attributes:
+        path: the file.
+        percent: how many of its samples, in percent.
+    """
+
+    path: Path
+    percent: int
+
+    def __str__(self) -> str:
+        return f"{self.path}@{self.percent}%"
+
+
+Part = Path | FileShare | MadeInputs
+
+
+def parts_of(data: str | Path) -> list[Part]:
     """The parts of ``data``: a file, inputs that are made, or several of them joined by ``+``.
 
     Raises:
@@ -94,8 +113,22 @@ def parts_of(data: str | Path) -> list[Path | MadeInputs]:
     for piece in str(data).split("+"):
         named = piece.partition(":")[0] in SOURCES.choices
         (made if named else file).append(piece)
-    files = [Path("+".join(file))] if file else []
+    files = [_file("+".join(file))] if file else []
     return [*files, *(SOURCES.parse(piece) for piece in made)]
+
+
+def _file(spelling: str) -> Path | FileShare:
+    """A file, or a share of it.
+
+    Raises:
+        UsageError: the share is not between 1 and 99 %.
+    """
+    share = re.fullmatch(r"(.+)@(\d+)%", spelling)
+    if share is None:
+        return Path(spelling)
+    if not 1 <= int(share[2]) <= 99:
+        raise UsageError(f"{spelling}: a share of a file must be from 1% to 99%")
+    return FileShare(Path(share[1]), int(share[2]))
 
 
 def is_made(data: str | Path) -> bool:
@@ -105,13 +138,17 @@ def is_made(data: str | Path) -> bool:
 
 def file_of(data: str | Path) -> Path | None:
     """The file among the parts of ``data``, if there is one."""
-    return next((part for part in parts_of(data) if isinstance(part, Path)), None)
+    for part in parts_of(data):
+        if not isinstance(part, MadeInputs):
+            return part.path if isinstance(part, FileShare) else part
+    return None
 
 
 def spelled(data: str | Path) -> str:
     """The parts of ``data`` with all options, joined by ``+``."""
     return "+".join(
-        str(part) if isinstance(part, Path) else SOURCES.spell(part) for part in parts_of(data)
+        SOURCES.spell(part) if isinstance(part, MadeInputs) else str(part)
+        for part in parts_of(data)
     )
 
 
@@ -122,9 +159,12 @@ def data_sha256(data: str | Path) -> str:
         return file_sha256(Path(data))
     whole = sha256()
     for part in parts:
-        whole.update(
-            (file_sha256(part) if isinstance(part, Path) else SOURCES.spell(part)).encode()
-        )
+        if isinstance(part, MadeInputs):
+            whole.update(SOURCES.spell(part).encode())
+        elif isinstance(part, FileShare):
+            whole.update(f"{file_sha256(part.path)}@{part.percent}".encode())
+        else:
+            whole.update(file_sha256(part).encode())
         if isinstance(part, Prose):  # it differs between versions of Python
             whole.update("\n".join(part.texts()).encode())
     return whole.hexdigest()

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 
+#: Least and largest temperature that is tried, and their number.
+TEMPERATURES = 0.2, 10.0, 50
+
 
 def log_probabilities(outputs: NDArray[np.floating]) -> FloatArray:
     """Logarithms of the softmax of class scores, shape (samples, classes), in float64."""
@@ -52,3 +55,23 @@ def confidence(outputs: NDArray[np.floating], classes: NDArray[np.int64]) -> Flo
     own = scores[rows, classes]
     scores[rows, classes] = -np.inf
     return np.asarray(own - scores.max(1))
+
+
+def probabilities(outputs: NDArray[np.floating], classes: NDArray[np.generic]) -> FloatArray:
+    """Softmax of class scores at the temperature at which labels are most likely.
+
+    Networks are more confident than they are right; a temperature repairs most of it (Guo, Pleiss,
+    Sun and Weinberger, 2017).
+
+    Args:
+        outputs: shape (samples, classes).
+        classes: shape (samples,), the labels.
+    """
+    rows = np.arange(len(outputs))
+
+    def surprise(temperature: float) -> float:
+        return -float(log_probabilities(outputs / temperature)[rows, classes].mean())
+
+    temperatures = np.geomspace(*TEMPERATURES)
+    best = min(temperatures, key=surprise)
+    return np.asarray(np.exp(log_probabilities(outputs / best)))

@@ -12,12 +12,14 @@ from rmtcli.calibration import (
     ByLayer,
     Calibrated,
     Calibration,
+    FileShare,
     Moments,
     Origin,
     clean_moments,
     data_sha256,
     file_of,
     is_made,
+    parts_of,
     read_stats,
     spelled,
     write_stats,
@@ -25,7 +27,7 @@ from rmtcli.calibration import (
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.evaluation import Harness
+from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
 from rmtcli.files import check_target
@@ -40,6 +42,9 @@ UNCLEANED = (
     "the moments are used as they are: the statistics do not say how many independent samples they "
     "come from; delete the file to collect them again"
 )
+#: Percent of the held-out samples that a search within a limit calibrates on, where nothing else is
+#: given.
+CALIBRATING = 40
 
 
 def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
@@ -67,17 +72,24 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
 
 
 def calibration_source(
-    calibration: Calibration, harness: Harness, *, joint: bool, alone: bool = False
+    calibration: Calibration,
+    harness: Harness,
+    *,
+    joint: bool,
+    guarded: bool = False,
+    alone: bool = False,
 ) -> Calibration:
     """The settings, with inputs where some are needed and none are given.
 
-    The training part of the data comes first. For the network of a Hugging Face directory that
-    reads text, texts that are made are next.
+    The training part of the data comes first. A search within a limit calibrates on a share of the
+    held-out samples, which it does not measure on then. For the network of a Hugging Face directory
+    that reads text, texts that are made are next.
 
     Args:
         calibration: the settings that a user gave.
         harness: the network, and its data.
         joint: whether ranks are decided for all layers at once.
+        guarded: whether they are searched for within a limit of what may be lost.
         alone: whether layers are computed where the network cannot be run.
 
     Raises:
@@ -96,10 +108,23 @@ def calibration_source(
         return calibration
     if data is not None and has_training_part(data):
         return replace(calibration, data=data)
+    if guarded and data is not None and not alone:
+        return replace(calibration, data=str(FileShare(Path(data), CALIBRATING)))
     if joint and harness.pretrained and not alone and _reads_text(harness):
         harness.note([MADE_BY_DEFAULT])
         return replace(calibration, data=spelled(DEFAULT))
     return calibration
+
+
+def measured_on(harness: Harness, calibration: Calibration) -> Samples | None:
+    """The held-out samples, less the share of them that calibration has used."""
+    samples, data = harness.samples, harness.evaluation.data
+    if samples is None or data is None or calibration.data is None:
+        return samples
+    for part in parts_of(calibration.data):
+        if isinstance(part, FileShare) and part.path == Path(data):
+            return samples.split(part.percent, 100 - part.percent)[1]
+    return samples
 
 
 def _without_inputs(calibration: Calibration) -> Calibration:

@@ -9,16 +9,18 @@ from functools import lru_cache
 from rmtcli.evaluation import Comparison
 from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
+from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.rounding import Rounding, on_rounding
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
+    CONFIDENCE,
     Allocation,
+    Drop,
     Fitted,
     Guard,
     MixedAllocation,
-    PairedDrop,
     Range,
     WidthAllocation,
     allocation_of,
@@ -137,17 +139,21 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
         return stored_in_bits(prepared, at_size(prepared, allocation, size))
 
     sizes = Range(allocation.least, allocation.at_edge, allocation.total)
-    end, rest = guarded.search(harness, lambda n: at(n).network, sizes, max_drop)
-    result = at(end.size) if end.size is not None else stored_in_bits(prepared, nothing(prepared))
-    scorer = Scorer(harness, harness, rest)
-    comparison = scorer.compare(result.network, result.unhealed)
+    samples = measured_on(harness, prepared.request.calibration)
+    end = guarded.search(harness, samples, lambda n: at(n).network, sizes, max_drop)
+    result = stored_in_bits(prepared, nothing(prepared)) if end is None else at(end[0])
+    comparison = Scorer(harness, harness, samples).compare(result.network, result.unhealed)
+    searched = 0 if samples is None else len(samples.inputs)
+    if end is None:
+        return result, comparison, Guard(max_drop, searched, None, None)
     # A score of the user's own is one number: nothing is known of its spread.
-    drop = None if comparison.after.score is not None else accuracy_drop(comparison)
-    confidence = None if drop is None else drop.confidence(max_drop)
-    return result, comparison, Guard(max_drop, end.searched, end.confirmed, confidence)
+    drop, own = end[1], comparison.after.score is not None
+    # A search selects what is lucky, so no more is claimed than was asked for.
+    confidence = None if own else min(drop.confidence(max_drop), CONFIDENCE)
+    return result, comparison, Guard(max_drop, searched, drop.drop, confidence)
 
 
-def accuracy_drop(comparison: Comparison) -> PairedDrop | None:
+def accuracy_drop(comparison: Comparison) -> Drop | None:
     """The quality lost, sample by sample; None where it was not measured on both networks."""
     before, after = comparison.before, comparison.after
     if before is None or before.merits is None or after.merits is None:

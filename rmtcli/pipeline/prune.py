@@ -222,7 +222,8 @@ def _calibration(
         if replace(names, convolutions=False, recurrent=False, embeddings=False) != Selection():
             raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
         given = calibration_of(goal.plan, given)
-    settings = calibration_source(given, harness, joint=goal.joint, alone=alone)
+    guarded = goal.max_drop is not None
+    settings = calibration_source(given, harness, joint=goal.joint, guarded=guarded, alone=alone)
     evaluation = harness.evaluation
     used = evaluation.measures or settings.data or settings.stats or goal.tries
     if evaluation.model and not used:

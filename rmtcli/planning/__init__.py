@@ -24,7 +24,15 @@ from rmtcli.planning.fit import (
     fit_layer,
 )
 from rmtcli.planning.goal import Goal
-from rmtcli.planning.guard import Guard, PairedDrop, Range, SearchResult, paired_drop, smallest
+from rmtcli.planning.guard import (
+    CONFIDENCE,
+    Drop,
+    Guard,
+    Range,
+    paired_drop,
+    smallest,
+    soft_drop,
+)
 from rmtcli.planning.hidden import HiddenLayer, HiddenLayers, NarrowNetwork
 from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
 from rmtcli.planning.plan import LayerPlan, plan_layer
@@ -35,12 +43,14 @@ from rmtcli.planning.times import Latency, Times, Timing
 from rmtcli.planning.widths import WidthAllocation
 
 __all__ = [
+    "CONFIDENCE",
     "Allocation",
     "Approximation",
     "Budget",
     "CutLayers",
     "Decomposer",
     "Design",
+    "Drop",
     "Fitted",
     "Goal",
     "Guard",
@@ -51,12 +61,10 @@ __all__ = [
     "LayerPlan",
     "MixedAllocation",
     "NarrowNetwork",
-    "PairedDrop",
     "Plain",
     "Plan",
     "Range",
     "RankChooser",
-    "SearchResult",
     "Times",
     "Timing",
     "WidthAllocation",
@@ -75,5 +83,6 @@ __all__ = [
     "sibling_groups",
     "size_within",
     "smallest",
+    "soft_drop",
     "timed_allocation",
 ]

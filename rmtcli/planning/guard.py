@@ -1,4 +1,4 @@
-"""Find the smallest network whose score stays within a limit, with few measurements."""
+"""Find the smallest network whose loss stays within a limit, with few measurements."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.arrays import FloatArray
+
 #: Most measurements of the bisection; each halves the range of sizes on a logarithmic scale.
 PROBES = 10
 #: Sizes whose ratio is smaller than this count as equal.
 RESOLUTION = 1.005
-#: Factor by which a size grows when fresh samples do not confirm it.
-RETREAT = 1.15
+#: Probability with which the limit must be kept.
+CONFIDENCE = 0.9
+#: Points lost per point of soft drop, before labels say more: mean and standard deviation over
+#: networks. It is 1.2 to 2.1 near half a point on the networks of ``benchmarks/guard.py``.
+RATIO, RATIO_SPREAD = 1.75, 0.75
+#: Ratios outside of these are errors of the measurement.
+RATIOS = (0.5, 4.0)
+#: Factor by which standard errors are larger than the formula says, because a drop of few samples
+#: is not normal and sizes are chosen by what is measured.
+INFLATION = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +44,69 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The result of a search.
+class Drop:
+    """What a network loses, as it was measured.
 
     Attributes:
-        size: the smallest size within the limit, or None if nothing can be removed.
-        searched: number of samples that the search used.
-        confirmed: number of fresh samples on which its result was confirmed.
+        drop: points of accuracy lost, or units of the user's own score.
+        error: standard error of the drop; 0 for a score of the user's own, whose error nobody
+            knows.
     """
 
-    size: int | None
+    drop: float
+    error: float
+
+    def confidence(self, limit: float) -> float:
+        """Probability that the true drop is at most ``limit`` (normal approximation)."""
+        if self.error == 0:
+            return 1.0 if self.drop <= limit else 0.0
+        return NormalDist(self.drop, self.error).cdf(limit)
+
+    def within(self, limit: float) -> bool:
+        """Whether the true drop is at most ``limit`` with enough confidence."""
+        return self.confidence(limit) >= CONFIDENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A limit on what may be lost, and how certain it is that it is kept.
+
+    Attributes:
+        max_drop: points of accuracy, or units of the user's own score, that may be lost.
+        searched: number of samples that the loss was measured on.
+        drop: the loss that is expected, in the same units; None where nothing can be removed.
+        confidence: probability that the loss is within the limit, or more; None for a score
+            computed by the user's function, which is a single number, and where nothing can be
+            removed.
+    """
+
+    max_drop: float
     searched: int
-    confirmed: int
+    drop: float | None
+    confidence: float | None
 
 
-def smallest(
-    sizes: Range, passes: Callable[[int], bool], confirms: Callable[[int], bool]
-) -> int | None:
-    """The smallest size below the dense one that passes, confirmed on fresh samples.
+def smallest(sizes: Range, measure: Callable[[int], Drop], limit: float) -> tuple[int, Drop] | None:
+    """The smallest size below the dense one whose loss is within the limit.
 
     From the start the search moves by factors of two until it has a size that passes and one that
-    does not, then bisects on a logarithmic scale. Scores are noisy, and a search prefers sizes that
-    were lucky: its result is therefore measured again on samples that it has not used, and grows
-    until they confirm it.
+    does not, then bisects on a logarithmic scale. A larger network loses no more, so that the drops
+    of all sizes that were measured are made monotone before one of them is chosen.
 
     Args:
         sizes: where to look.
-        passes: whether a size stays within the limit on the samples of the search.
-        confirms: whether a size stays within the limit on fresh samples.
+        measure: the loss of a size.
+        limit: the largest loss.
 
     Returns:
-        A size, or None if only the dense network stays within the limit.
+        A size and its loss, or None if only the dense network stays within the limit.
     """
+    drops: dict[int, Drop] = {}
+
+    def passes(size: int) -> bool:
+        drops[size] = measure(size)
+        return drops[size].within(limit)
+
     good, bad = _bracket(sizes, passes)
     for _ in range(PROBES):
         middle = math.isqrt(good * bad)
@@ -75,12 +116,12 @@ def smallest(
             good = middle
         else:
             bad = middle
-    size = float(good)
-    while size < sizes.dense:
-        if confirms(int(size)):
-            return int(size)
-        size *= RETREAT
-    return None
+    chosen = None
+    for size, drop in reversed(_monotone(drops)):
+        if not drop.within(limit):
+            break
+        chosen = size, drop
+    return chosen
 
 
 def _bracket(sizes: Range, passes: Callable[[int], bool]) -> tuple[int, int]:
@@ -101,46 +142,55 @@ def _bracket(sizes: Range, passes: Callable[[int], bool]) -> tuple[int, int]:
     return sizes.dense, sizes.least
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """A limit on what may be lost, and how certain it is that it is kept.
+def _monotone(drops: dict[int, Drop]) -> list[tuple[int, Drop]]:
+    """Sizes in increasing order, with drops that do not rise: the closest in least squares.
 
-    Attributes:
-        max_drop: points of accuracy, or units of the user's own score, that may be lost.
-        searched: number of samples that the search used.
-        confirmed: number of fresh samples on which its result was confirmed.
-        confidence: probability that the drop is within the limit, from the report's samples;
-            None for a score computed by the user's function, which is a single number.
+    Neighbours that are out of order get their mean (pool adjacent violators; Ayer et al., 1955).
     """
+    blocks: list[list[int]] = []
 
-    max_drop: float
-    searched: int
-    confirmed: int
-    confidence: float | None
+    def mean(block: list[int]) -> Drop:
+        values = [(drops[size].drop, drops[size].error) for size in block]
+        drop, error = np.mean(values, axis=0)
+        return Drop(float(drop), float(error))
+
+    for size in sorted(drops):
+        blocks.append([size])
+        while len(blocks) > 1 and mean(blocks[-2]).drop < mean(blocks[-1]).drop:
+            last = blocks.pop()
+            blocks[-1] += last
+    return [(size, mean(block)) for block in blocks for size in block]
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDrop:
-    """The accuracy lost, measured on the same samples for both networks.
+def soft_drop(before: NDArray[np.generic], after: NDArray[np.generic], soft: FloatArray) -> Drop:
+    """The accuracy lost, measured by the probabilities of the dense network.
 
-    Attributes:
-        drop: points of accuracy lost.
-        error: standard error of the drop, in points.
+    Where two networks choose different classes, the dense network's probabilities say how much is
+    lost on average, with far less noise than the one label that each sample has. The labels correct
+    this soft drop by one factor, the ratio of points lost to it, which is shrunk towards what it is
+    for other networks: few samples decide it.
+
+    Args:
+        before: shape (samples,), 1 where the dense network is right, else 0.
+        after: shape (samples,), the same of the other network.
+        soft: shape (samples,), the probability of the dense network's class less that of the other
+            network's class.
     """
+    n, lost = len(soft), before.astype(np.float64) - after.astype(np.float64)
+    total = float(soft.sum())
+    prior = RATIO_SPREAD**2
+    # The variance of Σ lost, given which samples differ; one sample at least.
+    noise = max(float(lost @ lost), 1.0)
+    weight = prior * total**2 / (prior * total**2 + noise)
+    measured = float(lost.sum()) / total if total else RATIO
+    ratio = min(max(RATIO + weight * (measured - RATIO), RATIOS[0]), RATIOS[1])
+    of_ratio = (1 - weight) * prior * total**2
+    # Half a sample may always be lost, so that equal results do not look certain.
+    variance = (ratio**2 * float(soft @ soft) + of_ratio) / n**2 + (0.5 / n) ** 2
+    return Drop(100 * ratio * total / n, 100 * INFLATION * math.sqrt(variance))
 
-    drop: float
-    error: float
 
-    def confidence(self, limit: float) -> float:
-        """Probability that the true drop is at most ``limit`` points (normal approximation)."""
-        if self.error == 0:
-            return 1.0 if self.drop <= limit else 0.0
-        return NormalDist(self.drop, self.error).cdf(limit)
-
-
-def paired_drop(
-    before: NDArray[np.generic], after: NDArray[np.generic], step: float = 1.0
-) -> PairedDrop:
+def paired_drop(before: NDArray[np.generic], after: NDArray[np.generic], step: float = 1.0) -> Drop:
     """Compare two networks sample by sample.
 
     Both networks are right and wrong on nearly the same samples, so the difference is known far
@@ -157,4 +207,4 @@ def paired_drop(
     lost = before.astype(np.float64) - after.astype(np.float64)
     drop = float(lost.mean())
     variance = ((float(lost @ lost) + 2 * step**2) / n - drop**2) / n
-    return PairedDrop(100 * drop, 100 * math.sqrt(max(variance, 0.0)))
+    return Drop(100 * drop, 100 * math.sqrt(max(variance, 0.0)))

@@ -127,10 +127,11 @@ def _guard(guard: Guard, comparison: Comparison | None) -> str:
     scored = comparison is None or comparison.after.score is not None
     unit = "" if scored or comparison is None else f" points of {comparison.rows.points}"
     text = f"a loss of at most {guard.max_drop:g}{unit} is allowed"
-    if guard.searched:
-        text += f"; searched on {guard.searched:,} samples, confirmed on {guard.confirmed:,}"
+    if guard.drop is not None:
+        text += f"; {guard.drop:.2g} is expected"
     if guard.confidence is not None:
-        text += f"; {100 * guard.confidence:.0f} % confidence, from the samples below"
+        samples = f"{guard.searched:,} samples"
+        text += f"; {100 * guard.confidence:.0f} % confidence in the limit, from {samples}"
     return text
 
 

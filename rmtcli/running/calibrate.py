@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration import ByLayer, Calibration, MadeInputs, Moments, parts_of
+from rmtcli.calibration import ByLayer, Calibration, FileShare, MadeInputs, Moments, parts_of
 from rmtcli.calibration.collect import (
     collect,
     identity_root,
@@ -194,13 +194,15 @@ class CalibrationInputs:
 
 def _read(harness: Harness, source: str | Path) -> Samples:
     """The calibration samples: those of a file, and those that are made."""
-    samples = [
-        made_samples(harness.checkpoint.path, harness.task, part)
-        if isinstance(part, MadeInputs)
-        else harness.read(part, "train_" if has_training_part(part) else "")
-        for part in parts_of(source)
-    ]
-    return joined(samples)
+
+    def read(part: Path | FileShare | MadeInputs) -> Samples:
+        if isinstance(part, MadeInputs):
+            return made_samples(harness.checkpoint.path, harness.task, part)
+        if isinstance(part, FileShare):
+            return harness.read(part.path).split(part.percent, 100 - part.percent)[0]
+        return harness.read(part, "train_" if has_training_part(part) else "")
+
+    return joined([read(part) for part in parts_of(source)])
 
 
 def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:

@@ -1,82 +1,100 @@
-"""The guard's search: measure on one part of the held-out samples, confirm on another."""
+"""The guard's search: measure the loss of networks of several sizes on the same samples."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
+import numpy as np
+
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation import Harness, Samples, Scores
+from rmtcli.evaluation import Harness, Reading, Rows, Samples, Scores
+from rmtcli.evaluation.confidence import probabilities
+from rmtcli.evaluation.measures import least_step
 from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import measure
-from rmtcli.planning import Range, SearchResult, smallest
+from rmtcli.planning import Drop, Range, paired_drop, smallest, soft_drop
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
-
-#: Shares of the held-out samples that the guard uses to search, to confirm the result of the
-#: search, and to report.
-SHARES = (0.4, 0.2, 0.4)
 
 
 def search(
     harness: Harness,
+    samples: Samples | None,
     make: Callable[[int], Checkpoint],
     sizes: Range,
     max_drop: float,
-) -> tuple[SearchResult, Samples | None]:
+) -> tuple[int, Drop] | None:
     """Find the smallest size whose network loses no more than ``max_drop``.
 
     Args:
-        harness: the dense network, and how to score it; its samples are divided between search,
-            confirmation and report.
+        harness: the dense network, and how to score it.
+        samples: held-out samples, or None.
         make: returns the pruned checkpoint of a size.
         sizes: the sizes to search.
         max_drop: points of accuracy, of cosine or of R², or units of the user's own score.
 
     Returns:
-        The result, and the samples that neither search nor confirmation used.
+        The size and its loss; None if nothing can be removed.
 
     Raises:
         UsageError: there is nothing to measure accuracy or a score with.
-        EvaluationError: there are too few samples to divide.
+        EvaluationError: there are too few samples to promise so little loss.
     """
-    task, samples, function = harness.task, harness.samples, harness.evaluation.score
+    batch, function = harness.task.batch, harness.evaluation.score
     dense = build(harness)
     reading = reading_of(harness, dense, samples)
     blind = samples is None or (samples.targets is None and reading.rows.needs_targets)
     if function is None and blind:
         raise UsageError("--max-drop needs --data with 'targets', or --eval")
-    parts: list[Samples | None] = [None] * 3 if samples is None else list(samples.split(*SHARES))
-    if any(part is not None and not len(part.inputs) for part in parts):
+    before = measure(dense, samples, function, reading, batch=batch)
+    loss = _loss(before, samples, reading)
+    if not loss(before).within(max_drop):
         raise EvaluationError(
-            f"{harness.evaluation.data}: too few samples to divide between search, confirmation "
-            "and report"
+            f"{harness.evaluation.data}: {len(samples.inputs) if samples else 0:,} samples are too "
+            f"few for --max-drop {max_drop:g}: even of equal results, {loss(before).error:.2g} is "
+            "uncertain: give more samples, or a larger limit"
         )
-    searched, confirmed, rest = parts
-    # The guard watches the user's own score if there is one, else accuracy.
-    before = [
-        measure(dense, part, function, reading, batch=task.batch) for part in (searched, confirmed)
-    ]
 
-    def within(size: int, part: Samples | None, reference: Scores) -> bool:
+    def lost(size: int) -> Drop:
         network = build(harness, make(size))
-        scores = measure(network, part, function, reading, reference, batch=task.batch)
-        drop = _drop(reference, scores)
-        _LOGGER.info("with %d parameters, %.3g is lost", size, drop)
-        return drop <= max_drop
+        drop = loss(measure(network, samples, function, reading, before, batch=batch))
+        _LOGGER.info("with %d parameters, %.3g ± %.2g is lost", size, drop.drop, drop.error)
+        return drop
 
-    size = smallest(
-        sizes, lambda n: within(n, searched, before[0]), lambda n: within(n, confirmed, before[1])
-    )
-    counts = (0 if part is None else len(part.inputs) for part in (searched, confirmed))
-    return SearchResult(size, *counts), rest
+    return smallest(sizes, lost, max_drop)
 
 
-def _drop(before: Scores, after: Scores) -> float:
-    """What the second network loses against the first, in the guarded measure."""
-    if before.score is not None and after.score is not None:
-        return before.score - after.score
-    assert before.accuracy is not None
-    assert after.accuracy is not None
-    return before.accuracy - after.accuracy
+def _loss(before: Scores, samples: Samples | None, reading: Reading) -> Callable[[Scores], Drop]:
+    """The function that measures what a network loses against the dense one.
+
+    It is the user's own score if there is one. For classes it is the soft drop, and for other rows
+    the mean difference of their merits.
+    """
+    own = before.score
+    if own is not None:
+        return lambda after: Drop(own - _known(after.score), 0.0)
+    merits = _known(before.merits)
+    if reading.rows is Rows.CLASSES and before.outputs is not None and samples is not None:
+        shares = probabilities(before.outputs, _known(reading.ready(samples).targets))
+        return lambda after: _soft(shares, before, after)
+    step = least_step(before.outputs, reading.rows)
+    return lambda after: paired_drop(merits, _known(after.merits), step)
+
+
+def _soft(shares: FloatArray, before: Scores, after: Scores) -> Drop:
+    """The soft drop of a network, by the dense network's probabilities."""
+    rows = np.arange(len(shares))
+    own, other = (shares[rows, _known(scores.predictions)] for scores in (before, after))
+    return soft_drop(_known(before.merits), _known(after.merits), own - other)
+
+
+def _known(value: T | None) -> T:
+    """A value that is measured in every network if it is measured in one."""
+    assert value is not None
+    return value

@@ -82,16 +82,54 @@ def test_the_written_network_is_the_measured_one(tmp_path: Path, layout: str) ->
     assert again.comparison.after.accuracy == report.comparison.after.accuracy
 
 
-def test_the_guard_holds_on_unseen_samples() -> None:
-    report = rmtcli.prune(DEEP, max_drop=0.2, evaluation=MNIST, dry_run=True)
+def test_the_guard_holds_on_unseen_samples(tmp_path: Path) -> None:
+    with np.load(SAMPLES / "mnist.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    for name, rows in (("some", slice(3000)), ("others", slice(3000, None))):
+        kept = {key: arrays[key][rows] for key in ("inputs", "targets")}
+        np.savez(tmp_path / f"{name}.npz", **kept)
+    report = rmtcli.prune(
+        DEEP,
+        tmp_path / "small.safetensors",
+        max_drop=0.5,
+        evaluation=rmtcli.Evaluation(tmp_path / "some.npz"),
+        calibration=rmtcli.Calibration(SAMPLES / "mnist.npz"),
+    )
     assert report.parameters[1] <= 0.2 * report.parameters[0]
-    assert drop(report) <= 0.3
     assert report.guard is not None
-    assert report.guard.searched + report.guard.confirmed == 6000
+    assert report.guard.searched == 3000
+    assert report.guard.confidence is not None
+    assert 0.9 <= report.guard.confidence < 1
+    unseen = rmtcli.Evaluation(tmp_path / "others.npz")
+    again = rmtcli.evaluate(tmp_path / "small.safetensors", evaluation=unseen, against=DEEP)
+    assert drop(again) <= 0.5
+
+
+def test_a_guard_without_other_inputs_calibrates_on_a_share_of_its_samples(tmp_path: Path) -> None:
+    with np.load(SAMPLES / "mnist.npz") as file:
+        np.savez(tmp_path / "test.npz", inputs=file["inputs"], targets=file["targets"])
+    evaluation = rmtcli.Evaluation(tmp_path / "test.npz")
+    report = rmtcli.prune(DEEP, max_drop=0.5, evaluation=evaluation, dry_run=True)
+    assert report.calibrated is not None
+    assert report.calibrated.settings.data == f"{tmp_path / 'test.npz'}@40%"
+    assert report.calibrated.samples == 4000
+    assert report.guard is not None
+    assert report.guard.searched == 6000
     assert report.comparison is not None
     assert report.comparison.samples is not None
-    assert len(report.comparison.samples.inputs) == 4000
-    assert 0 < report.guard.confidence < 1  # type: ignore[operator]
+    assert len(report.comparison.samples.inputs) == 6000
+    assert report.parameters[1] <= 0.2 * report.parameters[0]
+    assert report.plan is not None
+    again = rmtcli.prune(DEEP, plan=report.plan, evaluation=evaluation, dry_run=True)
+    assert [p.relative_error for p in again.layers] == [p.relative_error for p in report.layers]
+
+
+def test_too_few_samples_promise_nothing(tmp_path: Path) -> None:
+    with np.load(SAMPLES / "mnist.npz") as file:
+        np.savez(tmp_path / "few.npz", inputs=file["inputs"][:90], targets=file["targets"][:90])
+    evaluation = rmtcli.Evaluation(tmp_path / "few.npz")
+    with pytest.raises(EvaluationError, match=r"54 samples are too few for --max-drop 0.5"):
+        rmtcli.prune(DEEP, max_drop=0.5, evaluation=evaluation, dry_run=True)
 
 
 def test_a_looser_limit_gives_a_smaller_network() -> None:
