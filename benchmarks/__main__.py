@@ -23,6 +23,7 @@ COMMANDS = {
     "mnist": "IDX --seeds 5",
     "compression": "IDX --seeds 5",
     "minilm": "--share 70 50 35",
+    "language": "",
     "audio": "--seeds 3",
     "guard": "IDX FASHION",
     "training": "IDX --epochs 5",

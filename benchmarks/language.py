@@ -1,7 +1,7 @@
 """A causal language model of the benchmarks' own: a table of docs/benchmarks.md.
 
     pip install transformers sympy
-    python -m benchmarks.language [--folder DIR] [--share 70 50 35] [--methods NAME …]
+    python -m benchmarks.language [--folder DIR] [--share 70 50 35] [--bits 8 6 4 3]
 
 A Llama of four blocks (4.3 million parameters) is trained on sentences of the docstrings of numpy,
 scipy, sympy, torch and transformers, which takes about half an hour on two cores; a folder that
@@ -11,16 +11,23 @@ and perplexity is measured on text that neither training nor calibration has see
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import rmtcli
 from benchmarks.minilm import sentences
+from benchmarks.networks import print_row
+from rmtcli.planning import Budget
+from rmtcli.report.base import Report
 
 PACKAGES = ("numpy", "scipy", "sympy", "torch", "transformers")
 #: Sentences of one line of text, and lines that stay together where the text is divided.
@@ -106,3 +113,79 @@ def batches(rows: torch.Tensor) -> Iterator[torch.Tensor]:
         order = torch.randperm(len(rows))
         for start in range(0, len(rows) - BATCH + 1, BATCH):
             yield rows[order[start : start + BATCH]]
+
+
+class Bench:
+    """The network, its text, and its calibration statistics, which are collected once.
+
+    Args:
+        folder: the directory for text, network and statistics.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        training, self.calibration, test = write_text(folder)
+        self.source, self.folder = folder / "dense", folder
+        if not self.source.exists():
+            train(training, self.source)
+        self.selection = rmtcli.Selection(include=["model.layers.*"])
+        self.evaluation = rmtcli.Evaluation(test)
+        dense = rmtcli.analyze(self.source, selection=self.selection)
+        self.parameters = dense.source.parameters
+        self.weights = sum(plan.layer.size for plan in dense.layers)
+
+    def settings(self, *, data: bool) -> rmtcli.Calibration:
+        """Options of calibration: with the text, or from the weights alone."""
+        if not data:
+            return rmtcli.Calibration("none")
+        return rmtcli.Calibration(self.calibration, stats=self.folder / "moments.safetensors")
+
+    def pruned(self, share: float, layout: str, *, data: bool = True) -> Report:
+        """Prune the blocks to a share of their weights."""
+        budget = Budget(str(round(self.parameters - (1 - share / 100) * self.weights)))
+        return self._prune(layout=layout, budget=budget, calibration=self.settings(data=data))
+
+    def rounded(self, bits: int, *, data: bool = True) -> Report:
+        """Store every matrix in few bits, embeddings too."""
+        settings = self.settings(data=data)
+        return self._prune(bits=bits, keep="fraction:of=1", calibration=settings)
+
+    def _prune(self, **options: Any) -> Report:
+        given = {"selection": self.selection, "evaluation": self.evaluation, "dry_run": True}
+        return rmtcli.prune(self.source, self.folder / "out", **given, **options)
+
+
+def main() -> None:
+    """Train the network where that was not done, compress it and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--share", type=float, nargs="+", default=[70, 50, 35])
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
+    parser.add_argument("--folder", type=Path, help="directory for text, network and statistics")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(arguments.folder or Path(name))
+        print_row("method", "parameters", "bytes", "perplexity", "dense")
+        print_row(*["---"] * 5)
+        for share in arguments.share:
+            at = f"blocks at {share:g} %"
+            print_report(f"{at}, factored, no data", bench.pruned(share, "factored", data=False))
+            for layout in ("factored", "pivoted", "narrow", "auto"):
+                print_report(f"{at}, {layout}", bench.pruned(share, layout))
+        for bits in arguments.bits:
+            for data in (False, True):
+                how = "error feedback" if data else "to nearest"
+                print_report(f"{bits} bits, {how}", bench.rounded(bits, data=data))
+
+
+def print_report(title: str, report: Report) -> None:
+    """Print one row: the method, what is left of the network, and its perplexity."""
+    assert report.comparison is not None
+    before, after = report.comparison.before, report.comparison.after
+    assert before is not None
+    assert before.perplexity is not None
+    assert after.perplexity is not None
+    shares = (f"{100 * b / a:.1f} %" for a, b in (report.parameters, report.tensor_bytes))
+    print_row(title, *shares, f"{after.perplexity:.2f}", f"{before.perplexity:.2f}")
+
+
+if __name__ == "__main__":
+    main()

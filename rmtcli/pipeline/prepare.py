@@ -61,7 +61,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     items = layers_of(checkpoint, request.selection, whole=layout.splits)
     if request.calibration.refines:
         _check_refining(items)
-    _check_tables(items, layout)
+    _check_tables(items, layout, goal)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
     if not layout.ranks:
@@ -162,8 +162,8 @@ def _share(
     return replace(fits, items=tuple(items)), notes
 
 
-def _check_tables(items: Sequence[Layer | Skipped], layout: Layout) -> None:
-    """Make sure that the layout can store look-up tables, if some are to be pruned.
+def _check_tables(items: Sequence[Layer | Skipped], layout: Layout, goal: Goal) -> None:
+    """Make sure that the layout can store look-up tables and a budget count them, if there are any.
 
     Raises:
         UsageError: it cannot.
@@ -173,6 +173,11 @@ def _check_tables(items: Sequence[Layer | Skipped], layout: Layout) -> None:
         raise UsageError(
             f"--embeddings and --layout {LAYOUTS.spell(layout)} exclude each other: choose "
             "--layout factored or dense"
+        )
+    if tables and goal.budget is not None and goal.budget.unit in ("macs", "ms"):
+        raise UsageError(
+            "--embeddings takes a budget of parameters or bytes: a look-up in a table costs "
+            "next to nothing, whatever its size"
         )
 
 

@@ -53,7 +53,8 @@ class Rounding:
         """
         layers_in = Counter(plan.layer.tensor for plan in plans)
         for plan in plans:
-            if layers_in[plan.layer.tensor] == 1 and plan.layer.view.rows is None:
+            view = plan.layer.view
+            if layers_in[plan.layer.tensor] == 1 and view.rows is None and not view.table:
                 self._layer(plan)
         for name in self.network.distinct:
             if name not in self._new and self._is_matrix(name):

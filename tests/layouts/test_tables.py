@@ -14,6 +14,7 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.layers import Layer, find_layers
 from rmtcli.layouts.tables import SplitHead, SplitTable
+from rmtcli.planning import Budget
 from rmtcli.running.calibrate import modules_of
 
 ROWS, WIDTH, RANK = 90, 32, 7
@@ -140,3 +141,25 @@ def test_pivot_rows_of_tables_are_refused(tmp_path: Path) -> None:
     made(tmp_path / "a.pt")
     with pytest.raises(UsageError, match="--embeddings and --layout pivoted exclude each other"):
         prune(tmp_path / "a.pt", "pivoted")
+
+
+@pytest.mark.parametrize("unit", ["macs", "ms"])
+def test_budgets_of_work_do_not_count_look_ups(tmp_path: Path, unit: str) -> None:
+    made(tmp_path / "a.pt")
+    budget, selection = Budget("50%", unit), rmtcli.Selection(embeddings=True)
+    with pytest.raises(UsageError, match="takes a budget of parameters or bytes"):
+        rmtcli.prune(tmp_path / "a.pt", budget=budget, selection=selection, batches=[1])
+
+
+def test_a_split_table_is_stored_in_few_bits(tmp_path: Path) -> None:
+    model = made(tmp_path / "a.pt")
+    selection = rmtcli.Selection(include=["embed.weight"], embeddings=True)
+    small, rule = tmp_path / "small.pt", f"rank:k={RANK}"
+    rmtcli.prune(tmp_path / "a.pt", small, keep=rule, selection=selection, bits=8)
+    written = open_checkpoint(small)
+    assert written.packed("embed.0.weight") is not None
+    loaded = rmtcli.load(Language(), small).eval()
+    with torch.no_grad():
+        dense, rounded = model.embed(X), loaded.embed(X)
+    assert not rounded[X == 3].any()
+    assert float((rounded - dense).norm() / dense.norm()) < 0.02
