@@ -24,6 +24,7 @@ COMMANDS = {
     "compression": "IDX --seeds 5",
     "minilm": "--share 70 50 35",
     "language": "",
+    "bits": "",
     "audio": "--seeds 3",
     "guard": "IDX FASHION",
     "training": "IDX --epochs 5",
