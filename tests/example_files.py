@@ -21,7 +21,7 @@ RANK = 3
 ARRAYS = ("d.npz", "test.npz", "train.npz", "arrays.npz", "held-out.npz")
 #: Model directories in the examples -> the architecture of the small model that replaces them.
 DIRECTORIES = {
-    "MODEL_DIR": "bert",
+    "MODEL_DIR": "bert-head",
     "all-MiniLM-L6-v2": "bert",
     "gpt2": "gpt2",
     "bert-sst2": "bert-head",
@@ -119,7 +119,7 @@ def write_directories(folder: Path) -> None:
         lines = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(3, 20, 120)]
         (folder / name).write_text("\n".join(lines))
     for name in ("train.jsonl", "test.jsonl"):
-        texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(120)]
+        texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(300)]
         lines = (json.dumps({"text": t, "label": i % 2}) for i, t in enumerate(texts))
         (folder / name).write_text("\n".join(lines))
 

@@ -130,9 +130,11 @@ class Prepared:
         """
         refines = self.request.calibration.refines and self.calibrations is not None
         replacements = None if refines else Replacements(self.checkpoint)
+        # A task that is sent to a cluster carries these, and must not carry all layers.
+        usual, others = self.method.layout.choices[0], dict(layouts)
 
         def layout(item: Fitted) -> Layout:
-            return layouts.get(item.layer.name, self.method.layout.choices[0])
+            return others.get(item.layer.name, usual)
 
         planned = plan_layers(self.checkpoint, self.fits, choose, layout, replacements)
         refuse_not_finite(self.checkpoint.path, planned.skipped)

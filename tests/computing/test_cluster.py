@@ -63,7 +63,11 @@ def test_an_analysis_on_the_cluster_gives_the_same_report(two_workers: Any, name
     assert remote.to_json() == local.to_json()
 
 
-@pytest.mark.parametrize("options", [{"keep": "edge"}, {"budget": Budget("50%")}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"keep": "edge"}, {"budget": Budget("50%"), "calibration": rmtcli.Calibration("none")}],
+    ids=["edge", "budget"],
+)
 def test_pruning_on_the_cluster_writes_the_same_bytes(
     two_workers: Any, directory: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
