@@ -135,7 +135,7 @@ class Bench:
             layout=layout,
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
-            calibration=calibration,
+            calibration=calibration or rmtcli.Calibration("none"),
             batches=self.batches,
             dry_run=True,
         )
@@ -212,6 +212,7 @@ METHODS: dict[str, Method] = {
     "one-sided, uniform ratio": lambda b, s: b.uniform(s, b.settings("one-sided")),
     "`--calib tokens`": lambda b, s: b.joint(s, b.made("tokens")),
     "`--calib tokens+prose`": lambda b, s: b.joint(s, b.made("tokens+prose")),
+    "150 sentences": lambda b, s: b.joint(s, b.made("", 150)),
     "32 sentences": lambda b, s: b.joint(s, b.made("", 32)),
     "32 sentences and tokens": lambda b, s: b.joint(s, b.made("tokens", 32)),
     "32 sentences, tokens and prose": lambda b, s: b.joint(s, b.made("tokens+prose", 32)),
