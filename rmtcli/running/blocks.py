@@ -12,7 +12,6 @@ gates, dropout and BatchNorm pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +25,10 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.layers import Block, Layer
 from rmtcli.layouts.wrapped import naming
 from rmtcli.running.calibrate import CalibrationInputs, modules_of
+from rmtcli.running.observe import equal, removed
 
 #: Number of samples on which the network runs.
 SAMPLES = 16
-#: Differences up to this share of the largest value are rounding.
-_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +147,7 @@ class _Search:
             for name, module in model.named_modules()
             if module._parameters or module._buffers
         ]
-        with _removed(hooks):
+        with removed(hooks):
             outputs = source.run(model, samples)
 
         def run(x: Tensor) -> Tensor:
@@ -204,7 +202,7 @@ class _Search:
         hook = self.model.get_submodule(writer.module).register_forward_hook(
             lambda module, args, output: output + change
         )
-        with _removed([hook]):
+        with removed([hook]):
             return self._local(readers, changed)
 
     def _scales(self, tensors: Sequence[Tensor], readers: Sequence[_Call]) -> bool:
@@ -232,12 +230,12 @@ class _Search:
             for call in writers
         ]
         arrived, more = self._watched(readers)
-        with _removed([*hooks, *more]):
+        with removed([*hooks, *more]):
             try:
                 self.run(self.samples.flip(0))
             except EvaluationError:  # experts get other tokens: old outputs do not fit
                 return False
-        return all(_equal(old.read, new) for old, new in zip(readers, arrived, strict=True))
+        return all(equal(old.read, new) for old, new in zip(readers, arrived, strict=True))
 
     def _watched(self, readers: Sequence[_Call]) -> tuple[list[Tensor], list[Any]]:
         """A list that fills with what the readers read, while they get their old inputs; hooks."""
@@ -257,9 +255,9 @@ class _Search:
     def _local(self, readers: Sequence[_Call], mask: Tensor) -> bool:
         """Whether a disturbance reaches the readers' inputs at ``mask`` only, and nothing else."""
         arrived, hooks = self._watched(readers)
-        with _removed(hooks):
+        with removed(hooks):
             outputs = self.run(self.samples)
-        if len(arrived) != len(readers) or not _equal(outputs, self.outputs):
+        if len(arrived) != len(readers) or not equal(outputs, self.outputs):
             return False
         return all(_changed(old.read, new, mask) for old, new in zip(readers, arrived, strict=True))
 
@@ -268,21 +266,6 @@ def _changed(old: Tensor, new: Tensor, mask: Tensor) -> bool:
     """Whether values changed at some entries of a mask, and at no others."""
     return (
         old.shape == new.shape
-        and not _equal(old, new)
-        and _equal(old.masked_fill(mask, 0), new.masked_fill(mask, 0))
+        and not equal(old, new)
+        and equal(old.masked_fill(mask, 0), new.masked_fill(mask, 0))
     )
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= _TOLERANCE * a.abs().max())
-
-
-@contextmanager
-def _removed(hooks: Sequence[Any]) -> Iterator[None]:
-    """Remove hooks on leaving the block."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

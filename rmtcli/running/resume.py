@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from rmtcli.checkpoint.names import module_of
+from rmtcli.running.observe import equal, removed
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 T = TypeVar("T")
@@ -20,8 +21,6 @@ Read = tuple[str, Tensor]
 _SAMPLES, _TRIED = 4, 8
 #: Most bytes that the states of all batches may take.
 MOST = 2 * 2**30
-#: Differences up to this share of the largest value are rounding.
-_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +81,7 @@ class Timeline:
         for name, module in model.named_modules():
             hooks.append(module.register_forward_pre_hook(lambda *_: begun.append(next(time))))
             hooks.append(module.register_forward_hook(ended(name)))
-        with _removed(hooks):
+        with removed(hooks):
             self.outputs = run(model, inputs)
 
     def before(self, modules: Sequence[str]) -> Iterator[Boundary]:
@@ -123,7 +122,7 @@ def read(
         return hook
 
     hooks = [model.get_submodule(n).register_forward_pre_hook(noted(n)) for n in modules]
-    with _removed(hooks), suppress(_Enough):
+    with removed(hooks), suppress(_Enough):
         run(model, inputs)
     return reads
 
@@ -139,7 +138,7 @@ def state_at(model: nn.Module, boundary: Boundary, inputs: Tensor, run: Run) -> 
         raise _Enough
 
     with (
-        _removed([model.get_submodule(boundary.module).register_forward_hook(hook)]),
+        removed([model.get_submodule(boundary.module).register_forward_hook(hook)]),
         suppress(_Enough),
     ):
         run(model, inputs)
@@ -251,11 +250,11 @@ class Course:
             with resumed(dense, new, state):
                 arrived = read(dense, modules, few, self._run, calls)
             same = len(arrived) == len(expected) and all(
-                _equal(a, b) for (_, a), (_, b) in zip(arrived, expected, strict=True)
+                equal(a, b) for (_, a), (_, b) in zip(arrived, expected, strict=True)
             )
             if same:  # a whole run takes longer
                 with resumed(dense, new, state):
-                    same = _equal(self._run(dense, few), self._timeline.outputs)
+                    same = equal(self._run(dense, few), self._timeline.outputs)
         # A user's network may raise anything where the state stands for what other modules return.
         except Exception:
             return None
@@ -272,18 +271,3 @@ def _state(output: Any) -> Tensor | None:
     """The tensor that a module returned, alone or first of several values."""
     first = output[0] if isinstance(output, tuple) and output else output
     return first if isinstance(first, Tensor) else None
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= _TOLERANCE * a.abs().max())
-
-
-@contextmanager
-def _removed(hooks: Sequence[Any]) -> Iterator[None]:
-    """Remove hooks on leaving the block."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -120,18 +120,21 @@ def test_a_head_of_its_own_is_kept_where_the_configuration_ties_it(tmp_path: Pat
     assert type(model.lm_head) is torch.nn.Linear
 
 
+def check_gpt2(directory: Path, dense: Any) -> None:
+    """Load a directory; every tensor has its place, and the outputs are the dense network's."""
+    model, info = transformers.GPT2LMHeadModel.from_pretrained(directory, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(outputs(model), outputs(dense), rtol=1e-4, atol=1e-4)
+
+
 def test_a_pytorch_file_with_both_names_is_stored_once(tmp_path: Path) -> None:
     dense = saved("GPT2LMHeadModel", tmp_path / "a")
     torch.save(dense.state_dict(), tmp_path / "a" / "pytorch_model.bin")
     (tmp_path / "a" / "model.safetensors").unlink()
     report = prune(tmp_path / "a", "transformer.wte")
     assert report.parameters[0] - report.parameters[1] == TOKENS * 32 - RANK * (TOKENS + 32)
-    model, info = transformers.GPT2LMHeadModel.from_pretrained(
-        tmp_path / "small", output_loading_info=True
-    )
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    torch.testing.assert_close(outputs(model), outputs(dense), rtol=1e-4, atol=1e-4)
+    check_gpt2(tmp_path / "small", dense)
 
 
 def test_equal_copies_are_one_table(tmp_path: Path) -> None:
@@ -142,12 +145,7 @@ def test_equal_copies_are_one_table(tmp_path: Path) -> None:
     save_file(state | {"lm_head.weight": state["transformer.wte.weight"].clone()}, file,
               {"format": "pt"})  # fmt: skip
     prune(tmp_path / "a", "transformer.wte")
-    model, info = transformers.GPT2LMHeadModel.from_pretrained(
-        tmp_path / "small", output_loading_info=True
-    )
-    assert not info["unexpected_keys"]
-    assert not info["missing_keys"]
-    torch.testing.assert_close(outputs(model), outputs(dense), rtol=1e-4, atol=1e-4)
+    check_gpt2(tmp_path / "small", dense)
 
 
 def test_a_wrong_list_of_tables_is_refused(tmp_path: Path) -> None:

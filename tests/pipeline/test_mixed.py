@@ -102,20 +102,6 @@ def test_the_report_names_each_layers_layout(tmp_path: Path, data: Path) -> None
     ]
 
 
-def test_a_limit_on_the_drop_finds_widths_and_ranks(tmp_path: Path, data: Path) -> None:  # noqa: F811
-    source = chain(tmp_path, data, 60, 40)
-    report = prune(
-        source,
-        tmp_path / "small.safetensors",
-        layout="auto",
-        max_drop=10.0,
-        evaluation=Evaluation(data),
-    )
-    assert report.guard is not None
-    assert report.parameters[1] < report.parameters[0]
-    assert any(plan.narrowed for plan in report.layers)
-
-
 def test_a_budget_of_time_takes_the_faster_layout(tmp_path: Path, data: Path) -> None:  # noqa: F811
     report = prune(
         chain(tmp_path, data, *SIZES),

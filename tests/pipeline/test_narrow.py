@@ -180,17 +180,19 @@ def test_a_directory_stays_a_stock_model(case: str, tmp_path: Path) -> None:
     assert reasons == {None, Untouched.NO_BLOCK}
 
 
-def test_a_limit_on_the_drop_finds_widths(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("layout", ["narrow", "auto"])
+def test_a_limit_on_the_drop_finds_widths(tmp_path: Path, data: Path, layout: str) -> None:
     source = chain(tmp_path, data, 60, 40)
     report = prune(
         source,
         tmp_path / "small.safetensors",
-        layout="narrow",
+        layout=layout,
         max_drop=10.0,
         evaluation=Evaluation(data),
     )
     assert report.guard is not None
     assert report.parameters[1] < report.parameters[0]
+    assert any(plan.narrowed for plan in report.layers)
 
 
 def test_a_narrow_network_can_be_narrowed_again(tmp_path: Path, data: Path) -> None:
