@@ -63,7 +63,10 @@ def reference() -> str:
         "rmtcli",
     ]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip() + "\n"
+    # Typer writes a command's examples as one paragraph.
+    examples = re.compile(r"^(?:rmtcli .*\n?)+", re.M)
+    text = examples.sub(lambda m: f"**Examples**:\n\n```sh\n{m[0].rstrip()}\n```\n", done.stdout)
+    return text.strip() + "\n"
 
 
 @pytest.mark.parametrize("marker", ["help", "methods"])

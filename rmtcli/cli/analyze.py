@@ -19,6 +19,10 @@ from rmtcli.cli.options import (
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = """\
+rmtcli analyze model.safetensors
+rmtcli analyze MODEL_DIR --report report.html"""
+
 
 def command(
     *,

@@ -23,6 +23,8 @@ from rmtcli.cli.options import (
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli curve model.pt --data samples.npz --plot curve.svg"
+
 
 def command(
     *,

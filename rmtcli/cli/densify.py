@@ -9,6 +9,8 @@ import typer
 from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, to_path
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli densify small.pt -o dense.pt"
+
 
 def command(
     *,

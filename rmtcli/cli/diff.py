@@ -10,6 +10,8 @@ from rmtcli.cli.options import Edge, Key, Only, OutputOptions, PathOrURL, Select
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli diff model.pt finetuned.pt"
+
 
 def command(
     *,

@@ -17,6 +17,8 @@ from rmtcli.cli.options import (
 )
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli evaluate small.pt --against model.pt --data samples.npz"
+
 
 def command(
     *,

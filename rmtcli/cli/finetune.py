@@ -22,6 +22,8 @@ from rmtcli.cli.options import (
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli finetune model.pt --budget 10% --data samples.npz --distill 0.5"
+
 
 def command(
     *,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions
 
+EXAMPLES = "rmtcli info small.pt"
+
 
 def command(
     *, file: Checkpoint, key: Key = None, outputs: Annotated[OutputOptions, Only("json")]

@@ -28,6 +28,7 @@ from rmtcli.cli import (
 )
 from rmtcli.cli.defaults import defaults
 from rmtcli.cli.groups import expand_groups
+from rmtcli.cli.help import WIDTH, Command, Commands, UsageFailure, words_of
 from rmtcli.cli.memory import libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
 from rmtcli.errors import RmtcliError, one_line, out_of_memory
@@ -35,32 +36,24 @@ from rmtcli.version import __version__
 
 app = typer.Typer(
     name="rmtcli",
-    no_args_is_help=True,
+    cls=Commands,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written"
-#: In the order of the help.
-_COMMANDS = (
-    analyze,
-    prune,
-    curve,
-    finetune,
-    evaluate,
-    diff,
-    densify,
-    verify,
-    info,
-    simulate,
-    reproduce,
-    plot_training,
-    methods,
-    schema,
-)
-for module in _COMMANDS:
-    name = module.__name__.rpartition(".")[2].replace("_", "-")
-    app.command(name)(expand_groups(module.command))
+#: Topic -> commands, in the order of the help.
+_COMMANDS = {
+    "Look": (analyze, info, evaluate, diff, verify),
+    "Compress": (prune, curve, finetune, densify),
+    "Research": (simulate, reproduce, plot_training),
+    "Reference": (methods, schema),
+}
+for topic, modules in _COMMANDS.items():
+    for module in modules:
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        settings: Any = {"cls": Command, "rich_help_panel": topic, "epilog": module.EXAMPLES}
+        app.command(name, **settings)(expand_groups(module.command))
 
 
 def _version(wanted: bool) -> None:
@@ -72,7 +65,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Compress the fully connected layers of a pretrained network.
@@ -89,7 +85,11 @@ def main() -> None:
     try:
         _prepare()
         group: Any = typer.main.get_command(app)
-        group(prog_name="rmtcli", default_map=defaults(group.commands, Path.cwd()))
+        settings = defaults(group.commands, Path.cwd())
+        # Typer returns the code of an exit where it does not exit itself.
+        sys.exit(group(prog_name="rmtcli", default_map=settings, standalone_mode=False) or 0)
+    except UsageFailure as error:
+        _fail(words_of(error), 2)
     except KeyboardInterrupt:  # where Typer does not catch it
         sys.exit(130)
     except RmtcliError as error:

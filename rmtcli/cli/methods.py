@@ -6,6 +6,8 @@ from typing import Annotated
 
 from rmtcli.cli.options import Only, OutputOptions
 
+EXAMPLES = "rmtcli methods"
+
 
 def command(*, outputs: Annotated[OutputOptions, Only("json")]) -> None:
     """List calibration inputs, edge estimators, keep rules, kinds of noise and tasks."""

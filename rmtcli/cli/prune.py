@@ -12,6 +12,11 @@ from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 from rmtcli.errors import LayerError
 
+EXAMPLES = """\
+rmtcli prune model.pt --budget 20% --data samples.npz
+rmtcli prune model.pt --max-drop 0.5 --data samples.npz
+rmtcli prune MODEL_DIR --budget 70% --calib sentences.txt -o small"""
+
 
 def command(
     *,

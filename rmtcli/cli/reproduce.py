@@ -11,6 +11,8 @@ import typer
 from rmtcli.cli.options import Only, OutputOptions
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli reproduce label-noise --data FOLDER --seeds 3"
+
 
 def command(
     *,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+EXAMPLES = "rmtcli schema > report.schema.json"
+
 
 def command() -> None:
     """Print the JSON Schema of reports.

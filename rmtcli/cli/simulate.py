@@ -11,6 +11,8 @@ import typer
 from rmtcli.cli.options import Only, OutputOptions
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli simulate known.safetensors --rank 5 --shape 512x784"
+
 
 def command(
     *,

@@ -10,6 +10,8 @@ import typer
 from rmtcli.cli.options import Only, OutputOptions
 from rmtcli.cli.reporter import Reporter
 
+EXAMPLES = "rmtcli verify small --against MODEL_DIR"
+
 
 def command(
     *,

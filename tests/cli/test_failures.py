@@ -405,10 +405,10 @@ def test_an_invalid_input_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["prune"], "Missing argument"),
-        (["prune", MLP, "--kep", "auto"], "No such option"),
-        (["nonsense"], "No such command"),
-        (["analyze", MLP, "--min-side", "-1"], "Invalid value"),
+        (["prune"], "missing argument"),
+        (["prune", MLP, "--kep", "auto"], "no such option"),
+        (["nonsense"], "no such command"),
+        (["analyze", MLP, "--min-side", "-1"], "invalid value"),
     ],
 )
 def test_an_invalid_command_line_exits_with_2(

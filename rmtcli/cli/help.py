@@ -1,0 +1,108 @@
+"""Help texts: options by topic, examples, and the program's own form of an error of usage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+#: The base of all of Typer's errors of usage, which Typer does not export itself.
+UsageFailure: Any = typer.BadParameter.__bases__[0]
+#: Columns that help texts take at most; a narrower terminal gets narrower ones.
+WIDTH = 110
+#: Topic -> its options, in the order of the help; an option of no topic is under "Options".
+TOPICS = {
+    "How much": (
+        *("--budget", "--budget-bytes", "--budget-macs", "--budget-latency", "--max-drop"),
+        *("--keep", "--edge", "--layout", "--bits", "--rank-multiple", "--share-inputs", "--apply"),
+        "--size",
+    ),
+    "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),
+    "Calibration": (
+        *("--calib", "--sequential", "--heal", "--heal-minutes", "--clean", "--metric", "--stats"),
+        "--calib-batch",
+    ),
+    "Which layers": (
+        *("--include", "--exclude", "--min-side", "--conv", "--recurrent", "--embeddings"),
+        "--key",
+    ),
+    "Training": ("--epochs", "--lr", "--seed", "--distill", "--teacher"),
+    "Output": (
+        *("--output", "--plan", "--report", "--plot", "--json", "--fail-if", "--dry-run"),
+        *("--force", "--no-verify", "--quiet", "--verbose"),
+    ),
+    "Speed": ("--batch", "--device", "--cache", "--executor"),
+}
+
+
+class Command(TyperCommand):
+    """A command whose help has examples, and its options by topic.
+
+    A command's epilog holds its examples, one shell command a line.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, the arguments, and the options of each topic."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        for topic, records in _by_topic(self, ctx).items():
+            with formatter.section(topic):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write nothing: the examples stand above the options."""
+
+
+class Commands(TyperGroup):
+    """A group whose help lists the commands by topic, with whole sentences.
+
+    ``rmtcli help prune`` is ``rmtcli prune --help``, and ``rmtcli`` alone is ``rmtcli --help``.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments of the program."""
+        if args[:1] in ([], ["help"]):
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of each topic."""
+        topics: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            summary = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+            topic = getattr(command, "rich_help_panel", None) or "Commands"
+            topics.setdefault(topic, []).append((name, summary))
+        for topic, records in topics.items():
+            with formatter.section(topic):
+                formatter.write_dl(records)
+
+
+def _by_topic(command: TyperCommand, ctx: Any) -> Mapping[str, list[tuple[str, str]]]:
+    """The help of each parameter, by topic, in the order of :data:`TOPICS`."""
+    arguments, options = [], {}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is None:
+            continue
+        if parameter.param_type_name == "argument":
+            # Newer versions of Typer also name the type of the value, which is the program's own.
+            arguments.append((record[0].partition(" <")[0], record[1]))
+        else:
+            options[next(name for name in parameter.opts if name.startswith("--"))] = record
+    topics = {"Arguments": arguments}
+    for topic, names in TOPICS.items():
+        topics[topic] = [options.pop(name) for name in names if name in options]
+    topics["Options"] = list(options.values())
+    return {topic: records for topic, records in topics.items() if records}
+
+
+def words_of(error: Any) -> str:
+    """One of Typer's errors of usage, as a line that says where to look."""
+    text = error.format_message().rstrip(".")
+    where = f"see '{error.ctx.command_path} --help'" if error.ctx else ""
+    text = f"{text[:1].lower()}{text[1:]}"
+    return f"{text} ({where})" if where else text
