@@ -108,12 +108,17 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     bits = prepared.request.bits
     if bits is None:
         return result
-    known = {} if prepared.calibrations is None else prepared.calibrations
-    networks = [network for network in (result.network, result.unhealed) if network is not None]
-    rounded = [Rounding(x, bits, known).apply(result.planned.layers) for x in networks]
-    notes = (*result.notes, *on_rounding(bits, calibrated=prepared.calibrated is not None))
-    unhealed = rounded[1] if rounded[1:] else None
-    return replace(result, network=rounded[0], unhealed=unhealed, notes=notes)
+    known = result.calibrations or prepared.calibrations or {}
+    plans = result.planned.layers
+    network, layers = Rounding(result.network, {}, bits, known).apply(plans)
+    unhealed = result.unhealed and Rounding(result.unhealed, {}, bits, known).apply(plans)[0]
+    return replace(
+        result,
+        planned=replace(result.planned, layers=layers),
+        network=network,
+        unhealed=unhealed,
+        notes=(*result.notes, *on_rounding(bits, calibrated=prepared.calibrated is not None)),
+    )
 
 
 def compare(prepared: Prepared, result: Result) -> Comparison | None:

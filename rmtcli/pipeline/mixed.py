@@ -10,7 +10,7 @@ from rmtcli.checkpoint import Edited
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Skipped
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.planning import CutLayers, Design, Fitted, LayerPlan, by_ranks
+from rmtcli.planning import Design, Fitted, LayerPlan, by_ranks
 
 
 def mixed(prepared: Prepared, design: Design) -> Result:
@@ -27,7 +27,7 @@ def mixed(prepared: Prepared, design: Design) -> Result:
     if list(design.widths) == prepared.hidden.dense:
         return prepared.result(ranks, layouts)
     narrow = prepared.cut(design.widths)
-    ranked = _cut(prepared, design, narrow.network).result(ranks, layouts)
+    ranked = _cut(prepared, design, narrow).result(ranks, layouts)
     pairs = zip(narrow.planned.layers, ranked.planned.layers, strict=True)
     planned = replace(narrow.planned, layers=tuple(_both(*pair) for pair in pairs))
 
@@ -39,17 +39,18 @@ def mixed(prepared: Prepared, design: Design) -> Result:
     return replace(
         ranked,
         planned=planned,
+        calibrations=narrow.calibrations,
         network=flat(ranked.network),
         unhealed=None if ranked.unhealed is None else flat(ranked.unhealed),
     )
 
 
-def _cut(prepared: Prepared, design: Design, network: Edited) -> Prepared:
+def _cut(prepared: Prepared, design: Design, narrow: Result) -> Prepared:
     """The narrow network, ready to be approximated."""
-    hidden, calibrations = prepared.hidden, prepared.calibrations
+    hidden, calibrations, network = prepared.hidden, prepared.calibrations, narrow.network
     assert hidden is not None
     assert calibrations is not None
-    cut = CutLayers(hidden, calibrations, design.widths)
+    assert narrow.calibrations is not None
     free = {item.layer.name: item for group in design.allocation.groups for item in group}
 
     def at(item: Fitted | Skipped) -> Fitted | Skipped:
@@ -65,9 +66,7 @@ def _cut(prepared: Prepared, design: Design, network: Edited) -> Prepared:
         prepared,
         harness=harness,
         fits=replace(prepared.held, items=tuple(map(at, prepared.held.items))),
-        calibrations=ByLayer(
-            {name: cut.calibration(name) for name in calibrations}, calibrations.missing
-        ),
+        calibrations=ByLayer(narrow.calibrations, calibrations.missing),
         hidden=None,
         teacher=prepared.harness,
     )

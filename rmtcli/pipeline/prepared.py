@@ -28,6 +28,7 @@ from rmtcli.pipeline.stages import (
     refuse_not_finite,
 )
 from rmtcli.planning import (
+    CutLayers,
     Fitted,
     Guard,
     HiddenLayers,
@@ -55,6 +56,7 @@ class Result:
         unhealed: the pruned checkpoint before healing; None where nothing was healed.
         notes: sentences a user should read.
         undone: the refinements that were undone: ``sequential``, ``heal``.
+        calibrations: those of its own layers, if hidden layers are narrower; else None.
     """
 
     planned: Planned
@@ -62,6 +64,7 @@ class Result:
     unhealed: Edited | None = None
     notes: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
+    calibrations: Mapping[str, LayerCalibration] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +165,19 @@ class Prepared:
         planned = Planned(layers, skipped)
         values = self.checkpoint, self.source, self.method, planned.pruned
         made = edited(*values, network.edits(), network.entries)
-        return Result(planned, made, notes=on_widths(network.entries))
+        return Result(
+            planned,
+            made,
+            notes=on_widths(network.entries),
+            calibrations=self._cut(widths),
+        )
+
+    def _cut(self, widths: Sequence[int]) -> Mapping[str, LayerCalibration]:
+        """The calibrations of the layers at these widths of the hidden layers."""
+        assert self.hidden is not None
+        known: Mapping[str, LayerCalibration] = self.calibrations or {}
+        cut = CutLayers(self.hidden, known, tuple(widths))
+        return {name: cut.calibration(name) for name in known}
 
     def _refined(self, planned: Planned) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""

@@ -1,4 +1,4 @@
-"""Rounding a pruned network's matrices to few bits, in the metric of each layer's inputs."""
+"""Rounding a pruned network's matrices to few bits, in the metric of each layer's data."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Edited, decode, encode
+from rmtcli.checkpoint import Edited, encode
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.packing import Packed, pack
 from rmtcli.checkpoint.spill import Spill, Stored
+from rmtcli.pipeline.rounded_layer import Matrices, Metric, round_matrices
 from rmtcli.planning import LayerCalibration, LayerPlan
-from rmtcli.quantization import Grid, Rounded, nearest, round_left, round_weight, scale_type
+from rmtcli.quantization import GROUP, Grid, Rounded, is_rounded, nearest, round_weight, scale_type
 
-#: Matrices whose longer side has fewer entries stay as they are: a row fills a word of 32 bits.
-SHORTEST = 32
+#: Entries that share a scale where 128 do not divide the rows of a network's matrices.
+SMALL_GROUP = 64
 #: Up to so many bits, a note says that data would help.
 SAFE_BITS = 4
 
@@ -29,104 +29,117 @@ class Rounding:
 
     Layers are rounded with error feedback where the second moment of their inputs is known, and
     their biases take up the mean of the error; of two factors, the left one is fitted again to the
-    rounded right one. All other matrices, such as embeddings, are rounded to the nearest value.
-    Vectors stay as they are.
+    rounded right one. The rows of a table are rounded with feedback where the gradients of its
+    outputs are known. All other matrices are rounded to the nearest value. Vectors stay as they
+    are.
 
     Args:
         network: the pruned network.
-        bits: bits per entry.
-        calibrations: by layer name; empty without calibration.
+        bits: bits per entry of single tensors, by their names in the dense network; None leaves one
+            as it is.
+        others: bits per entry of all other tensors.
+        calibrations: of the network's layers at their own widths, by name; empty without
+            calibration.
     """
 
     def __init__(
-        self, network: Edited, bits: int, calibrations: Mapping[str, LayerCalibration]
+        self,
+        network: Edited,
+        bits: Mapping[str, int | None],
+        others: int | None,
+        calibrations: Mapping[str, LayerCalibration],
     ) -> None:
-        self.network, self.grid, self.calibrations = network, Grid(bits), calibrations
+        self.network, self.calibrations = network, calibrations
+        self._bits, self._others, self._group = bits, others, group_of(network)
+        self._tied = set(network.aliases.values())
         self._spill = Spill()
         self._new: dict[str, Stored] = {}
+        self._first: dict[str, Rounded] = {}  # right factors that several layers share
 
-    def apply(self, plans: Sequence[LayerPlan]) -> Edited:
-        """The network with rounded matrices.
+    def apply(self, plans: Sequence[LayerPlan]) -> tuple[Edited, tuple[LayerPlan, ...]]:
+        """The network with rounded matrices, and the plans with what that adds to their losses.
 
         Args:
             plans: what was done with each layer of the network.
         """
         layers_in = Counter(plan.layer.tensor for plan in plans)
+        after = []
         for plan in plans:
             view = plan.layer.view
-            if layers_in[plan.layer.tensor] == 1 and view.rows is None and not view.table:
-                self._layer(plan)
+            if layers_in[plan.layer.tensor] > 1 or view.rows is not None:
+                after.append(plan)
+            elif view.table:
+                after.append(self._table(plan))
+            else:
+                after.append(self._layer(plan))
         for name in self.network.distinct:
-            if name not in self._new and self._is_matrix(name):
-                stored = self._array(name)
-                self._keep(name, nearest(stored, self._grid(stored.shape)))
-        return self._edited()
+            bits = self._bits_of(name)
+            if name not in self._new and bits is not None and self._is_matrix(name):
+                self._keep(
+                    name, nearest(self._array(name), Grid(bits, self._group).of(self._shape(name)))
+                )
+        return self._edited(), tuple(after)
 
-    def _layer(self, plan: LayerPlan) -> None:
+    def _layer(self, plan: LayerPlan) -> LayerPlan:
         """Round a layer's weight or its two factors, unless they are no plain matrices."""
-        weight = plan.layer.tensor
+        weight, bits = plan.layer.tensor, self._bits_of(plan.layer.tensor)
         split = plan.layout.splits and plan.layout.names(weight)[0] in self.network.infos
         names = plan.layout.names(weight) if split else (weight,)
-        if not all(map(self._is_matrix, names[:2])):
-            return
-        second, mean = self._moments(plan)
+        if bits is None or not all(map(self._is_matrix, names[:2])):
+            return plan
         transposed = plan.layer.view.transposed and not split
-        before = [self._array(name) for name in names[:2]]
-        if transposed:
-            before = [before[0].T]
-        after = [self._first(names[0], before[0], second, transposed=transposed)]
-        if split:
-            grid = self.grid.along_longer(before[1].shape)
-            last = round_left(before[1], before[0], after[0], second, grid)
-            self._keep(self.network.aliases.get(names[1], names[1]), last)
-            after.append(last.values.astype(np.float64))
-        if mean is not None:
+        parts = [self._array(name) for name in names[:2]]
+        order = self._array(names[2]).astype(np.int64) if len(names) > 2 else None
+        before = Matrices([parts[0].T] if transposed else parts, order)
+        metric = Metric.of(self.calibrations.get(plan.layer.name))
+        stored = self.network.aliases.get(names[0], names[0])
+        grid = Grid(bits, self._group).of(self._shape(names[0]))
+        shared = stored in self._tied
+        rounded = round_matrices(
+            before,
+            grid.transposed if transposed else grid,
+            replace(metric, outputs=None) if split and shared else metric,
+            self._first.get(stored),
+        )
+        if shared:
+            self._first[stored] = rounded[0]
+        for name, part in zip(names, rounded, strict=False):
+            self._keep(name, part.transposed if transposed else part)
+        after = Matrices([part.values.astype(np.float64) for part in rounded], order)
+        if metric.mean is not None:
             bias = plan.layout.bias_name(weight) if split else bias_of(weight)
-            order = self._array(names[2]).astype(np.int64) if len(names) > 2 else None
-            self._shift(bias, _outputs(before, mean, order) - _outputs(after, mean, order))
+            self._shift(bias, before.outputs(metric.mean) - after.outputs(metric.mean))
+        return replace(
+            plan, bits=bits, predicted_loss=metric.loss(before, after, plan.predicted_loss)
+        )
 
-    def _first(
-        self, name: str, matrix: FloatArray, second: FloatArray | None, *, transposed: bool
-    ) -> FloatArray:
-        """Round a matrix that reads the layer's inputs, once if several layers share it.
+    def _table(self, plan: LayerPlan) -> LayerPlan:
+        """Round a table that is looked up: each row with feedback in its output's metric."""
+        name, bits = plan.layer.tensor, self._bits_of(plan.layer.tensor)
+        if bits is None or name not in self.network.infos or not self._is_matrix(name):
+            return plan
+        outputs = Metric.of(self.calibrations.get(plan.layer.name)).outputs
+        self._keep(name, round_weight(self._array(name), outputs, Grid(bits, self._group)))
+        return replace(plan, bits=bits)
 
-        Args:
-            name: the tensor.
-            matrix: its values, shape (out, in).
-            second: the second moment of its inputs.
-            transposed: whether the tensor is stored as in × out.
-        """
-        stored = self.network.aliases.get(name, name)
-        if stored not in self._new:
-            grid = self._grid(self.network.infos[name].shape)
-            rounded = round_weight(matrix, second, grid.transposed if transposed else grid)
-            self._keep(stored, rounded.transposed if transposed else rounded)
-        values = decode(self._new[stored].read()).astype(np.float64)
-        return values.T if transposed else values
-
-    def _moments(self, plan: LayerPlan) -> tuple[FloatArray | None, FloatArray | None]:
-        """The second moment and the mean of a layer's inputs; the mean only if a bias takes it."""
-        known = self.calibrations.get(plan.layer.name)
-        if known is None or known.moments.of_outputs or plan.narrowed is not None:
-            return None, None
-        moments = known.moments
-        return (moments.covariance, moments.mean) if known.bias else (moments.second, None)
+    def _bits_of(self, name: str) -> int | None:
+        return self._bits.get(self.network.aliases.get(name, name), self._others)
 
     def _is_matrix(self, name: str) -> bool:
         """Whether a tensor is rounded."""
-        info = self.network.infos[name]
-        matrix = len(info.shape) == 2 and min(info.shape) > 0 and max(info.shape) >= SHORTEST
-        return matrix and info.dtype in FLOATS
+        return is_rounded(self._shape(name)) and self.network.infos[name].dtype in FLOATS
 
-    def _grid(self, shape: tuple[int, ...]) -> Grid:
-        """The grid of a whole weight: groups run along rows, as other programs expect."""
-        return self.grid if shape[1] >= SHORTEST else self.grid.along_longer(shape)
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self.network.infos[name].shape
 
     def _array(self, name: str) -> FloatArray:
         return self.network.array(name).astype(np.float64)
 
     def _keep(self, name: str, rounded: Rounded) -> None:
-        """Store a rounded matrix in the place of a tensor."""
+        """Store a rounded matrix in the place of a tensor, once under all its names."""
+        name = self.network.aliases.get(name, name)
+        if name in self._new:
+            return
         info, codes = self.network.infos[name], rounded.codes
         columnwise = rounded.grid.columnwise
         words = pack(codes.T if columnwise else codes, rounded.grid.bits)
@@ -163,6 +176,16 @@ class Rounding:
         return Edited(network.source, edits, replace(network.manifest, packed=packed))
 
 
+def group_of(network: Edited) -> int:
+    """Entries that share a scale: fewer where plain transformers reads a directory only then.
+
+    It takes one grid for all dense layers, whose rows are divided without a rest.
+    """
+    rows = [info.shape[1] for info in network.infos.values() if is_rounded(info.shape)]
+    plain = network.about.linear_only and not (network.manifest and network.manifest.factored)
+    return SMALL_GROUP if plain and any(n % GROUP for n in rows) else GROUP
+
+
 def on_rounding(bits: int, *, calibrated: bool) -> tuple[str, ...]:
     """A note where data would help."""
     if bits > SAFE_BITS or calibrated:
@@ -171,19 +194,3 @@ def on_rounding(bits: int, *, calibrated: bool) -> tuple[str, ...]:
         f"every matrix was rounded to the nearest of {2**bits} values a group, without data: "
         "with --calib, errors are made up for within each layer",
     )
-
-
-def _outputs(
-    matrices: Sequence[FloatArray], inputs: FloatArray, order: NDArray[np.int64] | None
-) -> FloatArray:
-    """The outputs of a layer without its bias for one input.
-
-    Args:
-        matrices: the weight, or the right and the left factor.
-        inputs: shape (in,).
-        order: for pivot rows, the position of each output among theirs and the others'.
-    """
-    outputs = [inputs]
-    for matrix in matrices:
-        outputs.append(matrix @ outputs[-1])
-    return outputs[-1] if order is None else np.concatenate(outputs[1:])[order]

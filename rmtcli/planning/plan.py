@@ -30,15 +30,16 @@ class LayerPlan:
             and no more.
         untouched: why it stays as it is, or None if it is pruned.
         relative_error: ‖W − W_r‖_F / ‖W‖_F of plain truncation to that rank.
-        predicted_loss: expected loss of the calibrated factors on the calibration data, before any
-            refinement, relative to dropping the layer (of siblings, to dropping all of them); None
-            without calibration.
+        predicted_loss: expected loss on the calibration data of the calibrated factors, before any
+            refinement, and of rounding to few bits, relative to dropping the layer (of siblings, to
+            dropping all of them); None without calibration.
         factors: the two factors, if they were asked for and the layer is pruned.
         vectors: comparison of the spikes' vectors with noise, if they are known.
         group: name of the first of the pruned layers that share its right factor, perhaps its own;
             None if it has a right factor to itself.
         sha256: hash of the layer's bytes as stored, or None if it was not asked for.
         narrowed: (out, in) after a hidden layer beside it was made narrower; None if none was.
+        bits: bits per entry in which its matrices are stored; None if they keep their type.
     """
 
     layer: Layer
@@ -55,6 +56,7 @@ class LayerPlan:
     group: str | None = None
     sha256: str | None = None
     narrowed: tuple[int, int] | None = None
+    bits: int | None = None
 
     @property
     def largest(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.quantization.grid import Grid, Rounded, choose_scales, codes_of
@@ -11,45 +12,89 @@ from rmtcli.quantization.grid import Grid, Rounded, choose_scales, codes_of
 #: Ridge of the inputs' second moment, as a share of its mean eigenvalue: no error is moved into
 #: directions that the calibration data say little about.
 RIDGE = 0.01
-#: Columns that are rounded before the columns after them are updated.
-BLOCK = 128
+#: Ridge of the moment of the output gradients. It is larger because calibration has fewer of them;
+#: docs/benchmarks.md compares several.
+OUTPUT_RIDGE = 0.3
+#: Columns that are rounded before the columns after them are updated, and most rows at a time.
+BLOCK, ROWS = 128, 32
 
 
-def with_feedback(weight: FloatArray, second: FloatArray, grid: Grid) -> Rounded:
-    """Round a matrix so that its outputs change little on inputs of a given second moment.
+def with_feedback(
+    weight: FloatArray, second: FloatArray, grid: Grid, outputs: FloatArray | None = None
+) -> Rounded:
+    """Round a matrix so that what its outputs are used for changes little.
 
-    Column by column, in the order of falling variance of the inputs: a column is rounded, and the
-    columns that are left take up its error as well as they can, by regression on the inputs
-    (Frantar, Ashkboos, Hoefler and Alistarh, GPTQ, 2022). Scales are chosen before.
+    The loss of an error E is tr(G E C Eᵀ), with C the second moment of the inputs and G that of the
+    gradients of the outputs. Column by column, in the order of falling variance of the inputs: a
+    column is rounded, and the columns that are left take up its error as well as they can, by
+    regression on the inputs (Frantar, Ashkboos, Hoefler and Alistarh, GPTQ, 2022). With G, rows are
+    rounded in blocks, and the rows that are left take up the errors of a block in the same way.
+    Scales are chosen before.
 
     Args:
         weight: shape (out, in).
         second: shape (in, in), the second moment of the inputs; centred where a bias takes up the
             error of the mean.
         grid: the grid.
+        outputs: shape (out, out), the second moment of the gradients of the outputs; without it,
+            all outputs count alike.
     """
     variances = np.diagonal(second)
     scales = choose_scales(weight, grid, variances + RIDGE * variances.mean())
-    each = grid.spread(scales, *weight.shape)
-    order = np.argsort(-variances, kind="stable")
-    upper = _inverse_root(second[np.ix_(order, order)])
-    rest, each = weight[:, order].astype(np.float64), each[:, order]
-    codes = np.empty(weight.shape, np.int8)
+    columns = np.argsort(-variances, kind="stable")
+    right = _inverse_root(second[np.ix_(columns, columns)], RIDGE)
+    rows, left, step = np.arange(len(weight)), None, len(weight)
+    if outputs is not None:
+        rows = np.argsort(-np.diagonal(outputs), kind="stable")
+        step = max(1, min(ROWS, len(rows) // 8))
+        left = _inverse_root(outputs[np.ix_(rows, rows)], OUTPUT_RIDGE)
+    order = np.ix_(rows, columns)
+    rest, each = weight[order].astype(np.float64), grid.spread(scales, *weight.shape)[order]
+    made, codes = np.empty(rest.shape, np.int8), np.empty(rest.shape, np.int8)
+    for start in range(0, len(rest), step):
+        block, after = slice(start, start + step), slice(start + step, None)
+        made[block] = _by_columns(rest[block], each[block], right, grid)
+        if left is not None and start + step < len(rest):
+            errors = rest[block] - made[block] * each[block]
+            own = left[block, block]
+            errors = scipy.linalg.solve_triangular(own, errors, trans="T")
+            rest[after] -= left[block, after].T @ errors
+    codes[order] = made
+    return Rounded(grid, codes, scales)
+
+
+def _by_columns(
+    weight: FloatArray, scales: FloatArray, upper: FloatArray, grid: Grid
+) -> NDArray[np.int8]:
+    """The codes of some rows, whose columns are rounded one after the other.
+
+    Args:
+        weight: shape (rows, in), columns in the order in which they are rounded.
+        scales: the scale of each entry.
+        upper: shape (in, in), from :func:`_inverse_root`.
+        grid: the grid.
+    """
+    rest, codes = weight.copy(), np.empty(weight.shape, np.int8)
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         errors = np.empty((len(weight), stop - start))
         for column in range(start, stop):
-            code = codes_of(rest[:, column], each[:, column], grid)
-            codes[:, order[column]] = code
-            error = (rest[:, column] - code * each[:, column]) / upper[column, column]
+            code = codes_of(rest[:, column], scales[:, column], grid)
+            codes[:, column] = code
+            error = (rest[:, column] - code * scales[:, column]) / upper[column, column]
             rest[:, column:stop] -= np.outer(error, upper[column, column:stop])
             errors[:, column - start] = error
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
-    return Rounded(grid, codes, scales)
+    return codes
 
 
-def _inverse_root(second: FloatArray) -> FloatArray:
-    """The upper triangular U with UᵀU the inverse of the second moment, which gets a ridge."""
-    ridge = RIDGE * float(np.trace(second)) / len(second) + np.finfo(np.float64).tiny
-    inverse = scipy.linalg.inv(second + ridge * np.eye(len(second)))
+def ridged(moment: FloatArray, share: float) -> FloatArray:
+    """A second moment with a ridge, which is a share of its mean eigenvalue."""
+    ridge = share * float(np.trace(moment)) / len(moment) + np.finfo(np.float64).tiny
+    return np.asarray(moment + ridge * np.eye(len(moment)))
+
+
+def _inverse_root(moment: FloatArray, share: float) -> FloatArray:
+    """The upper triangular U with UᵀU the inverse of a second moment, which gets a ridge."""
+    inverse = scipy.linalg.inv(ridged(moment, share))
     return np.asarray(scipy.linalg.cholesky((inverse + inverse.T) / 2))

@@ -18,6 +18,17 @@ from rmtcli.arrays import FloatArray
 SHARES = tuple(np.linspace(1.0, 0.4, 25))
 
 
+#: Neighbours that share a scale.
+GROUP = 128
+#: Matrices whose longer side has fewer entries stay as they are: a row fills a word of 32 bits.
+SHORTEST = 32
+
+
+def is_rounded(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape is stored in few bits: a matrix with a long side."""
+    return len(shape) == 2 and min(shape) > 0 and max(shape) >= SHORTEST
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """How finely entries are rounded.
@@ -29,13 +40,21 @@ class Grid:
     """
 
     bits: int
-    group: int = 64
+    group: int = GROUP
     columnwise: bool = False
 
     @property
     def largest(self) -> int:
         """The largest code."""
         return int(2 ** (self.bits - 1)) - 1
+
+    def of(self, shape: tuple[int, ...]) -> Grid:
+        """The grid of a weight: groups run along rows, as other programs expect, if they are long.
+
+        Args:
+            shape: of the stored tensor.
+        """
+        return self if shape[1] >= SHORTEST else self.along_longer(shape)
 
     def along_longer(self, shape: tuple[int, ...]) -> Grid:
         """The grid with groups along the longer side of a matrix; of a square one, along rows."""

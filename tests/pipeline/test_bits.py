@@ -99,6 +99,24 @@ def test_error_feedback_keeps_the_outputs_nearer(tmp_path: Path) -> None:
     assert fed < 0.5 * near
 
 
+@pytest.mark.parametrize("layout", ["narrow", "auto"])
+def test_narrower_layers_are_rounded_with_feedback(layout: str, tmp_path: Path) -> None:
+    """Their moments are those of the units that stay, and their losses grow by the rounding."""
+    options = {"budget": Budget("30%"), "layout": layout, "dry_run": True}
+    given = {"calibration": rmtcli.Calibration(DATA), "evaluation": rmtcli.Evaluation(DATA)}
+    whole, few = (rmtcli.prune(MODEL, bits=bits, **options, **given) for bits in (None, 3))
+    assert any(plan.narrowed for plan in few.layers)
+    for before, after in zip(whole.layers, few.layers, strict=True):
+        rounded = after.layer.shape[0] > 10
+        assert after.bits == 3
+        if rounded:
+            assert after.predicted_loss is not None
+            assert (before.predicted_loss or 0) < after.predicted_loss < 0.2
+    assert few.comparison is not None
+    assert whole.comparison is not None
+    assert few.comparison.after.accuracy > whole.comparison.after.accuracy - 0.5
+
+
 def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shared = torch.randn(40, 64)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmtcli.arrays import FloatArray
-from rmtcli.quantization import Grid, nearest, round_left, round_weight, scale_type
+from rmtcli.quantization import Grid, nearest, round_left, round_weight, scale_type, with_feedback
 from rmtcli.quantization.grid import choose_scales
 
 BITS = (8, 6, 4, 3)
@@ -47,6 +47,25 @@ def test_no_entry_is_farther_than_its_group_allows(
     assert np.all(np.abs(weight - rounded.values)[inside] <= 0.5001 * scales[inside])
     assert rounded.codes.min() >= -(2 ** (bits - 1))
     assert rounded.codes.max() <= grid.largest
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (24, 96)])
+def test_rows_make_up_for_errors_of_others_where_outputs_are_used_alike(
+    shape: tuple[int, int],
+) -> None:
+    """With G, the loss tr(G E C Eᵀ) is smaller than with feedback along rows alone."""
+    weight, second, outputs = weights(*shape), correlated(shape[1]), correlated(shape[0], seed=2)
+    losses = []
+    for metric in (None, outputs):
+        error = with_feedback(weight, second, Grid(3), metric).values - weight
+        losses.append(float(np.einsum("ij,ij->", outputs @ error, error @ second)))
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_outputs_that_are_used_independently_change_nothing() -> None:
+    weight, second = weights(), correlated(96)
+    own = with_feedback(weight, second, Grid(4), np.eye(24)).codes
+    assert np.array_equal(own, with_feedback(weight, second, Grid(4)).codes)
 
 
 def test_groups_along_columns_are_those_of_the_transposed_matrix() -> None:
@@ -109,6 +128,6 @@ def test_the_left_factor_makes_up_for_the_right_ones_errors(known: bool) -> None
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("shape", "columnwise"), [((5, 70), False), ((70, 5), True)])
 def test_the_size_of_a_matrix_by_hand(bits: int, shape: tuple[int, int], columnwise: bool) -> None:
-    # 5 rows of 70 codes in words of 32 bits, and two scales of 16 bits a row.
+    # 5 rows of 70 codes in words of 32 bits, and one scale of 16 bits a row.
     words = {8: 18, 6: 14, 4: 9, 3: 7}[bits]
-    assert Grid(bits, columnwise=columnwise).nbytes(*shape) == 5 * (4 * words + 2 * 2)
+    assert Grid(bits, columnwise=columnwise).nbytes(*shape) == 5 * (4 * words + 2 * 1)
