@@ -33,6 +33,7 @@ from rmtcli.calibration.source import (
     spelled,
 )
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
+from rmtcli.calibration.tables import smoothed
 
 __all__ = [
     "CLEANERS",
@@ -62,6 +63,7 @@ __all__ = [
     "parts_of",
     "read_stats",
     "redirect",
+    "smoothed",
     "spelled",
     "write_stats",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
 from rmtcli.calibration.spread import Spread, joined
+from rmtcli.calibration.starts import softmax_root
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 
@@ -174,8 +175,9 @@ def collect(
     start: Start | None = None,
     draws: int = 1,
     mask: Callable[[], Tensor | None] = lambda: None,
+    heads: Collection[str] = (),
 ) -> dict[str, Moments]:
-    """Collect the moments of linear layers and convolutions, and of their output gradients.
+    """Collect the moments of linear layers, convolutions and tables, and of their output gradients.
 
     The network runs forward, and backward as often as asked for. The backward pass starts from
     random values whose covariance is the Fisher matrix of the outputs: :func:`softmax_root`,
@@ -184,14 +186,14 @@ def collect(
     sure. No labels are needed.
 
     Memory: the activations of one batch, and 4 (in² + out²) float64 values per linear layer, 8 out²
-    per convolution, of which a quarter stays; layers that read the same tensor (query, key and
-    value) store its moments once.
+    per convolution or table, of which a quarter stays; layers that read the same tensor (query, key
+    and value) store its moments once.
 
     Args:
         model: the network, in evaluation mode, on its device.
         inputs: shape (samples, …).
-        layers: module names of the layers to watch: ``nn.Linear``, and convolutions without groups,
-            whose moments are those of their outputs.
+        layers: module names of the layers to watch: ``nn.Linear``, and convolutions without groups
+            and ``nn.Embedding``, whose moments are those of their outputs.
         run: function that gives a network's outputs, shape (rows, width).
         batch: number of samples that run at a time.
         start: what a backward pass starts from, given the outputs; :func:`softmax_root` by
@@ -199,6 +201,8 @@ def collect(
         draws: number of backward passes per batch; 0 to collect no output gradients.
         mask: function that gives, after a batch has run, the mask of its positions that count, or
             None for all.
+        heads: those of the layers that have too many outputs for a moment of their gradients: of
+            these, the mean square norm is taken, of shape (1, 1).
 
     Returns:
         Moments by module name; a layer that no input reached is missing.
@@ -209,7 +213,9 @@ def collect(
     watch = _Watch(mask=mask)
     start = start or softmax_root
     hooks = [
-        model.get_submodule(name).register_forward_hook(_hook(name, watch, draws > 0))
+        model.get_submodule(name).register_forward_hook(
+            _hook(name, watch, draws > 0, norm=name in heads)
+        )
         for name in layers
     ]
     generator = torch.Generator().manual_seed(_SEED)
@@ -234,13 +240,27 @@ def collect(
     return {name: moments for name, moments in collected.items() if moments is not None}
 
 
-def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
-    """Return a forward hook that records a layer's rows and, later, its output's gradient."""
+def _hook(name: str, watch: _Watch, gradients: bool, *, norm: bool) -> Any:
+    """Return a forward hook that records a layer's rows and, later, its output's gradient.
+
+    Args:
+        name: the layer's module name.
+        watch: what the hook records in.
+        gradients: whether the gradient is recorded.
+        norm: whether no more than its norm is.
+    """
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         sides = next((n for kind, n in CONVOLUTIONS.items() if isinstance(module, kind)), 0)
+
+        def received(gradient: Tensor) -> None:
+            rows = gradient.norm(dim=-1, keepdim=True) if norm else _by_position(gradient, sides)
+            watch.add_gradient(name, rows)
+
         if sides:
             watch.add_outputs(name, _by_position(output, sides), module._parameters["bias"])
+        elif isinstance(module, nn.Embedding):
+            watch.add_outputs(name, output, None)
         else:
             watch.note(name, args[0])
         if gradients:
@@ -248,9 +268,7 @@ def _hook(name: str, watch: _Watch, gradients: bool) -> Any:
             # is copied because the network may change it in place, which no graph can start with.
             if not output.requires_grad:
                 output = output.detach().requires_grad_(True).clone()
-            output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: watch.add_gradient(name, _by_position(gradient, sides))
-            )
+            output.register_hook(received)  # type: ignore[no-untyped-call]
         return output
 
     return hook
@@ -261,7 +279,7 @@ def _by_position(values: Tensor, sides: int) -> Tensor:
 
     Args:
         values: the outputs, or their gradients.
-        sides: sides of the kernel; 0 for a linear layer, whose outputs are rows.
+        sides: sides of the kernel; 0 for a linear layer or a table, whose outputs are rows.
 
     Returns:
         Shape (samples, positions, channels).
@@ -270,29 +288,3 @@ def _by_position(values: Tensor, sides: int) -> Tensor:
         return values
     values = values if values.ndim > sides + 1 else values.unsqueeze(0)
     return values.flatten(2).movedim(1, 2)
-
-
-def identity_root(outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal values of the outputs' shape, for outputs whose loss is a squared error."""
-    return torch.randn(outputs.shape, generator=generator).to(outputs)
-
-
-def label_root(scores: Tensor, generator: torch.Generator) -> Tensor:
-    """Random v with independent entries of variance p (1 − p), where p is the sigmoid of a score.
-
-    This is the Fisher matrix of the scores of independent labels.
-    """
-    p = scores.double().sigmoid()
-    z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
-    return ((p * (1 - p)).sqrt() * z).to(scores.dtype)
-
-
-def softmax_root(scores: Tensor, generator: torch.Generator) -> Tensor:
-    """Random v with covariance diag(p) − p pᵀ, where p is the softmax of the scores.
-
-    This is the Fisher matrix of class scores: v = √p ∘ z − p (√p · z), with z standard normal.
-    """
-    p = scores.double().softmax(1)
-    z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
-    rooted = p.sqrt() * z
-    return (rooted - p * rooted.sum(1, keepdim=True)).to(scores.dtype)

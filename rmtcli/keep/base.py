@@ -30,9 +30,9 @@ class Untouched(Enum):
     NO_DATA = "no calibration data: no input reached it"
     UNUSED = "no calibration data: the network's outputs do not depend on it"
     NOT_CALIBRATED = (
-        "not calibrated: in the network, no linear layer or convolution of torch's holds it"
+        "not calibrated: in the network, no linear layer, convolution or embedding of torch's "
+        "holds it"
     )
-    TABLE = "not calibrated: a table of tokens, which --embeddings prunes by its weights alone"
     GROUPS = "not calibrated: a convolution in groups"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     OTHERS = (

@@ -84,6 +84,12 @@ class View:
         ones = (1,) * len(self.kernel)
         return left.reshape(*left.shape, *ones), right.reshape(len(right), -1, *self.kernel)
 
+    def matrices(self, left: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The factors, out × r and r × in, in what two modules hold: undoes :meth:`factors`."""
+        if self.table:
+            return left, right.T
+        return left.reshape(len(left), -1), right.reshape(len(right), -1)
+
 
 #: The whole tensor as it is.
 WHOLE = View()

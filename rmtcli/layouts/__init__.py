@@ -19,7 +19,7 @@ from rmtcli.layouts.edits import (
     split_modules,
     with_values,
 )
-from rmtcli.layouts.factored import Factored
+from rmtcli.layouts.factored import Factored, choices_for
 from rmtcli.layouts.narrow import Narrow, NarrowBlock, narrow_edits
 from rmtcli.layouts.pivoted import Pivoted
 from rmtcli.layouts.stored_error import ReadBack, stored_errors
@@ -37,6 +37,7 @@ __all__ = [
     "Replacements",
     "auto",
     "check_factors",
+    "choices_for",
     "dense",
     "factored",
     "join",

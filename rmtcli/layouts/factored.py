@@ -157,3 +157,12 @@ def is_table(right: TensorInfo, left: TensorInfo) -> bool:
     """
     both = len(right.shape) == len(left.shape) == 2
     return both and right.shape[0] > right.shape[1] == left.shape[1]
+
+
+def choices_for(layout: Layout, layer: Layer) -> tuple[Layout, ...]:
+    """The layouts among which that of a layer is chosen.
+
+    A table that none of the layout's choices can hold becomes factors.
+    """
+    able = tuple(choice for choice in layout.choices if choice.supports(layer))
+    return (able or (Factored(),)) if layer.view.table else layout.choices

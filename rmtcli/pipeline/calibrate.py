@@ -21,6 +21,7 @@ from rmtcli.calibration import (
     is_made,
     parts_of,
     read_stats,
+    smoothed,
     spelled,
     write_stats,
 )
@@ -196,6 +197,8 @@ def _calibration(
 ) -> LayerCalibration:
     bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
     biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
+    if layer.view.table:
+        moments = smoothed(moments, layer.load())
     return LayerCalibration(moments, biased, settings.gradients and moments.gradient is not None)
 
 

@@ -12,7 +12,7 @@ from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Skipped
-from rmtcli.layouts import LAYOUTS, Layout
+from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import calibrate_layers
 from rmtcli.pipeline.fits import (
     FittedLayers,
@@ -61,7 +61,6 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     items = layers_of(checkpoint, request.selection, whole=layout.splits)
     if request.calibration.refines:
         _check_refining(items)
-    _check_tables(items, layout, goal)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
     if not layout.ranks:
@@ -160,25 +159,6 @@ def _share(
         groups = request.goal.plan.groups
     items = approximated(fits.items, calibrations, groups)
     return replace(fits, items=tuple(items)), notes
-
-
-def _check_tables(items: Sequence[Layer | Skipped], layout: Layout, goal: Goal) -> None:
-    """Make sure that the layout can store look-up tables and a budget count them, if there are any.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    tables = [item for item in items if isinstance(item, Layer) and item.view.table]
-    if tables and layout.ranks and not layout.supports(tables[0]):
-        raise UsageError(
-            f"--embeddings and --layout {LAYOUTS.spell(layout)} exclude each other: choose "
-            "--layout factored or dense"
-        )
-    if tables and goal.budget is not None and goal.budget.unit in ("macs", "ms"):
-        raise UsageError(
-            "--embeddings takes a budget of parameters or bytes: a look-up in a table costs "
-            "next to nothing, whatever its size"
-        )
 
 
 def _check_refining(items: Sequence[Layer | Skipped]) -> None:

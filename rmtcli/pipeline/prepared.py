@@ -13,7 +13,7 @@ from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
-from rmtcli.layouts import Factored, Layout, Replacements, with_values
+from rmtcli.layouts import Factored, Layout, Replacements, choices_for, with_values
 from rmtcli.pipeline.fits import (
     FitStream,
     FittedLayers,
@@ -134,10 +134,10 @@ class Prepared:
         refines = self.request.calibration.refines and self.calibrations is not None
         replacements = None if refines else Replacements(self.checkpoint)
         # A task that is sent to a cluster carries these, and must not carry all layers.
-        usual, others = self.method.layout.choices[0], dict(layouts)
+        usual, others = self.method.layout, dict(layouts)
 
         def layout(item: Fitted) -> Layout:
-            return others.get(item.layer.name, usual)
+            return others.get(item.layer.name) or choices_for(usual, item.layer)[0]
 
         planned = plan_layers(self.checkpoint, self.fits, choose, layout, replacements)
         refuse_not_finite(self.checkpoint.path, planned.skipped)

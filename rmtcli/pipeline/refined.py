@@ -32,9 +32,9 @@ def in_layout(
         assert plan.factors is not None
         for weight in (plan.layer.tensor, *plan.layer.tied):
             right, left, bias = factors_of(unit_of(weight))
-            sides = (others.pop(name) for name in (left, right))
-            left_side, right_side = (side.reshape(len(side), -1) for side in sides)
-            factors[plan.layer.name] = Factors(left_side, right_side, plan.factors.shift)
+            if left in others:  # a directory does not hold names that are tied to a table's
+                sides = plan.layer.view.matrices(others.pop(left), others.pop(right))
+                factors[plan.layer.name] = Factors(*sides, plan.factors.shift)
             if bias in others:
                 others[plan.layout.bias_name(weight)] = others.pop(bias)
     return factors, others

@@ -14,7 +14,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.layouts import Factored, Layout, undivided
+from rmtcli.layouts import Factored, Layout, choices_for, undivided
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
@@ -113,7 +113,10 @@ def allocation_of(
     if unit == "macs" and calibrations is None:
         _refuse_uncounted(checkpoint, free)
     groups = _groups(free)
-    tables = [cheapest(layout, partial(costs.of, group=group)) for group in groups]
+    tables = [
+        cheapest(choices_for(layout, group[0].layer), partial(costs.of, group=group))
+        for group in groups
+    ]
     options = [
         RankOptions(losses_of(group), table, costs.dense(group), 1, goal.rank_multiple)
         for group, (table, _) in zip(groups, tables, strict=True)
@@ -127,7 +130,7 @@ def allocation_of(
 
 
 def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
-    others = [item for item in items if not item.layer.linear]
+    others = [x for x in items if not (x.layer.linear or x.layer.view.table)]
     if others:
         kind, option = _words(others[0])
         raise UsageError(
@@ -140,8 +143,6 @@ def _words(item: Fitted) -> tuple[str, str]:
     """What a layer is that is not linear, and the option that asks for it."""
     if item.layer.view.kernel:
         return "a convolution", "--conv"
-    if item.layer.view.table:
-        return "a table of tokens", "--embeddings"
     return "part of a recurrent layer", "--recurrent"
 
 
@@ -166,11 +167,12 @@ def timed_allocation(
         times: measures a layer, dense and in a layout.
 
     Raises:
-        UsageError: one of the layers is not linear, so that its time is not known.
+        UsageError: one of the layers is neither linear nor a table, which takes next to no time;
+            the time of others is not known.
     """
     free = [item for item in fitted if not outside_budget(item, calibrations)]
     for item in free:
-        if not item.layer.linear:
+        if not (item.layer.linear or item.layer.view.table):
             raise UsageError(
                 f"{checkpoint.path}: {item.layer.name} is {_words(item)[0]}, and a latency budget "
                 f"is divided among linear layers only: leave out {_words(item)[1]}"
@@ -178,9 +180,12 @@ def timed_allocation(
     first = layout.choices[0] if layout.splits else Factored()
 
     def dense(item: Fitted) -> int:
-        return _nanoseconds(times(item.layer, first).dense)
+        return 0 if item.layer.view.table else _nanoseconds(times(item.layer, first).dense)
 
-    tables = [cheapest(layout, partial(_timed, item, times=times)) for item in free]
+    tables = [
+        cheapest(choices_for(layout, item.layer), partial(_timed, item, times=times))
+        for item in free
+    ]
     options = [
         RankOptions(losses_of([item]), table, dense(item), 1, goal.rank_multiple)
         for item, (table, _) in zip(free, tables, strict=True)
@@ -192,8 +197,11 @@ def timed_allocation(
 def _timed(
     item: Fitted, layout: Layout, times: Callable[[Layer, Layout], Times]
 ) -> NDArray[np.int64]:
-    """The time of each rank of a layer; its size may not grow either."""
-    layer, line = item.layer, times(item.layer, layout)
+    """The time of each rank of a layer; its size may not grow either. A table has no rank."""
+    layer = item.layer
+    if layer.view.table:
+        return np.zeros(1, np.int64)
+    line = times(layer, layout)
     ranks = range(1 + min(layout.largest_rank(*layer.shape), len(losses_of([item]))))
     seconds = [line.of(layout.values(*layer.shape, rank)) for rank in ranks]
     costs = np.array([_nanoseconds(value) for value in seconds], np.int64)

@@ -35,8 +35,11 @@ class Costs:
         return np.array([self._sum(layout, group, rank) for rank in ranks], np.int64)
 
     def dense(self, group: Sequence[Fitted]) -> int:
-        """Cost of the layers as they are."""
-        return sum(self._price(item.layer) * item.layer.size for item in group)
+        """Cost of the layers as they are; a look-up in a table multiplies nothing."""
+        layers = [item.layer for item in group]
+        if self.unit == "macs":
+            layers = [layer for layer in layers if not layer.view.table]
+        return sum(self._price(layer) * layer.size for layer in layers)
 
     def _sum(self, layout: Layout, group: Sequence[Fitted], rank: int) -> int:
         layers = [item.layer for item in group]
@@ -59,20 +62,20 @@ class Costs:
 
 
 def cheapest(
-    layout: Layout, costs: Callable[[Layout], NDArray[np.int64]]
+    choices: Sequence[Layout], costs: Callable[[Layout], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], list[Layout]]:
     """The least cost of each rank from 0 on, and the layout that has it.
 
     Args:
-        layout: the layout, or the choice among several.
+        choices: the layout, or several to choose from.
         costs: gives the costs in one layout, as far as it has ranks.
     """
-    tables = [costs(choice if choice.splits else Factored()) for choice in layout.choices]
+    tables = [costs(choice if choice.splits else Factored()) for choice in choices]
     length = max(map(len, tables))
     never = np.iinfo(np.int64).max
     padded = [np.pad(t, (0, length - len(t)), constant_values=never) for t in tables]
     best = np.argmin(padded, axis=0)
-    return np.min(padded, axis=0), [layout.choices[i] for i in best]
+    return np.min(padded, axis=0), [choices[i] for i in best]
 
 
 def losses_of(group: Sequence[Fitted]) -> FloatArray:

@@ -24,7 +24,8 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.layers import Block, Layer
 from rmtcli.layouts.wrapped import naming
-from rmtcli.running.calibrate import CalibrationInputs, modules_of
+from rmtcli.running.calibrate import CalibrationInputs
+from rmtcli.running.modules import modules_of
 from rmtcli.running.observe import equal, removed
 
 #: Number of samples on which the network runs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmtcli.calibration import ByLayer, Calibration, FileShare, MadeInputs, Moments, parts_of
-from rmtcli.calibration.collect import (
-    collect,
-    identity_root,
-    label_root,
-    softmax_root,
-)
+from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
+from rmtcli.calibration.starts import identity_root, label_root, softmax_root
+from rmtcli.calibration.tables import with_heads
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import unit_of
 from rmtcli.computing.steps import tracked
@@ -34,9 +31,8 @@ from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.text import MASK
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.layouts.recurrent import put_in_steps
-from rmtcli.layouts.split import is_plain_convolution
 from rmtcli.layouts.wrapped import naming
+from rmtcli.running.modules import is_lookup, modules_of, scale_of, watchable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -74,6 +70,7 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
     model = watchable(build(harness), layers)
     modules = modules_of(model, harness.checkpoint, layers)
+    heads = {n for x in layers if x.view.table for n in modules[x.name] if _scores(model, n)}
     inputs = fitted_on(source.inputs)
     moments = collect(
         model,
@@ -84,12 +81,17 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         draws=min(MOST_DRAWS, max(1, PASSES // len(inputs))) if settings.gradients else 0,
         start=STARTS[source.reading(model).rows],
         mask=lambda: mask_of(model),
+        heads=heads,
     )
     results: dict[str, Moments] = {}
     missing: dict[str, Untouched] = {}
     for layer in layers:
-        parts = [moments[name] for name in modules[layer.name] if name in moments]
+        names = [name for name in modules[layer.name] if name in moments]
+        parts = [moments[name] for name in names if name not in heads]
         merged = merge(parts) if parts else None
+        if merged is not None and len(names) > len(parts):
+            tied = [moments[name] for name in names if name in heads]
+            merged = with_heads(merged, tied, scale_of(model.get_submodule(names[0])))
         if not modules[layer.name]:
             missing[layer.name] = _unwatched(model, harness.checkpoint, layer)
         elif merged is None:
@@ -101,11 +103,9 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
     return ByLayer(results, missing)
 
 
-def watchable(model: nn.Module, layers: Sequence[Layer]) -> nn.Module:
-    """The model with a module for each matrix of its recurrent layers, if some are asked for."""
-    if not any(layer.view.recurrent for layer in layers):
-        return model
-    return put_in_steps(model)
+def _scores(model: nn.Module, name: str) -> bool:
+    """Whether a table's module is an output head that is tied to it."""
+    return not is_lookup(model.get_submodule(name))
 
 
 def _of_gate(moments: Moments, layer: Layer) -> Moments:
@@ -118,8 +118,6 @@ def _of_gate(moments: Moments, layer: Layer) -> Moments:
 
 def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:
     """Why no module of the model can be watched for a layer."""
-    if layer.view.table:
-        return Untouched.TABLE
     name = None if isinstance(model, Pretrained) else naming(model, checkpoint)(layer.tensor)
     modules = dict(model.named_modules(remove_duplicate=False))
     module = None if name is None else modules.get(unit_of(name))
@@ -217,52 +215,3 @@ def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
 def mask_of(model: nn.Module) -> Tensor | None:
     """Which positions of the last batch hold tokens, shape (samples, positions); None for all."""
     return model.mask if isinstance(model, Pretrained) else None
-
-
-def modules_of(
-    model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
-) -> Mapping[str, list[str]]:
-    """The modules of the model that hold each layer's weight, by the layer's name.
-
-    These are linear layers, convolutions without groups that compute what torch's do, and the
-    matrices of recurrent layers in a model that is :func:`watchable`.
-
-    A module that the model registers under several names is listed once. Tables of tokens, and the
-    heads that are tied to them, are not watched.
-    """
-    tables = {layer.name for layer in layers if layer.view.table}
-    modules = _modules_of(model, checkpoint, [x for x in layers if x.name not in tables])
-    return {layer.name: modules.get(layer.name, []) for layer in layers}
-
-
-def _modules_of(
-    model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]
-) -> Mapping[str, list[str]]:
-    """The modules that hold the weights of layers that are not tables."""
-    if isinstance(model, Pretrained):
-        every = [unit_of(name) for layer in layers for name in (layer.tensor, *layer.tied)]
-        modules_by_layer = model.modules_of(every)
-    else:
-        own = naming(model, checkpoint)
-        watched = {
-            name
-            for name, module in model.named_modules(remove_duplicate=False)
-            if isinstance(module, nn.Linear) or is_plain_convolution(module)
-        }
-        pairs = ((name, own(name)) for layer in layers for name in (layer.tensor, *layer.tied))
-        modules_by_layer = {
-            unit_of(name): unit_of(known)
-            for name, known in pairs
-            if known is not None and unit_of(known) in watched
-        }
-    modules = dict(model.named_modules(remove_duplicate=False))
-
-    def distinct(names: Sequence[str]) -> list[str]:
-        names_by_object: dict[int, str] = {}
-        for name in names:
-            module = modules_by_layer.get(unit_of(name))
-            if module is not None:
-                names_by_object.setdefault(id(modules[module]), module)
-        return list(names_by_object.values())
-
-    return {layer.name: distinct((layer.tensor, *layer.tied)) for layer in layers}

@@ -16,7 +16,7 @@ from rmtcli.running.calibrate import CalibrationInputs
 from rmtcli.running.distill import BATCH, DistillationLoss, Extent, distill
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.norms import estimate, estimation_helps, norms_of, statistics_of
-from rmtcli.running.parameters import NewParameters, widen
+from rmtcli.running.parameters import NewParameters, keep_padding, widen
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def heal(
     for model in (dense, pruned):
         widen(model)
     new, norms = NewParameters(dense, pruned, network), norms_of(pruned)
+    keep_padding(pruned)
     batch = min(BATCH, max(1, source.task.batch // 2))
     if norms and not estimation_helps(pruned, norms, source, held_out):
         norms = {}

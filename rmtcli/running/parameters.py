@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,6 +102,17 @@ def keys_of(dense: nn.Module, model: nn.Module, network: Edited) -> Mapping[str,
         for old, new in names
         if (unit := module_of(old)) in modules
     }
+
+
+def keep_padding(model: nn.Module) -> None:
+    """Give the rows of padding no gradient, also from heads that are tied to their tables."""
+    for module in model.modules():
+        if not isinstance(module, nn.Embedding) or module.padding_idx is None:
+            continue
+        weight: Any = module.weight.requires_grad_(True)
+        others = torch.ones_like(weight[:, :1])
+        others[module.padding_idx] = 0
+        weight.register_hook(partial(torch.mul, others))
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
+from rmtcli.layers import Layer
 from rmtcli.layouts.split import SplitLinear
 from rmtcli.planning import LayerCalibration, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of, modules_of, watchable
+from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of
 from rmtcli.running.held_out import HeldOut
+from rmtcli.running.modules import modules_of, watchable
 from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
 
@@ -65,14 +67,14 @@ def refine(
     layers = [plan.layer for plan in plans]
     dense, pruned = watchable(build(harness), layers), build(harness, factored)
     modules = modules_of(dense, harness.checkpoint, layers)
-    held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in plans}
+    refitted = [p for p in plans if not _keeps_factors(p.layer, modules[p.layer.name])]
+    held = {p.layer.name: _Held.of(dense, pruned, modules[p.layer.name], p) for p in refitted}
     held_out = HeldOut(source, dense)
     steps = {
-        p.layer.name: _step(p, modules[p.layer.name], calibrations[p.layer.name])
-        for p in plans
-        if not (_routed(modules[p.layer.name]) or p.layer.view.kernel)
+        p.layer.name: _step(p, modules[p.layer.name], calibrations[p.layer.name]) for p in refitted
     }
-    planned, before = {name: item.factors for name, item in held.items()}, held_out.distance(pruned)
+    planned = {p.layer.name: p.factors for p in plans if p.factors is not None}
+    before = held_out.distance(pruned)
 
     def put(name: str, factors: Factors) -> None:
         held[name].put(factors)
@@ -82,14 +84,19 @@ def refine(
         mask = lambda: mask_of(dense)  # noqa: E731
         refit(dense, pruned, steps, inputs, source.run, put, batch=batch, mask=mask)
     helped = held_out.distance(pruned) <= before
-    factors = {name: item.factors for name, item in held.items()} if helped else planned
+    new = {name: item.factors for name, item in held.items()} if helped else {}
     kernels = any(p.layer.view.kernel for p in plans)
-    return Refined(factors, helped, (NO_KERNELS,) if kernels else ())
+    return Refined({**planned, **new}, helped, (NO_KERNELS,) if kernels else ())
 
 
-def _routed(modules: Sequence[str]) -> bool:
-    """Whether a layer belongs to an expert: routing gives it other tokens once compressed."""
-    return any("experts" in module.split(".") for module in modules)
+def _keeps_factors(layer: Layer, modules: Sequence[str]) -> bool:
+    """Whether a layer keeps its calibrated factors.
+
+    Those of a table are the best already, because its inputs stay: they are tokens. A convolution's
+    patches are not cut. Routing gives the layers of an expert other tokens once compressed.
+    """
+    routed = any("experts" in module.split(".") for module in modules)
+    return routed or bool(layer.view.kernel) or layer.view.table
 
 
 def _step(plan: LayerPlan, modules: Sequence[str], calibration: LayerCalibration) -> RefitStep:

@@ -21,7 +21,7 @@ from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.score import scores
 from rmtcli.layers import Layer
 from rmtcli.layouts.pivoted_module import is_linear
-from rmtcli.running.calibrate import modules_of
+from rmtcli.running.modules import modules_of
 
 _LOGGER = logging.getLogger(__name__)
 

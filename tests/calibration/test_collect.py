@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.calibration import Moments
-from rmtcli.calibration.collect import collect, identity_root
+from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
+from rmtcli.calibration.starts import identity_root
 from rmtcli.errors import EvaluationError
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import rmtcli
 from rmtcli.calibration import decompose
-from rmtcli.calibration.collect import collect, identity_root
+from rmtcli.calibration.collect import collect
 from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.starts import identity_root
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layouts.module import float64_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmtcli import Calibration, Evaluation, curve, evaluate, prune
+from rmtcli import Calibration, Evaluation, Selection, curve, evaluate, prune
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Rows
@@ -27,7 +27,8 @@ from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Budget
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
-from rmtcli.running.calibrate import calibrate, modules_of
+from rmtcli.running.calibrate import calibrate
+from rmtcli.running.modules import modules_of
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
 #: The task of each case's directory.
@@ -96,6 +97,29 @@ def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path
         assert 0 <= measured.agreement < 100.1  # type: ignore[operator]
     if TASKED[case].startswith("causal"):
         assert again.after.perplexity == pytest.approx(measured.after.perplexity, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "bert"])
+def test_tables_are_calibrated_and_healed_with_layers(case: str, tmp_path: Path) -> None:
+    source, data = directory(case, tmp_path), data_for(case, tmp_path)
+    evaluation = Evaluation(data, task=TASKED[case])
+    report = prune(
+        source,
+        tmp_path / "small",
+        keep="rank:k=8",
+        layout="pivoted",
+        selection=Selection(embeddings=True),
+        evaluation=evaluation,
+        calibration=Calibration(data, sequential=True, heal=1),
+    )
+    tables = [plan for plan in report.pruned if plan.layer.view.table]
+    assert [plan.layout.action for plan in tables] == ["split in two"]
+    assert all(plan.predicted_loss is not None for plan in tables)
+    again = evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
+    assert again is not None
+    assert report.comparison is not None
+    # The written directory scores as its network did before it was written.
+    assert again.after.accuracy == pytest.approx(report.comparison.after.accuracy, abs=1e-3)
 
 
 def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path: Path) -> None:

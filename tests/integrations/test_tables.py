@@ -14,7 +14,12 @@ transformers = pytest.importorskip("transformers")
 
 import rmtcli  # noqa: E402
 import rmtcli.integrations.transformers  # noqa: E402
+from rmtcli.checkpoint import open_checkpoint  # noqa: E402
+from rmtcli.evaluation.pretrained import Pretrained  # noqa: E402
+from rmtcli.evaluation.tasks import CausalLM  # noqa: E402
 from rmtcli.integrations import rmtcli_loading  # noqa: E402
+from rmtcli.layers import Layer, find_layers  # noqa: E402
+from rmtcli.running.modules import modules_of  # noqa: E402
 from rmtcli.verification.directory import open_factored, write_products  # noqa: E402
 from rmtcli.verification.inputs import run  # noqa: E402
 
@@ -157,3 +162,16 @@ def test_a_wrong_list_of_tables_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="'tables' under quantization_config"):
         transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_calibration_knows_all_that_is_tied_to_a_table(kind: str, tmp_path: Path) -> None:
+    table, users = MODELS[kind][2:]
+    model, checkpoint = saved(kind, tmp_path / "a"), open_checkpoint(tmp_path / "a")
+    selection = rmtcli.Selection(include=[f"{table}.weight"], embeddings=True)
+    layers = [item for item in find_layers(checkpoint, selection) if isinstance(item, Layer)]
+    network = Pretrained(model, CausalLM(), None, segments=False)
+    modules = modules_of(network, checkpoint, layers)[f"{table}.weight"]
+    weights = {network.get_submodule(name).weight for name in modules}
+    assert weights == {model.get_submodule(table).weight}
+    assert len(modules) == users

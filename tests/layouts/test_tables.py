@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 import rmtcli
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.layers import Layer, find_layers
+from rmtcli.errors import CheckpointError
 from rmtcli.layouts.tables import SplitHead, SplitTable
-from rmtcli.planning import Budget
-from rmtcli.running.calibrate import modules_of
 
 ROWS, WIDTH, RANK = 90, 32, 7
 X = torch.arange(60).view(6, 10) % ROWS
@@ -126,29 +123,6 @@ def test_a_table_that_does_more_than_look_up_is_refused(tmp_path: Path) -> None:
     prune(tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="'embed' is a Embedding, which cannot be split"):
         rmtcli.load(Language(max_norm=1.0), tmp_path / "small.pt")
-
-
-def test_calibration_does_not_watch_tables_and_tied_heads(tmp_path: Path) -> None:
-    model = made(tmp_path / "a.pt")
-    selection = rmtcli.Selection(embeddings=True)
-    checkpoint = open_checkpoint(tmp_path / "a.pt")
-    layers = [x for x in find_layers(checkpoint, selection) if isinstance(x, Layer)]
-    assert [layer.tied for layer in layers] == [("head.weight",)]
-    assert modules_of(model, checkpoint, layers) == {"embed.weight": []}
-
-
-def test_pivot_rows_of_tables_are_refused(tmp_path: Path) -> None:
-    made(tmp_path / "a.pt")
-    with pytest.raises(UsageError, match="--embeddings and --layout pivoted exclude each other"):
-        prune(tmp_path / "a.pt", "pivoted")
-
-
-@pytest.mark.parametrize("unit", ["macs", "ms"])
-def test_budgets_of_work_do_not_count_look_ups(tmp_path: Path, unit: str) -> None:
-    made(tmp_path / "a.pt")
-    budget, selection = Budget("50%", unit), rmtcli.Selection(embeddings=True)
-    with pytest.raises(UsageError, match="takes a budget of parameters or bytes"):
-        rmtcli.prune(tmp_path / "a.pt", budget=budget, selection=selection, batches=[1])
 
 
 def test_a_split_table_is_stored_in_few_bits(tmp_path: Path) -> None:

@@ -64,8 +64,7 @@ class SelectionOptions:
         typer.Option(
             "--embeddings",
             help="Treat look-up tables of tokens as layers: each becomes a table of few columns "
-            "and a linear map, which output heads that are tied to it share. With --calib, tables "
-            "stay as they are.",
+            "and a linear map, which output heads that are tied to it share.",
         ),
     ] = False
 
