@@ -175,7 +175,6 @@ def collect(
     start: Start | None = None,
     draws: int = 1,
     mask: Callable[[], Tensor | None] = lambda: None,
-    heads: Collection[str] = (),
 ) -> dict[str, Moments]:
     """Collect the moments of linear layers, convolutions and tables, and of their output gradients.
 
@@ -201,17 +200,17 @@ def collect(
         draws: number of backward passes per batch; 0 to collect no output gradients.
         mask: function that gives, after a batch has run, the mask of its positions that count, or
             None for all.
-        heads: those of the layers that have too many outputs for a moment of their gradients: of
-            these, the mean square norm is taken, of shape (1, 1).
 
     Returns:
-        Moments by module name; a layer that no input reached is missing.
+        Moments by module name; a layer that no input reached is missing. A linear layer that is
+        tied to one of the tables has too many outputs for a moment of their gradients: in its
+        place is the mean square norm, of shape (1, 1).
 
     Raises:
         EvaluationError: the network changes a layer's input in place after it was read.
     """
     watch = _Watch(mask=mask)
-    start = start or softmax_root
+    start, heads = start or softmax_root, _tied_heads(model, layers)
     hooks = [
         model.get_submodule(name).register_forward_hook(
             _hook(name, watch, draws > 0, norm=name in heads)
@@ -240,14 +239,22 @@ def collect(
     return {name: moments for name, moments in collected.items() if moments is not None}
 
 
+def _tied_heads(model: nn.Module, layers: Collection[str]) -> set[str]:
+    """Those of the layers that are linear and have the weight of a table among the layers."""
+    modules = {name: model.get_submodule(name) for name in layers}
+    tables = [m._parameters["weight"] for m in modules.values() if isinstance(m, nn.Embedding)]
+    return {
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear)
+        and any(w is not None and torch.equal(w, module.weight) for w in tables)
+    }
+
+
 def _hook(name: str, watch: _Watch, gradients: bool, *, norm: bool) -> Any:
     """Return a forward hook that records a layer's rows and, later, its output's gradient.
 
-    Args:
-        name: the layer's module name.
-        watch: what the hook records in.
-        gradients: whether the gradient is recorded.
-        norm: whether no more than its norm is.
+    With ``norm``, no more than the gradient's norm is recorded.
     """
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

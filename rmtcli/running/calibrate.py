@@ -81,7 +81,6 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         draws=min(MOST_DRAWS, max(1, PASSES // len(inputs))) if settings.gradients else 0,
         start=STARTS[source.reading(model).rows],
         mask=lambda: mask_of(model),
-        heads=heads,
     )
     results: dict[str, Moments] = {}
     missing: dict[str, Untouched] = {}

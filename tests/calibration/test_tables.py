@@ -86,7 +86,7 @@ def test_the_predicted_loss_is_the_measured_one(tied: bool, scaled: bool, gradie
         outputs.register_hook(lambda s: keep("s", s))
         return outputs
 
-    made = collect(model, x, names, run, batch=50, draws=2 * gradients, heads=["head"])
+    made = collect(model, x, names, run, batch=50, draws=2 * gradients)
     moments, scale = made["embed"], 3.0 if scaled else 1.0
     assert scale_of(model.embed) == pytest.approx(scale)
     assert moments.uses == x.shape[1]
