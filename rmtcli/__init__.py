@@ -13,6 +13,7 @@ from rmtcli.version import __version__
 
 if TYPE_CHECKING:
     from rmtcli.calibration import Calibration
+    from rmtcli.errors import RmtcliError
     from rmtcli.evaluation import Evaluation
     from rmtcli.layers import Selection
     from rmtcli.layouts.module import load
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.reproduce import reproduce
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
-    from rmtcli.planning import Plan
+    from rmtcli.planning import Budget, Plan
 
 __all__ = [
+    "Budget",
     "Calibration",
     "Evaluation",
     "Plan",
+    "RmtcliError",
     "Selection",
     "__version__",
     "analyze",
@@ -52,9 +55,11 @@ __all__ = [
 #: Where each public name lives. They are imported when first used, because torch takes
 #: seconds to import and ``rmtcli --help`` needs none of it.
 _HOMES = {
+    "Budget": "rmtcli.planning",
     "Calibration": "rmtcli.calibration",
     "Evaluation": "rmtcli.evaluation",
     "Plan": "rmtcli.planning",
+    "RmtcliError": "rmtcli.errors",
     "Selection": "rmtcli.layers",
     "analyze": "rmtcli.pipeline.analyze",
     "curve": "rmtcli.pipeline.curve",

@@ -37,10 +37,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class UsageError(RmtcliError):
+class UsageError(RmtcliError, ValueError):
     """The request cannot be carried out as written: an invalid option or path."""
 
     exit_code = 2
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """There is no such file or directory."""
 
 
 class CheckpointError(RmtcliError):

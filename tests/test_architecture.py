@@ -80,8 +80,8 @@ EXCEPTIONS = {
 }
 #: The import that may close a circle, and why.
 CLOSES_A_CIRCLE = {
-    ("rmtcli.report.base", "rmtcli.report.notebook"): (
-        "IPython calls _repr_html_ of the report itself, and only a renderer can answer"
+    ("rmtcli.report.base", "rmtcli.report.views"): (
+        "Python prints, saves and plots the report itself, and only renderers can answer"
     ),
 }
 

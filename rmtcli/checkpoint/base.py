@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rmtcli.checkpoint.dtypes import TYPES, RawTensor, decode
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.packing import Packed
-from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 from rmtcli.files import as_path, is_remote, reaching
 
 #: Size, modification time in nanoseconds and inode of a file: they tell whether it was changed.
@@ -223,7 +223,7 @@ def _reopen(
     path = as_path(name)
     with reaching(path):
         if not path.exists():
-            raise UsageError(f"{path}: no such file")
+            raise MissingFileError(f"{path}: no such file")
         checkpoint = kind(path) if key is None else kind(path, key)
         if _total_size(checkpoint.weights) != size:
             raise CheckpointError(f"{path}: is not the same file there and here")

@@ -19,7 +19,7 @@ from rmtcli.checkpoint.base import FileCheckpoint, one_network
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.recognise import HEAD, is_exported, is_safetensors, is_torch, other_kind
 from rmtcli.checkpoint.unpacked import unpacked
-from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 
 #: Characters in a tensor's name. Searches for words in it take time that grows with their square.
 LONGEST_NAME = 10_000
@@ -182,7 +182,7 @@ def open_file(
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
     if not path.exists():
-        raise UsageError(f"{path}: no such file{_on_the_hub(path)}")
+        raise MissingFileError(f"{path}: no such file{_on_the_hub(path)}")
     if path.suffix == ".distcp":
         raise UsageError(f"{path}: {DISTRIBUTED.format(path.parent)}")
     if not path.is_file():

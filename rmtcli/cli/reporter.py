@@ -91,7 +91,7 @@ class Reporter:
         checked = outcomes(self.conditions, values_of(report)) if self.conditions else ()
         if self.options.report is not None:
             write_report(report, self.options.report, Context(_command_line(), checked))
-        self.show_result(report, _print_report)
+        self.show_result(report, lambda result: _print_report(result, self.options.verbose))
         _conclude(
             f"rmtcli {report.action}",
             report.source.path,
@@ -135,10 +135,10 @@ def _parse(texts: Sequence[str], fields: Mapping[str, str] | None) -> tuple[Cond
     return tuple(Condition.parse(text, fields) for text in texts)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Report, details: bool) -> None:
     from rmtcli.report.terminal import show, stdout
 
-    show(report, stdout())
+    show(report, stdout(), details=details)
 
 
 def _print_difference(difference: Difference) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.errors import EvaluationError, UsageError, first_line
+from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
 
 #: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
 LARGE, RATIO = 256 * 2**20, 100
@@ -142,7 +142,7 @@ def _ending(path: Path) -> str:
     if path.is_dir():
         raise UsageError(f"{path}: is a directory: name a file of arrays")
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     ending = path.suffix.lower()
     if ending not in (".safetensors", ".npz"):
         raise UsageError(f"{path}: data must be an .npz or a .safetensors file")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint.huggingface import refuse_code
-from rmtcli.errors import EvaluationError, UsageError, first_line
+from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
 from rmtcli.evaluation.problem import object_of, targets_of
 from rmtcli.evaluation.vocabulary import frequencies
@@ -257,7 +257,7 @@ def _text(path: Path) -> str:
     if path.suffix.lower() not in TEXTS:
         raise UsageError(f"{path}: text must be in a .txt or a .jsonl file")
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -15,7 +15,7 @@ from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule
 from rmtcli.report.base import Report
-from rmtcli.report.notes import TAILS, on_trying
+from rmtcli.report.notes import on_trying
 
 
 def analyze(
@@ -75,7 +75,6 @@ def analyze(
         notes=(
             *checkpoint.remarks,
             *on_tensors(checkpoint, planned),
-            TAILS,
             *on_trying(checkpoint, planned.pruned),
         ),
     )

@@ -27,7 +27,7 @@ from rmtcli.calibration import (
 )
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
-from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
@@ -57,7 +57,7 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
     """
     file = None if settings.data is None else file_of(settings.data)
     if file is not None and not file.is_file():
-        raise UsageError(f"{file}: no such file")
+        raise MissingFileError(f"{file}: no such file")
     if settings.refines and settings.data is None:
         raise UsageError(
             "--sequential, --heal and --heal-minutes run the network: give inputs with --calib"
@@ -65,7 +65,9 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
     if settings.stats is None or Path(settings.stats).exists():
         return
     if settings.data is None:
-        raise UsageError(f"{settings.stats}: no such file: give inputs with --calib to make it")
+        raise MissingFileError(
+            f"{settings.stats}: no such file: give inputs with --calib to make it"
+        )
     if Path(settings.stats).suffix != ".safetensors":
         raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
     others = [path for path in inputs if path != Path(settings.stats)]

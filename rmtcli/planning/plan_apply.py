@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rmtcli.calibration import Calibrated, Calibration, data_sha256, file_of
 from rmtcli.checkpoint import Checkpoint
-from rmtcli.errors import LayerError, UsageError
+from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
 from rmtcli.layouts import Layout, undivided
 from rmtcli.planning.plan import LayerPlan
@@ -126,7 +126,9 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     source = data or settings.stats or ""
     file = file_of(source)
     if file is not None and not file.is_file():
-        raise UsageError(f"{file}: no such file: name the plan's calibration data with --calib")
+        raise MissingFileError(
+            f"{file}: no such file: name the plan's calibration data with --calib"
+        )
     if data_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")
     return settings

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.calibration import Calibration, data_sha256
-from rmtcli.errors import UsageError
+from rmtcli.errors import MissingFileError, UsageError
 
 #: Version of the file format.
 VERSION = 1
@@ -146,7 +146,7 @@ class Plan:
         try:
             values: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UsageError(f"{path}: no such file") from None
+            raise MissingFileError(f"{path}: no such file") from None
         except IsADirectoryError:
             raise UsageError(f"{path}: is a directory: name a plan") from None
         except (ValueError, RecursionError) as error:

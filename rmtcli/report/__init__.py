@@ -2,7 +2,7 @@
 
 The values: :class:`~rmtcli.report.base.Report` of most commands, and ``difference``, ``info``,
 ``reproduction`` and ``verification`` of one command each. ``renderers/`` holds the file formats of
-a report, one module per format; ``terminal`` and ``notebook`` show the same rows and lines
+a report, one module per format; ``terminal`` and ``views`` show the same rows and lines
 elsewhere. ``conditions`` decides whether a run fails.
 
 Decisions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import TYPES
@@ -22,6 +23,9 @@ from rmtcli.report.record import (
     layer_of,
     readback_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,12 @@ class Source:
     tensor_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Report:
     """Results of a run.
+
+    Renderers read a report, and the report shows itself with them: the one circle of imports in
+    this package, so these imports are in the methods.
 
     Attributes:
         action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``curve``, ``evaluate`` or
@@ -191,12 +198,41 @@ class Report:
         record = self.to_dict()
         return pandas.json_normalize(record["curve"] or record["layers"])
 
-    def _repr_html_(self) -> str:
-        """The table and the summary, for IPython.
+    def save(self, path: str | Path) -> None:
+        """Write the report to a file: ``.html``, ``.md``, ``.json``, or ``.xml`` for JUnit.
 
-        The notebook's renderer reads a report, and IPython asks the report for its HTML: the one
-        circle of imports in this package, so the import is here.
+        Raises:
+            UsageError: the ending names no format, a package is missing, or the file cannot be
+                written.
         """
-        from rmtcli.report.notebook import to_fragment
+        from rmtcli.report.views import save
 
-        return to_fragment(self)
+        save(self, path)
+
+    def plot(self, layer: str | None = None) -> Figure:
+        """Draw the measured curve, or the spectrum of a layer; by default that of the first one.
+
+        Raises:
+            UsageError: there is no such layer, or matplotlib is not installed.
+        """
+        from rmtcli.report.views import figure
+
+        return figure(self, layer)
+
+    def __str__(self) -> str:
+        """What the command line prints."""
+        from rmtcli.report.views import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        """The result in one line."""
+        from rmtcli.report.views import as_words
+
+        return as_words(self)
+
+    def _repr_html_(self) -> str:
+        """The table and the summary, for IPython."""
+        from rmtcli.report.views import as_fragment
+
+        return as_fragment(self)

@@ -30,11 +30,6 @@ MADE_BY_DEFAULT = (
 
 NO_SIBLINGS = "no two layers that may be pruned read the same input, so none share a right factor"
 
-TAILS = (
-    "tail α depends on the aspect ratio: compare it only between layers of the same shape "
-    "(arXiv 2506.06280)"
-)
-
 
 def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     """Notes on the cost of pruning: it was not measured, or it is large."""

@@ -19,15 +19,23 @@ from rmtcli.report.formatting import (
     timing,
     word_of,
 )
+from rmtcli.report.headline import next_steps
 from rmtcli.report.scores import dense, network, scores
 from rmtcli.report.totals import bytes_of
 
 #: A label and its text.
 Line = tuple[str, str]
+#: Labels of lines for those who want to know more.
+DETAILS = ("verified", "agreement", "margin", "certificate")
 
 
-def summary(report: Report) -> list[Line]:
-    """The most important results first, then notes, and the path of the output last."""
+def summary(report: Report, *, details: bool = True) -> list[Line]:
+    """The most important results first, then notes, and last the output and what to do with it.
+
+    Args:
+        report: the report.
+        details: whether to include the lines of :data:`DETAILS`.
+    """
     lines = [*_result(report), *_conditions(report)]
     if report.output is not None:
         sizes = bytes_of(report.source, report.output)
@@ -39,8 +47,16 @@ def summary(report: Report) -> list[Line]:
     lines += [("note", note) for note in report.notes]
     if report.output is not None:
         lines.append(("wrote", report.output.path))
+    lines += next_steps(report)
     # Notes and paths may quote text from a file.
-    return [(label, shown(text)) for label, text in lines]
+    hidden = () if details else _details(report)
+    return [(label, shown(text)) for label, text in lines if label not in hidden]
+
+
+def _details(report: Report) -> set[str]:
+    """The labels of :data:`DETAILS`; without targets, the agreement is the main result."""
+    measured = report.comparison is not None and report.comparison.drop is not None
+    return {*DETAILS} if measured else {*DETAILS} - {"agreement"}
 
 
 def options(report: Report) -> list[Line]:

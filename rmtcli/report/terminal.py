@@ -13,13 +13,15 @@ from rich.text import Text
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
+from rmtcli.report.formatting import shown
+from rmtcli.report.headline import Headline, headline
 from rmtcli.report.reproduction import HEADINGS, Reproduction
 from rmtcli.report.sparkline import EDGE, sparkline
 from rmtcli.report.summary import summary
 from rmtcli.report.table import NUMERIC, table
 
 #: Width of output to a file or another program, where no line may be cut or wrapped.
-_PIPE_WIDTH = 1_000_000
+PIPE_WIDTH = 1_000_000
 #: The column with a small picture of each layer's spectrum.
 _ESD = "ESD"
 #: Columns that a narrow terminal leaves out, in this order. JSON and Markdown have all of them.
@@ -32,15 +34,29 @@ def stdout() -> Console:
     console = Console(highlight=False, emoji=False)
     if console.is_terminal:
         return console
-    return Console(highlight=False, emoji=False, width=_PIPE_WIDTH)
+    return Console(highlight=False, emoji=False, width=PIPE_WIDTH)
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the table of a report, and the summary under it."""
+def show(report: Report, console: Console, *, details: bool = True) -> None:
+    """Print the table of a report, the result in one line, and the summary.
+
+    Args:
+        report: the report.
+        console: where to print it.
+        details: whether to print what few users need.
+    """
     parts: list[RenderableType] = []
     if report.layers or report.curve:
         parts += [_layers(report, console), ""]
-    _print([*parts, _lines(summary(report))], console)
+    title = headline(report)
+    if title is not None:
+        parts += [_headline(title), ""]
+    _print([*parts, _lines(summary(report, details=details))], console)
+
+
+def _headline(title: Headline) -> Text:
+    colour = f"bold {title.grade.value}".rstrip()
+    return Text.assemble((title.size, "bold"), " · ", (shown(title.cost), colour))
 
 
 def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
@@ -95,7 +111,7 @@ def _layers(report: Report, console: Console) -> Table:
     if report.layers and console.encoding.startswith("utf"):
         wanted.insert(wanted.index("shape") + 1, _ESD)
         spectra = [_spectrum(plan) for plan in report.layers]
-    unlimited = console.options.update(max_width=_PIPE_WIDTH)
+    unlimited = console.options.update(max_width=PIPE_WIDTH)
     for name in (name for name in _EXPENDABLE if name in wanted):
         grid = _grid(report, cells, wanted, spectra)
         if console.measure(grid, options=unlimited).maximum <= console.width:

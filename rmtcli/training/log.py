@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from rmtcli.errors import UsageError
+from rmtcli.errors import MissingFileError, UsageError
 from rmtcli.files import write_file
 from rmtcli.training.step import Change, Step
 
@@ -73,7 +73,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         else:
             table = [_numbers(row) for row in csv.DictReader(io.StringIO(text))]
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
+        raise MissingFileError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a log of RMTPruner ({error})") from None
     if not (isinstance(table, list) and table and all(map(_is_row, table))):

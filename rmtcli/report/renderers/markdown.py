@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
 from rmtcli.report.formatting import shown
+from rmtcli.report.headline import headline
 from rmtcli.report.renderers.base import Context, Renderer
 from rmtcli.report.summary import options, summary
 from rmtcli.report.table import NUMERIC, table
@@ -20,7 +21,9 @@ def to_markdown(report: Report, context: Context) -> str:
     """A heading, the summary as a list, and the layers as a table."""
     cells = table(report) if report.layers or report.curve else None
     facts = [*summary(report), ("sha256 of the input", report.source.sha256)]
-    title = f"{report.action}: {report.source.path}"
+    title, result = f"{report.action}: {report.source.path}", headline(report)
+    if result is not None:
+        facts = [("result", f"{result.size} · {result.cost}"), *facts]
     return _page(title, context.command, facts, options(report), cells)
 
 

@@ -44,3 +44,27 @@ def test_hostile_names_do_no_harm_in_notebooks_and_junit(tmp_path: Path, name: s
     for sign in ("\x1b", "<script>", "<img"):
         assert sign not in text
     assert sum(suite.tests for suite in junitparser.JUnitXml.fromstring(text.encode())) == 2
+
+
+def test_a_report_prints_what_the_command_does_and_shows_itself_in_one_line(report: Report) -> None:
+    assert str(report).splitlines()[0].startswith("layer ")
+    assert "17.1× smaller" in str(report)
+    assert repr(report).startswith("<Report of prune: ")
+    assert repr(report).endswith("what it costs was not measured>")
+    assert "\n" not in repr(report)
+
+
+def test_a_report_saves_itself_in_the_format_of_the_ending(report: Report, tmp_path: Path) -> None:
+    report.save(tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text() == report.to_json() + "\n"
+    report.save(tmp_path / "report.md")
+    assert "- **result:** 17.1× smaller" in (tmp_path / "report.md").read_text()
+    with pytest.raises(ValueError, match=r"report\.doc: its name must end in \.md or"):
+        report.save(tmp_path / "report.doc")
+
+
+def test_a_report_plots_a_layer_or_says_which_it_has(report: Report) -> None:
+    pytest.importorskip("matplotlib")
+    assert report.plot().axes
+    with pytest.raises(rmtcli.RmtcliError, match=r"no layer 'x': it has fc1\.weight, fc2"):
+        report.plot("x")

@@ -1,0 +1,141 @@
+"""The result of a run in one line, and what a user does next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from rmtcli.edges import Verdict
+from rmtcli.evaluation import Comparison, Rows
+from rmtcli.files import as_path
+from rmtcli.report.base import Report
+from rmtcli.report.formatting import count_of, percent_change
+
+#: Losses up to which a result is good, and up to which it is fair: points of accuracy (100 times
+#: the distance of a cosine or R² from the dense network's), and percent of perplexity.
+POINTS, PERCENT = (0.5, 2.0), (3.0, 10.0)
+#: Share of the layers that must follow the law for the edge to be a guide.
+GUIDE = 0.5
+
+
+class Grade(Enum):
+    """What a result cost; the value is the colour that a terminal gives it."""
+
+    GOOD = "green"
+    FAIR = "yellow"
+    BAD = "red"
+    UNKNOWN = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A result in one line.
+
+    Attributes:
+        size: how much smaller the network is.
+        cost: what that cost.
+        grade: whether the cost is small.
+    """
+
+    size: str
+    cost: str
+    grade: Grade
+
+
+def headline(report: Report) -> Headline | None:
+    """The result of a run that made a smaller network; None for any other."""
+    if report.action not in ("prune", "finetune") or not report.changes:
+        return None
+    text, grade = _cost(report.comparison)
+    return Headline(_smaller(report), text, grade)
+
+
+def _smaller(report: Report) -> str:
+    """The ratio of sizes: of bytes where entries have fewer bits, else of parameters."""
+    before, after = report.tensor_bytes if report.bits is not None else report.parameters
+    if after >= before:
+        return "not smaller"
+    ratio = before / max(after, 1)
+    if ratio < 2:  # a percentage says more than 1.3 times
+        unit = "bytes" if report.bits is not None else "parameters"
+        return f"{100 * (1 - after / before):.1f} % fewer {unit}"
+    return f"{ratio:.3g}× smaller"
+
+
+def _cost(comparison: Comparison | None) -> tuple[str, Grade]:
+    """The main score before and after, and how small the loss is."""
+    if comparison is None:
+        return "what it costs was not measured", Grade.UNKNOWN
+    before, after = comparison.before, comparison.after
+    if after.perplexity is not None and before is not None and before.perplexity is not None:
+        change = percent_change(before.perplexity, after.perplexity)
+        text = f"perplexity {before.perplexity:.4g} → {after.perplexity:.4g} ({change})"
+        return text, _grade(100 * (after.perplexity / before.perplexity - 1), PERCENT)
+    drop = comparison.drop
+    if drop is None or before is None or before.accuracy is None or after.accuracy is None:
+        return _without_accuracy(comparison)
+    grade = Grade.UNKNOWN if comparison.at_chance else _grade(drop, POINTS)
+    if comparison.rows is Rows.VECTORS:
+        return f"cosine {after.accuracy / 100:.4f} with the dense network", grade
+    if comparison.rows is Rows.VALUES:
+        return f"R² {before.accuracy / 100:.4f} → {after.accuracy / 100:.4f}", grade
+    change = f"{round(-drop, 2) + 0.0:+.2f}"
+    return f"accuracy {before.accuracy:.2f} → {after.accuracy:.2f} % ({change})", grade
+
+
+def _without_accuracy(comparison: Comparison) -> tuple[str, Grade]:
+    """The cost without targets: by the user's own score, or against the dense network."""
+    before, after = comparison.before, comparison.after
+    if before is not None and before.score is not None and after.score is not None:
+        return f"score {before.score:.6g} → {after.score:.6g}", Grade.UNKNOWN
+    agreement = comparison.agreement
+    if agreement is None:
+        return "what it costs was not measured", Grade.UNKNOWN
+    text = f"agreement {agreement:.2f} % with the dense network"
+    return text, _grade(100 - agreement, POINTS)
+
+
+def _grade(loss: float, limits: tuple[float, float]) -> Grade:
+    good, fair = limits
+    return Grade.GOOD if loss <= good else Grade.FAIR if loss <= fair else Grade.BAD
+
+
+def next_steps(report: Report) -> Iterator[tuple[str, str]]:
+    """What to do with a result: label and text."""
+    if report.action == "analyze" and report.layers:
+        yield from _after_analysis(report)
+    if report.action in ("prune", "finetune") and report.output is not None:
+        yield "load", _loading(report)
+
+
+def _after_analysis(report: Report) -> Iterator[tuple[str, str]]:
+    """Whether the edge is a guide for these layers, and the command to go on with."""
+    judged = [p.fit.verdict for p in report.layers if p.fit.verdict is not Verdict.TOO_SMALL]
+    apart = sum(not verdict.trusted for verdict in judged)
+    source = shlex.quote(report.source.path)
+    directory = as_path(report.source.path).is_dir()
+    samples = "sentences.txt" if directory else "samples.npz"
+    if judged and apart > GUIDE * len(judged):
+        yield (
+            "no guide",
+            f"{apart} of {count_of(len(judged), 'layer')} do not follow the law, so that their "
+            "edges do not tell what can be removed: name a size and give samples",
+        )
+        yield "next", f"rmtcli prune {source} --budget 70% --calib {samples}"
+    elif report.pruned:
+        yield "next", f"rmtcli prune {source} --data {samples}"
+    else:
+        yield "next", f"rmtcli prune {source} --budget 70% --calib {samples}"
+
+
+def _loading(report: Report) -> str:
+    """The line of Python that loads a written network."""
+    assert report.output is not None
+    path = as_path(report.output.path)
+    split = any(plan.layout.splits for plan in report.pruned) or report.bits is not None
+    if not path.is_dir():
+        return f'model = rmtcli.load(model, "{path}")'
+    first = "import rmtcli.integrations.transformers; " if split else ""
+    return f'{first}model = AutoModel.from_pretrained("{path}")'

@@ -1,0 +1,92 @@
+"""What a report shows of itself in Python: as text, in a notebook, in files and as figures."""
+
+from __future__ import annotations
+
+from html import escape
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmtcli.errors import UsageError
+from rmtcli.files import as_path, check_target, write_file
+from rmtcli.report.base import Report
+from rmtcli.report.formatting import shown
+from rmtcli.report.headline import headline
+from rmtcli.report.renderers import RENDERERS, Context
+from rmtcli.report.summary import summary
+from rmtcli.report.table import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def as_text(report: Report) -> str:
+    """The table, the result in one line and the summary, as a pipe gets them."""
+    from rich.console import Console
+
+    from rmtcli.report.terminal import PIPE_WIDTH, show
+
+    text = StringIO()
+    show(report, Console(file=text, width=PIPE_WIDTH, highlight=False, emoji=False))
+    return text.getvalue().rstrip("\n")
+
+
+def as_words(report: Report) -> str:
+    """The result in one line."""
+    title, source = headline(report), shown(report.source.path)
+    result = f"{title.size}, {title.cost}" if title else f"{len(report.layers)} layers"
+    return f"<Report of {report.action}: {source}: {result}>"
+
+
+def as_fragment(report: Report) -> str:
+    """The table and the summary as an HTML fragment without any style."""
+    columns, rows = table(report) if report.layers or report.curve else ([], [])
+    parts = [
+        f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in row)}</tr>"
+        for row, tag in [(columns, "th"), *((row, "td") for row in rows)]
+    ]
+    lines = (f"<tr><th>{_text(a)}</th><td>{_text(b)}</td></tr>" for a, b in summary(report))
+    grid = f"<table>{''.join(parts)}</table>" if rows else ""
+    title = headline(report)
+    result = f"<p><b>{_text(title.size)}</b> · {_text(title.cost)}</p>" if title else ""
+    return f"{result}{grid}<table>{''.join(lines)}</table>"
+
+
+def save(report: Report, path: str | Path) -> None:
+    """Write a report in the format of the path's ending.
+
+    Raises:
+        UsageError: the ending names no format, a package is missing, or the file cannot be written.
+    """
+    target = as_path(path)
+    renderer = RENDERERS.get(target.suffix)
+    if renderer is None:
+        raise UsageError(f"{target}: its name must end in {' or '.join(RENDERERS)}")
+    renderer.check()
+    check_target(target, inputs=[as_path(report.source.path)], force=True)
+    text = renderer.render(report, Context()).rstrip("\n") + "\n"
+    write_file(target, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def figure(report: Report, layer: str | None) -> Figure:
+    """The curve of a report of ``curve``, or the spectrum of one layer.
+
+    Raises:
+        UsageError: there is no such layer, or matplotlib is not installed.
+    """
+    from rmtcli.report.draw_esd import esd_figure
+    from rmtcli.report.esd import esd_of
+    from rmtcli.report.plot import check_plots, curve_figure
+
+    check_plots()
+    if report.curve and layer is None:
+        return curve_figure(report)
+    plans = [plan for plan in report.layers if layer in (None, plan.layer.name)]
+    if not plans:
+        names = ", ".join(plan.layer.name for plan in report.layers[:3]) or "no layer at all"
+        raise UsageError(f"the report has no layer '{layer}': it has {names}")
+    return esd_figure(esd_of(plans[0]), legend=True)
+
+
+def _text(text: str) -> str:
+    return escape(shown(text))
