@@ -33,6 +33,7 @@ TOP_LEVEL = {
     "errors": "the exceptions of every package",
     "noise": "matrices of known truth, for tests, null distributions and `rmtcli simulate`",
     "registry": "names and options of what can be chosen, in every package that has a choice",
+    "stability": "what confidences say about training, for evaluation/ and training/ alike",
     "version": "read by the build before anything can be imported",
 }
 

@@ -19,6 +19,11 @@ from rmtcli.calibration.metric import (
 )
 from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
+from rmtcli.calibration.reliability import (
+    Reliability,
+    assess_moments,
+    held_out_loss,
+)
 from rmtcli.calibration.source import (
     NONE,
     SOURCES,
@@ -52,11 +57,14 @@ __all__ = [
     "Prose",
     "RandomTokens",
     "Reader",
+    "Reliability",
+    "assess_moments",
     "clean_moments",
     "data_sha256",
     "decompose",
     "decompose_together",
     "file_of",
+    "held_out_loss",
     "is_made",
     "metric_losses",
     "narrow_units",

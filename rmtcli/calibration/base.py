@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmtcli.calibration.clean import CLEANERS
+from rmtcli.calibration.reliability import Reliability
 from rmtcli.errors import UsageError
 
 #: Name of a metric -> whether it uses output gradients.
@@ -87,9 +88,11 @@ class Calibrated:
         samples: number of samples that went through the network.
         bytes: memory that the moments take.
         undone: refinements that were undone because they did not help: ``sequential``, ``heal``.
+        reliability: how far the moments can be trusted; None before ranks are known.
     """
 
     settings: Calibration
     samples: int
     bytes: int
     undone: tuple[str, ...] = ()
+    reliability: Reliability | None = None

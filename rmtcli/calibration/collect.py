@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,65 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration.moments import Moments
-from rmtcli.calibration.spread import Spread, joined
+from rmtcli.calibration.moments import FOLD, Moments
+from rmtcli.calibration.reliability import kept_apart
+from rmtcli.calibration.spread import joined
 from rmtcli.calibration.starts import softmax_root
+from rmtcli.calibration.sums import Sums
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 
-Array = NDArray[np.float64]
 #: Makes the values that a backward pass starts from, of the shape of the outputs.
 Start = Callable[[Tensor, torch.Generator], Tensor]
 
 #: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
-#: Rows that are in memory as float64 at a time.
-_ROWS = 2**15
 #: Seed of the normal draws from which backward passes start: a calibration can be repeated.
 _SEED = 0
-
-
-@dataclass
-class _Sums:
-    """Running sums over rows: the tensors that a group of layers reads, or one layer's outputs."""
-
-    rows: int = 0
-    total: Array = field(default_factory=lambda: np.zeros(()))
-    outer: Array = field(default_factory=lambda: np.zeros(()))
-    #: Of the batch that is running.
-    batch: tuple[int, Array, Array] | None = None
-    centred: bool = True
-    spread: Spread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spread = Spread(centred=self.centred)
-
-    def add(self, values: Tensor, bias: Tensor | None = None) -> None:
-        """Add rows, shape (rows, width), less a bias of shape (width,)."""
-        for block in torch.split(values.detach(), _ROWS):
-            x = block.double() if bias is None else block.double() - bias.detach().double()
-            total, outer = x.sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
-            rows, *sums = self.batch or (0, 0.0, 0.0)
-            self.batch = rows + len(block), sums[0] + total, sums[1] + outer
-
-    def close(self) -> None:
-        """End a batch, whose samples are independent of those of other batches."""
-        if self.batch is None or not self.batch[0]:
-            return
-        rows, total, outer = self.batch
-        self.batch = None
-        self.rows += rows
-        self.total = self.total + total
-        self.outer = self.outer + outer
-        self.spread.add(rows, total, outer)
-
-    @cached_property
-    def averages(self) -> tuple[Array, Array]:
-        """E[x] and E[x xᵀ], computed once for all layers of the group, in the sums' memory."""
-        self.total /= self.rows
-        self.outer /= self.rows
-        return self.total, self.outer
 
 
 @dataclass
@@ -82,14 +38,22 @@ class _Watch:
     read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
     #: Gives the mask of the batch's positions that count; None for all.
     mask: Callable[[], Tensor | None] = lambda: None
-    inputs: dict[tuple[str, ...], _Sums] = field(default_factory=dict)
-    outputs: dict[str, _Sums] = field(default_factory=dict)
-    gradients: dict[str, _Sums] = field(default_factory=dict)
+    inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict)
+    outputs: dict[str, Sums] = field(default_factory=dict)
+    gradients: dict[str, Sums] = field(default_factory=dict)
+    #: Layers of which a fold of the batches is kept apart, and the number of batches so far.
+    apart: Set[str] = frozenset()
+    batches: int = 0
 
     def close(self) -> None:
         """End a batch."""
-        for sums in (*self.inputs.values(), *self.outputs.values(), *self.gradients.values()):
-            sums.close()
+        self.batches += 1
+        mine = self.batches % FOLD == 0
+        for group, sums in self.inputs.items():
+            sums.close(apart=mine and not self.apart.isdisjoint(group))
+        for every in (self.outputs, self.gradients):
+            for name, sums in every.items():
+                sums.close(apart=mine and name in self.apart)
 
     def note(self, name: str, source: Tensor) -> None:
         """Note that a layer reads a tensor."""
@@ -107,16 +71,16 @@ class _Watch:
                     f"the network changes the input of '{readers[0]}' in place after the layer has "
                     "read it, so it cannot be calibrated: let the network's code make a new tensor"
                 )
-            self.inputs.setdefault(tuple(readers), _Sums()).add(rows_of(source, self.mask()))
+            self.inputs.setdefault(tuple(readers), Sums()).add(rows_of(source, self.mask()))
         self.read.clear()
 
     def add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
         """Add the outputs of one layer, without its bias, to its sums."""
-        self.outputs.setdefault(name, _Sums()).add(rows_of(values, self.mask()), bias)
+        self.outputs.setdefault(name, Sums()).add(rows_of(values, self.mask()), bias)
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Add the output gradients of one layer to its sum."""
-        self.gradients.setdefault(name, _Sums(centred=False)).add(rows_of(gradient, self.mask()))
+        self.gradients.setdefault(name, Sums(centred=False)).add(rows_of(gradient, self.mask()))
 
     def moments(self, name: str, samples: int, draws: int) -> Moments | None:
         """Return one layer's moments, from every group that it is in.
@@ -142,12 +106,31 @@ class _Watch:
             averages = [sums.averages for _, sums in own]
             mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
             second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
-        gradient, worth = None, None
+        gradient, worth, of_outputs = None, None, name in self.outputs
+        fold = self._fold(name, own, draws)
         if name in self.gradients:
             sums = self.gradients.pop(name)
             gradient, worth = sums.outer / (rows * draws), sums.spread.independent
         seen = joined(shares, [sums.spread.independent for _, sums in own])
-        return Moments(rows, samples, mean, second, gradient, name in self.outputs, seen, worth)
+        return Moments(rows, samples, mean, second, gradient, of_outputs, seen, worth, fold)
+
+    def _fold(self, name: str, own: Sequence[tuple[int, Sums]], draws: int) -> Moments | None:
+        """The moments of one layer over the fold that is kept apart, if it is kept of this layer.
+
+        None for a layer that is in several groups.
+        """
+        kept = own[0][1].fold if len(own) == 1 and name in self.apart else None
+        if kept is None:
+            return None
+        rows, total, outer = kept
+        rows, gradient = rows * own[0][0], None
+        if name in self.gradients:
+            known = self.gradients[name].fold
+            if known is None:
+                return None
+            gradient = known[2] / (rows * draws)
+        mean, second = total / kept[0], outer / kept[0]
+        return Moments(rows, 0, mean, second, gradient, name in self.outputs)
 
 
 def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -186,7 +169,8 @@ def collect(
 
     Memory: the activations of one batch, and 4 (in² + out²) float64 values per linear layer, 8 out²
     per convolution or table, of which a quarter stays; layers that read the same tensor (query, key
-    and value) store its moments once.
+    and value) store its moments once. Of some linear layers and convolutions, the
+    moments of every fourth batch are kept a second time, by themselves, in 64 MB at most.
 
     Args:
         model: the network, in evaluation mode, on its device.
@@ -209,8 +193,8 @@ def collect(
     Raises:
         EvaluationError: the network changes a layer's input in place after it was read.
     """
-    watch = _Watch(mask=mask)
     start, heads = start or softmax_root, _tied_heads(model, layers)
+    watch = _Watch(mask=mask, apart=kept_apart(_widths(model, set(layers) - heads)))
     hooks = [
         model.get_submodule(name).register_forward_hook(
             _hook(name, watch, draws > 0, norm=name in heads)
@@ -237,6 +221,18 @@ def collect(
             parameter.requires_grad_(True)
     collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
     return {name: moments for name, moments in collected.items() if moments is not None}
+
+
+def _widths(model: nn.Module, layers: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Widths of the two moments of each layer that is no table."""
+    widths = {}
+    for name in layers:
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Embedding):
+            continue
+        out, inputs = module.get_parameter("weight").flatten(1).shape
+        widths[name] = (out, out if isinstance(module, tuple(CONVOLUTIONS)) else inputs)
+    return widths
 
 
 def _tied_heads(model: nn.Module, layers: Collection[str]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,8 @@ from rmtcli.calibration.spread import joined
 from rmtcli.keep import Untouched
 
 T = TypeVar("T")
+#: One batch in so many is kept apart, to measure losses on samples that the maps do not know.
+FOLD = 4
 
 
 class ByLayer(dict[str, T]):
@@ -45,6 +47,8 @@ class Moments:
         of_outputs: whether ``mean`` and ``second`` are those of z.
         independent: number of independent samples that the covariance is worth; None if unknown.
         independent_gradients: number of them that ``gradient`` is worth; None if unknown.
+        fold: the moments of the samples that were kept apart, which are among the others; None if
+            none were kept.
     """
 
     rows: int
@@ -55,6 +59,35 @@ class Moments:
     of_outputs: bool = False
     independent: float | None = None
     independent_gradients: float | None = None
+    fold: Moments | None = None
+
+    @property
+    def without_fold(self) -> Moments | None:
+        """The moments of the samples that were not kept apart; None if none or all were."""
+        if self.fold is None or self.fold.rows >= self.rows:
+            return None
+        share = self.fold.rows / self.rows
+
+        def rest(all_samples: FloatArray, apart: FloatArray) -> FloatArray:
+            return np.asarray((all_samples - share * apart) / (1 - share))
+
+        def worth(independent: float | None) -> float | None:
+            return None if independent is None else (1 - share) * independent
+
+        gradient = None
+        if self.gradient is not None and self.fold.gradient is not None:
+            gradient = rest(self.gradient, self.fold.gradient)
+        return replace(
+            self,
+            rows=self.rows - self.fold.rows,
+            samples=round((1 - share) * self.samples),
+            mean=rest(self.mean, self.fold.mean),
+            second=rest(self.second, self.fold.second),
+            gradient=gradient,
+            independent=worth(self.independent),
+            independent_gradients=worth(self.independent_gradients),
+            fold=None,
+        )
 
     @property
     def covariance(self) -> FloatArray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,28 @@ class Origin:
     network: str
 
 
+class _Store:
+    """The arrays of a file; one that several layers share is stored once."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, FloatArray] = {}
+        self._names: dict[int, str] = {}
+
+    def put(self, moments: Moments) -> dict[str, Any]:
+        """Store the arrays of moments; return the number of rows, and the arrays' names."""
+        kinds = ("mean", "second", "gradient")
+        names = {kind: self._put(kind, getattr(moments, kind)) for kind in kinds}
+        return {"rows": moments.rows, **names}
+
+    def _put(self, kind: str, array: FloatArray | None) -> str | None:
+        if array is None:
+            return None
+        if id(array) not in self._names:
+            self._names[id(array)] = f"{kind}.{len(self._names)}"
+            self.arrays[self._names[id(array)]] = np.ascontiguousarray(array)
+        return self._names[id(array)]
+
+
 def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
     """Write moments as safetensors; arrays that layers share are stored once.
 
@@ -49,28 +72,15 @@ def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
         moments: moments by layer name, and why other layers have none.
         origin: the checkpoint and the data that they were taken from.
     """
-    arrays: dict[str, FloatArray] = {}
-    names: dict[int, str] = {}
-
-    def put(kind: str, array: FloatArray | None) -> str | None:
-        """Store an array, unless it is stored already, and return its name."""
-        if array is None:
-            return None
-        if id(array) not in names:
-            names[id(array)] = f"{kind}.{len(names)}"
-            arrays[names[id(array)]] = np.ascontiguousarray(array)
-        return names[id(array)]
-
+    store = _Store()
     layers = {
-        name: {
-            "rows": m.rows,
+        name: store.put(m)
+        | {
             "samples": m.samples,
-            "mean": put("mean", m.mean),
-            "second": put("second", m.second),
-            "gradient": put("gradient", m.gradient),
             "of_outputs": m.of_outputs,
             "independent": m.independent,
             "independent_gradients": m.independent_gradients,
+            "fold": m.fold and store.put(m.fold),
         }
         for name, m in moments.items()
     }
@@ -83,7 +93,7 @@ def write_stats(path: Path, moments: ByLayer[Moments], origin: Origin) -> None:
         "layers": layers,
         "missing": {name: reason.name for name, reason in moments.missing.items()},
     }
-    content = save(arrays, {KEY: json.dumps(record)})
+    content = save(store.arrays, {KEY: json.dumps(record)})
     write_file(path, lambda file: file.write(content))
 
 
@@ -98,6 +108,23 @@ def _count(value: Any) -> float | None:
     if not 0 < (number := float(value)) < math.inf:
         raise ValueError(value)
     return number
+
+
+def _fold(item: Any, arrays: Mapping[str, FloatArray], whole: Moments) -> Moments | None:
+    """The moments of samples that were kept apart, from the record of one layer.
+
+    Raises:
+        ValueError: they do not fit those of all samples.
+    """
+    known = item.get("fold")
+    if known is None:
+        return None
+    gradient = None if known["gradient"] is None else arrays[known["gradient"]]
+    mean, second = arrays[known["mean"]], arrays[known["second"]]
+    fold = Moments(known["rows"], 0, mean, second, gradient, whole.of_outputs)
+    if fold.shapes != whole.shapes or not 0 < fold.rows <= whole.rows:
+        raise ValueError(known)
+    return fold
 
 
 def read_stats(path: Path) -> tuple[ByLayer[Moments], Origin]:
@@ -127,6 +154,9 @@ def read_stats(path: Path) -> tuple[ByLayer[Moments], Origin]:
             )
             for name, item in record["layers"].items()
         }
+        for name, item in record["layers"].items():
+            fold = _fold(item, arrays, moments[name])
+            moments[name] = replace(moments[name], fold=fold)
         missing = {name: Untouched[reason] for name, reason in record["missing"].items()}
         origin = Origin(*(record[key] for key in Origin.__slots__))
     # The record may be JSON of any form.

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.evaluation.confidence import cosines
+from rmtcli.arrays import FloatArray
+from rmtcli.evaluation.confidence import cosines, log_probabilities
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.measures import divergence, margins, relative_change
 from rmtcli.evaluation.reading import CLASSES, Reading, Rows
 from rmtcli.evaluation.scores import Scores
 from rmtcli.evaluation.sense import no_better_than_chance
+from rmtcli.stability import Stability, cross_entropies, stability
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +145,21 @@ class Comparison:
             None if dense is None else margins(dense, decided, rows),
             margins(after, decided, rows),
         )
+
+    @property
+    def stability(self) -> tuple[Stability | None, Stability] | None:
+        """What the confidences before and after say about training; None without class targets."""
+        samples, own = self.samples, self.margins
+        if own is None or samples is None or samples.targets is None:
+            return None
+        if self.rows is not Rows.CLASSES:
+            return None
+        targets = np.asarray(samples.targets, np.int64)
+
+        def of(scores: Scores | None, values: FloatArray | None) -> Stability | None:
+            if scores is None or scores.outputs is None or values is None:
+                return None
+            return stability(values, cross_entropies(log_probabilities(scores.outputs), targets))
+
+        after = of(self.after, own[1])
+        return None if after is None else (of(self.before, own[0]), after)

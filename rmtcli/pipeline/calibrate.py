@@ -179,13 +179,14 @@ def calibrate_layers(
     if moments and unknown and settings.clean != "none":
         harness.note([UNCLEANED])
     calibrations = {
-        layer.name: _calibration(harness, layer, moments[layer.name], settings)
+        layer.name: _calibration(harness, layer, moments[layer.name], raw[layer.name], settings)
         for layer in layers
         if layer.name in moments
     }
     arrays = {
         id(array): array.nbytes
-        for m in raw.values()
+        for m in (part for m in raw.values() for part in (m, m.fold))
+        if m is not None
         for array in (m.mean, m.second, m.gradient)
         if array is not None
     }
@@ -195,13 +196,14 @@ def calibrate_layers(
 
 
 def _calibration(
-    harness: Harness, layer: Layer, moments: Moments, settings: Calibration
+    harness: Harness, layer: Layer, moments: Moments, raw: Moments, settings: Calibration
 ) -> LayerCalibration:
     bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
     biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
     if layer.view.table:
         moments = smoothed(moments, layer.load())
-    return LayerCalibration(moments, biased, settings.gradients and moments.gradient is not None)
+    gradients = settings.gradients and moments.gradient is not None
+    return LayerCalibration(moments, biased, gradients, None if raw.fold is None else raw)
 
 
 def _moments(

@@ -19,6 +19,7 @@ from rmtcli.pipeline.fits import (
     FittedLayers,
 )
 from rmtcli.pipeline.refined import UNDONE, in_layout
+from rmtcli.pipeline.reliability import reliability_of
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
     Method,
@@ -39,7 +40,7 @@ from rmtcli.planning import (
     RankChooser,
 )
 from rmtcli.report.base import Report, Source
-from rmtcli.report.notes import on_widths
+from rmtcli.report.notes import on_more_samples, on_widths
 from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Prepared:
         notes: Sequence[str] = (),
     ) -> Report:
         """The report of a result, before it is written."""
-        calibrated = self.calibrated and replace(self.calibrated, undone=result.undone)
+        calibrated = self._calibrated(result)
         return Report(
             action,
             self.source,
@@ -272,11 +273,18 @@ class Prepared:
             guard=guard,
             plan=plan,
             latency=latency,
-            notes=(*notes, *self.harness.notes),
+            notes=(*notes, *on_more_samples(calibrated), *self.harness.notes),
             left=result.network.parameters,
             bytes_left=result.network.bytes,
             bits=self.request.bits,
         )
+
+    def _calibrated(self, result: Result) -> Calibrated | None:
+        """The record of the calibration, with what the result says about it."""
+        if self.calibrated is None or self.calibrations is None:
+            return None
+        known = reliability_of(self.calibrated, self.calibrations, result.planned.layers)
+        return replace(self.calibrated, undone=result.undone, reliability=known)
 
 
 def _replaced(plan: LayerPlan) -> Iterator[str]:

@@ -119,11 +119,13 @@ class LayerCalibration:
         moments: of the layer's inputs and output gradients.
         bias: whether the layer has a bias that can take up the mean of its inputs.
         gradients: whether the moments of the gradients are used.
+        raw: the moments before they were cleaned, where some samples were kept apart.
     """
 
     moments: Moments
     bias: bool
     gradients: bool
+    raw: Moments | None = None
 
 
 def fit_layer(

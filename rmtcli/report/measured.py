@@ -35,27 +35,26 @@ def measured(comparison: Comparison | None) -> dict[str, Any]:
         "after": after.accuracy,
         "drop": comparison.drop,
         "cosine": _cosines(comparison),
-        "perplexity": {
-            "before": before and before.perplexity,
-            "unhealed": unhealed and unhealed.perplexity,
-            "after": after.perplexity,
-        },
-        "squared_error": {
-            "before": before and before.squared_error,
-            "unhealed": unhealed and unhealed.squared_error,
-            "after": after.squared_error,
-        },
+        "perplexity": _three(comparison, "perplexity"),
+        "squared_error": _three(comparison, "squared_error"),
         "relative_change": comparison.relative_change,
         "agreement": comparison.agreement,
         "kl_divergence": comparison.divergence,
         "certificate": comparison.certificate and asdict(comparison.certificate),
         "margins": _margins(comparison),
-        "score": {
-            "before": before and before.score,
-            "unhealed": unhealed and unhealed.score,
-            "after": after.score,
-        },
+        "stability": _stability(comparison),
+        "score": _three(comparison, "score"),
     }
+
+
+def _three(comparison: Comparison, name: str) -> dict[str, float | None]:
+    """One number of the dense network, of the network before training, and of the result."""
+    networks = {
+        "before": comparison.before,
+        "unhealed": comparison.unhealed,
+        "after": comparison.after,
+    }
+    return {key: getattr(scores, name, None) for key, scores in networks.items()}
 
 
 def quantiles(values: FloatArray) -> list[float]:
@@ -83,3 +82,10 @@ def _margins(comparison: Comparison) -> dict[str, Any] | None:
         "before": None if before is None else quantiles(before),
         "after": quantiles(after),
     }
+
+
+def _stability(comparison: Comparison) -> dict[str, Any] | None:
+    if comparison.stability is None:
+        return None
+    before, after = comparison.stability
+    return {"before": before and asdict(before), "after": asdict(after)}

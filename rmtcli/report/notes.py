@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
 from rmtcli.evaluation import Comparison
 from rmtcli.planning import LayerPlan
@@ -12,6 +13,8 @@ from rmtcli.report.formatting import count_of
 
 #: A larger loss of accuracy, in points, is pointed out.
 LARGE_DROP = 0.5
+#: From this excess on, the loss on a calibration's own samples says too little to extrapolate.
+SATURATED = 0.8
 
 NOT_MEASURED = (
     "accuracy was not measured. The edge separates noise from signal, not harmless from harmful: "
@@ -53,6 +56,27 @@ def on_chance(comparison: Comparison) -> tuple[str, ...]:
 INSTEAD = (
     "To prune more, say how much and give inputs: --budget 80% --calib FILE; or measure with --data"
 )
+
+
+def on_more_samples(calibrated: Calibrated | None) -> tuple[str, ...]:
+    """That more calibration samples would help, and how many."""
+    known = None if calibrated is None else calibrated.reliability
+    if calibrated is None or known is None or known.more is None or known.more <= 1:
+        return ()
+    assert known.loss is not None
+    least = "at least " if known.loss.excess > SATURATED else "about "
+    count = rounded(known.more * calibrated.samples)
+    return (
+        f"more calibration samples would help: give {least}{count:,} instead of "
+        f"{calibrated.samples:,} (the predicted loss is {known.loss.own:.2g} on these samples, and "
+        f"{known.loss.apart:.2g} on others)",
+    )
+
+
+def rounded(number: float) -> int:
+    """A number rounded to two digits."""
+    digits = len(str(int(number)))
+    return int(round(number, 2 - digits))
 
 
 def on_trial(inputs: str, moved: float, most: float, pruned: int, spared: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Calibrated
+from rmtcli.calibration import Calibrated, Reliability
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.layouts import LAYOUTS, ReadBack
 from rmtcli.planning import Latency, LayerPlan, Timing
@@ -85,7 +85,30 @@ def calibrated_of(calibrated: Calibrated | None) -> dict[str, Any] | None:
         "undone": list(calibrated.undone),
         "samples": calibrated.samples,
         "bytes": calibrated.bytes,
+        "reliability": _reliability_of(calibrated.reliability),
     }
+
+
+def _reliability_of(reliability: Reliability | None) -> dict[str, Any] | None:
+    """How far the moments can be trusted; a number that is not known is None."""
+    if reliability is None:
+        return None
+    loss = reliability.loss
+    return {
+        "independent_inputs": _range_of(reliability.inputs),
+        "independent_gradients": _range_of(reliability.gradients),
+        "aspect_ratio": reliability.aspect,
+        "loss": None if loss is None else loss.own,
+        "held_out_loss": None if loss is None else loss.apart,
+        "held_out_layers": 0 if loss is None else loss.layers,
+        "more_samples": reliability.more,
+    }
+
+
+def _range_of(values: tuple[float, float, float] | None) -> dict[str, float] | None:
+    """The least, the median and the largest of some values."""
+    names = ("least", "median", "largest")
+    return None if values is None else dict(zip(names, values, strict=True))
 
 
 def layer_of(

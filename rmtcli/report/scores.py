@@ -21,6 +21,7 @@ def scores(comparison: Comparison, reference: Source | None) -> list[tuple[str, 
         ("perplexity", _perplexity(comparison)),
         ("agreement", _agreement(comparison, other)),
         ("margin", _margins(comparison)),
+        ("stability", _stability(comparison)),
         ("certificate", _certificate(comparison)),
         ("score", _score(comparison)),
     ]
@@ -121,6 +122,25 @@ def _margins(comparison: Comparison) -> str | None:
         " → ".join(f"{np.quantile(values, share):.2f}" for values in known) for share in (0.5, 0.05)
     )
     return f"median {middle}; 5th percentile {low}"
+
+
+def _stability(comparison: Comparison) -> str | None:
+    """How confidences double, and what training cannot lose as long as it lowers the loss."""
+    if comparison.stability is None:
+        return None
+    known = [values for values in comparison.stability if values is not None]
+
+    def change(values: list[str]) -> str:
+        return " → ".join(values)
+
+    stays = change([f"{100 * values.stays:.1f}" for values in known])
+    losses = change([f"{values.cross_entropy:.3g}" for values in known])
+    text = f"at least {stays} % stay right while training does not raise the cross-entropy "
+    text += f"({losses} nats)"
+    sigmas = [values.doubling for values in known if values.doubling is not None]
+    if len(sigmas) == len(known):
+        text += f"; margins double by σ {change([f'{sigma:.2g}' for sigma in sigmas])}"
+    return text
 
 
 def _certificate(comparison: Comparison) -> str | None:

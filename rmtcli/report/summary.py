@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from rmtcli.calibration import Calibrated, is_made
+from rmtcli.calibration import Calibrated, Reliability, is_made
 from rmtcli.evaluation import Comparison
 from rmtcli.planning import Guard, Latency, Timing
 from rmtcli.report.base import Report
@@ -116,6 +116,8 @@ def _conditions(report: Report) -> Iterator[Line]:
     """The data and the limits by which the ranks of all layers were decided together."""
     if report.calibrated is not None:
         yield "calibrated", _calibrated(report.calibrated)
+        if report.calibrated.reliability is not None:
+            yield "moments", _reliability(report.calibrated.reliability)
     if report.budget is not None:
         yield "budget", report.budget.words
     if report.guard is not None:
@@ -137,6 +139,26 @@ def _calibrated(calibrated: Calibrated) -> str:
         words = settings.healing
         text += f"; healing of {words} undone" if undone else f"; healed in {words}"
     return text
+
+
+def _reliability(known: Reliability) -> str:
+    """How many samples the moments are worth, and the loss on samples that they do not contain."""
+    parts = [
+        f"{_range(worth)} independent samples ({name})"
+        for name, worth in (("inputs", known.inputs), ("gradients", known.gradients))
+        if worth is not None
+    ]
+    text = f"worth {' and '.join(parts)}" if parts else "worth an unknown number of samples"
+    if known.aspect is not None:
+        text += f"; {known.aspect:.2g} times as wide as that (median)"
+    if known.loss is not None:
+        text += f"; predicted loss {known.loss.own:.2g}, held out {known.loss.apart:.2g}"
+    return text
+
+
+def _range(worth: tuple[float, float, float]) -> str:
+    least, _, largest = (f"{value:,.0f}" for value in worth)
+    return least if least == largest else f"{least} to {largest}"
 
 
 def _guard(guard: Guard, comparison: Comparison | None) -> str:

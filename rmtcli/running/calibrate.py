@@ -112,7 +112,7 @@ def _of_gate(moments: Moments, layer: Layer) -> Moments:
     if layer.view.rows is None or moments.gradient is None:
         return moments
     own = slice(*layer.view.rows)
-    return replace(moments, gradient=moments.gradient[own, own])
+    return replace(moments, gradient=moments.gradient[own, own], fold=None)
 
 
 def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:

@@ -22,7 +22,8 @@ from rmtcli.training.last_fit import LastFit
 from rmtcli.training.layers import Decomposition, TrainedLayer
 from rmtcli.training.log import rows
 from rmtcli.training.schedules import SCHEDULES
-from rmtcli.training.step import Change, Step
+from rmtcli.training.step import Change, Step, check_finite
+from rmtcli.training.watch import confidence_on
 
 
 class RMTPruner:
@@ -59,6 +60,8 @@ class RMTPruner:
         l1: weight of Σ|w| over all weights of two or more dimensions, for :meth:`penalize`.
         l2: weight of Σw² over these weights, for :meth:`penalize`.
         selection: which layers may be pruned.
+        watch: inputs and class numbers; on them, the cross-entropy and what follows from it are
+            logged before and after each call that acts.
 
     Attributes:
         layers: the layers that may be pruned.
@@ -87,6 +90,7 @@ class RMTPruner:
         l1: float = 0.0,
         l2: float = 0.0,
         selection: Selection | None = None,
+        watch: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             raise UsageError(
@@ -102,7 +106,7 @@ class RMTPruner:
         if not 0 <= hysteresis < 1:
             raise UsageError(f"hysteresis must be in [0, 1), not {hysteresis}")
         self.start, self.every, self.stop = start, every, stop
-        self.hysteresis, self.l1, self.l2 = hysteresis, l1, l2
+        self.hysteresis, self.l1, self.l2, self._watch = hysteresis, l1, l2, watch
         selection = selection or Selection()
         self.layers, self.left_alone = layers_in(self.model, selection)
         if not self.layers:
@@ -146,16 +150,16 @@ class RMTPruner:
             TrainingError: a metric or a weight is not finite, a layer is all zeros, or a layer is
                 no longer in the network.
         """
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{name} is {value} at time {self.time}: training has diverged: lower the "
-                    "learning rate, or clip gradients"
-                )
+        check_finite(metrics, self.time)
         late = self.stop is not None and self.time >= self.stop
         due = self.time >= self.start and (self.time - self.start) % self.every == 0 and not late
-        changes = tuple(self._prune(layer) for layer in self.layers) if due else ()
         values = {name: float(value) for name, value in metrics.items()}
+        if due and self._watch is not None:
+            before = confidence_on(self.model, self._watch)
+            values |= {f"{name}_before": value for name, value in before.items()}
+        changes = tuple(self._prune(layer) for layer in self.layers) if due else ()
+        if due and self._watch is not None:
+            values |= confidence_on(self.model, self._watch)
         step = Step(self.time, self.parameters, self.dense, changes, self.ranks, values)
         self.log += rows([step])
         self.time += 1

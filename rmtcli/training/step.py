@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rmtcli.errors import TrainingError
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -70,3 +72,17 @@ class Step:
             parts.append(f"fit {worst:.3f}")
         parts += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
         return "  ".join(parts)
+
+
+def check_finite(metrics: Mapping[str, float], time: int) -> None:
+    """Make sure that a caller's measurements are numbers.
+
+    Raises:
+        TrainingError: one of them is not finite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{name} is {value} at time {time}: training has diverged: lower the learning "
+                "rate, or clip gradients"
+            )

@@ -24,5 +24,7 @@ class Oas:
         """Return the eigenvalues moved by the oracle-approximating share."""
         p, squares, square = len(values), float(np.sum(values**2)), float(values.sum()) ** 2
         spread = squares - square / p
+        if spread <= 0:
+            return towards_mean(values, 1.0)
         noise = ((1 - 2 / p) * squares + square) / (samples + 1 - 2 / p)
-        return towards_mean(values, noise / spread if spread > 0 else 1.0)
+        return towards_mean(values, noise / spread)
