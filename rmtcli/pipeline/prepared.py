@@ -19,7 +19,7 @@ from rmtcli.pipeline.fits import (
     FittedLayers,
 )
 from rmtcli.pipeline.refined import UNDONE, in_layout
-from rmtcli.pipeline.reliability import reliability_of
+from rmtcli.pipeline.reliability import with_reliability
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
     Method,
@@ -256,7 +256,8 @@ class Prepared:
         notes: Sequence[str] = (),
     ) -> Report:
         """The report of a result, before it is written."""
-        calibrated = self._calibrated(result)
+        layers = result.planned.layers
+        calibrated = with_reliability(self.calibrated, self.calibrations, layers, result.undone)
         return Report(
             action,
             self.source,
@@ -265,7 +266,7 @@ class Prepared:
             made_by=self.method.made_by,
             layout=self.method.layout,
             # The factors are in the network; a report that lives on need not hold them.
-            layers=tuple(replace(layer, factors=None) for layer in result.planned.layers),
+            layers=tuple(replace(layer, factors=None) for layer in layers),
             skipped=result.planned.skipped,
             comparison=comparison,
             calibrated=calibrated,
@@ -278,13 +279,6 @@ class Prepared:
             bytes_left=result.network.bytes,
             bits=self.request.bits,
         )
-
-    def _calibrated(self, result: Result) -> Calibrated | None:
-        """The record of the calibration, with what the result says about it."""
-        if self.calibrated is None or self.calibrations is None:
-            return None
-        known = reliability_of(self.calibrated, self.calibrations, result.planned.layers)
-        return replace(self.calibrated, undone=result.undone, reliability=known)
 
 
 def _replaced(plan: LayerPlan) -> Iterator[str]:

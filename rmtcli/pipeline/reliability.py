@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rmtcli.calibration import CLEANERS, Calibrated, Reliability, assess_moments, held_out_loss
 from rmtcli.planning import LayerCalibration, LayerPlan
 
 
-def reliability_of(
+def with_reliability(
+    calibrated: Calibrated | None,
+    calibrations: Mapping[str, LayerCalibration] | None,
+    plans: Sequence[LayerPlan],
+    undone: tuple[str, ...],
+) -> Calibrated | None:
+    """The record of a calibration, with how far its moments can be trusted for these plans.
+
+    Args:
+        calibrated: the record; None without calibration.
+        calibrations: the calibration of each layer, by name; None without calibration.
+        plans: the plans of all layers.
+        undone: the refinements that were undone.
+    """
+    if calibrated is None or calibrations is None:
+        return None
+    known = _reliability_of(calibrated, calibrations, plans)
+    return replace(calibrated, undone=undone, reliability=known)
+
+
+def _reliability_of(
     calibrated: Calibrated,
     calibrations: Mapping[str, LayerCalibration],
     plans: Sequence[LayerPlan],
@@ -17,11 +38,6 @@ def reliability_of(
 
     Losses are measured on layers of which samples were kept apart, that have factors of their own,
     and whose hidden layers keep their width.
-
-    Args:
-        calibrated: the settings of the calibration.
-        calibrations: the calibration of each layer, by name.
-        plans: the plans of all layers.
     """
     cleaner = CLEANERS.parse(calibrated.settings.clean)
 

@@ -144,13 +144,13 @@ def _calibrated(calibrated: Calibrated) -> str:
 def _reliability(known: Reliability) -> str:
     """How many samples the moments are worth, and the loss on samples that they do not contain."""
     parts = [
-        f"{_range(worth)} independent samples ({name})"
+        f"{_range(worth)} of {name}"
         for name, worth in (("inputs", known.inputs), ("gradients", known.gradients))
         if worth is not None
     ]
-    text = f"worth {' and '.join(parts)}" if parts else "worth an unknown number of samples"
+    text = f"independent samples: {', '.join(parts) or 'unknown'}"
     if known.aspect is not None:
-        text += f"; {known.aspect:.2g} times as wide as that (median)"
+        text += f"; width / samples {known.aspect:.2g}"
     if known.loss is not None:
         text += f"; predicted loss {known.loss.own:.2g}, held out {known.loss.apart:.2g}"
     return text
