@@ -26,7 +26,7 @@ from rmtcli.report.totals import bytes_of
 #: A label and its text.
 Line = tuple[str, str]
 #: Labels of lines for those who want to know more.
-DETAILS = ("verified", "agreement", "margin", "certificate")
+DETAILS = ("verified", "agreement", "margin", "stability", "certificate")
 
 
 def summary(report: Report, *, details: bool = True) -> list[Line]:
