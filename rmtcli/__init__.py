@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rmtcli.layers import Selection
     from rmtcli.layouts.module import load
     from rmtcli.pipeline.analyze import analyze
+    from rmtcli.pipeline.compress import compress, compress_
     from rmtcli.pipeline.curve import curve
     from rmtcli.pipeline.densify import densify
     from rmtcli.pipeline.diff import diff
@@ -39,6 +40,8 @@ __all__ = [
     "Selection",
     "__version__",
     "analyze",
+    "compress",
+    "compress_",
     "curve",
     "densify",
     "diff",
@@ -62,6 +65,8 @@ _HOMES = {
     "RmtcliError": "rmtcli.errors",
     "Selection": "rmtcli.layers",
     "analyze": "rmtcli.pipeline.analyze",
+    "compress": "rmtcli.pipeline.compress",
+    "compress_": "rmtcli.pipeline.compress",
     "curve": "rmtcli.pipeline.curve",
     "densify": "rmtcli.pipeline.densify",
     "diff": "rmtcli.pipeline.diff",

@@ -10,6 +10,7 @@ file, because they depend on every weight in it.
 
 from rmtcli.calibration.base import Calibrated, Calibration
 from rmtcli.calibration.clean import CLEANERS, Cleaner, clean_moments
+from rmtcli.calibration.given import given_inputs
 from rmtcli.calibration.metric import (
     MetricDecomposition,
     decompose,
@@ -27,7 +28,9 @@ from rmtcli.calibration.reliability import (
 from rmtcli.calibration.source import (
     NONE,
     SOURCES,
+    Data,
     FileShare,
+    GivenInputs,
     MadeInputs,
     Prose,
     RandomTokens,
@@ -48,7 +51,9 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Cleaner",
+    "Data",
     "FileShare",
+    "GivenInputs",
     "MadeInputs",
     "MetricDecomposition",
     "Moments",
@@ -64,6 +69,7 @@ __all__ = [
     "decompose",
     "decompose_together",
     "file_of",
+    "given_inputs",
     "held_out_loss",
     "is_made",
     "metric_losses",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rmtcli.calibration.clean import CLEANERS
+from rmtcli.calibration.given import given_inputs
 from rmtcli.calibration.reliability import Reliability
+from rmtcli.calibration.source import Data
 from rmtcli.errors import UsageError
 
 #: Name of a metric -> whether it uses output gradients.
@@ -21,7 +24,8 @@ class Calibration:
     Attributes:
         data: file with calibration inputs: its ``train_inputs`` if it has any, else its
             ``inputs``; or ``tokens`` with options, for random tokens of a directory's vocabulary;
-            or ``none``, for no inputs where some would be used by default.
+            or ``none``, for no inputs where some would be used by default. Or the inputs as Python
+            has them: arrays, a DataLoader, batches of a tokenizer, texts.
         metric: ``two-sided`` (inputs and output gradients) or ``one-sided`` (inputs alone).
         batch: number of samples that run through the network at a time.
         stats: file of moments, which is read if it exists and written otherwise.
@@ -34,7 +38,7 @@ class Calibration:
         clean: how the moments' eigenvalues are cleaned of sampling noise, such as ``"none"``.
     """
 
-    data: str | Path | None = None
+    data: Any = None
     metric: str = "two-sided"
     batch: int = 256
     stats: str | Path | None = None
@@ -44,6 +48,8 @@ class Calibration:
     clean: str = "linear"
 
     def __post_init__(self) -> None:
+        if self.data is not None and not isinstance(self.data, Data):
+            object.__setattr__(self, "data", given_inputs(self.data))
         if self.metric not in METRICS:
             known = ", ".join(METRICS)
             raise UsageError(f"unknown metric '{self.metric}': choose one of {known}")

@@ -1,4 +1,4 @@
-"""Calibration inputs that are made, and named in place of a file or beside one."""
+"""Calibration inputs: files, inputs that are made and named like files, and inputs in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.errors import EvaluationError, UsageError
@@ -83,31 +85,70 @@ def sentences(text: str) -> list[str]:
     return kept
 
 
-@dataclass(frozen=True, slots=True)
-class FileShare:
-    """A random share of a file's samples, written ``file@40%``.
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenInputs:
+    """Inputs in memory, which :func:`~rmtcli.calibration.given.given_inputs` makes.
 
     Attributes:
-        path: the file.
+        words: what they are, in messages and reports.
+        inputs: shape (samples, …): the network's inputs; or tokens, shape (samples, 2 or 3,
+            positions): token numbers, mask and perhaps segments. Empty for texts.
+        targets: shape (samples, …); None without labels.
+        texts: texts that a tokenizer has to read.
+        tokens: whether the inputs are tokens.
+        images: whether the inputs are the pixels of images, for a model of transformers.
+    """
+
+    words: str
+    inputs: NDArray[Any]
+    targets: NDArray[Any] | None = None
+    texts: tuple[str, ...] = ()
+    tokens: bool = False
+    images: bool = False
+
+    def __str__(self) -> str:
+        return self.words
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the inputs."""
+        whole = sha256(f"{self.inputs.dtype} {self.inputs.shape}".encode())
+        whole.update(np.ascontiguousarray(self.inputs).data)
+        whole.update("\n".join(self.texts).encode())
+        return whole.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class FileShare:
+    """A random share of the samples of a file, written ``file@40%``, or of given inputs.
+
+    Attributes:
+        path: the file, or the inputs.
         percent: how many of its samples, in percent.
     """
 
-    path: Path
+    path: Path | GivenInputs
     percent: int
 
     def __str__(self) -> str:
         return f"{self.path}@{self.percent}%"
 
 
-Part = Path | FileShare | MadeInputs
+Part = Path | GivenInputs | FileShare | MadeInputs
+#: Inputs as settings hold them: a text that names a file or inputs that are made, or the inputs.
+Data = str | Path | GivenInputs | FileShare
 
 
-def parts_of(data: str | Path) -> list[Part]:
+def parts_of(data: Data) -> list[Part]:
     """The parts of ``data``: a file, inputs that are made, or several of them joined by ``+``.
+
+    Inputs that are given are one part.
 
     Raises:
         UsageError: an option of inputs that are made is unknown or out of range.
     """
+    if isinstance(data, GivenInputs | FileShare):
+        return [data]
     made: list[str] = []
     file: list[str] = []
     for piece in str(data).split("+"):
@@ -115,6 +156,10 @@ def parts_of(data: str | Path) -> list[Part]:
         (made if named else file).append(piece)
     files = [_file("+".join(file))] if file else []
     return [*files, *(SOURCES.parse(piece) for piece in made)]
+
+
+def _sha256(part: Path | GivenInputs) -> str:
+    return part.sha256 if isinstance(part, GivenInputs) else file_sha256(part)
 
 
 def _file(spelling: str) -> Path | FileShare:
@@ -131,20 +176,21 @@ def _file(spelling: str) -> Path | FileShare:
     return FileShare(Path(share[1]), int(share[2]))
 
 
-def is_made(data: str | Path) -> bool:
+def is_made(data: Data) -> bool:
     """Whether some of the inputs are made."""
     return any(isinstance(part, MadeInputs) for part in parts_of(data))
 
 
-def file_of(data: str | Path) -> Path | None:
-    """The file among the parts of ``data``, if there is one."""
+def file_of(data: Data) -> Path | None:
+    """The file among the parts of ``data``; None if there is none."""
     for part in parts_of(data):
-        if not isinstance(part, MadeInputs):
-            return part.path if isinstance(part, FileShare) else part
+        file = part.path if isinstance(part, FileShare) else part
+        if isinstance(file, Path):
+            return file
     return None
 
 
-def spelled(data: str | Path) -> str:
+def spelled(data: Data) -> str:
     """The parts of ``data`` with all options, joined by ``+``."""
     return "+".join(
         SOURCES.spell(part) if isinstance(part, MadeInputs) else str(part)
@@ -152,19 +198,19 @@ def spelled(data: str | Path) -> str:
     )
 
 
-def data_sha256(data: str | Path) -> str:
-    """Hash of a file of inputs; of inputs that are made, of their options and sentences."""
+def data_sha256(data: Data) -> str:
+    """Hash of inputs in a file or in memory; of inputs that are made, of options and sentences."""
     parts = parts_of(data)
-    if parts == [Path(data)]:
-        return file_sha256(Path(data))
+    if len(parts) == 1 and isinstance(parts[0], Path | GivenInputs):
+        return _sha256(parts[0])
     whole = sha256()
     for part in parts:
         if isinstance(part, MadeInputs):
             whole.update(SOURCES.spell(part).encode())
         elif isinstance(part, FileShare):
-            whole.update(f"{file_sha256(part.path)}@{part.percent}".encode())
+            whole.update(f"{_sha256(part.path)}@{part.percent}".encode())
         else:
-            whole.update(file_sha256(part).encode())
+            whole.update(_sha256(part).encode())
         if isinstance(part, Prose):  # it differs between versions of Python
             whole.update("\n".join(part.texts()).encode())
     return whole.hexdigest()

@@ -18,7 +18,7 @@ from rmtcli.checkpoint.formats import (
     format_by_ending,
 )
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.reader import open_checkpoint, open_written
+from rmtcli.checkpoint.reader import Openable, open_checkpoint, open_written
 from rmtcli.checkpoint.writer import format_of, staged, write_checkpoint
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "FileCheckpoint",
     "Format",
     "Manifest",
+    "Openable",
     "RawTensor",
     "TensorInfo",
     "decode",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.packing import Packed
 from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 from rmtcli.files import as_path, is_remote, reaching
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Size, modification time in nanoseconds and inode of a file: they tell whether it was changed.
 Stamp = tuple[int, int, int]
@@ -71,13 +75,13 @@ class About:
 
 
 class Checkpoint(ABC):
-    """Named tensors in a file or a directory.
+    """Named tensors in a file, a directory or memory.
 
     Two names are *tied* if they stand for the same weights. A tied name is an *alias* where its
     tensor takes no room of its own in the file.
 
     Attributes:
-        path: the file or directory.
+        path: the file or directory; of tensors in memory, the name of the network's class.
         form: name of the format in messages.
         infos: shape and type of each tensor; in the model's order where the format keeps one.
         manifest: rmtcli's own record, if the file has one.
@@ -91,6 +95,8 @@ class Checkpoint(ABC):
         remarks: what was read that a user may not expect, as sentences for a report.
         stamps: size, modification time and inode of each file when it was opened.
         key: which of a file's state dicts this is, if the user named one.
+        is_directory: whether it is a Hugging Face directory, perhaps edited.
+        module: the torch module that tensors in memory are of; None for files.
     """
 
     path: Path
@@ -107,6 +113,8 @@ class Checkpoint(ABC):
     remarks: tuple[str, ...] = ()
     stamps: Mapping[Path, Stamp] = MappingProxyType({})
     key: str | None = None
+    is_directory: bool = False
+    module: nn.Module | None = None
 
     def adopt(self, record: Manifest) -> None:
         """Take a record, which may have been kept elsewhere: of factors that are still shared."""

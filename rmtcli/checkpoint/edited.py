@@ -39,7 +39,7 @@ class Edited(Checkpoint):
         self.as_stored = source.as_stored
         self.about = source.about
         self.stamps = source.stamps
-        self.key = source.key
+        self.key, self.is_directory = source.key, source.is_directory
         self._new = {new: stored for group in edits.values() for new, stored in group.items()}
         self.infos = self._edited_infos()
         self.aliases = self._edited_aliases()

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rmtcli.checkpoint.base import Checkpoint, one_network
-from rmtcli.checkpoint.formats import DIRECTORY, Format, find_format, open_file
-from rmtcli.files import as_path, reaching
+from rmtcli.checkpoint.formats import DIRECTORY, Deferred, Format, find_format, open_file
+from rmtcli.files import as_path, is_path, reaching
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+#: What a checkpoint is opened from: a path or URL, a torch module, a state dict, or a checkpoint.
+Openable: TypeAlias = "str | Path | nn.Module | Mapping[str, Any] | Checkpoint"
+
+_in_memory = Deferred("rmtcli.checkpoint.torch.memory:in_memory")
 
 
 def open_checkpoint(
-    path: str | Path, *, key: str | None = None, file_format: Format | None = None
+    source: Openable, *, key: str | None = None, file_format: Format | None = None
 ) -> Checkpoint:
-    """Open a checkpoint file, or a Hugging Face directory. Nothing in it is ever executed.
+    """Open a file or a Hugging Face directory, or a network that is in memory.
 
-    A remote checkpoint is read where it is; of a safetensors file, only the tensors that are used.
+    Nothing in a file is ever executed. A remote checkpoint is read where it is; of a safetensors
+    file, only the tensors that are used. The tensors of a module or state dict are not copied.
 
     Args:
-        path: the file, directory or URL.
+        source: the file, directory or URL; or a torch module, a state dict, or a checkpoint that is
+            open already.
         key: which state dict, where a torch file holds several: the keys that lead to it, joined by
             dots, such as ``ema`` or ``state.generator``.
         file_format: the format of a file whose ending does not name it.
 
     Raises:
-        UsageError: no such file, a directory of another kind, or an unknown ending; no state dict
-            is under ``key``, or there are several and none is named.
+        UsageError: neither a path nor a network; no such file, a directory of another kind, or an
+            unknown ending; no state dict is under ``key``, or there are several and none is named.
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
-    path = as_path(path)
+    if isinstance(source, Checkpoint):
+        return source
+    if not (isinstance(source, str) or is_path(source)):
+        opened: Checkpoint = _in_memory(source, key)
+        return opened
+    path = as_path(cast("str | Path", source))
     with reaching(path):
         if path.is_dir():
             if key is not None:

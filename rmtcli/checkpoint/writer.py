@@ -28,7 +28,7 @@ def format_of(checkpoint: Checkpoint, target: Path) -> Format:
     Raises:
         UsageError: no format has the ending, or the format is only read.
     """
-    if checkpoint.path.is_dir() and find_format(target) is None:
+    if checkpoint.is_directory and find_format(target) is None:
         return DIRECTORY
     file_format = format_by_ending(target)
     if file_format.write is None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.calibration import Data, FileShare, GivenInputs
 from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
@@ -66,8 +67,8 @@ def next_of(targets: NDArray[Any]) -> NDArray[np.int64]:
     return following
 
 
-def has_training_part(path: str | Path) -> bool:
-    """Whether a data file holds ``train_inputs`` beside its held-out samples.
+def has_training_part(data: Data) -> bool:
+    """Whether data hold ``train_inputs`` beside the held-out samples, as a file may.
 
     Only the names of its arrays are read: from the directory of the zip file, or the header of the
     safetensors file.
@@ -76,7 +77,9 @@ def has_training_part(path: str | Path) -> bool:
         UsageError: there is no such file, or its ending is unknown.
         EvaluationError: the file is damaged.
     """
-    path = Path(path)
+    if isinstance(data, GivenInputs | FileShare):
+        return False
+    path = Path(data)
     if path.suffix.lower() in TEXTS:
         return False
     if _ending(path) == ".safetensors":
@@ -109,7 +112,7 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
             f"{path}: '{name}' has shape {inputs.shape}: it must be (samples, features…)"
         )
     if targets is not None:
-        _check_targets(f"{path}: '{labels}'", targets, len(inputs))
+        check_targets(f"{path}: '{labels}'", targets, len(inputs))
     scaled = inputs.dtype == np.uint8
     if scaled:
         inputs = inputs.astype(np.float32) / 255
@@ -118,7 +121,7 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
     return Samples(path, inputs, targets, scaled)
 
 
-def _check_targets(what: str, targets: NDArray[Any], samples: int) -> None:
+def check_targets(what: str, targets: NDArray[Any], samples: int) -> None:
     """Make sure that targets are one finite number, or one row of them, per sample.
 
     Raises:

@@ -5,17 +5,33 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from rmtcli.calibration import Data, FileShare, GivenInputs, given_inputs
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
-from rmtcli.evaluation.data import Samples
+from rmtcli.evaluation.data import Samples, check_targets
+from rmtcli.evaluation.given import given_samples
+from rmtcli.evaluation.problem import config_of
 from rmtcli.evaluation.reading import Reading
-from rmtcli.evaluation.tasks import TASKS, Task, own_task, task_of
+from rmtcli.evaluation.tasks import TASKS, Task
+from rmtcli.evaluation.text import tokenizer_of
+from rmtcli.evaluation.which_task import live_task, own_task, task_of
 from rmtcli.files import is_remote
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmtcli.evaluation.live import LiveNetwork
+
+#: A network as a user gives it: ``package.module:factory``, a factory, or a module.
+Model: TypeAlias = "str | nn.Module | Callable[[], nn.Module]"
+#: A user's own measure of a network: ``package.module:function``, or the function.
+Score: TypeAlias = "str | Callable[[nn.Module], float]"
 
 #: Activations that an inferred chain of linear layers may have.
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
@@ -27,13 +43,17 @@ class Evaluation:
 
     Attributes:
         data: ``.npz`` or ``.safetensors`` file with ``inputs`` and, for accuracy, ``targets``; for
-            a network that reads text, a ``.txt`` or ``.jsonl`` file.
-        model: ``package.module:factory`` that returns the dense module; without it, a chain of
-            linear layers is inferred from the checkpoint.
+            a network that reads text, a ``.txt`` or ``.jsonl`` file. Or samples as Python has them:
+            a pair of arrays, a DataLoader, batches of a tokenizer, texts.
+        model: ``package.module:factory`` that returns the dense module; or the factory itself; or
+            a module, of which copies are used. Without it, a network in memory is its own, and for
+            a file a chain of linear layers is inferred.
         activation: the activation between the layers of an inferred chain.
-        score: ``package.module:function`` that takes a module and returns a number.
-        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, and where layers are
-            decomposed; MPS has no float64, so there layers are decomposed on the CPU.
+        score: ``package.module:function`` that takes a module and returns a number; or the
+            function itself.
+        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, unless it is a module
+            in memory, which stays where it is; and where layers are decomposed. MPS has no
+            float64, so there layers are decomposed on the CPU.
         task: what the network is used for, with options, such as ``"regression"`` or, of a Hugging
             Face directory, ``"causal-lm:length=256"``; by default it is inferred from targets and
             outputs, or read from the directory's files.
@@ -42,14 +62,16 @@ class Evaluation:
         UsageError: the activation is unknown.
     """
 
-    data: str | Path | None = None
-    model: str | None = None
+    data: Any = None
+    model: Model | None = None
     activation: str = "relu"
-    score: str | None = None
+    score: Score | None = None
     device: str = "cpu"
     task: str | None = None
 
     def __post_init__(self) -> None:
+        if self.data is not None and not isinstance(self.data, Data):
+            object.__setattr__(self, "data", given_inputs(self.data))
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UsageError(f"unknown activation '{self.activation}': choose one of {known}")
@@ -97,10 +119,47 @@ class Harness:
         """Add to the notes what they do not say yet."""
         self.notes = tuple(dict.fromkeys((*self.notes, *sentences)))
 
+    @property
+    def model(self) -> Model | None:
+        """The network that the user gives: by the evaluation, or as a module in memory."""
+        own = self.evaluation.model
+        return self.checkpoint.module if own is None else own
+
+    @cached_property
+    def live(self) -> LiveNetwork | None:
+        """The network, where it is a module in memory."""
+        model = self.model
+        if isinstance(model, str | type) or not hasattr(model, "named_modules"):
+            return None
+        from rmtcli.evaluation.live import LiveNetwork  # needs torch, which made the module
+
+        return LiveNetwork(cast("nn.Module", model))
+
+    @property
+    def transformers(self) -> bool:
+        """Whether the network is a model of transformers, of a directory or in memory."""
+        return self.pretrained or (self.live is not None and self.live.transformers)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of a model of transformers."""
+        return config_of(self.checkpoint.path) if self.live is None else self.live.config
+
+    def tokenizer(self) -> Any:
+        """The network's tokenizer; None where there is none.
+
+        Raises:
+            CheckpointError: the directory names code.
+            EvaluationError: it has no tokenizer, or it cannot be read.
+        """
+        if self.live is None:
+            return tokenizer_of(self.checkpoint.path)
+        return self.live.tokenizer() if self.live.embeds else None
+
     @cached_property
     def pretrained(self) -> bool:
         """Whether transformers builds the network, from a Hugging Face directory."""
-        return self.evaluation.model is None and self.checkpoint.path.is_dir()
+        return self.model is None and self.checkpoint.is_directory
 
     @cached_property
     def task(self) -> Task:
@@ -115,6 +174,8 @@ class Harness:
             if is_remote(path):
                 raise UsageError(f"{path}: transformers runs local directories only: copy it first")
             return task_of(path, spelling)
+        if self.live is not None and self.live.transformers:
+            return live_task(self.live.kind, spelling)
         return own_task(path, spelling)
 
     @cached_property
@@ -126,17 +187,34 @@ class Harness:
             EvaluationError: the file is damaged, or not what the task needs.
         """
         data = self.evaluation.data
+        if isinstance(data, GivenInputs) and data.targets is not None:
+            check_targets(f"{data}: labels", data.targets, len(data.texts) or len(data.inputs))
         return None if data is None else self.read(data)
 
-    def read(self, path: str | Path, part: str = "") -> Samples:
-        """Samples for this network from any file, or from a part of it such as ``train_``."""
-        return self.task.read(Path(path), self.checkpoint.path, part)
+    def read(self, data: Data, part: str = "") -> Samples:
+        """Samples for this network: from a file, or a part of it such as ``train_``; or in memory.
+
+        Raises:
+            UsageError: a text file for a network in memory, or inputs of another kind.
+        """
+        if isinstance(data, GivenInputs):
+            live = self.live
+            tokenizer = self.tokenizer if live is None else live.tokenizer
+            return given_samples(data, self.task, tokenizer)
+        if isinstance(data, FileShare):
+            return self.read(data.path).split(data.percent, 100 - data.percent)[0]
+        if self.live is not None and self.live.transformers:
+            raise UsageError(
+                f"{data}: files are read for directories, which have a tokenizer: give a model in "
+                "memory dictionaries with 'input_ids', and a SentenceTransformer a list of texts"
+            )
+        return self.task.read(Path(data), self.checkpoint.path, part)
 
     @cached_property
     def description(self) -> str:
         """The network in words, for reports."""
-        if self.evaluation.model:
-            return self.evaluation.model
+        if self.model is not None:
+            return words_of(self.model)
         if self.pretrained:
             return f"transformers' {self.task.auto}, for {TASKS.spell(self.task)}"
         activation = self.evaluation.activation
@@ -148,3 +226,10 @@ class Harness:
         if self.pretrained or self.evaluation.task is None:
             return self.description
         return f"{self.description}, for {self.evaluation.task}"
+
+
+def words_of(given: object) -> str:
+    """What a user's network or function is called in messages."""
+    if isinstance(given, str):
+        return given
+    return str(getattr(given, "__qualname__", type(given).__name__))

@@ -16,7 +16,7 @@ from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 from rmtcli.evaluation.chain import infer_chain
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.harness import Harness
+from rmtcli.evaluation.harness import Harness, words_of
 from rmtcli.evaluation.problem import reading_of_config
 from rmtcli.evaluation.reading import Reading, Rows, read_rows
 from rmtcli.evaluation.tasks import ImageClassification, TextClassification
@@ -28,6 +28,8 @@ READ = 256
 
 def build(harness: Harness, checkpoint: Checkpoint | None = None) -> nn.Module:
     """Build a network and load its weights, in evaluation mode on the harness's device.
+
+    A module in memory is copied, where it is, and shares with the copy what does not change.
 
     Args:
         harness: how the network is built.
@@ -44,17 +46,20 @@ def build(harness: Harness, checkpoint: Checkpoint | None = None) -> nn.Module:
         from rmtcli.evaluation.pretrained import pretrained  # transformers is optional
 
         return _moved(pretrained(checkpoint, harness.task), evaluation.device)
-    if evaluation.model is None:
+    if harness.live is not None:
+        return harness.live.build(checkpoint, harness.checkpoint, harness.task)
+    given = evaluation.model
+    if given is None:
         model: Any = infer_chain(checkpoint, evaluation.activation)
     else:
-        model = call(evaluation.model)
+        model = call(cast("str | Callable[[], Any]", given))
         if not isinstance(model, nn.Module):
             raise EvaluationError(
-                f"{evaluation.model} returned {type(model).__name__}, not a torch.nn.Module"
+                f"{words_of(given)} returned {type(model).__name__}, not a torch.nn.Module"
             )
     ignored = fill(model, checkpoint)
-    if evaluation.model is not None:
-        harness.note(_on_class(evaluation.model, model, checkpoint, ignored))
+    if given is not None:
+        harness.note(_on_class(words_of(given), model, checkpoint, ignored))
     return _moved(model.eval(), evaluation.device)
 
 
@@ -115,20 +120,20 @@ def import_callable(spec: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def call(spec: str, *arguments: object) -> Any:
-    """Call a user's function and return its result.
+def call(spec: str | Callable[..., Any], *arguments: object) -> Any:
+    """Call a user's function, or the one of this name, and return its result.
 
     Raises:
         UsageError: the function cannot be found.
         EvaluationError: the function raised an exception.
     """
-    function = import_callable(spec)
+    function = import_callable(spec) if isinstance(spec, str) else spec
     try:
         return function(*arguments)
     except RmtcliError:
         raise
     except Exception as error:
-        raise EvaluationError(f"{spec} failed: {_in_words(error)}") from None
+        raise EvaluationError(f"{words_of(spec)} failed: {_in_words(error)}") from None
 
 
 def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
@@ -177,8 +182,8 @@ def reading_of(harness: Harness, model: nn.Module, samples: Samples | None) -> R
         samples: inputs to run it on; without any, the answer is not kept.
     """
     rows = harness.task.rows
-    if harness.pretrained and harness.reading is None:
-        harness.reading = _of_directory(harness)
+    if harness.transformers and harness.reading is None:
+        harness.reading = _of_transformers(harness)
     if harness.reading is not None or samples is None:
         return harness.reading or Reading(rows or Rows.CLASSES)
     few = samples.some(READ)
@@ -188,10 +193,10 @@ def reading_of(harness: Harness, model: nn.Module, samples: Samples | None) -> R
     return harness.reading
 
 
-def _of_directory(harness: Harness) -> Reading:
-    """What a directory says: embeddings, tokens, or what its configuration says about classes."""
+def _of_transformers(harness: Harness) -> Reading:
+    """What a model of transformers gives: embeddings, tokens, or what its configuration says."""
     if isinstance(harness.task, TextClassification | ImageClassification):
-        return reading_of_config(harness.checkpoint.path)
+        return reading_of_config(harness.config)
     return Reading(harness.task.rows or Rows.CLASSES)
 
 

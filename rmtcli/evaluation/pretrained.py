@@ -19,6 +19,8 @@ from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
 from rmtcli.evaluation.tasks import Task, TextClassification
 from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
+from rmtcli.layouts.pivoted_module import PivotedModule
+from rmtcli.layouts.split import SplitLinear, is_plain_convolution
 
 
 class Pretrained(nn.Module):
@@ -33,9 +35,19 @@ class Pretrained(nn.Module):
             (tokens, width) each; empty if they are not kept.
     """
 
-    def __init__(self, network: nn.Module, task: Task, head: Any, *, segments: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        head: Any,
+        *,
+        segments: bool,
+        whole: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self._own = (network if whole is None else whole,)  # in a tuple, torch does not list it
+        self._live = whole is not None
         self.mask: Tensor | None = None
         self.deep = False
         self.hidden: tuple[Tensor, ...] = ()
@@ -46,6 +58,11 @@ class Pretrained(nn.Module):
         # Such a head (XLNet's) reads the last position, whatever is there.
         last = getattr(self._config, "summary_type", None) == "last"
         self._reads_last = last and isinstance(task, TextClassification)
+
+    @property
+    def whole(self) -> nn.Module:
+        """The model as its user knows it: the transformers model, or the one that it is part of."""
+        return self._own[0]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute rows of outputs.
@@ -88,10 +105,21 @@ class Pretrained(nn.Module):
 
     def modules_of(self, names: Collection[str]) -> dict[str, str]:
         """Names of the layers' modules, by layer name; layers that the model lacks are missing."""
+        if self._live:
+            own = dict(self.network.named_modules(remove_duplicate=False))
+            linear = (name for name in names if name in own and _multiplies(own[name]))
+            return {name: f"network.{name}" for name in linear}
         from rmtcli.integrations.transformers import modules_of
 
         modules = modules_of(self.network, names)
         return {name: f"network.{module}" for name, module in modules.items()}
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, split or not, or an ordinary convolution."""
+    kinds = (nn.Linear, SplitLinear, PivotedModule)
+    named = type(module).__name__ == "Conv1D"
+    return isinstance(module, kinds) or named or is_plain_convolution(module)
 
 
 def _at_the_right(inputs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,11 @@ from rmtcli.evaluation.reading import CLASSES, Reading, Rows
 from rmtcli.files import CONFIG
 
 
-def reading_of_config(directory: Path) -> Reading:
-    """How the outputs of a directory's classifier are read, as transformers trains them.
+def reading_of_config(config: Mapping[str, Any]) -> Reading:
+    """How the outputs of a classifier of transformers are read, as transformers trains them.
 
     ``problem_type`` in the configuration says so; without it, one label is a number (regression).
     """
-    try:
-        config = read_object(directory / CONFIG)
-    except (OSError, CheckpointError):
-        return CLASSES
     problem, names = config.get("problem_type"), config.get("id2label")
     if problem == "multi_label_classification":
         return Reading(Rows.LABELS, why=f"{CONFIG}: problem_type {problem}")
@@ -32,6 +28,14 @@ def reading_of_config(directory: Path) -> Reading:
     if problem is None and isinstance(names, dict) and len(names) == 1:
         return Reading(Rows.VALUES, why=f"{CONFIG}: one label")
     return CLASSES
+
+
+def config_of(directory: Path) -> Mapping[str, Any]:
+    """The configuration of a directory; empty if it cannot be read."""
+    try:
+        return read_object(directory / CONFIG)
+    except (OSError, CheckpointError):
+        return {}
 
 
 def targets_of(path: Path, labels: Sequence[Any], directory: Path) -> NDArray[Any] | None:
@@ -50,7 +54,7 @@ def targets_of(path: Path, labels: Sequence[Any], directory: Path) -> NDArray[An
         return None
     if any(label is None for label in labels):
         raise EvaluationError(f"{path}: some lines have a 'label' and some have none")
-    rows = reading_of_config(directory).rows
+    rows = reading_of_config(config_of(directory)).rows
     if rows is Rows.CLASSES:
         numbers = object_of(directory / CONFIG).get("label2id")
         numbers = numbers if isinstance(numbers, dict) else {}

@@ -17,7 +17,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.certificate import certifiable, certified
 from rmtcli.evaluation.comparison import Comparison
 from rmtcli.evaluation.data import Samples, next_of
-from rmtcli.evaluation.harness import Harness
+from rmtcli.evaluation.harness import Harness, Score, words_of
 from rmtcli.evaluation.measures import merits, squared_error
 from rmtcli.evaluation.network import build, call, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
@@ -109,7 +109,7 @@ class Scorer:
 def measure(
     model: nn.Module,
     samples: Samples | None,
-    function: str | None,
+    function: Score | None,
     reading: Reading,
     dense: Scores | None = None,
     *,
@@ -120,7 +120,7 @@ def measure(
     Args:
         model: the network, in evaluation mode, on its device.
         samples: held-out samples, or None.
-        function: ``package.module:function`` that takes the model and returns a number, or None.
+        function: takes the model and returns a number, or its name; or None.
         reading: how its outputs are read.
         dense: scores of the dense network, whose outputs stand for targets of embeddings and, where
             there are none, of numbers; None for the dense network itself.
@@ -131,7 +131,7 @@ def measure(
             per sample that its task can have, or the function does not return a number.
     """
     _LOGGER.info("scoring on %s samples", "no" if samples is None else len(samples.inputs))
-    network = model.network if isinstance(model, Pretrained) else model
+    network = model.whole if isinstance(model, Pretrained) else model
     score = None if function is None else _user_score(network, function)
     if samples is None:
         return Scores(None, None, score)
@@ -224,17 +224,17 @@ def _array(outputs: torch.Tensor) -> NDArray[np.floating]:
     return array
 
 
-def _user_score(model: nn.Module, function: str) -> float:
+def _user_score(model: nn.Module, function: Score) -> float:
     """The number that the user's own function returns for a network.
 
     Raises:
         EvaluationError: it does not return a finite number.
     """
-    value = call(function, model)
+    value, name = call(function, model), words_of(function)
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise EvaluationError(f"{function} returned {value!r}, not a number") from None
+        raise EvaluationError(f"{name} returned {value!r}, not a number") from None
     if not math.isfinite(number):
-        raise EvaluationError(f"{function} returned {number}: a score must be finite")
+        raise EvaluationError(f"{name} returned {number}: a score must be finite")
     return number

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from rmtcli.checkpoint.huggingface.config import read_object
-from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.data import Samples, read_samples
-from rmtcli.evaluation.pooling import pooling_of
+from rmtcli.evaluation.pooling import embedding_head, pooling_of
 from rmtcli.evaluation.reading import Rows
 from rmtcli.evaluation.text import (
     embedding_samples,
@@ -23,7 +20,6 @@ from rmtcli.evaluation.text import (
     language_samples,
     line_samples,
 )
-from rmtcli.files import CONFIG
 from rmtcli.registry import Registry
 
 #: A function from the output of a transformers model, and the mask of its inputs, to rows.
@@ -186,13 +182,7 @@ class SentenceEmbedding:
 
     def head(self, directory: Path) -> Head:
         """The last hidden states, pooled as the directory says and scaled to norm 1."""
-        pool = pooling_of(directory)
-
-        def embed(outputs: Any, mask: Any) -> Any:
-            vectors = pool(outputs.last_hidden_state, mask)
-            return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
-
-        return embed
+        return embedding_head(pooling_of(directory))
 
 
 @TASKS.register("image-classification")
@@ -211,79 +201,6 @@ class ImageClassification:
     def head(self, directory: Path) -> Head:
         """The logits, one row per sample."""
         return lambda outputs, mask: outputs.logits
-
-
-#: Tasks by the ending of the name of a transformers class.
-_ARCHITECTURES = {
-    "ForSequenceClassification": "text-classification",
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-    "ForImageClassification": "image-classification",
-}
-
-
-def task_of(directory: Path, spelling: str | None) -> Task:
-    """The task that is named, or else the one that the directory's files imply.
-
-    Args:
-        directory: a Hugging Face directory.
-        spelling: the task with its options, such as ``"causal-lm:length=256"``, or None.
-
-    Raises:
-        UsageError: the task is unknown, the files imply none, or transformers is not installed.
-    """
-    if find_spec("transformers") is None:
-        raise UsageError(
-            f"{directory}: running it needs transformers: pip install 'rmtcli[transformers]'"
-        )
-    if spelling is not None:
-        task = TASKS.parse(spelling)
-        if not task.auto:
-            raise UsageError(
-                f"{directory}: --task {spelling} is for a network of your own, given by --model: "
-                f"for a directory, choose one of {', '.join(_of_directories())}"
-            )
-        return task
-    if (directory / "modules.json").is_file():
-        return SentenceEmbedding()
-    try:
-        config = read_object(directory / CONFIG)
-        names = [str(name) for name in config.get("architectures") or []]
-    except (OSError, CheckpointError, TypeError):
-        names = []
-    for ending, implied in _ARCHITECTURES.items():
-        if any(name.endswith(ending) for name in names):
-            return TASKS.parse(implied)
-    raise UsageError(
-        f"{directory}: its files do not say what the network is for: name a --task: "
-        f"{', '.join(_of_directories())}"
-    )
-
-
-def own_task(path: Path, spelling: str | None) -> Task:
-    """The task of a network that transformers does not build.
-
-    Args:
-        path: the checkpoint, for messages.
-        spelling: the task, such as ``"regression"``, or None to infer it.
-
-    Raises:
-        UsageError: the task is unknown, or one of Hugging Face directories.
-    """
-    if spelling is None:
-        return Arrays()
-    task = TASKS.parse(spelling)
-    if task.auto:
-        own = ", ".join(name for name, choice in TASKS.choices.items() if not choice.auto)
-        raise UsageError(
-            f"{path}: --task {spelling} is for Hugging Face directories: leave it out, or choose "
-            f"one of {own}"
-        )
-    return task
-
-
-def _of_directories() -> list[str]:
-    return [name for name, choice in TASKS.choices.items() if choice.auto]
 
 
 def _check_length(length: int) -> None:

@@ -16,15 +16,10 @@ from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
 from rmtcli.evaluation.data import NO_TARGET, TEXTS, Samples, read_samples
 from rmtcli.evaluation.problem import object_of, targets_of
-from rmtcli.evaluation.vocabulary import frequencies
 
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
 TOKENS, MASK, SEGMENTS = range(3)
-#: Share of the words of a random text that a comma follows.
-COMMAS = 0.08
-#: A text read again may have more tokens than were drawn; it is cut at so many times the mean.
-MOST = 4
 #: Largest number of tokens of a sentence.
 LONGEST = 256
 
@@ -56,7 +51,7 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
         text = "\n".join(record["text"] for record in _records(path))
     else:
         text = _text(path)
-    tokens = _tokenizer(directory)(text, verbose=False)["input_ids"]
+    tokens = tokenizer_of(directory)(text, verbose=False)["input_ids"]
     count = len(tokens) // length
     if not count:
         raise EvaluationError(
@@ -68,38 +63,9 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
     return Samples(path, inputs, blocks[:, 1:], scaled=False, next_tokens=True)
 
 
-def random_texts(directory: Path, rng: np.random.Generator, count: int, length: int) -> Samples:
-    """Make texts of random tokens, which come about as often as in text, with punctuation.
-
-    Args:
-        directory: has the tokenizer.
-        rng: draws the tokens.
-        count: number of texts.
-        length: mean number of tokens drawn for a text; their numbers range up to twice as many.
-
-    Raises:
-        EvaluationError: the tokenizer cannot be read, or has no ordinary tokens.
-    """
-    tokenizer = _tokenizer(directory)
-    tokens, shares = frequencies(tokenizer)
-    if not len(tokens):
-        raise EvaluationError(f"{directory}: its tokenizer has no ordinary tokens")
-    lengths = rng.integers(max(1, length // 4), 2 * length - length // 4, count, endpoint=True)
-    drawn = np.split(rng.choice(tokens, int(lengths.sum()), p=shares), np.cumsum(lengths)[:-1])
-    texts = [punctuated(text, rng) for text in tokenizer.batch_decode(drawn)]
-    return samples_of(directory, texts, MOST * length)
-
-
-def samples_of(directory: Path, texts: Sequence[str], length: int = LONGEST) -> Samples:
-    """Texts as the network of a directory reads them, cut at ``length`` tokens; no targets."""
-    return _samples(directory, directory, length, [{"text": text} for text in texts], None)
-
-
-def punctuated(words: str, rng: np.random.Generator) -> str:
-    """The words with a comma after some of them, and a full stop at the end."""
-    parts = words.split()
-    ends = np.where(rng.random(len(parts)) < COMMAS, ",", "")
-    return " ".join(map("".join, zip(parts, ends, strict=True))) + "."
+def samples_of(tokenizer: Any, path: Path, texts: Sequence[str], length: int = LONGEST) -> Samples:
+    """Texts as a network reads them, cut at ``length`` tokens; no targets."""
+    return tokenised(tokenizer, path, length, [{"text": text} for text in texts], None)
 
 
 def line_samples(path: Path, directory: Path, length: int) -> Samples:
@@ -110,11 +76,19 @@ def line_samples(path: Path, directory: Path, length: int) -> Samples:
     Raises:
         EvaluationError: no text has two tokens.
     """
-    samples = _samples(path, directory, length, _records(path), None)
+    return next_token_samples(_samples(path, directory, length, _records(path), None))
+
+
+def next_token_samples(samples: Samples) -> Samples:
+    """Texts with their next tokens as targets; a text of one token is left out.
+
+    Raises:
+        EvaluationError: no text has two tokens.
+    """
     inputs = samples.inputs[:, : MASK + 1]  # a language model reads no segments
     inputs = inputs[inputs[:, MASK].sum(1) > 1]
     if not len(inputs):
-        raise EvaluationError(f"{path}: no line has a second token to predict")
+        raise EvaluationError(f"{samples.path}: no text has a second token to predict")
     targets = np.where(inputs[:, MASK] == 1, inputs[:, TOKENS], NO_TARGET)[:, 1:]
     return replace(samples, inputs=inputs, targets=targets, next_tokens=True)
 
@@ -167,15 +141,35 @@ def _samples(
     records: Sequence[dict[str, Any]],
     targets: NDArray[Any] | None,
 ) -> Samples:
+    """Tokenise records with the tokenizer of a directory."""
+    return tokenised(tokenizer_of(directory), path, length, records, targets)
+
+
+def tokenised(
+    tokenizer: Any,
+    path: Path,
+    length: int,
+    records: Sequence[dict[str, Any]],
+    targets: NDArray[Any] | None,
+) -> Samples:
     """Tokenise records; the inputs have shape (samples, 2 or 3, longest), shortest samples first.
 
     Batches of similar lengths need little padding.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        path: where the texts are from.
+        length: the largest number of tokens per text; longer texts are cut.
+        records: objects with a ``text`` and perhaps a ``text_pair``.
+        targets: one per record, or None.
+
+    Raises:
+        EvaluationError: only some of the texts are pairs.
     """
     texts = [record["text"] for record in records]
     pairs = [record.get("text_pair") for record in records]
     if any(pairs) and not all(pairs):
         raise EvaluationError(f"{path}: some lines have a 'text_pair' and some have none")
-    tokenizer = _tokenizer(directory)
     limit = min(length, tokenizer.model_max_length)
     encoded = tokenizer(texts, pairs if any(pairs) else None, truncation=True, max_length=limit)
     rows = encoded["input_ids"]
@@ -190,7 +184,7 @@ def _samples(
     return Samples(path, inputs, None if targets is None else targets[order], scaled=False)
 
 
-def _tokenizer(directory: Path) -> Any:
+def tokenizer_of(directory: Path) -> Any:
     """Load a directory's tokenizer.
 
     Raises:

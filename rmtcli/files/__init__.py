@@ -8,13 +8,14 @@ by the same code (:mod:`~rmtcli.files.path`).
 """
 
 from rmtcli.files.atomic import write_file
-from rmtcli.files.path import as_path, is_remote, reaching
+from rmtcli.files.path import as_path, is_path, is_remote, reaching
 from rmtcli.files.target import CONFIG, check_target
 
 __all__ = [
     "CONFIG",
     "as_path",
     "check_target",
+    "is_path",
     "is_remote",
     "reaching",
     "write_file",

@@ -47,6 +47,11 @@ def as_path(path: str | Path) -> Path:
     return cast(Path, url)
 
 
+def is_path(value: object) -> bool:
+    """Whether a value is a path; a URL's is no ``pathlib.Path``."""
+    return hasattr(value, "is_dir")
+
+
 def is_remote(path: object) -> bool:
     """Whether a path is a URL, reached through fsspec."""
     return not isinstance(path, str | Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.checkpoint.names import member, unit_of, weight_of
 from rmtcli.checkpoint.torch.file import to_torch
-from rmtcli.errors import CheckpointError
+from rmtcli.checkpoint.torch.memory import put_record
+from rmtcli.errors import CheckpointError, EvaluationError
 from rmtcli.layouts.base import Layout
+from rmtcli.layouts.copies import keep_shell, shell_of
 from rmtcli.layouts.edits import recognised
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
@@ -52,9 +55,16 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
             several prefixes fit.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, key=key)
+    shell = None
+    if checkpoint.manifest is not None and checkpoint.manifest.factored:
+        with suppress(EvaluationError):  # densify will need the class
+            shell = shell_of(model)
     if ignored := fill(model, checkpoint):
         names = ", ".join(f'"{name}"' for name in ignored)
         raise _misfit(model, checkpoint, f"Unexpected key(s) in state_dict: {names}.")
+    if not prefix_of(model, checkpoint):
+        put_record(model, checkpoint.manifest)
+        keep_shell(model, shell)
     return model
 
 
@@ -70,7 +80,7 @@ def fill(model: nn.Module, source: Checkpoint) -> tuple[str, ...]:
     """
     checkpoint = unwrapped(model, source)
     prefix = prefix_of(model, checkpoint)
-    _split(model, checkpoint, prefix)
+    split(model, checkpoint, prefix)
     resize(model, checkpoint, prefix)
     state = {
         name.removeprefix(prefix): to_torch(checkpoint.raw(name), name)
@@ -103,8 +113,17 @@ def _misfit(model: nn.Module, checkpoint: Checkpoint, reason: str) -> Checkpoint
     return CheckpointError(f"{checkpoint.path}: does not fit {type(model).__name__}: {reason}")
 
 
-def _split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
-    """Replace the modules whose weights the checkpoint holds in a layout that splits them."""
+def split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
+    """Replace the modules whose weights the checkpoint holds in a layout that splits them.
+
+    Args:
+        model: the network, which is changed.
+        checkpoint: the weights.
+        prefix: prefix of the module's names in the checkpoint.
+
+    Raises:
+        CheckpointError: a module cannot be split.
+    """
     split: dict[int, nn.Module] = {}  # a module under several names stays one module
     replaced: dict[str, Any] = {}
     dense = dict(model.named_modules(remove_duplicate=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmtcli.checkpoint import open_checkpoint
+from rmtcli.checkpoint import Openable, open_checkpoint
 from rmtcli.computing import connected
 from rmtcli.edges import EDGES
 from rmtcli.layers import Selection
@@ -19,7 +19,7 @@ from rmtcli.report.notes import on_trying
 
 
 def analyze(
-    path: str | Path,
+    model: Openable,
     *,
     key: str | None = None,
     edge: str = "select",
@@ -34,8 +34,10 @@ def analyze(
 
     The report also says for each layer what ``prune`` with ``keep="auto"`` would do.
 
+    A module is not changed, and its weights are not copied.
+
     Args:
-        path: the checkpoint, a file or a Hugging Face directory.
+        model: a torch module, a state dict, or the path of a file or Hugging Face directory.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
@@ -56,7 +58,7 @@ def analyze(
         ClusterError: the cluster was lost.
     """
     check_batches(batches)
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
     method = Method.spelled(edge, "auto", Factored())
     source, items = describe(checkpoint), layers_of(checkpoint, selection)
     with connected(executor) as cluster:

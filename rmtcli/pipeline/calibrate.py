@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from rmtcli.calibration import (
     CLEANERS,
@@ -12,7 +13,9 @@ from rmtcli.calibration import (
     ByLayer,
     Calibrated,
     Calibration,
+    Data,
     FileShare,
+    GivenInputs,
     Moments,
     Origin,
     clean_moments,
@@ -25,19 +28,22 @@ from rmtcli.calibration import (
     spelled,
     write_stats,
 )
+from rmtcli.checkpoint import Openable
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
-from rmtcli.files import check_target
+from rmtcli.files import as_path, check_target, is_path
 from rmtcli.layers import Layer
 from rmtcli.planning import LayerCalibration
-from rmtcli.report.notes import MADE_BY_DEFAULT
+from rmtcli.report.notes import MADE_BY_DEFAULT, MADE_OF_NUMBERS
 
 #: Inputs of a directory whose network reads text, where none are given.
 DEFAULT = "tokens+prose"
+#: The same for a model in memory, of which no tokenizer is known.
+WITHOUT_TOKENIZER = "tokens"
 #: Said where nothing tells how noisy the moments are.
 UNCLEANED = (
     "the moments are used as they are: the statistics do not say how many independent samples they "
@@ -72,6 +78,22 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
         raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
     others = [path for path in inputs if path != Path(settings.stats)]
     check_target(Path(settings.stats), inputs=others, force=False)
+
+
+def input_files(
+    model: Openable, data: Data | None, calibration: Calibration, plan: object = None
+) -> list[Path]:
+    """The files that a run reads, which no output may replace.
+
+    Args:
+        model: the network, perhaps a path.
+        data: the evaluation's data.
+        calibration: the settings of the calibration.
+        plan: a plan, or its file.
+    """
+    paths = [x for x in (model, plan, calibration.stats) if isinstance(x, str) or is_path(x)]
+    given = [file_of(x) for x in (data, calibration.data) if x is not None]
+    return [*map(as_path, cast("list[str | Path]", paths)), *(x for x in given if x is not None)]
 
 
 def calibration_source(
@@ -112,10 +134,12 @@ def calibration_source(
     if data is not None and has_training_part(data):
         return replace(calibration, data=data)
     if guarded and data is not None and not alone:
-        return replace(calibration, data=str(FileShare(Path(data), CALIBRATING)))
-    if joint and harness.pretrained and not alone and _reads_text(harness):
-        harness.note([MADE_BY_DEFAULT])
-        return replace(calibration, data=spelled(DEFAULT))
+        whole = data if isinstance(data, GivenInputs) else Path(str(data))
+        return replace(calibration, data=FileShare(whole, CALIBRATING))
+    if joint and harness.transformers and not alone and _reads_text(harness):
+        tokenizer = harness.live is None or harness.live.embeds
+        harness.note([MADE_BY_DEFAULT if tokenizer else MADE_OF_NUMBERS])
+        return replace(calibration, data=spelled(DEFAULT if tokenizer else WITHOUT_TOKENIZER))
     return calibration
 
 
@@ -125,7 +149,7 @@ def measured_on(harness: Harness, calibration: Calibration) -> Samples | None:
     if samples is None or data is None or calibration.data is None:
         return samples
     for part in parts_of(calibration.data):
-        if isinstance(part, FileShare) and part.path == Path(data):
+        if isinstance(part, FileShare) and part.path in (data, Path(str(data))):
             return samples.split(part.percent, 100 - part.percent)[1]
     return samples
 

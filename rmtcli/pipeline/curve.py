@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.calibration import Calibrated, Calibration
-from rmtcli.checkpoint import Checkpoint, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS
-from rmtcli.pipeline.calibrate import calibration_source, check_calibration
+from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
 from rmtcli.pipeline.decide import AnyAllocation, accuracy_drop, allocate, at_size
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
@@ -31,7 +31,7 @@ SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 
 
 
 def curve(
-    path: str | Path,
+    model: Openable,
     *,
     key: str | None = None,
     sizes: Sequence[str] = (),
@@ -53,7 +53,7 @@ def curve(
     ``max_drop`` does.
 
     Args:
-        path: the checkpoint.
+        model: a torch module, a state dict, or the path of a checkpoint.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
         sizes: budgets in parameters, such as ``"10%"``; by default those of :data:`SIZES` that
@@ -77,11 +77,10 @@ def curve(
     """
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
     harness = evaluation.resolve(checkpoint)
     calibration = calibration_source(calibration or Calibration(), harness, joint=True)
-    files = (path, evaluation.data, calibration.data, calibration.stats)
-    check_calibration(calibration, [Path(file) for file in files if file])
+    check_calibration(calibration, input_files(model, evaluation.data, calibration))
     # Any budget makes ranks joint, so that the layers are held; the sizes follow below.
     goal = Goal("auto", Budget("100%"), None, rank_multiple, share_inputs=share_inputs)
     request = Request(

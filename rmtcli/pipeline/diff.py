@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Edited, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Edited, Openable, open_checkpoint
 from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer, Selection, find_layers
@@ -19,8 +17,8 @@ from rmtcli.spectra import Spectrum, spectrum
 
 
 def diff(
-    before: str | Path,
-    after: str | Path,
+    before: Openable,
+    after: Openable,
     *,
     key: str | None = None,
     edge: str = "select",
@@ -32,8 +30,8 @@ def diff(
     Factored layers are compared by the product of their factors.
 
     Args:
-        before: checkpoint A, a file or a directory.
-        after: checkpoint B.
+        before: network A: the path of a file or directory, a torch module, or a state dict.
+        after: network B.
         key: which state dict, in both files, where a torch file holds several.
         edge: edge estimator with options.
         selection: which matrices are layers.
@@ -45,7 +43,7 @@ def diff(
         LayerError: the two have no layer in common, or one whose values are not finite.
     """
     estimator = EDGES.parse(edge)
-    checkpoints = [open_checkpoint(path, key=key) for path in (before, after)]
+    checkpoints = [open_checkpoint(model, key=key) for model in (before, after)]
     first, second = (_layers(_whole(checkpoint), selection) for checkpoint in checkpoints)
     common = [
         layer

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rmtcli.checkpoint import open_checkpoint
+from rmtcli.checkpoint import Openable, open_checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.pipeline.stages import describe
@@ -12,19 +10,19 @@ from rmtcli.report.base import Report
 
 
 def evaluate(
-    path: str | Path,
+    model: Openable,
     *,
     key: str | None = None,
     evaluation: Evaluation,
-    against: str | Path | None = None,
+    against: Openable | None = None,
 ) -> Report:
     """Score a checkpoint, factored or dense, on its own or against another.
 
     Args:
-        path: the checkpoint to score.
+        model: a torch module, a state dict, or the path of the checkpoint to score.
         key: which state dict, in both files, where a torch file holds several.
         evaluation: how to score it.
-        against: the dense checkpoint to compare with.
+        against: the dense network to compare with.
 
     Raises:
         UsageError: a wrong option or path, or nothing to evaluate with.
@@ -36,7 +34,7 @@ def evaluate(
         raise UsageError("nothing to evaluate on: give --data or --eval")
     from rmtcli.evaluation.score import Scorer  # needs torch
 
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
     reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)

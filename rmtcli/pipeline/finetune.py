@@ -22,7 +22,7 @@ from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
 from rmtcli.evaluation import Evaluation, Harness, Rows, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
-from rmtcli.files import check_target
+from rmtcli.files import check_target, is_path
 from rmtcli.layers import Selection
 from rmtcli.layouts import ReadBack
 from rmtcli.pipeline.calibrate import calibration_source
@@ -49,7 +49,7 @@ def finetune(
     key: str | None = None,
     evaluation: Evaluation,
     keep: str | None = None,
-    budget: Budget | None = None,
+    budget: Budget | str | None = None,
     edge: str = "select",
     selection: Selection | None = None,
     teacher: str | Path | None = None,
@@ -72,8 +72,8 @@ def finetune(
         output: file to write; ``<name>.finetuned<ending>`` beside the input by default.
         evaluation: data, and how to build the network.
         keep: keep rule, ``auto`` by default; for a dense checkpoint only.
-        budget: what the pruned model may cost, in place of a keep rule; for a dense checkpoint
-            only.
+        budget: what the pruned model may cost, such as ``"20%"``, in place of a keep rule; for a
+            dense checkpoint only.
         edge: edge estimator with options; used for a dense checkpoint only.
         selection: which matrices are layers; used for a dense checkpoint only.
         teacher: the dense checkpoint that a factored one was made from; a dense checkpoint is its
@@ -94,15 +94,13 @@ def finetune(
     from rmtcli.evaluation.score import Scorer  # needs torch
     from rmtcli.running.finetune import Training
 
-    training, path = training or Training(), Path(path)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory: train it with rmtcli.integrations.trainer")
+    training, path = training or Training(), _checked(path)
     samples = _samples(evaluation, needs_labels=training.distill < 1)
     checkpoint = open_checkpoint(path, key=key)
     default = path.with_name(f"{path.stem}.finetuned{path.suffix}")
     target = default if output is None else Path(output)
     format_of(checkpoint, target)
-    inputs = [Path(file) for file in (path, evaluation.data, teacher) if file is not None]
+    inputs = [Path(file) for file in (path, _data_file(evaluation), teacher) if file is not None]
     check_target(target, inputs=inputs, force=force)
     factored = checkpoint.manifest is not None and bool(checkpoint.manifest.factored)
     if factored and (keep is not None or budget is not None):
@@ -112,7 +110,7 @@ def finetune(
     reference = None if dense is None else evaluation.resolve(dense)
     report, pruned, scorer = Report("finetune", describe(checkpoint)), checkpoint, None
     if not factored:
-        goal = Goal(keep or "auto", budget, None)
+        goal = Goal(keep or "auto", Budget.of(budget), None)
         request = Request(goal, edge, selection=selection, track=track)
         report, pruned, scorer = _pruned(harness, request)
     scorer = scorer or Scorer(harness, reference)
@@ -155,8 +153,37 @@ def _teacher(
     return None if factored else checkpoint
 
 
-def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
+def _checked(path: str | Path) -> Path:
+    """The path of a file.
+
+    Raises:
+        UsageError: it is a directory, or a network in memory.
+    """
+    if not (isinstance(path, str) or is_path(path)):
+        raise UsageError(
+            f"finetune reads a file, not a {type(path).__name__}: compress the network, and train "
+            "it in a program of your own"
+        )
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory: train it with rmtcli.integrations.trainer")
+    return path
+
+
+def _data_file(evaluation: Evaluation) -> str | Path | None:
+    """The file of the data; None without data.
+
+    Raises:
+        UsageError: they are in memory.
+    """
     data = evaluation.data
+    if isinstance(data, str | Path) or data is None:
+        return data
+    raise UsageError(f"{data}: finetune reads its data from a file")
+
+
+def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
+    data = _data_file(evaluation)
     if data is None:
         raise UsageError("nothing to train on: give --data with train_inputs and train_targets")
     if not has_training_part(data):

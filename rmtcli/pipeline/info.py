@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
-from rmtcli.checkpoint import open_checkpoint
+from rmtcli.checkpoint import Openable, open_checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import Info
 
 
-def info(path: str | Path, *, key: str | None = None) -> Info:
+def info(model: Openable, *, key: str | None = None) -> Info:
     """Describe a checkpoint without decomposing a weight.
 
     Args:
-        path: a file, or a Hugging Face directory.
+        model: the path of a file or Hugging Face directory, a torch module, or a state dict.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
 
@@ -24,7 +23,7 @@ def info(path: str | Path, *, key: str | None = None) -> Info:
         UsageError: a wrong path.
         CheckpointError: it cannot be read.
     """
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
     types = Counter(tensor.dtype for tensor in checkpoint.infos.values())
     model_type = None
     if isinstance(checkpoint, HuggingFaceDirectory) and "model_type" in checkpoint.config:

@@ -74,7 +74,7 @@ def hidden_layers(
         for block in find_blocks(model, harness.checkpoint, list(layers.values()), source)
         if calibrations.keys() >= set(block.readers)
     ]
-    if harness.pretrained:
+    if harness.transformers:
         groups = entries_of(cast("Pretrained", model), blocks).items()
         hidden = [_hidden(some, layers, calibrations, entry) for entry, some in groups]
     else:
@@ -82,7 +82,7 @@ def hidden_layers(
     if not hidden and request.layout.ranks:
         return None
     if not hidden:
-        entry = " and whose width is an entry of config.json" if harness.pretrained else ""
+        entry = " and whose width is an entry of config.json" if harness.transformers else ""
         raise LayerError(
             f"{harness.checkpoint.path}: has no hidden layer that can be made narrower: one whose "
             f"units only the layers beside it write and read, each unit on its own{entry}"

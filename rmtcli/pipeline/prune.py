@@ -9,6 +9,7 @@ from pathlib import Path
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import (
     DIRECTORY,
+    Openable,
     find_format,
     format_of,
     open_checkpoint,
@@ -20,7 +21,7 @@ from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
-from rmtcli.pipeline.calibrate import calibration_source, check_calibration
+from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
@@ -41,12 +42,12 @@ from rmtcli.report.notes import on_cost, on_extras, on_loading, on_opening
 
 
 def prune(
-    path: str | Path,
+    model: Openable,
     output: str | Path | None = None,
     *,
     key: str | None = None,
     keep: str = "auto",
-    budget: Budget | None = None,
+    budget: Budget | str | None = None,
     max_drop: float | None = None,
     rank_multiple: int = 1,
     share_inputs: bool = False,
@@ -74,13 +75,14 @@ def prune(
     calibration data by default, and, of a directory whose network reads text, random tokens.
 
     Args:
-        path: the checkpoint to prune, a file or a Hugging Face directory; it is never changed.
+        model: the path of a file or Hugging Face directory; or a torch module or state dict, for
+            which ``output`` is needed. It is never changed.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
         output: file to write, in the format of its ending; for a directory, the directory to
             write. By default ``<name>.pruned<ending>`` beside the input.
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
-        budget: what the whole model may cost.
+        budget: what the whole model may cost, such as ``"20%"`` of its parameters.
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
         rank_multiple: with a budget or limit, ranks are multiples of it.
         share_inputs: with a budget or limit, layers that read the same input share a right factor;
@@ -125,44 +127,63 @@ def prune(
     """
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
-    target = default_output(as_path(path)) if output is None else as_path(output)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
+    budget = Budget.of(budget)
     goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
+    target = default_output(checkpoint.path) if output is None else as_path(output)
+    if output is None and not checkpoint.files:
+        raise UsageError(f"{checkpoint.path}: is in memory: name the output, or use compress")
     directory = format_of(checkpoint, target) is DIRECTORY
     harness = evaluation.resolve(checkpoint)
-    calibration = _calibration(calibration, harness, selection, goal, alone=executor is not None)
-    files = (path, plan, evaluation.data, calibration.data, calibration.stats)
-    inputs = [as_path(file) for file in files if file is not None and not isinstance(file, Plan)]
+    alone = executor is not None
+    calibration = settled_calibration(calibration, harness, selection, goal, alone=alone)
+    inputs = input_files(model, evaluation.data, calibration, plan)
     check_calibration(calibration, inputs)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=directory)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
         request = Request(goal, edge, LAYOUTS.parse(layout), *options, planned is None, bits)
-        prepared = prepare(harness, request)
-        result, comparison, guard = reach(prepared)
+        report, result = carried_out(harness, request, batches)
+    report = replace(report, notes=(*report.notes, *on_extras(checkpoint, target)))
+    if dry_run or not report.changes or refuse(report):
+        return report
+    return _written(report, result, target, force=force, verify=verify)
+
+
+def carried_out(
+    harness: Harness, request: Request, batches: Sequence[int] = (), action: str = "prune"
+) -> tuple[Report, Result]:
+    """Prune a network, and report the result.
+
+    Args:
+        harness: the dense network, and how it is built, fed and scored.
+        request: how it is to be pruned.
+        batches: numbers of samples at which forward passes are timed.
+        action: what the report is of.
+    """
+    prepared = prepare(harness, request)
+    checkpoint, (result, comparison, guard) = harness.checkpoint, reach(prepared)
     networks = harness, result.network
+    device = harness.evaluation.device
     report = prepared.report(
-        "prune",
+        action,
         result,
         comparison=comparison,
         guard=guard,
-        plan=_plan(prepared, result, planned),
-        latency=time_layers(result.planned.layers, batches, evaluation.device, networks),
+        plan=_plan(prepared, result, request.goal.plan),
+        latency=time_layers(result.planned.layers, batches, device, networks),
         notes=(
             *on_cost(comparison),
             *on_tensors(checkpoint, result.planned),
             *prepared.notes,
             *result.notes,
-            *on_extras(checkpoint, target),
             *(on_opening(checkpoint, result.planned.pruned) if prepared.chooses else ()),
         ),
     )
-    if dry_run or not report.changes or refuse(report):
-        return report
-    return _written(report, result, target, force=force, verify=verify)
+    return report, result
 
 
 def _written(report: Report, result: Result, target: Path, *, force: bool, verify: bool) -> Report:
@@ -207,7 +228,7 @@ def default_output(path: Path) -> Path:
     return path.with_name(f"{path.stem}.pruned{path.suffix}")
 
 
-def _calibration(
+def settled_calibration(
     given: Calibration,
     harness: Harness,
     selection: Selection | None,

@@ -78,8 +78,9 @@ class Planned:
 
 def describe(checkpoint: Checkpoint) -> Source:
     """Path, hash and sizes of a checkpoint, for the report."""
-    size = sum(path.stat().st_size for path in checkpoint.weights)
     digest, tensors, stored = checkpoint_sha256(checkpoint), len(checkpoint.infos), checkpoint.bytes
+    files = checkpoint.weights
+    size = sum(path.stat().st_size for path in files) if files else stored
     other = size - stored if checkpoint.extras else 0
     if other <= _CONTAINER * (tensors + 1):
         other = 0

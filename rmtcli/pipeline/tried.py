@@ -21,7 +21,7 @@ def tried(prepared: Prepared, result: Result) -> Result:
     user names the network.
     """
     plans, evaluation = result.planned.pruned, prepared.harness.evaluation
-    named = prepared.harness.pretrained or evaluation.model is not None
+    named = prepared.harness.pretrained or prepared.harness.model is not None
     if not prepared.request.goal.tries or evaluation.measures or prepared.calibrations is not None:
         return result
     doubtful = [plan for plan in plans if named or plan.fit.verdict is Verdict.NEAR]

@@ -21,6 +21,20 @@ class Budget:
     text: str
     unit: str = "parameters"
 
+    @staticmethod
+    def of(given: Budget | str | int | None) -> Budget | None:
+        """A budget as it is given: as one, as its text such as ``"20%"``, or as a number.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        if given is None or isinstance(given, Budget):
+            return given
+        if isinstance(given, str | int):
+            return Budget(str(given))
+        share = f": for a share of the model, write '{100 * given:g}%'" if _is_share(given) else ""
+        raise UsageError(f"a budget is a text such as '20%', not {given!r}{share}")
+
     @property
     def words(self) -> str:
         """The budget as a user reads it."""
@@ -51,3 +65,7 @@ class Budget:
     def spell(self, cost: int) -> str:
         """A cost as a user reads it."""
         return f"{cost / 1e6:.4g} ms" if self.unit == "ms" else f"{cost:,} {self.unit}"
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0 < value <= 1

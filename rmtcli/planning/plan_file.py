@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rmtcli.calibration import Calibration, data_sha256
+from rmtcli.calibration import Calibration, Data, data_sha256
 from rmtcli.errors import MissingFileError, UsageError
 
 #: Version of the file format.
@@ -69,7 +69,7 @@ class PlannedCalibration:
         """The plan's entry for a calibration that was done; its file is hashed."""
         data = None if settings.data is None else str(settings.data)
         stats = None if settings.stats is None or data is not None else str(settings.stats)
-        source = data or stats
+        source = settings.data or stats
         assert source is not None
         return PlannedCalibration(
             data,
@@ -83,7 +83,7 @@ class PlannedCalibration:
             settings.clean,
         )
 
-    def settings(self, data: str | Path | None, stats: str | Path | None) -> Calibration:
+    def settings(self, data: Data | None, stats: str | Path | None) -> Calibration:
         """The options of this calibration, with files that may have moved.
 
         Raises:

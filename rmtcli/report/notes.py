@@ -31,6 +31,11 @@ MADE_BY_DEFAULT = (
     "English sentences: text like that which it will read serves better; give it with --calib FILE"
 )
 
+MADE_OF_NUMBERS = (
+    "no inputs were given, so the network was calibrated on random token numbers: give text like "
+    "that which it will read, tokenised, by calibration="
+)
+
 NO_SIBLINGS = "no two layers that may be pruned read the same input, so none share a right factor"
 
 
@@ -101,7 +106,7 @@ def on_trial(inputs: str, moved: float, most: float, pruned: int, spared: int) -
 
 def on_trying(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str, ...]:
     """That ``prune`` may leave more layers of a directory alone than an analysis says."""
-    if not pruned or not checkpoint.path.is_dir():
+    if not pruned or not checkpoint.is_directory:
         return ()
     return ("prune runs the network first, and leaves alone the layers that move its outputs",)
 
@@ -176,7 +181,7 @@ def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str
     if not any(plan.layout.splits for plan in pruned):
         return ()
     how = "rmtcli.load opens the file"
-    if checkpoint.path.is_dir():
+    if checkpoint.is_directory:
         how = (
             "transformers opens the directory after 'import rmtcli.integrations.transformers', or "
             "with trust_remote_code=True"

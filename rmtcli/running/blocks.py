@@ -209,15 +209,14 @@ class _Search:
     def _scales(self, tensors: Sequence[Tensor], readers: Sequence[_Call]) -> bool:
         """Whether each entry of some tensors belongs to one unit, and to nothing else."""
         mask = torch.arange(len(tensors[0]), device=tensors[0].device) % 2 == 0
-        old = [tensor.detach().clone() for tensor in tensors]
-        with torch.no_grad():
-            for tensor in tensors:
-                tensor[mask] = tensor[mask] * 1.5 + 0.5
-            try:
-                return self._local(readers, mask.expand(readers[0].read.shape))
-            finally:
-                for tensor, values in zip(tensors, old, strict=True):
-                    tensor.copy_(values)
+        old = [tensor.data for tensor in tensors]  # which another network may share
+        for tensor in tensors:
+            tensor.data = torch.where(mask, tensor.data * 1.5 + 0.5, tensor.data)
+        try:
+            return self._local(readers, mask.expand(readers[0].read.shape))
+        finally:
+            for tensor, values in zip(tensors, old, strict=True):
+                tensor.data = values
 
     @torch.no_grad()
     def _complete(self, writers: Sequence[_Call], readers: Sequence[_Call]) -> bool:

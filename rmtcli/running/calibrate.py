@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.calibration import ByLayer, Calibration, FileShare, MadeInputs, Moments, parts_of
+from rmtcli.calibration import (
+    ByLayer,
+    Calibration,
+    Data,
+    FileShare,
+    GivenInputs,
+    MadeInputs,
+    Moments,
+    parts_of,
+)
 from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
 from rmtcli.calibration.starts import identity_root, label_root, softmax_root
@@ -189,14 +198,12 @@ class CalibrationInputs:
         return total / rows
 
 
-def _read(harness: Harness, source: str | Path) -> Samples:
+def _read(harness: Harness, source: Data) -> Samples:
     """The calibration samples: those of a file, and those that are made."""
 
-    def read(part: Path | FileShare | MadeInputs) -> Samples:
+    def read(part: Path | GivenInputs | FileShare | MadeInputs) -> Samples:
         if isinstance(part, MadeInputs):
-            return made_samples(harness.checkpoint.path, harness.task, part)
-        if isinstance(part, FileShare):
-            return harness.read(part.path).split(part.percent, 100 - part.percent)[0]
+            return made_samples(harness, part)
         return harness.read(part, "train_" if has_training_part(part) else "")
 
     return joined([read(part) for part in parts_of(source)])

@@ -109,8 +109,8 @@ def _inputs(harness: Harness, model: nn.Module) -> tuple[Samples, str]:
     Raises:
         EvaluationError: none of those that its first layer suggests.
     """
-    if harness.pretrained:
-        return made_for(harness.checkpoint.path, harness.task)
+    if harness.transformers:
+        return made_for(harness)
     reason = "its first layer does not say what its inputs are"
     for shape, vocabulary in shapes_of(model):
         samples, words = made_of(shape, vocabulary)

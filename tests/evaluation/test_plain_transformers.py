@@ -21,7 +21,6 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.made import made_for
 from rmtcli.evaluation.network import build
-from rmtcli.evaluation.tasks import SentenceEmbedding
 from rmtcli.evaluation.text import TOKENS
 from tests.evaluation.test_tasks import lines
 from tests.integrations.factored import CASES, WORDS, tokenizer
@@ -198,7 +197,7 @@ def test_random_texts_of_a_language_model_have_no_segments(tmp_path: Path) -> No
     config = transformers.GPT2Config(**_SIZES)
     source = saved(transformers.GPT2LMHeadModel(config), tmp_path / "m", segments=True)
     harness = Evaluation(task="causal-lm").resolve(open_checkpoint(source))
-    samples, _ = made_for(source, harness.task)
+    samples, _ = made_for(harness)
     assert samples.inputs.shape[1] == 2
     model = transformers.AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
@@ -206,7 +205,12 @@ def test_random_texts_of_a_language_model_have_no_segments(tmp_path: Path) -> No
         expected = model(input_ids=inputs[:, TOKENS]).logits[:, :-1].flatten(0, 1)
         torch.testing.assert_close(build(harness)(inputs), expected, atol=1e-5, rtol=1e-4)
     bert = saved(CASES["bert"].model(), tmp_path / "b", segments=True)
-    assert made_for(bert, SentenceEmbedding())[0].inputs.shape[1] == 3
+    assert (
+        made_for(Evaluation(task="sentence-embedding").resolve(open_checkpoint(bert)))[
+            0
+        ].inputs.shape[1]
+        == 3
+    )
 
 
 @pytest.mark.parametrize("segments", [False, True])

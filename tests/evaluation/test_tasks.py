@@ -20,9 +20,9 @@ from rmtcli.evaluation.tasks import (
     CausalLM,
     SentenceEmbedding,
     TextClassification,
-    task_of,
 )
 from rmtcli.evaluation.text import MASK, TOKENS
+from rmtcli.evaluation.which_task import task_of
 from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Budget
 from rmtcli.report.summary import summary
@@ -140,7 +140,7 @@ def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path:
     assert measured.samples.targets is not None
     assert measured.after.predictions is not None
     assert len(measured.after.predictions) == measured.samples.inputs[:, MASK, 1:].sum()
-    for text, message in (("w1\nw2\n", "no line has a second token"), ("", "holds no text")):
+    for text, message in (("w1\nw2\n", "no text has a second token"), ("", "holds no text")):
         data.write_text(text)
         with pytest.raises(EvaluationError, match=message):
             CausalLM(lines=1).read(data, source)

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from rmtcli.evaluation.text import punctuated
+from rmtcli.evaluation.made import punctuated
 from rmtcli.evaluation.vocabulary import by_rank, frequencies
 
 

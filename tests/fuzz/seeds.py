@@ -24,8 +24,8 @@ from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
 from rmtcli.evaluation.data import read_samples
 from rmtcli.evaluation.pooling import pooling_of
-from rmtcli.evaluation.tasks import task_of
 from rmtcli.evaluation.text import image_samples
+from rmtcli.evaluation.which_task import task_of
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.layouts import Factored, join

@@ -12,7 +12,6 @@ from rmtcli import Calibration, Evaluation, Selection, curve, prune
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation.made import joined, made_for
-from rmtcli.evaluation.tasks import SentenceEmbedding
 from rmtcli.evaluation.text import MASK
 from rmtcli.planning import Budget
 from rmtcli.report.summary import summary
@@ -92,7 +91,7 @@ def test_a_few_lines_of_text_count_as_much_as_many_tokens(bert: Path, tmp_path: 
 
 
 def test_sources_with_and_without_segments_are_joined(bert: Path) -> None:
-    samples, _ = made_for(bert, SentenceEmbedding())
+    samples, _ = made_for(Evaluation(task="sentence-embedding").resolve(open_checkpoint(bert)))
     wider = replace(samples, inputs=np.pad(samples.inputs, ((0, 0), (0, 1), (0, 5))))
     both = joined([samples, wider])
     assert both.inputs.shape == (64, samples.inputs.shape[1], samples.inputs.shape[2] + 5)

@@ -33,6 +33,7 @@ class HuggingFaceDirectory(FileCheckpoint):
     """
 
     form = "Hugging Face directory"
+    is_directory = True
 
     def __init__(self, path: Path) -> None:
         path = model_folder(path)

@@ -41,7 +41,7 @@ class Part(Checkpoint):
 
     def __init__(self, whole: Checkpoint, names: Sequence[str]) -> None:
         self.whole = whole
-        self.path = whole.path
+        self.path, self.is_directory = whole.path, whole.is_directory
         self.aliases = {name: other for name, other in whole.aliases.items() if other in names}
         self.infos = {name: whole.infos[name] for name in (*names, *self.aliases)}
         self.manifest, self.metadata = whole.manifest, whole.metadata

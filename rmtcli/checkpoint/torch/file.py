@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from rmtcli.checkpoint.base import FileCheckpoint, TensorInfo
+from rmtcli.checkpoint.base import FileCheckpoint
 from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.manifest import Manifest
-from rmtcli.checkpoint.ties import equal_keys, shared_storages
+from rmtcli.checkpoint.ties import shared_storages
 from rmtcli.checkpoint.torch.archive import EXPANDED, reading
 from rmtcli.checkpoint.torch.limit import HEADROOM, limited
 from rmtcli.checkpoint.torch.state_dict import (
@@ -28,15 +28,10 @@ from rmtcli.checkpoint.torch.state_dict import (
     find_state_dict,
     word,
 )
+from rmtcli.checkpoint.torch.tensors import DTYPES, PAIRS, HeldTensors, info_of
 from rmtcli.errors import CheckpointError, out_of_memory
 from rmtcli.files import is_remote
 
-#: torch's types, those that this version of it has, and their names.
-_DTYPES = {
-    getattr(torch, dtype.word): name for name, dtype in TYPES.items() if hasattr(torch, dtype.word)
-}
-#: The type of which torch counts pairs of values.
-_PAIRS = "F4"
 #: The methods that give the parts of a sparse tensor, by its layout.
 _PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
@@ -49,10 +44,10 @@ _PARTS = {
 }
 #: torch's word for the first instruction of a pickle of protocol 4, which its reader lacks.
 _PROTOCOL_4 = "Unsupported operand 149"
-_TORCH = {name: dtype for dtype, name in _DTYPES.items()}
+_TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
-class TorchFile(FileCheckpoint):
+class TorchFile(HeldTensors, FileCheckpoint):
     """A checkpoint read with ``weights_only=True``: tensors and plain values, no code.
 
     Args:
@@ -77,7 +72,7 @@ class TorchFile(FileCheckpoint):
         if attributes_of(self.state).keys() & set(dir(OrderedDict)):
             raise CheckpointError(f"{path}: its state dict has attributes in place of its methods")
         self.infos = {
-            name: TensorInfo(_shape(value), _DTYPES[value.dtype])
+            name: info_of(value)
             for name, value in self.state.items()
             if isinstance(name, str) and _is_plain(value)
         }
@@ -91,22 +86,6 @@ class TorchFile(FileCheckpoint):
             self.adopt(record)
         self.aliases = shared_storages(self)
 
-    def raw(self, name: str) -> RawTensor:
-        """The bytes of one tensor, in C order."""
-        info = self.infos[name]
-        return RawTensor(info.dtype, info.shape, _bytes(self.state[name]))
-
-    def nbytes(self, name: str) -> int:
-        """Bytes of one tensor."""
-        value: torch.Tensor = self.state[name]
-        return value.numel() * value.element_size()
-
-    def ties(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Tensors that are equal views of one storage."""
-        # Empty tensors share nothing, whatever their address.
-        keys = {name: storage_key(self.state[name]) for name in names if self.infos[name].size}
-        return equal_keys(keys)
-
 
 def to_torch(raw: RawTensor, name: str = "a tensor") -> torch.Tensor:
     """A new torch tensor with a copy of the bytes of ``raw``.
@@ -119,9 +98,9 @@ def to_torch(raw: RawTensor, name: str = "a tensor") -> torch.Tensor:
         CheckpointError: torch has no such type.
     """
     word, shape = TYPES[raw.dtype].word, raw.shape
-    if raw.dtype == _PAIRS and shape and shape[-1] % 2 == 0:
+    if raw.dtype == PAIRS and shape and shape[-1] % 2 == 0:
         shape = (*shape[:-1], shape[-1] // 2)
-    elif raw.dtype not in _TORCH or raw.dtype == _PAIRS:
+    elif raw.dtype not in _TORCH or raw.dtype == PAIRS:
         raise CheckpointError(
             f"'{name}' is of type {word} and shape {shape}, which torch {torch.__version__} does "
             "not have: write to a .safetensors file"
@@ -129,12 +108,6 @@ def to_torch(raw: RawTensor, name: str = "a tensor") -> torch.Tensor:
     if not raw.data.size:
         return torch.empty(shape, dtype=_TORCH[raw.dtype])
     return torch.from_numpy(np.array(raw.data)).view(_TORCH[raw.dtype]).reshape(shape)
-
-
-def _shape(value: torch.Tensor) -> tuple[int, ...]:
-    """A tensor's shape, in values: torch counts pairs of those of 4 bits."""
-    shape = tuple(value.shape)
-    return (*shape[:-1], 2 * shape[-1]) if _DTYPES[value.dtype] == _PAIRS else shape
 
 
 def _load(path: Path) -> Any:
@@ -240,8 +213,8 @@ def _is_plain(value: object) -> bool:
         and type(value) in (torch.Tensor, torch.nn.Parameter)
         and value.layout == torch.strided
         and value.device.type == "cpu"
-        and value.dtype in _DTYPES
-        and (_DTYPES[value.dtype] != _PAIRS or value.dim() > 0)
+        and value.dtype in DTYPES
+        and (DTYPES[value.dtype] != PAIRS or value.dim() > 0)
         and not _is_overridden(value)
         and value.nbytes <= max(value.untyped_storage().nbytes(), EXPANDED)
     )
@@ -275,18 +248,6 @@ def _bytes_of_other(value: torch.Tensor) -> int:
     return sum(min(part.nbytes, part.untyped_storage().nbytes()) for part in parts)
 
 
-def storage_key(value: torch.Tensor) -> tuple[object, ...]:
-    """A key that tensors share if they are equal views of one storage."""
-    storage, kind = value.untyped_storage().data_ptr(), (value.is_conj(), value.is_neg())
-    return storage, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype, kind
-
-
 def attributes_of(state: object) -> dict[str, Any]:
     """The attributes of a state dict: torch keeps the versions of modules there."""
     return dict(vars(state)) if isinstance(state, OrderedDict) else {}
-
-
-def _bytes(value: torch.Tensor) -> np.ndarray:
-    flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
-    return data

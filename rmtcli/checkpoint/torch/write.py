@@ -12,9 +12,10 @@ import torch
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.edited import Edited, Edits
 from rmtcli.checkpoint.spill import Stored
-from rmtcli.checkpoint.torch.file import TorchFile, attributes_of, storage_key, to_torch
+from rmtcli.checkpoint.torch.file import TorchFile, attributes_of, to_torch
 from rmtcli.checkpoint.torch.plain import PlainTorchFile
 from rmtcli.checkpoint.torch.state_dict import MANIFEST_ATTRIBUTE
+from rmtcli.checkpoint.torch.tensors import storage_key
 from rmtcli.checkpoint.unpacked import Unpacked
 from rmtcli.errors import CheckpointError
 
