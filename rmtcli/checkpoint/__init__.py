@@ -7,7 +7,7 @@ file of the format is met, so that safetensors files need no torch. A checkpoint
 over it is a checkpoint as well (:class:`Edited`): evaluation measures what a writer would write.
 """
 
-from rmtcli.checkpoint.base import About, Checkpoint, FileCheckpoint, TensorInfo
+from rmtcli.checkpoint.base import IN_MEMORY, About, Checkpoint, FileCheckpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor, decode, encode
 from rmtcli.checkpoint.edited import Edited, Edits
 from rmtcli.checkpoint.formats import (
@@ -23,6 +23,7 @@ from rmtcli.checkpoint.writer import format_of, staged, write_checkpoint
 
 __all__ = [
     "DIRECTORY",
+    "IN_MEMORY",
     "About",
     "Checkpoint",
     "Edited",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Size, modification time in nanoseconds and inode of a file: they tell whether it was changed.
 Stamp = tuple[int, int, int]
 
+#: What the names of networks in memory end in, where a file has its path.
+IN_MEMORY = " (in memory)"
 #: Bytes at the beginning of two tensors that are compared before whole tensors are.
 HEAD_BYTES = 4096
 

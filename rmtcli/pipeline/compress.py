@@ -108,7 +108,7 @@ def compress(
     settings = settled_calibration(given, harness, selection, goal, alone=False)
     check_calibration(settings, input_files(model, evaluation.data, settings, plan))
     options = LAYOUTS.parse(layout), selection, settings, cache, None, track, planned is None
-    report, result = carried_out(harness, Request(goal, edge, *options), action="compress")
+    report, result = carried_out(harness, Request(goal, edge, *options))
     _finish(result_copy, result.network, report, in_place=in_place)
     return model if in_place else cast(M, result_copy)
 

@@ -154,7 +154,7 @@ def prune(
 
 
 def carried_out(
-    harness: Harness, request: Request, batches: Sequence[int] = (), action: str = "prune"
+    harness: Harness, request: Request, batches: Sequence[int] = ()
 ) -> tuple[Report, Result]:
     """Prune a network, and report the result.
 
@@ -162,14 +162,13 @@ def carried_out(
         harness: the dense network, and how it is built, fed and scored.
         request: how it is to be pruned.
         batches: numbers of samples at which forward passes are timed.
-        action: what the report is of.
     """
     prepared = prepare(harness, request)
     checkpoint, (result, comparison, guard) = harness.checkpoint, reach(prepared)
     networks = harness, result.network
     device = harness.evaluation.device
     report = prepared.report(
-        action,
+        "prune",
         result,
         comparison=comparison,
         guard=guard,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from rmtcli.checkpoint import IN_MEMORY
 from rmtcli.edges import Verdict
 from rmtcli.evaluation import Comparison, Rows
 from rmtcli.files import as_path
@@ -114,20 +115,32 @@ def _after_analysis(report: Report) -> Iterator[tuple[str, str]]:
     """Whether the edge is a guide for these layers, and the command to go on with."""
     judged = [p.fit.verdict for p in report.layers if p.fit.verdict is not Verdict.TOO_SMALL]
     apart = sum(not verdict.trusted for verdict in judged)
-    source = shlex.quote(report.source.path)
-    directory = as_path(report.source.path).is_dir()
-    samples = "sentences.txt" if directory else "samples.npz"
+    again, measured = _commands(report.source.path)
     if judged and apart > GUIDE * len(judged):
         yield (
             "no guide",
             f"{apart} of {count_of(len(judged), 'layer')} do not follow the law, so that their "
             "edges do not tell what can be removed: name a size and give samples",
         )
-        yield "next", f"rmtcli prune {source} --budget 70% --calib {samples}"
-    elif report.pruned:
-        yield "next", f"rmtcli prune {source} --data {samples}"
+        yield "next", again
     else:
-        yield "next", f"rmtcli prune {source} --budget 70% --calib {samples}"
+        yield "next", measured if report.pruned else again
+
+
+def _commands(path: str) -> tuple[str, str]:
+    """How to prune a network to a size, and how to prune and measure it."""
+    if path.endswith(IN_MEMORY):
+        return (
+            'small = rmtcli.compress(model, budget="70%", calibration=loader)',
+            "small = rmtcli.compress(model, data=loader)",
+        )
+    source, samples = shlex.quote(path), "samples.npz"
+    if as_path(path).is_dir():
+        samples = "sentences.txt"
+    return (
+        f"rmtcli prune {source} --budget 70% --calib {samples}",
+        f"rmtcli prune {source} --data {samples}",
+    )
 
 
 def _loading(report: Report) -> str:

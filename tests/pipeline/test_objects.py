@@ -92,8 +92,12 @@ def test_a_module_a_state_dict_and_a_file_are_analysed_alike(kind: str, tmp_path
     for record in records:
         del record["source"]
     assert records[0] == records[1] == records[2]
-    assert [r.source.path for r in reports[:2]] == [type(net).__name__, "state dict"]
+    assert [r.source.path for r in reports[:2]] == [
+        f"{type(net).__name__} (in memory)",
+        "state dict (in memory)",
+    ]
     assert reports[0].source.parameters == reports[2].source.parameters
+    assert "rmtcli.compress(model" in str(reports[0])
     assert reports[0].source.sha256 == reports[1].source.sha256 != reports[2].source.sha256
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rmtcli.checkpoint.base import About, one_network
+from rmtcli.checkpoint.base import IN_MEMORY, About, one_network
 from rmtcli.checkpoint.huggingface.config import about
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.ties import shared_storages
@@ -30,7 +30,7 @@ class InMemory(HeldTensors):
 
     Args:
         state: the tensors by name, and perhaps other values.
-        name: what messages call the network.
+        name: what messages call the network; it ends in a mark that no path has.
         module: the module that the tensors are of, without wrappers; None for a state dict.
         manifest: rmtcli's record, if the network was compressed.
 
@@ -85,12 +85,12 @@ def in_memory(source: object, key: str | None = None) -> InMemory:
     """
     if isinstance(source, nn.Module):
         module, core = bare(source), core_of(source)
-        name = type(core).__name__
+        name = f"{type(core).__name__}{IN_MEMORY}"
         if key is not None:
             raise one_network(Path(name), "module")
         return InMemory(core.state_dict(), name, module, record_of(core))
     if isinstance(source, Mapping):
-        name = "state dict"
+        name = f"state dict{IN_MEMORY}"
         state = at(source, find_state_dict(Path(name), source, _is_tensor, key))
         record = Manifest.from_json(getattr(state, MANIFEST_ATTRIBUTE, ""))
         return InMemory(state, name, None, record)
