@@ -33,6 +33,8 @@ class Manifest:
             with a weight of its shape that is not tied to it.
         narrowed: (out, in) of the dense weight of each layer next to a narrower hidden layer, by
             layer name.
+        shapes: in a directory, (out, in) of those of these layers whose shapes its ``config.json``
+            does not give, by layer name; ``narrowed`` then has the shapes that it gives.
         entries: entries of a directory's ``config.json`` that give the widths of hidden layers,
             with their new values; a dot leads into a part of the configuration.
         packed: for each tensor that is stored in few bits, by name, the type of its values
@@ -55,6 +57,7 @@ class Manifest:
     narrowed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
     packed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     version: int = MANIFEST_VERSION
 
     @property
@@ -93,7 +96,7 @@ class Manifest:
     def to_json(self) -> str:
         """The record as one line of JSON; the fields of rarer layouts only if they are used."""
         fields = asdict(self)
-        for name in ("pivoted", "tables", "narrowed", "entries", "packed"):
+        for name in ("pivoted", "tables", "narrowed", "entries", "packed", "shapes"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True)
@@ -106,11 +109,14 @@ class Manifest:
             manifest = Manifest(**fields)
             by_name = (manifest.factored, manifest.ranks, manifest.pivoted, manifest.entries)
             numbers = [number for some in by_name for number in some.values()]
-            numbers += [side for shape in manifest.narrowed.values() for side in shape]
+            shapes = (*manifest.narrowed.values(), *manifest.shapes.values())
+            numbers += [side for shape in shapes for side in shape]
             siblings = manifest.shared.values()
             modules = [*siblings, *(name for names in manifest.tables.values() for name in names)]
             valid = (
                 all(type(number) is int for number in numbers)
+                and manifest.narrowed.keys() >= manifest.shapes.keys()
+                and all(len(shape) == 2 for shape in shapes)
                 and all(type(module) is str for module in modules)
                 and all(entry["dtype"] in FLOATS for entry in manifest.packed.values())
             )

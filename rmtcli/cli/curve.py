@@ -41,7 +41,7 @@ def command(
     edge: Edge = "select",
     layout: Layout = "factored",
     selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side", "convolutions")],
-    goal: Annotated[GoalOptions, Only("rank_multiple", "share_inputs")],
+    goal: Annotated[GoalOptions, Only("rank_multiple", "share_inputs", "per_block")],
     evaluation: EvaluationOptions,
     calibration: CalibrationOptions,
     plot: Annotated[
@@ -76,6 +76,7 @@ def command(
         layout=layout,
         rank_multiple=goal.rank_multiple,
         share_inputs=goal.share_inputs,
+        per_block=goal.per_block,
         selection=selection.build(),
         evaluation=evaluation.build(),
         calibration=calibration.build(),

@@ -17,7 +17,7 @@ TOPICS = {
     "How much": (
         *("--budget", "--budget-bytes", "--budget-macs", "--budget-latency", "--max-drop"),
         *("--keep", "--edge", "--layout", "--bits", "--rank-multiple", "--share-inputs", "--apply"),
-        "--size",
+        *("--per-block", "--size"),
     ),
     "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),
     "Calibration": (

@@ -70,6 +70,7 @@ def command(
         max_drop=goal.max_drop,
         rank_multiple=goal.rank_multiple,
         share_inputs=goal.share_inputs,
+        per_block=goal.per_block,
         plan=plan.apply,
         edge=edge,
         layout=layout,

@@ -196,7 +196,7 @@ def _describe(config: Any, checkpoint: Checkpoint) -> None:
         )
     manifest = checkpoint.manifest
     vars(config).pop("quantization_config", None)  # tensors in few bits are read as whole ones
-    if manifest is not None and manifest.factored:
+    if manifest is not None and (manifest.factored or manifest.shapes):
         config.quantization_config = quantization_config(replace(manifest, packed={}))
     for entry, width in (manifest.entries if manifest else {}).items():
         part, _, key = entry.rpartition(".")

@@ -3,8 +3,9 @@
 rmtcli copies this file into every factored directory that it writes. ``config.json`` names it under
 ``auto_map``, so ``from_pretrained(directory, trust_remote_code=True)`` imports it; ``import
 rmtcli.integrations.transformers`` has the same effect. On import, it registers the quantization
-method ``rmtcli``, which replaces each factored layer by two linear maps before transformers loads
-the weights. It works with transformers 4.57 and 5.
+method ``rmtcli``, which replaces each factored layer by two linear maps, and gives layers beside
+narrower hidden layers their shapes, before transformers loads the weights. It works with
+transformers 4.57 and 5.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ except ImportError:  # transformers 4 has no transforms of names and joins no ex
 #: A module of a transformers model; its attributes depend on the model.
 Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
-VERSION = 3
+VERSION = 4
 METHOD = "rmtcli"
 #: The attribute in which transformers 5 keeps the names of tied weights.
 _TIES = "all_tied_weights_keys"
@@ -514,12 +515,14 @@ class RmtcliConfig(QuantizationConfigMixin):
         packed: for each tensor that is stored in few bits, their number and the size of a group.
         tables: for each table of tokens, or head that holds one, the modules that have a weight of
             its shape and are not tied to it.
+        narrowed: for each layer beside a hidden layer whose width is its own, (out, in) by the
+            model's configuration (``from``) and of its weight (``to``).
         version: version of this entry's format.
         dequantize: whether to multiply the factors into dense layers after loading.
         others: further entries, which are kept and written again.
 
     Raises:
-        ValueError: the version is newer than this file, or the ranks or shared maps are invalid.
+        ValueError: the version is newer than this file, or an entry is invalid.
     """
 
     newest = VERSION
@@ -531,6 +534,7 @@ class RmtcliConfig(QuantizationConfigMixin):
         pivoted: Mapping[str, int] | None = None,
         packed: Mapping[str, Mapping[str, int]] | None = None,
         tables: Mapping[str, list[str]] | None = None,
+        narrowed: Mapping[str, Mapping[str, list[int]]] | None = None,
         version: int = VERSION,
         dequantize: bool = False,
         **others: Any,
@@ -556,17 +560,12 @@ class RmtcliConfig(QuantizationConfigMixin):
                 "rmtcli: 'shared' under quantization_config in config.json must name, for each "
                 "layer without a first map, one of the same rank that has one"
             )
-        pivoted = {} if pivoted is None else pivoted
-        if not isinstance(pivoted, Mapping) or not all(
-            name in ranks and type(rows) is int and rows >= 0 for name, rows in pivoted.items()
-        ):
-            raise ValueError(
-                "rmtcli: 'pivoted' under quantization_config in config.json must give the number "
-                "of other rows of layers that have a rank"
-            )
+        pivoted = _checked_rows({} if pivoted is None else pivoted, ranks)
         packed = {} if packed is None else _checked_grids(packed)
         tables = _checked_tables({} if tables is None else tables, ranks)
+        narrowed = {} if narrowed is None else _checked_shapes(narrowed)
         kinds = {"shared": shared, "pivoted": pivoted, "packed": packed, "tables": tables}
+        kinds["narrowed"] = narrowed
         self.__dict__.update(
             others,
             quant_method=METHOD,
@@ -595,6 +594,22 @@ class RmtcliConfig(QuantizationConfigMixin):
         return self.to_dict()
 
 
+def _checked_rows(pivoted: Any, ranks: Mapping[str, int]) -> Mapping[str, int]:
+    """The entry ``pivoted``, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(pivoted, Mapping) or not all(
+        name in ranks and type(rows) is int and rows >= 0 for name, rows in pivoted.items()
+    ):
+        raise ValueError(
+            "rmtcli: 'pivoted' under quantization_config in config.json must give the number of "
+            "other rows of layers that have a rank"
+        )
+    return pivoted
+
+
 def _checked_grids(packed: Any) -> Mapping[str, Mapping[str, int]]:
     """The entry ``packed``, if it is one.
 
@@ -612,6 +627,60 @@ def _checked_grids(packed: Any) -> Mapping[str, Mapping[str, int]]:
             "group of each tensor that is stored in few bits"
         )
     return packed
+
+
+def _checked_shapes(narrowed: Any) -> Mapping[str, Mapping[str, list[int]]]:
+    """The entry ``narrowed``, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+
+    def is_shape(value: Any) -> bool:
+        sides = isinstance(value, list | tuple) and len(value) == 2
+        return sides and all(type(side) is int and side > 0 for side in value)
+
+    if not isinstance(narrowed, Mapping) or not all(
+        isinstance(entry, Mapping)
+        and all(is_shape(entry.get(name)) for name in ("from", "to"))
+        and all(new <= old for new, old in zip(entry["to"], entry["from"], strict=True))
+        for entry in narrowed.values()
+    ):
+        raise ValueError(
+            "rmtcli: 'narrowed' under quantization_config in config.json must give the dense shape "
+            "('from') and the shape ('to') of each layer beside a narrower hidden layer"
+        )
+    return narrowed
+
+
+def _sides(layer: Module) -> tuple[int, int]:
+    """(out, in) of a linear layer or ``Conv1D``."""
+    rows, columns = layer.weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+
+
+def _resize(layer: Module, outputs: int, inputs: int, *, fill: bool = False) -> None:
+    """Give a linear layer or ``Conv1D`` another shape.
+
+    Args:
+        layer: the layer.
+        outputs: its new number of outputs.
+        inputs: its new number of inputs.
+        fill: whether it keeps its values, and gets zeros beside them; they are lost otherwise.
+    """
+    transposed = isinstance(layer, Conv1D)
+    shapes = {"weight": (inputs, outputs) if transposed else (outputs, inputs), "bias": (outputs,)}
+    for key, shape in shapes.items():
+        old = getattr(layer, key, None)
+        if old is None or old.shape == shape:
+            continue
+        new = old.detach().new_zeros(shape) if fill else old.detach().new_empty(shape)
+        if fill:
+            new[tuple(map(slice, old.shape))] = old.detach()
+        setattr(layer, key, nn.Parameter(new, requires_grad=old.requires_grad))
+    names = ("nf", "nx") if transposed else ("out_features", "in_features")
+    for name, side in zip(names, (outputs, inputs), strict=True):
+        setattr(layer, name, side)
 
 
 @dataclass(frozen=True)
@@ -701,7 +770,7 @@ class _NameMap:
             if self._left_out(name, names):
                 return None
             raise ValueError(
-                f"rmtcli: config.json gives a rank for '{name}', and {type(self.model).__name__} "
+                f"rmtcli: config.json changes '{name}', and {type(self.model).__name__} "
                 f"of transformers {transformers.__version__} has no such layer"
             )
         module = tensor.removesuffix(".weight")
@@ -709,7 +778,7 @@ class _NameMap:
         table = name in self.tables and _is_table(layer)
         if not table and type(layer).forward not in (nn.Linear.forward, Conv1D.forward):
             raise ValueError(
-                f"rmtcli: config.json gives a rank for '{name}', which is not a linear layer in "
+                f"rmtcli: config.json changes '{name}', which is not a linear layer in "
                 f"{type(self.model).__name__} but {type(layer).__name__}"
             )
         return _Location(module)
@@ -813,6 +882,7 @@ class RmtcliQuantizer(HfQuantizer):
         self._ties: dict[str, str] = {}  # tied weights that are factored
         self._apart: set[str] = set()  # joined weights whose experts stay separate
         self._packed: dict[str, str] = {}  # names in the model of tensors in few bits
+        self._widths: dict[str, tuple[int, int]] = {}  # dense shapes of layers with other ones
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """True: ``save_pretrained`` writes the factors under the checkpoint's names."""
@@ -842,6 +912,7 @@ class RmtcliQuantizer(HfQuantizer):
         transforms = _transforms(model)
         tables = getattr(self.quantization_config, "tables", {})
         names = _NameMap(model, transforms, tables)
+        self._narrow(model, names)
         located = {name: names.locate(name, ranks) for name in ranks}
         locations = {name: item for name, item in located.items() if item is not None}
         groups = _tied_groups(model)
@@ -853,6 +924,26 @@ class RmtcliQuantizer(HfQuantizer):
             self._replace_experts(model, kind, location, locations)
         self._share_maps(model, locations)
         self._check_names(model, transforms, locations)
+
+    def _narrow(self, model: Module, names: _NameMap) -> None:
+        """Give layers beside narrower hidden layers the shapes of their weights.
+
+        Raises:
+            ValueError: the model has none of these layers, or one of another shape.
+        """
+        narrowed = getattr(self.quantization_config, "narrowed", {})
+        for name, entry in narrowed.items():
+            location = names.locate(name, narrowed)
+            if location is None:
+                continue
+            layer, dense = model.get_submodule(location.full(name)), tuple(entry["from"])
+            if _sides(layer) not in (dense, tuple(entry["to"])):
+                raise ValueError(
+                    f"rmtcli: config.json says that '{name}' is {dense[0]}x{dense[1]} in the dense "
+                    f"model, and {type(model).__name__} has {'x'.join(map(str, _sides(layer)))}"
+                )
+            _resize(layer, *entry["to"])
+            self._widths[location.module] = dense
 
     def _untie(self, model: Module, shared: Collection[str]) -> None:
         """Keep transformers from tying weights that modules share as factors."""
@@ -933,7 +1024,10 @@ class RmtcliQuantizer(HfQuantizer):
         return model
 
     def _dequantize(self, model: Module, dtype: torch.dtype | None = None) -> Module:
-        """Replace the factored layers by dense ones, in the precision of the factors."""
+        """Replace the factored layers by dense ones, in the precision of the factors.
+
+        Narrower hidden layers get units without effect, as many as the configuration says.
+        """
         dense: dict[int, Module] = {}
         for kind in (FactoredExperts, Split):  # experts contain split layers
             for name, module in list(model.named_modules(remove_duplicate=False)):
@@ -941,6 +1035,8 @@ class RmtcliQuantizer(HfQuantizer):
                     if id(module) not in dense:
                         dense[id(module)] = module.dense()
                     _put(model, name, dense[id(module)])
+        for name, sides in self._widths.items():
+            _resize(model.get_submodule(name), *sides, fill=True)
         model.__dict__.pop("save_pretrained", None)
         if self._ties:
             getattr(model, _TIES).update(self._ties)

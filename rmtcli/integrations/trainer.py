@@ -87,7 +87,9 @@ class RMTCallback(PruningCallback, TrainerCallback, ExportableState):
         assert pruner is not None
         ranks = {module_of(layer.name): layer.rank for layer in pruner.layers if layer.split}
         if ranks:
-            model.config.quantization_config = RmtcliConfig(ranks)
+            known = getattr(model.config, "quantization_config", None)
+            narrowed = getattr(known, "narrowed", None)  # of a model that was narrower before
+            model.config.quantization_config = RmtcliConfig(ranks, narrowed=narrowed)
             model.save_pretrained = functools.partial(save_with_loader, model)
 
 

@@ -20,7 +20,7 @@ from rmtcli.layouts.edits import (
     with_values,
 )
 from rmtcli.layouts.factored import Factored, choices_for
-from rmtcli.layouts.narrow import Narrow, NarrowBlock, narrow_edits
+from rmtcli.layouts.narrow import Narrow, NarrowBlock, narrow_edits, widened
 from rmtcli.layouts.pivoted import Pivoted
 from rmtcli.layouts.stored_error import ReadBack, stored_errors
 
@@ -48,5 +48,6 @@ __all__ = [
     "split_modules",
     "stored_errors",
     "undivided",
+    "widened",
     "with_values",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Narrowing, Reader
-from rmtcli.checkpoint import Checkpoint, Edits, RawTensor
-from rmtcli.checkpoint.names import member, module_of
+from rmtcli.checkpoint import Checkpoint, Edited, Edits, RawTensor
+from rmtcli.checkpoint.names import member, module_of, plain
 from rmtcli.checkpoint.spill import Spill, Stored
 from rmtcli.layers import Block, Layer
 from rmtcli.layouts.base import LAYOUTS
@@ -87,6 +87,42 @@ def narrow_edits(
         for name in item.block.vectors:
             edits[name] = {name: spill.keep(_entries(checkpoint.raw(name), item.units))}
     return edits
+
+
+def widened(
+    network: Edited, shapes: Mapping[str, Sequence[int]], transposed: Collection[str]
+) -> Edited:
+    """A network whose layers have the shapes that a configuration gives them.
+
+    Hidden layers get units whose rows, columns and biases are zero. A reader gives them no weight,
+    so whatever they are, the network's outputs stay.
+
+    Args:
+        network: a network without factors.
+        shapes: (out, in) of the layers beside these hidden layers, by layer name.
+        transposed: last parts of the names of modules whose weight is stored as in × out.
+    """
+    spill, made = Spill(), dict[str, Stored]()
+    for name, (outputs, inputs) in shapes.items():
+        module = module_of(name)
+        in_out = plain(module).rpartition(".")[2] in transposed
+        sides = (inputs, outputs) if in_out else (outputs, inputs)
+        for key, new in ((name, sides), (member(module, "bias"), (outputs,))):
+            if key in network.infos:
+                made[key] = spill.keep(_padded(network.raw(key), new))
+    edits = {
+        name: {key: made.pop(key, old) for key, old in group.items()}
+        for name, group in network.edits.items()
+    }
+    edits |= {name: {name: stored} for name, stored in made.items()}
+    return Edited(network.source, edits, network.manifest)
+
+
+def _padded(raw: RawTensor, shape: tuple[int, ...]) -> RawTensor:
+    """A tensor of any type with zeros after its entries, on each axis."""
+    entries = raw.data.reshape(*raw.shape, -1)  # the last axis is that of an entry's bytes
+    padding = [(0, new - old) for new, old in zip(shape, raw.shape, strict=True)]
+    return RawTensor(raw.dtype, shape, np.pad(entries, [*padding, (0, 0)]).reshape(-1))
 
 
 def _entries(raw: RawTensor, units: NDArray[np.int64]) -> RawTensor:

@@ -41,6 +41,7 @@ class Unwrapped(Checkpoint):
                     for name, others in old.tables.items()
                 },
                 narrowed={plain(name): shape for name, shape in old.narrowed.items()},
+                shapes={plain(name): shape for name, shape in old.shapes.items()},
             )
 
     def raw(self, name: str) -> RawTensor:

@@ -39,6 +39,7 @@ def curve(
     layout: str = "factored",
     rank_multiple: int = 1,
     share_inputs: bool = False,
+    per_block: bool = False,
     selection: Selection | None = None,
     evaluation: Evaluation,
     calibration: Calibration | None = None,
@@ -62,6 +63,7 @@ def curve(
         layout: how pruned layers are stored; ``prune`` lists the layouts.
         rank_multiple: ranks are multiples of it.
         share_inputs: layers that read the same input share a right factor.
+        per_block: whether each hidden layer of a directory gets a width of its own.
         selection: which matrices are layers.
         evaluation: how to score.
         calibration: how to calibrate; by default on the training part of the evaluation's data, if
@@ -82,7 +84,8 @@ def curve(
     calibration = calibration_source(calibration or Calibration(), harness, joint=True)
     check_calibration(calibration, input_files(model, evaluation.data, calibration))
     # Any budget makes ranks joint, so that the layers are held; the sizes follow below.
-    goal = Goal("auto", Budget("100%"), None, rank_multiple, share_inputs=share_inputs)
+    budget = Budget("100%")
+    goal = Goal("auto", budget, None, rank_multiple, share_inputs=share_inputs, per_block=per_block)
     request = Request(
         goal,
         edge,

@@ -14,7 +14,7 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path, check_target
-from rmtcli.layouts import ReadBack, join, split_modules
+from rmtcli.layouts import ReadBack, join, split_modules, widened
 from rmtcli.pipeline.factors import UNBALANCED, balances, recorded
 from rmtcli.pipeline.stages import Planned, describe, described, on_tensors
 from rmtcli.report.base import Report
@@ -36,6 +36,9 @@ def densify(
     The file may have been trained and saved again without rmtcli's record. The record is then
     taken from ``record`` or from a directory's configuration; or the factors are told by their
     names and norms, and a note says so.
+
+    Hidden layers of a directory that have widths of their own get units without effect up to the
+    width in its ``config.json``, so that it opens without rmtcli.
 
     Args:
         path: a factored checkpoint, a file or a Hugging Face directory.
@@ -60,10 +63,15 @@ def densify(
     notes = _settle_record(checkpoint, record)
     card = without_section(read_card(checkpoint)) or None if directory else None
     _refuse_narrow(checkpoint)
+    manifest = checkpoint.manifest
+    wide = manifest is not None and bool(manifest.shapes)
     packed = any(map(checkpoint.packed, checkpoint.infos))
     # Without a record, tensors in few bits are written as what they stand for.
-    edits = join(checkpoint) if split_modules(checkpoint) or not packed else {}
+    edits = join(checkpoint) if split_modules(checkpoint) or not (packed or wide) else {}
     dense = Edited(checkpoint, edits, None)
+    if manifest is not None and directory:
+        shapes = {name: manifest.narrowed[name] for name in manifest.shapes}
+        dense = widened(dense, shapes, checkpoint.about.transposed)
     write_checkpoint(dense, target, card=card, force=force, verify=verify)
     return Report(
         "densify",
@@ -79,12 +87,13 @@ def densify(
 
 
 def _refuse_narrow(checkpoint: Checkpoint) -> None:
-    """Say of a network that is only narrower that it is dense already.
+    """Say of a network that is only narrower, and needs no loader, that it is dense already.
 
     Raises:
         LayerError: it has narrower hidden layers, and no factors.
     """
-    narrowed = checkpoint.manifest is not None and checkpoint.manifest.narrowed
+    record = checkpoint.manifest
+    narrowed = record is not None and record.narrowed and not record.shapes
     packed = any(map(checkpoint.packed, checkpoint.infos))
     if narrowed and not packed and not split_modules(checkpoint):
         raise LayerError(

@@ -36,10 +36,12 @@ def mixed(prepared: Prepared, design: Design) -> Result:
         edits = {**narrow.network.edits, **network.edits}
         return Edited(prepared.checkpoint, edits, network.manifest)
 
+    split = any(plan.layout.splits for plan in planned.pruned)
     return replace(
         ranked,
         planned=planned,
         calibrations=narrow.calibrations,
+        notes=ranked.notes if split else (*narrow.notes, *ranked.notes),
         network=flat(ranked.network),
         unhealed=None if ranked.unhealed is None else flat(ranked.unhealed),
     )

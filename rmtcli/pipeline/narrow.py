@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rmtcli.evaluation.pretrained import Pretrained
 
 
-def check_narrow(request: Request) -> None:
+def _check_narrow(request: Request) -> None:
     """Make sure that hidden layers can be made narrower with these options.
 
     Raises:
@@ -45,6 +45,20 @@ def check_narrow(request: Request) -> None:
         )
 
 
+def check_widths(request: Request) -> None:
+    """Make sure that hidden layers can get the widths that these options ask for.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not request.layout.ranks:
+        _check_narrow(request)
+    if request.goal.per_block and not request.layout.narrows:
+        raise UsageError(
+            "--per-block gives hidden layers widths of their own: give --layout narrow or auto"
+        )
+
+
 def hidden_layers(
     harness: Harness,
     request: Request,
@@ -53,7 +67,8 @@ def hidden_layers(
 ) -> HiddenLayers | None:
     """Find the hidden layers and order their units.
 
-    In a directory, hidden layers whose width is one entry of the configuration get one width.
+    In a directory, hidden layers whose width is one entry of the configuration get one width,
+    unless the goal asks for one per block.
 
     Returns:
         None if there are none, in a layout in which layers also get ranks.
@@ -65,7 +80,7 @@ def hidden_layers(
     from rmtcli.evaluation.network import build  # needs torch
     from rmtcli.running.blocks import find_blocks
     from rmtcli.running.calibrate import CalibrationInputs
-    from rmtcli.running.entries import entries_of
+    from rmtcli.running.entries import entries_of, resizable
 
     layers = {item.name: item for item in items if isinstance(item, Layer)}
     model, source = build(harness), CalibrationInputs.read(request.calibration, harness)
@@ -74,21 +89,26 @@ def hidden_layers(
         for block in find_blocks(model, harness.checkpoint, list(layers.values()), source)
         if calibrations.keys() >= set(block.readers)
     ]
+    groups: list[tuple[list[Block], str | None]] = [([block], None) for block in blocks]
     if harness.transformers:
-        groups = entries_of(cast("Pretrained", model), blocks).items()
-        hidden = [_hidden(some, layers, calibrations, entry) for entry, some in groups]
-    else:
-        hidden = [_hidden([block], layers, calibrations) for block in blocks]
+        pretrained = cast("Pretrained", model)
+        named = entries_of(pretrained, blocks)
+        groups = [(some, entry) for entry, some in named.items()]
+        if request.goal.per_block:
+            known = {block: entry for some, entry in groups for block in some}
+            groups = [([block], known.get(block)) for block in resizable(pretrained, blocks)]
+    hidden = [_hidden(some, layers, calibrations, entry) for some, entry in groups]
     if not hidden and request.layout.ranks:
         return None
     if not hidden:
-        entry = " and whose width is an entry of config.json" if harness.transformers else ""
+        stock = harness.transformers and not request.goal.per_block
+        entry = " and whose width is an entry of config.json" if stock else ""
         raise LayerError(
             f"{harness.checkpoint.path}: has no hidden layer that can be made narrower: one whose "
             f"units only the layers beside it write and read, each unit on its own{entry}"
         )
     around = frozenset(name for block in blocks for name in block.layers)
-    return HiddenLayers(harness.checkpoint, layers, tuple(hidden), around)
+    return HiddenLayers(harness.checkpoint, layers, tuple(hidden), around, harness.transformers)
 
 
 def on_kept_widths(request: Request) -> str:

@@ -20,7 +20,7 @@ from rmtcli.pipeline.fits import (
     decomposer_for,
     fit_layers,
 )
-from rmtcli.pipeline.narrow import check_narrow, hidden_layers, on_kept_widths
+from rmtcli.pipeline.narrow import check_widths, hidden_layers, on_kept_widths
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
@@ -63,8 +63,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         _check_refining(items)
     if goal.plan is not None:
         check_plan(goal.plan, checkpoint, items, layout)
-    if not layout.ranks:
-        check_narrow(request)
+    check_widths(request)
     if request.shares:
         _check_sharing(request)
     scorer = _scorer(harness, goal)

@@ -165,13 +165,9 @@ class Prepared:
         skipped = tuple(item for item in self.held.items if isinstance(item, Skipped))
         planned = Planned(layers, skipped)
         values = self.checkpoint, self.source, self.method, planned.pruned
-        made = edited(*values, network.edits(), network.entries)
-        return Result(
-            planned,
-            made,
-            notes=on_widths(network.entries),
-            calibrations=self._cut(widths),
-        )
+        made = edited(*values, network.edits(), network)
+        notes = on_widths(network.entries, loaded=bool(network.loaded))
+        return Result(planned, made, notes=notes, calibrations=self._cut(widths))
 
     def _cut(self, widths: Sequence[int]) -> Mapping[str, LayerCalibration]:
         """The calibrations of the layers at these widths of the hidden layers."""

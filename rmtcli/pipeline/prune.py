@@ -51,6 +51,7 @@ def prune(
     max_drop: float | None = None,
     rank_multiple: int = 1,
     share_inputs: bool = False,
+    per_block: bool = False,
     plan: Plan | str | Path | None = None,
     edge: str = "select",
     layout: str = "factored",
@@ -87,6 +88,9 @@ def prune(
         rank_multiple: with a budget or limit, ranks are multiples of it.
         share_inputs: with a budget or limit, layers that read the same input share a right factor;
             calibration shows which layers do.
+        per_block: whether each hidden layer of a directory gets a width of its own, so that
+            transformers needs rmtcli's loader to open it. By default, all that have one entry of
+            ``config.json`` get one width.
         plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
         edge: edge estimator with options.
         layout: ``factored``, ``pivoted``, ``dense`` for the product under the old names, or
@@ -130,7 +134,7 @@ def prune(
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
     batch = batches[0] if batches else None
     budget = Budget.of(budget)
-    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch)
+    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch, per_block)
     checkpoint = open_checkpoint(model, key=key)
     target = default_output(checkpoint.path) if output is None else as_path(output)
     if output is None and not checkpoint.files:
@@ -189,10 +193,12 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     """Write the pruned checkpoint, and complete the report with what reading it back shows."""
     checkpoint, card = result.network.source, None
     if format_of(checkpoint, target) is DIRECTORY:
-        split = any(plan.layout.splits for plan in report.pruned)
-        if split:
+        manifest = result.network.manifest
+        loaded = any(plan.layout.splits for plan in report.pruned)
+        loaded |= manifest is not None and bool(manifest.shapes)
+        if loaded:
             report = replace(report, notes=(*report.notes, *on_loading(checkpoint)))
-        card = with_section(read_card(checkpoint), report, factored=split)
+        card = with_section(read_card(checkpoint), report, loaded=loaded)
     readback = None
     with staged(result.network, target, card=card, force=force, verify=verify) as written:
         if written is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.layouts import Layout, Replacements
 from rmtcli.pipeline.factors import on_lost_record
 from rmtcli.pipeline.fits import FitStream, FittedLayers
-from rmtcli.planning import Fitted, LayerPlan, RankChooser, plan_layer
+from rmtcli.planning import Fitted, LayerPlan, NarrowNetwork, RankChooser, plan_layer
 from rmtcli.report.base import Source
 from rmtcli.report.notes import on_not_finite
 from rmtcli.version import __version__
@@ -166,7 +166,7 @@ def edited(
     method: Method,
     pruned: Sequence[LayerPlan],
     edits: Edits | None = None,
-    entries: Mapping[str, int] | None = None,
+    narrow: NarrowNetwork | None = None,
 ) -> Edited:
     """The pruned checkpoint, with rmtcli's record in it.
 
@@ -176,7 +176,7 @@ def edited(
         method: how it was pruned.
         pruned: the plans of the layers that change.
         edits: their new tensors; without them, the plans hold the factors.
-        entries: the configuration's entries that give the widths of narrower hidden layers.
+        narrow: the narrower hidden layers, if there are any.
     """
     if edits is None:
         replacements = Replacements(checkpoint)
@@ -197,9 +197,7 @@ def edited(
                 pivoted[unit] = rest.shape[0]
         if plan.shares_with is not None:
             shared[plan.layer.module] = unit_of(plan.shares_with)
-    narrowed = {
-        plan.layer.name: list(plan.layer.shape) for plan in pruned if plan.narrowed is not None
-    }
+    narrowed, shapes, entries = _widths(old, pruned, narrow)
     manifest = Manifest(
         __version__,
         as_path(source.path).absolute().name,
@@ -212,11 +210,32 @@ def edited(
         shared,
         pivoted,
         _tables(checkpoint, pruned, factored),
-        {**narrowed, **(old.narrowed if old else {})},
-        {**(old.entries if old else {}), **(entries or {})},
+        narrowed,
+        entries,
         {name: x for name, x in (old.packed if old else {}).items() if name not in edits},
+        shapes,
     )
     return Edited(checkpoint, edits, manifest)
+
+
+def _widths(
+    old: Manifest | None, pruned: Sequence[LayerPlan], narrow: NarrowNetwork | None
+) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, int]]:
+    """The record's ``narrowed``, ``shapes`` and ``entries``.
+
+    A layer that the loader gives its shape for the first time is recorded with the shape that the
+    configuration gives it; any other one keeps its first shape.
+    """
+    plans = (plan for plan in pruned if plan.narrowed is not None)
+    narrowed = {plan.layer.name: list(plan.layer.shape) for plan in plans}
+    narrowed |= {} if old is None else {name: list(x) for name, x in old.narrowed.items()}
+    shapes = {} if old is None else {name: list(x) for name, x in old.shapes.items()}
+    entries = {} if old is None else dict(old.entries)
+    if narrow is not None:
+        narrowed |= {name: list(x) for name, x in narrow.given.items() if name not in shapes}
+        shapes |= {name: list(x) for name, x in narrow.loaded.items()}
+        entries |= narrow.entries
+    return narrowed, shapes, entries
 
 
 def _tables(

@@ -77,6 +77,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
         len(plain.missing),
         _distance(dense, original, trusted) if dense is not None else None,
         (*_on_accepted(trusted), *(() if apart is not None else (_NOT_RUN,))),
+        len(plain.mismatched),
     )
 
 

@@ -22,6 +22,8 @@ class Goal:
         plan: a plan to apply.
         share_inputs: with a budget or limit, layers that read the same input share a right factor.
         batch: rows at which a budget of time is measured.
+        per_block: whether each hidden layer of a directory gets a width of its own; otherwise all
+            whose width is one entry of the configuration get one.
 
     Raises:
         UsageError: options that exclude each other, or a value out of range.
@@ -34,6 +36,7 @@ class Goal:
     plan: Plan | None = None
     share_inputs: bool = False
     batch: int | None = None
+    per_block: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.max_drop is not None:

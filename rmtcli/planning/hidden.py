@@ -30,7 +30,8 @@ class HiddenLayer:
     Attributes:
         blocks: the layers around them.
         narrowings: the order of each one's units.
-        entry: the entry of a directory's ``config.json`` that gives the width; None for a file.
+        entry: the entry of a directory's ``config.json`` that gives the width, if all hidden layers
+            of this entry have one; None for a file, and where no entry gives it.
     """
 
     blocks: tuple[Block, ...]
@@ -56,14 +57,17 @@ class HiddenLayers:
         checkpoint: the dense network.
         layers: its layers, by name.
         hidden: its hidden layers.
-        around: names of the layers around all hidden layers, those included whose width no
-            configuration can give.
+        around: names of the layers around all hidden layers, those included that cannot be made
+            narrower.
+        directory: whether the network is a directory's, in which a configuration or the loader
+            gives modules their shapes.
     """
 
     checkpoint: Checkpoint
     layers: Mapping[str, Layer]
     hidden: tuple[HiddenLayer, ...]
     around: frozenset[str]
+    directory: bool = False
 
     @property
     def dense(self) -> list[int]:
@@ -72,9 +76,22 @@ class HiddenLayers:
 
     def at(self, widths: Sequence[int]) -> NarrowNetwork:
         """The network at these widths of the hidden layers."""
-        pairs = [(h, w) for h, w in zip(self.hidden, widths, strict=True) if w < h.units]
-        entries = {h.entry: w for h, w in pairs if h.entry is not None}
-        return NarrowNetwork(self, tuple(block for h, w in pairs for block in h.at(w)), entries)
+        pairs = list(zip(self.hidden, widths, strict=True))
+        chosen: dict[str, set[int]] = {}
+        for hidden, width in pairs:
+            if hidden.entry is not None:
+                chosen.setdefault(hidden.entry, set()).add(width)
+        entries = {entry: min(some) for entry, some in chosen.items() if len(some) == 1}
+        narrow = [(h, w) for h, w in pairs if w < h.units]
+        changed = {h.entry for h, _ in narrow}
+        return NarrowNetwork(
+            self,
+            tuple(block for h, w in narrow for block in h.at(w)),
+            {entry: width for entry, width in entries.items() if entry in changed},
+            frozenset(b for h, _ in narrow if h.entry not in entries for b in h.blocks)
+            if self.directory
+            else frozenset(),
+        )
 
     def allocation(
         self, calibrations: Mapping[str, LayerCalibration], unit: str, multiple: int
@@ -159,17 +176,35 @@ class NarrowNetwork:
         source: the dense network's hidden layers.
         blocks: the blocks of the narrower ones.
         entries: the configuration's entries that change.
+        own: those of the blocks, in a directory, whose width no entry gives.
     """
 
     source: HiddenLayers
     blocks: tuple[NarrowBlock, ...]
     entries: Mapping[str, int]
+    own: frozenset[Block] = frozenset()
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, int]]:
         """The new shape of each layer that changes, by name."""
-        shapes = {n: self.source.layers[n].shape for item in self.blocks for n in item.block.layers}
-        for item in self.blocks:
+        return self._shapes(self.blocks)
+
+    @property
+    def loaded(self) -> Mapping[str, tuple[int, int]]:
+        """The new shape of each layer that no configuration gives it, by name."""
+        names = {name for block in self.own for name in block.layers}
+        return {name: shape for name, shape in self.shapes.items() if name in names}
+
+    @property
+    def given(self) -> Mapping[str, tuple[int, int]]:
+        """The shapes that the configuration gives these layers, by name."""
+        shapes = self._shapes([item for item in self.blocks if item.block not in self.own])
+        return {name: shapes.get(name, self.source.layers[name].shape) for name in self.loaded}
+
+    def _shapes(self, blocks: Sequence[NarrowBlock]) -> dict[str, tuple[int, int]]:
+        """The shapes of the layers of some blocks, if these alone become narrower."""
+        shapes = {n: self.source.layers[n].shape for item in blocks for n in item.block.layers}
+        for item in blocks:
             shapes |= {name: (item.width, shapes[name][1]) for name in item.block.writers}
             shapes |= {name: (shapes[name][0], item.width) for name in item.block.readers}
         return shapes

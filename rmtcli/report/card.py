@@ -13,10 +13,10 @@ from rmtcli.report.renderers.markdown import to_markdown
 _START, _END = "<!-- rmtcli: start -->", "<!-- rmtcli: end -->"
 
 _HOW = """\
-Some linear layers of this model were split into two thin layers. Load it with
-`import rmtcli.integrations.transformers`, then `from_pretrained` as usual; or without rmtcli, with
-`trust_remote_code=True`. These layers load in no other way: `rmtcli verify` checks that all weights
-are loaded."""
+Linear layers of this model were split into two thin layers, or have widths of their own. Load it
+with `import rmtcli.integrations.transformers`, then `from_pretrained` as usual; or without rmtcli,
+with `trust_remote_code=True`. These layers load in no other way: `rmtcli verify` checks that all
+weights are loaded."""
 
 
 def read_card(checkpoint: Checkpoint) -> str:
@@ -25,18 +25,18 @@ def read_card(checkpoint: Checkpoint) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def with_section(card: str, report: Report, *, factored: bool) -> str:
+def with_section(card: str, report: Report, *, loaded: bool) -> str:
     """A model card with the report as its last section; the rest stays unchanged.
 
     Args:
         card: the old card, perhaps empty.
         report: the report. Directories of this machine are left out of it.
-        factored: whether layers were split, so that loading takes more than before.
+        loaded: whether loading takes more than before.
     """
     source = replace(report.source, path=as_path(report.source.path).absolute().name)
     text = to_markdown(replace(report, source=source, output=None), Context())
     title, _, rest = text.partition("\n")
-    body = f"## Compressed with rmtcli\n\n{_HOW}\n" if factored else "## Compressed with rmtcli\n"
+    body = f"## Compressed with rmtcli\n\n{_HOW}\n" if loaded else "## Compressed with rmtcli\n"
     section = f"{_START}\n{body}\n### {title.lstrip('# ')}\n{rest}{_END}\n"
     before = without_section(card).rstrip("\n")
     return f"{before}\n\n{section}" if before else section

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rmtcli.checkpoint import IN_MEMORY
+from rmtcli.checkpoint.huggingface.loading import LOADER
 from rmtcli.edges import Verdict
 from rmtcli.evaluation import Comparison, Rows
 from rmtcli.files import as_path
@@ -150,5 +151,6 @@ def _loading(report: Report) -> str:
     split = any(plan.layout.splits for plan in report.pruned) or report.bits is not None
     if not path.is_dir():
         return f'model = rmtcli.load(model, "{path}")'
-    first = "import rmtcli.integrations.transformers; " if split else ""
+    loaded = split or (path / LOADER).exists()  # it is there for widths per block, too
+    first = "import rmtcli.integrations.transformers; " if loaded else ""
     return f'{first}model = AutoModel.from_pretrained("{path}")'

@@ -68,7 +68,7 @@ class Info:
         lines += [("stored in", text) for text in _in_bits(manifest)]
         ranks = manifest.ranks or {weight_of(name): r for name, r in manifest.factored.items()}
         lines += [
-            ("layer", f"{name}: narrowed from {shape_of((out, inputs))}")
+            ("layer", f"{name}: narrowed from {shape_of((out, inputs))}{_to(manifest, name)}")
             for name, (out, inputs) in manifest.narrowed.items()
         ]
         lines += [("config.json", f"{name} {w}") for name, w in manifest.entries.items()]
@@ -89,6 +89,14 @@ class Info:
             "notes": list(self.notes),
         }
         return as_text(record, ascii_only=True)
+
+
+def _to(manifest: Manifest, name: str) -> str:
+    """The shape of a narrower layer, if rmtcli's loader gives it the shape."""
+    if name not in manifest.shapes:
+        return ""
+    outputs, inputs = manifest.shapes[name]
+    return f" to {shape_of((outputs, inputs))}, which transformers knows by rmtcli's loader only"
 
 
 def _in_bits(manifest: Manifest) -> list[str]:

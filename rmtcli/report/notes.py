@@ -165,11 +165,28 @@ def _on_directory(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (f"left out, because they hold the dense network: {', '.join(files)}",)
 
 
-def on_widths(entries: Mapping[str, int]) -> tuple[str, ...]:
-    """That a directory with narrower hidden layers opens as it is, and what changed in it."""
+#: What opens a directory whose layers transformers alone would not build.
+_BY_LOADER = (
+    "transformers opens the directory after 'import rmtcli.integrations.transformers', or with "
+    "trust_remote_code=True"
+)
+
+
+def on_widths(entries: Mapping[str, int], *, loaded: bool) -> tuple[str, ...]:
+    """What opens a directory with narrower hidden layers, and what changed in its configuration.
+
+    Args:
+        entries: the configuration's entries that change.
+        loaded: whether hidden layers have widths that no entry gives.
+    """
+    changed = ", ".join(f"{entry} {width}" for entry, width in entries.items())
+    if loaded:
+        return (
+            f"each hidden layer has a width of its own: {_BY_LOADER}; without --per-block, "
+            "they have one width, and a directory whose layers are not split opens without rmtcli",
+        )
     if not entries:
         return ()
-    changed = ", ".join(f"{entry} {width}" for entry, width in entries.items())
     return (
         f"config.json now has {changed}; transformers opens the directory without rmtcli, as a "
         "plain model of this architecture",
@@ -180,12 +197,7 @@ def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str
     """What opens a network whose layers' layouts the user did not choose."""
     if not any(plan.layout.splits for plan in pruned):
         return ()
-    how = "rmtcli.load opens the file"
-    if checkpoint.is_directory:
-        how = (
-            "transformers opens the directory after 'import rmtcli.integrations.transformers', or "
-            "with trust_remote_code=True"
-        )
+    how = _BY_LOADER if checkpoint.is_directory else "rmtcli.load opens the file"
     return (f"{how}; --layout narrow gives a network that opens without rmtcli",)
 
 

@@ -43,6 +43,8 @@ class Verification:
         random: number of weights that transformers would draw at random without either of them.
         against: distance from the dense model; None if none was given.
         notes: sentences that a user should read.
+        mismatched: number of weights that have another shape than in a model of the configuration,
+            which transformers would refuse to load without either.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Verification:
     random: int
     against: Distance | None = None
     notes: tuple[str, ...] = ()
+    mismatched: int = 0
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The result as JSON text.
@@ -68,13 +71,17 @@ class Verification:
 
     def summary(self) -> list[tuple[str, str]]:
         """The lines that a terminal shows: label and text."""
+        whole = "no weight of the model is missing or unused"
         lines = [
             ("opens as", f"{self.kind} ({self.auto}, transformers {self.transformers})"),
-            ("factored", f"{self.layers} layers; no weight of the model is missing or unused"),
+            ("factored", f"{self.layers} layers; {whole}") if self.layers else ("weights", whole),
             ("load with", "import rmtcli.integrations.transformers"),
             ("or with", "from_pretrained(…, trust_remote_code=True)"),
         ]
-        if self.random:
+        if self.mismatched:
+            text = f"transformers refuses, as {self.mismatched} weights have other shapes"
+            lines.append(("with neither", text))
+        elif self.random:
             text = f"{self.random} weights would be random, and transformers only warns"
             lines.append(("with neither", text))
         if self.difference is not None:

@@ -54,6 +54,17 @@ def entries_of(model: Pretrained, blocks: Sequence[Block]) -> dict[str, list[Blo
     return groups
 
 
+def resizable(model: Pretrained, blocks: Sequence[Block]) -> list[Block]:
+    """The blocks whose layers are modules of their own, so that a loader can change their shapes.
+
+    Experts that transformers joins are not.
+    """
+    network = cast(Any, model.network)
+    dense = _shapes(type(network), network.config)
+    modules = model.modules_of([module_of(name) for block in blocks for name in block.layers])
+    return [block for block in blocks if _tensors(block, modules, dense)]
+
+
 def _tensors(block: Block, modules: Mapping[str, str], dense: Mapping[str, Any]) -> set[str]:
     """Names of the parameters around a hidden layer; empty if the network has other names."""
     names = set()

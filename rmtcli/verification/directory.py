@@ -1,4 +1,4 @@
-"""A directory with factored layers: its configuration and weights, and the dense one it equals."""
+"""A directory that needs rmtcli's loader: its files, and the dense one it equals."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
 from rmtcli.checkpoint.names import member, parts_of
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import CONFIG
+from rmtcli.layouts import widened
 
 LOADING = Path(__file__).parents[1] / "integrations" / "rmtcli_loading.py"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +33,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredDirectory:
-    """A directory with factored layers, as rmtcli writes it.
+    """A directory with factored layers or hidden layers of their own widths, as rmtcli writes it.
 
     Attributes:
         path: the directory.
@@ -41,6 +42,7 @@ class FactoredDirectory:
         shared: for each layer without a right factor of its own, the layer whose factor it uses.
         pivoted: for each layer in the pivoted layout, the number of its rows that are no pivots.
         tables: the layers that are look-up tables, or heads tied to one.
+        dense: (out, in) by the configuration of each layer that has another shape.
         files: its weight files, in order.
     """
 
@@ -50,6 +52,7 @@ class FactoredDirectory:
     shared: Mapping[str, str]
     pivoted: Mapping[str, int]
     tables: Collection[str]
+    dense: Mapping[str, tuple[int, int]]
     files: tuple[Checkpoint, ...]
 
     def holder(self, name: str) -> Checkpoint | None:
@@ -113,9 +116,10 @@ def open_factored(path: Path) -> FactoredDirectory:
     if not is_factored(config):
         raise CheckpointError(f"{path}: {CONFIG} names no layers that rmtcli factored")
     entry = config["quantization_config"]
-    kinds = ("ranks", "shared", "pivoted", "tables")
-    ranks, shared, pivoted, tables = (entry.get(key, {}) for key in kinds)
-    if not _numbers(ranks) or not ranks or not _numbers(pivoted):
+    kinds = ("ranks", "shared", "pivoted", "tables", "narrowed")
+    ranks, shared, pivoted, tables, narrowed = (entry.get(key, {}) for key in kinds)
+    dense = _dense_shapes(path, narrowed)
+    if not _numbers(ranks) or not (ranks or dense) or not _numbers(pivoted):
         raise CheckpointError(f"{path}: {CONFIG} gives no ranks of the factored layers")
     if not isinstance(shared, dict) or not all(
         type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()
@@ -125,10 +129,24 @@ def open_factored(path: Path) -> FactoredDirectory:
         raise CheckpointError(f"{path}: {CONFIG} lists tables of tokens that have no rank")
     _check_code(path, config)
     refuse_code_beside(path)
-    directory = FactoredDirectory(path, config, ranks, shared, pivoted, tables, _weights(path))
+    values = path, config, ranks, shared, pivoted, tables, dense
+    directory = FactoredDirectory(*values, _weights(path))
     for module, rank in ranks.items():
         _check_factors(directory, module, rank)
     return directory
+
+
+def _dense_shapes(path: Path, narrowed: Any) -> dict[str, tuple[int, int]]:
+    """The shapes that a configuration gives layers of other shapes.
+
+    Raises:
+        CheckpointError: the configuration's entry is not one of them.
+    """
+    try:
+        sides = {name: entry["from"] for name, entry in narrowed.items()}
+        return {name: (int(out), int(inputs)) for name, (out, inputs) in sides.items()}
+    except (AttributeError, TypeError, KeyError, ValueError):
+        raise CheckpointError(f"{path}: {CONFIG} gives no shapes of the narrower layers") from None
 
 
 def _numbers(entry: object) -> bool:
@@ -139,7 +157,8 @@ def _numbers(entry: object) -> bool:
 def write_products(directory: FactoredDirectory, target: Path, transposed: Collection[str]) -> None:
     """Write the dense directory that a factored one equals.
 
-    Each layer's weight is the product of its factors, in float32; all other tensors are copied.
+    Each factored layer's weight is the product of its factors, in float32. Layers that are narrower
+    than the configuration says get zeros. All other tensors are copied.
 
     Args:
         directory: the factored directory.
@@ -163,7 +182,8 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
                 edits[last] = {}  # the order of the outputs; the bias keeps its name
             elif last in file.infos:
                 edits[last] = {member(module, "bias"): file.raw(last)}
-        dense = Edited(file, edits, None)
+        shapes = {member(module, "weight"): sides for module, sides in directory.dense.items()}
+        dense = widened(Edited(file, edits, None), shapes, transposed)
         write_checkpoint(dense, target / file.path.name, verify=False)  # read and deleted at once
         shards |= dict.fromkeys(dense.distinct, file.path.name)
     if len(directory.files) > 1:

@@ -220,7 +220,7 @@ def test_a_model_with_another_head_loads_the_shared_layers(
 def test_a_rank_without_a_layer_is_refused(directories: Directories, tmp_path: Path) -> None:
     factored = directories["llama"][0]
     for wrong, message in (
-        ("model.layers.7.mlp.up_proj", "gives a rank for 'model.layers.7.mlp.up_proj', and Llama"),
+        ("model.layers.7.mlp.up_proj", "changes 'model.layers.7.mlp.up_proj', and Llama"),
         ("model.embed_tokens", "which is not a linear layer in LlamaForCausalLM but Embedding"),
     ):
         ranks = entry(factored)["ranks"] | {wrong: 3}
@@ -232,7 +232,7 @@ def test_a_rank_without_a_layer_is_refused(directories: Directories, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 4}, "version 4 of the format, and this rmtcli knows 3"),
+        ({"version": 5}, "version 5 of the format, and this rmtcli knows 4"),
         ({"version": "1"}, "version 1 of the format"),
         ({"ranks": {"model.layers.0.mlp.up_proj": 0}}, "positive whole number"),
         ({"ranks": {"model.layers.0.mlp.up_proj": True}}, "positive whole number"),

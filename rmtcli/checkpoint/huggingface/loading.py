@@ -50,20 +50,30 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
 
 
 def quantization_config(manifest: Manifest) -> dict[str, Any]:
-    """The ``quantization_config`` of a model with factored layers, for ``rmtcli_loading.py``."""
+    """The ``quantization_config`` of a model for ``rmtcli_loading.py``."""
     # The least version whose loader opens the layers.
     version = 3 if manifest.packed or manifest.tables else 2 if manifest.pivoted else 1
+    version = 4 if manifest.shapes else version
     entry = {"quant_method": METHOD, "version": version, "ranks": dict(manifest.factored)}
     packed = {name: {"bits": x["bits"], "group": x["group"]} for name, x in manifest.packed.items()}
     tables = {name: list(others) for name, others in manifest.tables.items()}
     others = {"shared": manifest.shared, "pivoted": manifest.pivoted, "packed": packed}
-    others |= {"tables": tables}
+    others |= {"tables": tables, "narrowed": _narrowed(manifest)}
     return entry | {name: value for name, value in others.items() if value}
+
+
+def _narrowed(manifest: Manifest) -> dict[str, dict[str, list[int]]]:
+    """The shapes of layers beside hidden layers whose widths are their own, by module."""
+    return {
+        module_of(name): {"from": list(manifest.narrowed[name]), "to": list(shape)}
+        for name, shape in manifest.shapes.items()
+    }
 
 
 def needs_loader(config: Mapping[str, Any], manifest: Manifest) -> bool:
     """Whether transformers needs ``rmtcli_loading.py`` to open a model."""
-    return bool(manifest.factored or (manifest.packed and not _is_compressed(config, manifest)))
+    packed = manifest.packed and not _is_compressed(config, manifest)
+    return bool(manifest.factored or manifest.shapes or packed)
 
 
 def _is_compressed(config: Mapping[str, Any], manifest: Manifest) -> bool:
@@ -73,7 +83,7 @@ def _is_compressed(config: Mapping[str, Any], manifest: Manifest) -> bool:
     """
     transposed, packed = about(config).transposed, manifest.packed
     return (
-        not manifest.factored
+        not (manifest.factored or manifest.shapes)
         and len({(entry["bits"], entry["group"]) for entry in packed.values()}) == 1
         and all(entry["plain"] for entry in packed.values())
         and not any(module_of(name).rpartition(".")[2] in transposed for name in packed)

@@ -71,6 +71,14 @@ class GoalOptions:
             "their first factor.",
         ),
     ] = False
+    per_block: Annotated[
+        bool,
+        typer.Option(
+            "--per-block",
+            help="With --layout narrow or auto, give each hidden layer of a directory a width of "
+            "its own. config.json gives one width only, so that the directory needs a loader.",
+        ),
+    ] = False
 
     def build_budget(self) -> Budget | None:
         """Make the one budget that was given, in its unit.
