@@ -49,8 +49,8 @@ class Evaluation:
             a module, of which copies are used. Without it, a network in memory is its own, and for
             a file a chain of linear layers is inferred.
         activation: the activation between the layers of an inferred chain.
-        score: ``package.module:function`` that takes a module and returns a number; or the
-            function itself.
+        score: ``package.module:function`` that takes a module and returns a number, or one number
+            per sample, whose mean is the score; or the function itself.
         device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, unless it is a module
             in memory, which stays where it is; and where layers are decomposed. MPS has no
             float64, so there layers are decomposed on the CPU.

@@ -9,14 +9,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.certificate import certifiable, certified
 from rmtcli.evaluation.comparison import Comparison
-from rmtcli.evaluation.data import Samples, next_of
+from rmtcli.evaluation.data import NO_TARGET, Samples, next_of
 from rmtcli.evaluation.harness import Harness, Score, words_of
 from rmtcli.evaluation.measures import merits, squared_error
 from rmtcli.evaluation.network import build, call, reading_of, run
@@ -120,7 +121,8 @@ def measure(
     Args:
         model: the network, in evaluation mode, on its device.
         samples: held-out samples, or None.
-        function: takes the model and returns a number, or its name; or None.
+        function: takes the model and returns a number, or one number per sample, or its name; or
+            None.
         reading: how its outputs are read.
         dense: scores of the dense network, whose outputs stand for targets of embeddings and, where
             there are none, of numbers; None for the dense network itself.
@@ -132,11 +134,11 @@ def measure(
     """
     _LOGGER.info("scoring on %s samples", "no" if samples is None else len(samples.inputs))
     network = model.whole if isinstance(model, Pretrained) else model
-    score = None if function is None else _user_score(network, function)
+    score, scored = (None, None) if function is None else _user_score(network, function)
     if samples is None:
-        return Scores(None, None, score)
+        return Scores(None, None, score, scored=scored)
     if samples.next_tokens:
-        return replace(_language(model, samples, batch), score=score)
+        return replace(_language(model, samples, batch), score=score, scored=scored)
     samples = reading.ready(samples)
     outputs = scores(model, samples, reading, batch)
     targets, rows = samples.targets, reading.rows
@@ -152,7 +154,8 @@ def measure(
         squares = squared_error(outputs, targets)
     accuracy = None if own is None else 100 * float(own.mean())
     classes = outputs.shape[1] if rows is Rows.CLASSES else None
-    return Scores(outputs, accuracy, score, classes=classes, merits=own, squared_error=squares)
+    result = Scores(outputs, accuracy, score, classes=classes, merits=own, scored=scored)
+    return replace(result, squared_error=squares)
 
 
 @torch.inference_mode()
@@ -203,18 +206,25 @@ def _language(model: nn.Module, samples: Samples, batch: int) -> Scores:
     Class scores over the vocabulary are released batch by batch.
     """
     assert samples.targets is not None
-    chosen, total, width = [], 0.0, 0
+    chosen, losses, width = [], [], 0
     for start in tracked(range(0, len(samples.inputs), batch), "scoring"):
         rows = slice(start, start + batch)
         outputs = run(model, torch.from_numpy(samples.inputs[rows]), str(samples.path)).float()
         next_tokens = torch.from_numpy(next_of(samples.targets[rows])).to(outputs.device)
-        total += float(nn.functional.cross_entropy(outputs, next_tokens, reduction="sum"))
+        own = nn.functional.cross_entropy(outputs, next_tokens, reduction="none")
+        losses.append(own.double().cpu().numpy())
         chosen.append(outputs.argmax(1).cpu().numpy())
         width = outputs.shape[1]
     predicted, targets = np.concatenate(chosen), next_of(samples.targets)
     right = np.asarray(predicted == targets, np.float64)
-    perplexity = math.exp(min(total / len(targets), 700.0))
-    return Scores(None, 100 * float(right.mean()), None, predicted, perplexity, width, right)
+    each = np.concatenate(losses)
+    perplexity = math.exp(min(float(each.sum()) / len(targets), 700.0))
+    counts = (samples.targets != NO_TARGET).sum(1)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    texts = np.stack([np.bincount(owner, each, len(counts)), counts], axis=1)
+    return Scores(
+        None, 100 * float(right.mean()), None, predicted, perplexity, width, right, texts=texts
+    )
 
 
 def _array(outputs: torch.Tensor) -> NDArray[np.floating]:
@@ -224,17 +234,27 @@ def _array(outputs: torch.Tensor) -> NDArray[np.floating]:
     return array
 
 
-def _user_score(model: nn.Module, function: Score) -> float:
-    """The number that the user's own function returns for a network.
+def _user_score(model: nn.Module, function: Score) -> tuple[float, FloatArray | None]:
+    """The number that the user's own function returns for a network, or the mean of its numbers.
+
+    Returns:
+        The score, and that of each sample where the function returns one for each.
 
     Raises:
-        EvaluationError: it does not return a finite number.
+        EvaluationError: it does not return finite numbers.
     """
     value, name = call(function, model), words_of(function)
     try:
-        number = float(value)
+        if value is None:
+            raise TypeError
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, np.float64)
     except (TypeError, ValueError):
         raise EvaluationError(f"{name} returned {value!r}, not a number") from None
-    if not math.isfinite(number):
+    if array.ndim > 1 or array.size == 0:
+        raise EvaluationError(
+            f"{name} returned an array of shape {array.shape}, not one number, or one per sample"
+        )
+    number = float(array.mean())
+    if not np.isfinite(array).all():
         raise EvaluationError(f"{name} returned {number}: a score must be finite")
-    return number
+    return number, array if array.ndim else None

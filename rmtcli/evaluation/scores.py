@@ -27,6 +27,10 @@ class Scores:
         classes: the number of class scores in a row, for a language model its tokens; None without
             data, and for other rows.
         merits: shape (rows,), how good each row is; None where ``accuracy`` is.
+        texts: shape (texts, 2), of a language model: the negative log-likelihood of each text's
+            tokens, and their number.
+        scored: shape (samples,), the user's own score of each sample, where the function returns
+            one for each; ``score`` is their mean.
         squared_error: mean squared error of numbers; None without targets, and for other rows.
     """
 
@@ -38,6 +42,8 @@ class Scores:
     classes: int | None = None
     merits: FloatArray | None = None
     squared_error: float | None = None
+    texts: FloatArray | None = None
+    scored: FloatArray | None = None
 
     @property
     def predictions(self) -> NDArray[np.int64] | None:

@@ -151,8 +151,10 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
     searched = 0 if samples is None else len(samples.inputs)
     if end is None:
         return result, comparison, Guard(max_drop, searched, None, None)
-    # A score of the user's own is one number: nothing is known of its spread.
-    drop, own = end[1], comparison.after.score is not None
+    # Nothing is known of the spread of a score of the user's own that is one number.
+    drop, scored = end[1], comparison.after.scored
+    own = comparison.after.score is not None and scored is None
+    searched = searched if scored is None else len(scored)
     # A search selects what is lucky, so no more is claimed than was asked for.
     confidence = None if own else min(drop.confidence(max_drop), CONFIDENCE)
     return result, comparison, Guard(max_drop, searched, drop.drop, confidence)

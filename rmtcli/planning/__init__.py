@@ -30,6 +30,8 @@ from rmtcli.planning.guard import (
     Guard,
     Range,
     paired_drop,
+    rise_of_perplexity,
+    score_drop,
     smallest,
     soft_drop,
 )
@@ -80,6 +82,8 @@ __all__ = [
     "paired_drop",
     "plan_layer",
     "plan_of",
+    "rise_of_perplexity",
+    "score_drop",
     "sibling_groups",
     "size_within",
     "smallest",

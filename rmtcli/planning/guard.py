@@ -26,6 +26,8 @@ RATIOS = (0.5, 4.0)
 #: Factor by which standard errors are larger than the formula says, because a drop of few samples
 #: is not normal and sizes are chosen by what is measured.
 INFLATION = 1.5
+#: A larger rise of the negative log-likelihood per token, in nats, counts as this one.
+MOST_NATS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,10 @@ class Drop:
     """What a network loses, as it was measured.
 
     Attributes:
-        drop: points of accuracy lost, or units of the user's own score.
-        error: standard error of the drop; 0 for a score of the user's own, whose error nobody
-            knows.
+        drop: points of accuracy lost, percent by which a perplexity rises, or units of the user's
+            own score.
+        error: standard error of the drop; 0 for a score of the user's own that is a single number,
+            whose error nobody knows.
     """
 
     drop: float
@@ -72,11 +75,12 @@ class Guard:
     """A limit on what may be lost, and how certain it is that it is kept.
 
     Attributes:
-        max_drop: points of accuracy, or units of the user's own score, that may be lost.
+        max_drop: points of accuracy that may be lost, percent by which a perplexity may rise, or
+            units of the user's own score.
         searched: number of samples that the loss was measured on.
         drop: the loss that is expected, in the same units; None where nothing can be removed.
         confidence: probability that the loss is within the limit, or more; None for a score
-            computed by the user's function, which is a single number, and where nothing can be
+            computed by the user's function that is a single number, and where nothing can be
             removed.
     """
 
@@ -208,3 +212,39 @@ def paired_drop(before: NDArray[np.generic], after: NDArray[np.generic], step: f
     drop = float(lost.mean())
     variance = ((float(lost @ lost) + 2 * step**2) / n - drop**2) / n
     return Drop(100 * drop, 100 * math.sqrt(max(variance, 0.0)))
+
+
+def rise_of_perplexity(before: FloatArray, after: FloatArray) -> Drop:
+    """By how many percent the perplexity of a text rises.
+
+    Tokens of one text depend on each other, so that texts are compared, and not tokens: the mean
+    difference of the log-likelihoods per token is a ratio of sums over texts, whose variance is
+    that of a ratio estimate (Cochran, Sampling Techniques, 1977, section 6.4).
+
+    Args:
+        before: shape (texts, 2), the negative log-likelihood of each text's tokens in the dense
+            network, and their number.
+        after: shape (texts, 2), the same of the other network.
+    """
+    lengths = before[:, 1]
+    more, tokens, n = after[:, 0] - before[:, 0], float(lengths.sum()), len(lengths)
+    mean = float(more.sum()) / tokens
+    if n < 2:
+        return Drop(0.0, math.inf)
+    rest = more - mean * lengths
+    error = math.sqrt(float(rest @ rest) * n / (n - 1)) / tokens
+    ratio = math.exp(min(mean, MOST_NATS))
+    return Drop(100 * (ratio - 1), 100 * ratio * INFLATION * error)
+
+
+def score_drop(before: FloatArray, after: FloatArray) -> Drop:
+    """How much is lost of a score that is a mean over samples, in its own units.
+
+    Args:
+        before: shape (samples,), the dense network's score of each sample.
+        after: shape (samples,), the other network's.
+    """
+    lost, n = before - after, len(before)
+    if n < 2:
+        return Drop(float(lost.mean()), math.inf)
+    return Drop(float(lost.mean()), INFLATION * float(lost.std(ddof=1)) / math.sqrt(n))

@@ -162,9 +162,12 @@ def _range(worth: tuple[float, float, float]) -> str:
 
 
 def _guard(guard: Guard, comparison: Comparison | None) -> str:
-    scored = comparison is None or comparison.after.score is not None
-    unit = "" if scored or comparison is None else f" points of {comparison.rows.points}"
-    text = f"a loss of at most {guard.max_drop:g}{unit} is allowed"
+    after = None if comparison is None else comparison.after
+    unit = ""
+    if after is not None and after.score is None and comparison is not None:
+        unit = f" points of {comparison.rows.points}" if after.perplexity is None else " %"
+    what = "rise of perplexity" if unit == " %" else "loss"
+    text = f"a {what} of at most {guard.max_drop:g}{unit} is allowed"
     if guard.drop is not None:
         text += f"; {guard.drop:.2g} is expected"
     if guard.confidence is not None:

@@ -16,7 +16,15 @@ from rmtcli.evaluation.confidence import probabilities
 from rmtcli.evaluation.measures import least_step
 from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import measure
-from rmtcli.planning import Drop, Range, paired_drop, smallest, soft_drop
+from rmtcli.planning import (
+    Drop,
+    Range,
+    paired_drop,
+    rise_of_perplexity,
+    score_drop,
+    smallest,
+    soft_drop,
+)
 
 T = TypeVar("T")
 
@@ -37,7 +45,8 @@ def search(
         samples: held-out samples, or None.
         make: returns the pruned checkpoint of a size.
         sizes: the sizes to search.
-        max_drop: points of accuracy, of cosine or of R², or units of the user's own score.
+        max_drop: points of accuracy, of cosine or of R², percent of perplexity, or units of the
+            user's own score.
 
     Returns:
         The size and its loss; None if nothing can be removed.
@@ -73,18 +82,37 @@ def search(
 def _loss(before: Scores, samples: Samples | None, reading: Reading) -> Callable[[Scores], Drop]:
     """The function that measures what a network loses against the dense one.
 
-    It is the user's own score if there is one. For classes it is the soft drop, and for other rows
-    the mean difference of their merits.
+    It is the user's own score if there is one, then the perplexity. For classes it is the soft
+    drop, and for other rows the mean difference of their merits.
     """
-    own = before.score
+    own, texts = before.score, before.texts
     if own is not None:
-        return lambda after: Drop(own - _known(after.score), 0.0)
+        return lambda after: _of_score(own, before, after)
+    if texts is not None:
+        return lambda after: rise_of_perplexity(texts, _known(after.texts))
     merits = _known(before.merits)
     if reading.rows is Rows.CLASSES and before.outputs is not None and samples is not None:
         shares = probabilities(before.outputs, _known(reading.ready(samples).targets))
         return lambda after: _soft(shares, before, after)
     step = least_step(before.outputs, reading.rows)
     return lambda after: paired_drop(merits, _known(after.merits), step)
+
+
+def _of_score(own: float, before: Scores, after: Scores) -> Drop:
+    """What is lost of the user's own score, with its error if every sample has a score.
+
+    Raises:
+        EvaluationError: the function returns other numbers of scores for the two networks.
+    """
+    if before.scored is None and after.scored is None:
+        return Drop(own - _known(after.score), 0.0)
+    first, second = before.scored, after.scored
+    if first is None or second is None or first.shape != second.shape:
+        raise EvaluationError(
+            "the function of --eval returns one score per sample for some networks only, or for "
+            "other samples: let it score the same samples, in the same order"
+        )
+    return score_drop(first, second)
 
 
 def _soft(shares: FloatArray, before: Scores, after: Scores) -> Drop:

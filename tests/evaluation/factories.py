@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -27,6 +28,16 @@ def not_a_module() -> int:
 def first_weight(model: nn.Module) -> float:
     """A score that can be computed for any network."""
     return float(next(model.parameters()).detach().abs().sum())
+
+
+def each(model: nn.Module) -> torch.Tensor:
+    """One score per sample."""
+    return torch.arange(4.0) + first_weight(model)
+
+
+def table(model: nn.Module) -> torch.Tensor:
+    """No score."""
+    return torch.zeros(2, 2)
 
 
 def words(model: nn.Module) -> str:

@@ -142,6 +142,19 @@ def test_factories_and_scores_of_the_wrong_type_are_refused(residual: Path) -> N
     evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:words")
     with pytest.raises(EvaluationError, match="returned 'good', not a number"):
         rmtcli.evaluate(residual, evaluation=evaluation)
+    evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:table")
+    with pytest.raises(EvaluationError, match=r"shape \(2, 2\), not one number, or one per sample"):
+        rmtcli.evaluate(residual, evaluation=evaluation)
+
+
+def test_a_function_may_score_every_sample(residual: Path) -> None:
+    evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:each")
+    comparison = rmtcli.evaluate(residual, evaluation=evaluation).comparison
+    assert comparison is not None
+    scored = comparison.after.scored
+    assert scored is not None
+    np.testing.assert_allclose(scored - scored[0], np.arange(4))
+    assert comparison.after.score == pytest.approx(scored.mean())
 
 
 def test_unknown_devices_and_activations_are_refused(residual: Path) -> None:

@@ -134,6 +134,14 @@ def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path:
     assert report.calibrated is not None
     assert report.calibrated.samples == 40
     measured = report.comparison
+    # The limit is one on the rise of the perplexity, in percent.
+    assert report.guard is not None
+    assert report.guard.drop is not None
+    assert measured is not None
+    assert measured.before is not None
+    ratio = measured.after.perplexity / measured.before.perplexity
+    assert report.guard.drop == pytest.approx(100 * (ratio - 1), abs=1e-3)
+    assert "a rise of perplexity of at most 100 % is allowed" in dict(summary(report))["guard"]
     assert measured is not None
     assert measured.after.perplexity is not None
     assert measured.samples is not None

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmtcli.planning import Drop, Range, paired_drop, smallest, soft_drop
+from rmtcli.planning import (
+    Drop,
+    Range,
+    paired_drop,
+    rise_of_perplexity,
+    score_drop,
+    smallest,
+    soft_drop,
+)
 
 PASS, FAIL = Drop(0.0, 0.0), Drop(1.0, 0.0)
 
@@ -111,3 +119,39 @@ def test_the_drop_is_the_difference_of_the_accuracies(lost: int) -> None:
     before, after = np.ones(100, dtype=bool), np.ones(100, dtype=bool)
     after[:lost] = False
     assert paired_drop(before, after).drop == pytest.approx(lost)
+
+
+def _texts(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts whose tokens get less likely by 0.01 nats on average, each text in its own way."""
+    lengths = rng.integers(20, 200, count).astype(float)
+    before = np.stack([3 * lengths, lengths], axis=1)
+    more = lengths * (0.01 + 0.05 * rng.standard_normal(count))
+    return before, np.stack([before[:, 0] + more, lengths], axis=1)
+
+
+def test_perplexity_rises_by_as_much_as_it_does() -> None:
+    before, after = _texts(np.random.default_rng(0), 50)
+    ratio = np.exp((after[:, 0] - before[:, 0]).sum() / before[:, 1].sum())
+    assert rise_of_perplexity(before, after).drop == pytest.approx(100 * (ratio - 1))
+    assert rise_of_perplexity(before, before) == Drop(0.0, 0.0)
+    assert not rise_of_perplexity(before[:1], after[:1]).within(50.0)
+
+
+def test_the_error_of_a_perplexity_is_that_between_texts() -> None:
+    rng = np.random.default_rng(0)
+    drops = [rise_of_perplexity(*_texts(rng, 100)) for _ in range(400)]
+    spread = np.std([drop.drop for drop in drops])
+    assert spread < np.mean([drop.error for drop in drops]) < 2 * spread
+    # The true rise is at the limit: 90 % confidence may occur in 10 % of all cases.
+    assert np.mean([drop.within(100 * np.expm1(0.01)) for drop in drops]) <= 0.1
+
+
+def test_scores_of_samples_have_an_error_and_their_own_units() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.uniform(5, 9, 400)
+    after = before - 0.02 + 0.1 * rng.standard_normal(400)
+    drop = score_drop(before, after)
+    assert drop.drop == pytest.approx(before.mean() - after.mean())
+    assert 0.005 < drop.error < 0.01
+    assert drop.within(0.05)
+    assert not score_drop(before[:1], after[:1]).within(0.05)

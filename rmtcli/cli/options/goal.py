@@ -51,7 +51,8 @@ class GoalOptions:
         typer.Option(
             metavar="POINTS",
             help="Find the smallest model that loses at most this many points of accuracy (of "
-            "labels, cosine or R², for such tasks; or of the --eval score), instead of --keep.",
+            "labels, cosine or R², for such tasks; or of the --eval score; percent by which the "
+            "perplexity of a language model may rise), instead of --keep.",
             show_default=False,
         ),
     ] = None
