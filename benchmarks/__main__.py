@@ -27,6 +27,7 @@ COMMANDS = {
     "bits": "",
     "audio": "--seeds 3",
     "guard": "IDX FASHION",
+    "moments": "IDX FASHION",
     "training": "IDX --epochs 5",
     "smoothing": "IDX --seeds 5",
     "weights": "IDX --seeds 5",

@@ -142,14 +142,15 @@ class Bench:
     def pruned(self, share: float, layout: str, *, data: bool = True) -> Report:
         """Prune the blocks to a share of their weights."""
         budget = Budget(str(round(self.parameters - (1 - share / 100) * self.weights)))
-        return self._prune(layout=layout, budget=budget, calibration=self.settings(data=data))
+        return self.prune(layout=layout, budget=budget, calibration=self.settings(data=data))
 
     def rounded(self, bits: int, *, data: bool = True) -> Report:
         """Store every matrix in few bits, embeddings too."""
         settings = self.settings(data=data)
-        return self._prune(bits=bits, keep="fraction:of=1", calibration=settings)
+        return self.prune(bits=bits, keep="fraction:of=1", calibration=settings)
 
-    def _prune(self, **options: Any) -> Report:
+    def prune(self, **options: Any) -> Report:
+        """Prune, or store in few bits, without writing anything."""
         given = {"selection": self.selection, "evaluation": self.evaluation, "dry_run": True}
         return rmtcli.prune(self.source, self.folder / "out", **given, **options)
 
