@@ -16,7 +16,16 @@ WIDTH = 110
 TOPICS = {
     "How much": (
         *("--budget", "--budget-bytes", "--budget-macs", "--budget-latency", "--max-drop"),
-        *("--keep", "--edge", "--layout", "--bits", "--rank-multiple", "--share-inputs", "--apply"),
+        *(
+            "--keep",
+            "--edge",
+            "--layout",
+            "--bits",
+            "--vocab",
+            "--rank-multiple",
+            "--share-inputs",
+            "--apply",
+        ),
         *("--per-block", "--size"),
     ),
     "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),

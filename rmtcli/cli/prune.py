@@ -38,6 +38,7 @@ def command(
     edge: options.Edge = "select",
     layout: options.Layout = "factored",
     bits: options.Bits = None,
+    vocab: options.Vocab = None,
     selection: options.SelectionOptions,
     goal: options.GoalOptions,
     evaluation: options.EvaluationOptions,
@@ -58,7 +59,7 @@ def command(
     """
     from rmtcli import prune
 
-    read = file, evaluation.data, calibration.data, calibration.stats, plan.apply
+    read = file, evaluation.data, calibration.data, calibration.stats, plan.apply, vocab
     plan.check(layout)
     reporter = Reporter.open(outputs, *read, output, files=[(plan.write, [".json"])])
     report = prune(
@@ -75,6 +76,7 @@ def command(
         edge=edge,
         layout=layout,
         bits=bits,
+        vocab=vocab,
         selection=selection.build(),
         evaluation=evaluation.build(),
         calibration=calibration.build(),

@@ -236,6 +236,17 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def texts_of(path: Path) -> list[str]:
+    """All texts in a file of text, those of pairs one by one.
+
+    Raises:
+        UsageError: there is no such file, or its ending is unknown.
+        EvaluationError: there is no text, or a line is not an object with a text.
+    """
+    keys = ("text", "text_pair")
+    return [record[key] for record in _records(path) for key in keys if record.get(key)]
+
+
 def _is_text(value: object) -> bool:
     """Whether a value is a string without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -58,8 +58,9 @@ def find_layers(
     reasons = _reasons(roles, selection)
     layers = [name for name, reason in reasons.items() if reason is None]
     tables = {name for name in layers if is_token_table(roles, name, selection)}
-    heads = _heads(roles, [name for name in layers if name not in tables], selection)
-    followers = checkpoint.ties([*tables, *layers]) if tables else {}
+    multiplied = [name for name in layers if name not in tables]
+    heads = _heads(roles, multiplied, selection)
+    followers = checkpoint.ties([*tables, *multiplied]) if tables else {}
     reasons |= {
         name: SkipReason.EXCLUDED
         for name in layers

@@ -10,7 +10,6 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import (
     DIRECTORY,
     Openable,
-    find_format,
     format_of,
     open_checkpoint,
     staged,
@@ -26,9 +25,10 @@ from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.request import Refuse, Request
-from rmtcli.pipeline.stages import described, on_tensors
+from rmtcli.pipeline.request import Refuse, Request, goal_of
+from rmtcli.pipeline.stages import default_output, described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
+from rmtcli.pipeline.vocabulary import prune_vocabulary
 from rmtcli.planning import (
     Budget,
     Goal,
@@ -56,6 +56,7 @@ def prune(
     edge: str = "select",
     layout: str = "factored",
     bits: int | None = None,
+    vocab: str | Path | None = None,
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,
     calibration: Calibration | None = None,
@@ -98,6 +99,8 @@ def prune(
             calibration data. ``auto`` divides the budget among units and ranks.
         bits: bits per entry in which all matrices are stored, pruned or not: 8, 6, 4 or 3. Layers
             are rounded with error feedback where they are calibrated.
+        vocab: file of texts. Tokens of a directory that these do not use are dropped from its
+            tokenizer and its tables before anything else is done; without a goal, nothing else is.
         selection: which matrices are layers.
         evaluation: how to score both networks.
         calibration: how to calibrate. Layers are calibrated where its ``data`` is given, and with
@@ -129,12 +132,12 @@ def prune(
         EvaluationError: the network cannot be built, fed or scored.
         ClusterError: the cluster was lost.
     """
+    given = {**locals(), "vocab": None}
+    if vocab is not None:
+        return prune_vocabulary(as_path(vocab), prune, given)
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
-    planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
-    batch = batches[0] if batches else None
-    budget = Budget.of(budget)
-    goal = Goal(keep, budget, max_drop, rank_multiple, planned, share_inputs, batch, per_block)
+    goal = goal_of(given)
     checkpoint = open_checkpoint(model, key=key)
     target = default_output(checkpoint.path) if output is None else as_path(output)
     if output is None and not checkpoint.files:
@@ -149,7 +152,7 @@ def prune(
         check_target(target, inputs=inputs, force=force, directory=directory)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
-        request = Request(goal, edge, LAYOUTS.parse(layout), *options, planned is None, bits)
+        request = Request(goal, edge, LAYOUTS.parse(layout), *options, goal.plan is None, bits)
         report, result = carried_out(harness, request, batches)
     report = replace(report, notes=(*report.notes, *on_extras(checkpoint, target)))
     if dry_run or not report.changes or refuse(report):
@@ -216,21 +219,6 @@ def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | No
         return None
     words, calibrated = prepared.request.goal.words, prepared.calibrated
     return plan_of(prepared.checkpoint, result.planned.layers, words, calibrated, applied)
-
-
-def default_output(path: Path) -> Path:
-    """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
-
-    A directory ``model`` becomes ``model.pruned``; a file whose ending names no format that is
-    written, such as an exported program's, becomes a safetensors file.
-    """
-    if path.is_dir():
-        path = path if path.name and path.name != ".." else path.resolve()
-        return path.with_name(f"{path.name}.pruned")
-    file_format = find_format(path)
-    if file_format is None or file_format.write is None:
-        return path.with_name(f"{path.stem}.pruned.safetensors")
-    return path.with_name(f"{path.stem}.pruned{path.suffix}")
 
 
 def settled_calibration(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rmtcli.calibration import Calibration
 from rmtcli.computing import Cluster
@@ -14,15 +15,32 @@ from rmtcli.layouts import Factored, Layout
 from rmtcli.pipeline.fits import (
     Track,
 )
-from rmtcli.planning import (
-    Goal,
-)
+from rmtcli.planning import Budget, Goal, Plan
 from rmtcli.report.base import Report
 
 #: Numbers of bits in which matrices can be stored.
 BITS = (8, 6, 4, 3)
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
+
+
+def goal_of(given: Mapping[str, Any]) -> Goal:
+    """The goal in the arguments of :func:`rmtcli.prune`; a plan that is a file is read.
+
+    Raises:
+        UsageError: they exclude each other, or the plan cannot be read.
+    """
+    plan, batches = given["plan"], given["batches"]
+    return Goal(
+        given["keep"],
+        Budget.of(given["budget"]),
+        given["max_drop"],
+        given["rank_multiple"],
+        plan if plan is None or isinstance(plan, Plan) else Plan.read(plan),
+        given["share_inputs"],
+        batches[0] if batches else None,
+        given["per_block"],
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

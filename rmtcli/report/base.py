@@ -83,6 +83,7 @@ class Report:
         left: number of parameters of the pruned network; None where none was made.
         bytes_left: bytes of its tensors.
         bits: bits per entry in which matrices are stored; None for the types that they had.
+        vocabulary: numbers of tokens before and after; None where no tokens were dropped.
     """
 
     action: str
@@ -107,6 +108,7 @@ class Report:
     left: int | None = None
     bytes_left: int | None = None
     bits: int | None = None
+    vocabulary: tuple[int, int] | None = None
 
     @property
     def pruned(self) -> tuple[LayerPlan, ...]:
@@ -116,7 +118,8 @@ class Report:
     @property
     def changes(self) -> bool:
         """Whether the network changes, or would change in a dry run."""
-        return bool(self.pruned) or (self.bits is not None and self.guard is None)
+        rounded = self.bits is not None and self.guard is None
+        return bool(self.pruned) or rounded or self.vocabulary is not None
 
     @property
     def pruned_parameters(self) -> tuple[int, int]:
@@ -168,6 +171,7 @@ class Report:
             "calibration": calibrated_of(self.calibrated),
             "guard": asdict(self.guard) if self.guard else None,
             "parameters": change_of(*self.parameters),
+            "vocabulary": change_of(*self.vocabulary) if self.vocabulary else None,
             "pruned_layers": change_of(*self.pruned_parameters) | {"count": len(self.pruned)},
             "accuracy": measured(self.comparison),
             "latency": [latency_of(latency) for latency in self.latency],

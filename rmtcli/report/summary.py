@@ -75,7 +75,9 @@ def _result(report: Report) -> list[Line]:
         parameters = f"{report.source.parameters:,} parameters{dense(report)}"
         return [("dense", parameters), *network(comparison)]
     if report.action in ("prune", "finetune") and report.layers:
-        return _pruning(report)
+        return [*_vocabulary(report), *_pruning(report)]
+    if report.vocabulary is not None:
+        return [*_vocabulary(report), ("parameters", before_after(*report.parameters))]
     if report.action == "simulate":
         text = f"{report.source.path}: {report.source.parameters:,} parameters"
         return [("wrote", f"{text}; the metadata holds the true values")]
@@ -92,6 +94,13 @@ def _analysis(report: Report) -> list[Line]:
     change = before_after(*report.parameters, "parameters")
     lines.append(("prune --keep auto", change if report.pruned else "would change nothing"))
     return lines
+
+
+def _vocabulary(report: Report) -> list[Line]:
+    """The number of tokens, if some were dropped."""
+    if report.vocabulary is None:
+        return []
+    return [("tokens", f"{before_after(*report.vocabulary)}; removed_tokens.json lists the others")]
 
 
 def _pruning(report: Report) -> list[Line]:

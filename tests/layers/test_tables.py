@@ -82,6 +82,13 @@ def test_a_tied_head_follows_its_table(tmp_path: Path) -> None:
         assert items["lm_head.weight"] == Skipped("lm_head.weight", SkipReason.TIED)
 
 
+def test_patterns_leave_tables_out(tmp_path: Path) -> None:
+    items = find(tied(tmp_path / "a.pt"), include=["block*"])
+    name = "embeddings.word_embeddings.weight"
+    assert items[name] == Skipped(name, SkipReason.EXCLUDED)
+    assert isinstance(items["block.0.weight"], Layer)
+
+
 def test_an_excluded_head_keeps_its_table(tmp_path: Path) -> None:
     items = find(tied(tmp_path / "a.pt"), exclude=["lm_head*"])
     name = "embeddings.word_embeddings.weight"

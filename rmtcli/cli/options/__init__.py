@@ -19,6 +19,7 @@ from rmtcli.cli.options.common import (
     Key,
     Layout,
     PathOrURL,
+    Vocab,
     to_path,
 )
 from rmtcli.cli.options.evaluation import EvaluationOptions
@@ -47,5 +48,6 @@ __all__ = [
     "PlanOptions",
     "SelectionOptions",
     "TrainingOptions",
+    "Vocab",
     "to_path",
 ]

@@ -67,6 +67,16 @@ Bits = Annotated[
         show_default=False,
     ),
 ]
+Vocab = Annotated[
+    Optional[Path],
+    typer.Option(
+        metavar="FILE",
+        help="Text (.txt, .jsonl): drop the tokens of a directory that it never uses, from the "
+        "tokenizer and from the tables of the network. Without --keep, --bits, a budget or "
+        "--max-drop, nothing else is done.",
+        show_default=False,
+    ),
+]
 Edge = Annotated[
     str,
     typer.Option(
