@@ -25,8 +25,8 @@ from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.request import Refuse, Request, goal_of
-from rmtcli.pipeline.stages import default_output, described, on_tensors
+from rmtcli.pipeline.request import Refuse, Request, default_output, goal_of
+from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.pipeline.vocabulary import prune_vocabulary
 from rmtcli.planning import (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.calibration import Calibration
+from rmtcli.checkpoint import find_format
 from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
@@ -22,6 +23,21 @@ from rmtcli.report.base import Report
 BITS = (8, 6, 4, 3)
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
+
+
+def default_output(path: Path) -> Path:
+    """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
+
+    A directory ``model`` becomes ``model.pruned``; a file whose ending names no format that is
+    written, such as an exported program's, becomes a safetensors file.
+    """
+    if path.is_dir():
+        path = path if path.name and path.name != ".." else path.resolve()
+        return path.with_name(f"{path.name}.pruned")
+    file_format = find_format(path)
+    if file_format is None or file_format.write is None:
+        return path.with_name(f"{path.stem}.pruned.safetensors")
+    return path.with_name(f"{path.stem}.pruned{path.suffix}")
 
 
 def goal_of(given: Mapping[str, Any]) -> Goal:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, find_format, open_written
+from rmtcli.checkpoint import Checkpoint, Edited, Edits, Manifest, open_written
 from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.checkpoint.names import pivots_of, unit_of, weight_of
 from rmtcli.checkpoint.special import special_values
@@ -95,21 +95,6 @@ def described(target: Path, network: Checkpoint) -> Source:
     """
     source = describe(open_written(network, target))
     return replace(source, parameters=network.parameters, tensor_bytes=network.bytes)
-
-
-def default_output(path: Path) -> Path:
-    """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
-
-    A directory ``model`` becomes ``model.pruned``; a file whose ending names no format that is
-    written, such as an exported program's, becomes a safetensors file.
-    """
-    if path.is_dir():
-        path = path if path.name and path.name != ".." else path.resolve()
-        return path.with_name(f"{path.name}.pruned")
-    file_format = find_format(path)
-    if file_format is None or file_format.write is None:
-        return path.with_name(f"{path.stem}.pruned.safetensors")
-    return path.with_name(f"{path.stem}.pruned{path.suffix}")
 
 
 def layers_of(

@@ -16,8 +16,8 @@ from rmtcli.checkpoint.huggingface.vocabulary import check, make_cut, rewrite_fi
 from rmtcli.errors import UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.files.path import inside
-from rmtcli.pipeline.request import goal_of
-from rmtcli.pipeline.stages import default_output, describe, described
+from rmtcli.pipeline.request import default_output, goal_of
+from rmtcli.pipeline.stages import describe, described
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report, Source
 from rmtcli.report.card import read_card, with_section
