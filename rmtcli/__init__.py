@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.reproduce import reproduce
+    from rmtcli.pipeline.save import save
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
     from rmtcli.planning import Budget, Plan
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "prune",
     "reproduce",
+    "save",
     "simulate",
     "verify",
 ]
@@ -76,6 +78,7 @@ _HOMES = {
     "load": "rmtcli.layouts.module",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
+    "save": "rmtcli.pipeline.save",
     "simulate": "rmtcli.pipeline.simulate",
     "verify": "rmtcli.pipeline.verify",
 }

@@ -160,6 +160,8 @@ def _random_tokens(harness: Harness, rng: np.random.Generator, count: int) -> Sa
     if not size:
         raise UsageError(f"{path}: its configuration does not say how large its vocabulary is")
     lengths = rng.integers(MEAN // 4, 2 * MEAN - MEAN // 4, count, endpoint=True)
+    positions = (harness.config.get(key) for key in ("max_position_embeddings", "n_positions"))
+    lengths = np.minimum(lengths, next(filter(None, positions), MOST * MEAN) - 2)
     mask = np.arange(lengths.max()) < np.sort(lengths)[:, None]
     tokens = np.where(mask, rng.integers(0, min(size), mask.shape), 0)
     return Samples(path, np.stack([tokens, mask.astype(np.int64)], 1), None, scaled=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rmtcli.checkpoint import (
     DIRECTORY,
@@ -21,17 +23,41 @@ from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
 from rmtcli.report.notes import on_extras
 
+if TYPE_CHECKING:
+    from torch import nn
 
+M = TypeVar("M", bound="nn.Module")
+
+
+@overload
 def densify(
-    path: str | Path,
+    model: str | Path,
     output: str | Path,
     *,
     key: str | None = None,
     record: str | Path | None = None,
     force: bool = False,
     verify: bool = True,
-) -> Report:
+) -> Report: ...
+
+
+@overload
+def densify(model: M) -> M: ...
+
+
+def densify(
+    model: Any,
+    output: str | Path | None = None,
+    *,
+    key: str | None = None,
+    record: str | Path | None = None,
+    force: bool = False,
+    verify: bool = True,
+) -> Any:
     """Multiply the factors of a file that rmtcli wrote back into dense weights.
+
+    Of a module that :func:`~rmtcli.compress` or :func:`~rmtcli.load` made, the result is a dense
+    copy, also after it was trained; nothing is written.
 
     The file may have been trained and saved again without rmtcli's record. The record is then
     taken from ``record`` or from a directory's configuration; or the factors are told by their
@@ -41,13 +67,16 @@ def densify(
     width in its ``config.json``, so that it opens without rmtcli.
 
     Args:
-        path: a factored checkpoint, a file or a Hugging Face directory.
+        model: a factored checkpoint, a file or a Hugging Face directory; or a compressed module.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
-        output: file or directory to write.
+        output: file or directory to write; not for a module.
         record: the file or directory that ``prune`` wrote, for a file that lost its record.
         force: whether an existing output may be replaced.
         verify: whether the output is read back and compared before it appears under its name.
+
+    Returns:
+        The report; of a module, the dense module.
 
     Raises:
         UsageError: a wrong path, or ``record`` holds no record, or is not needed.
@@ -55,10 +84,14 @@ def densify(
         LayerError: it holds no factors, or not those that its record names; or, without a record,
             layers that may be the network's own.
     """
+    if hasattr(model, "named_modules"):
+        return _dense_copy(model, output)
+    if output is None:
+        raise UsageError(f"{model}: name the file or directory to write")
     target = as_path(output)
-    checkpoint = open_checkpoint(path, key=key)
+    checkpoint = open_checkpoint(model, key=key)
     directory = format_of(checkpoint, target) is DIRECTORY
-    inputs = [as_path(file) for file in (path, record) if file is not None]
+    inputs = [as_path(file) for file in (model, record) if file is not None]
     check_target(target, inputs=inputs, force=force, directory=directory)
     notes = _settle_record(checkpoint, record)
     card = without_section(read_card(checkpoint)) or None if directory else None
@@ -84,6 +117,49 @@ def densify(
             *on_extras(checkpoint, target),
         ),
     )
+
+
+def _dense_copy(model: nn.Module, output: object) -> nn.Module:
+    """A dense copy of a compressed module, on the module's device.
+
+    Raises:
+        UsageError: an output beside it.
+        LayerError: it has no factors, or its dense structure is not known.
+    """
+    from rmtcli.checkpoint.torch.memory import bare, core_of, put_record
+    from rmtcli.layouts.copies import kept_shell, own_copy, put_values, shared_copy
+    from rmtcli.layouts.resize import resize
+
+    checkpoint = open_checkpoint(model)
+    if output is not None:
+        raise UsageError("a module is made dense in memory: leave out the output, and save it")
+    _refuse_narrow(checkpoint)
+    manifest, core = checkpoint.manifest, core_of(model)
+    edits, shell = join(checkpoint), kept_shell(core)
+    if shell is None or manifest is None:
+        raise LayerError(
+            f"{checkpoint.path}: its dense structure is not known, because the module cannot be "
+            "copied or was not made by rmtcli: save it, and densify the file"
+        )
+    left = replace(manifest, factored={}, shared={}, pivoted={}, tables={}, ranks={})
+    network = Edited(checkpoint, edits, left if manifest.narrowed else None)
+    dense, first = own_copy(shell), next(core.parameters())
+    resize(dense, network, "")
+    put_values(dense, network, set(network.infos), device=first.device)
+    modules = dict(core.named_modules())
+    for name, module in dense.named_modules():
+        module.training = modules.get(name, core).training
+    put_record(dense, network.manifest)
+    whole = bare(model)
+    if whole is core:
+        return dense.to(first.device)
+    copy = shared_copy(whole)
+    old = core_of(copy)
+    for module in list(copy.modules()):
+        own = (name for name, child in module._modules.items() if child is old)
+        for name in list(own):
+            module._modules[name] = dense.to(first.device)
+    return copy
 
 
 def _refuse_narrow(checkpoint: Checkpoint) -> None:

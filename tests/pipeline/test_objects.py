@@ -331,3 +331,59 @@ def test_other_functions_take_a_module(tmp_path: Path) -> None:
     assert open_checkpoint(net).parameters == report.source.parameters
     with pytest.raises(CheckpointError, match="does not fit"):
         rmtcli.load(Residual(), tmp_path / "small.safetensors")
+
+
+@pytest.mark.parametrize("layout", ["factored", "pivoted"])
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_trained_module_is_saved_and_made_dense(
+    kind: str, layout: str, ending: str, tmp_path: Path
+) -> None:
+    net = made(kind)
+    small = rmtcli.compress(net, budget="60%", layout=layout)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.mul_(1.1)
+    file, whole = tmp_path / f"small.{ending}", tmp_path / f"dense.{ending}"
+    rmtcli.save(small, file)
+    loaded = rmtcli.load(KINDS[kind](), file)
+    assert same(loaded.state_dict(), small.state_dict())
+    record = rmtcli.info(file).manifest
+    assert record is not None
+    assert record.factored
+    dense, again = rmtcli.densify(small), rmtcli.densify(loaded)
+    assert type(dense) is type(net)
+    assert dense.state_dict().keys() == net.state_dict().keys()
+    assert same(dense.state_dict(), again.state_dict())
+    rmtcli.densify(file, whole)
+    assert same(dense.state_dict(), rmtcli.load(KINDS[kind](), whole).state_dict())
+    x = inputs()
+    torch.testing.assert_close(dense.eval()(x), small.eval()(x), atol=1e-3, rtol=1e-4)
+    with pytest.raises(UsageError, match="exists already"):
+        rmtcli.save(small, file)
+
+
+def test_a_narrower_module_is_saved_and_has_nothing_to_undo(tmp_path: Path) -> None:
+    small = rmtcli.compress(made("mlp"), budget="60%", layout="narrow", calibration=inputs())
+    rmtcli.save(small, tmp_path / "small.pt")
+    loaded = rmtcli.load(mlp(), tmp_path / "small.pt")
+    assert same(loaded.state_dict(), small.state_dict())
+    with pytest.raises(LayerError, match="nothing to undo"):
+        rmtcli.densify(small)
+
+
+def test_what_cannot_be_saved_or_made_dense_is_one_line(tmp_path: Path) -> None:
+    net = made("mlp")
+    small, locked = rmtcli.compress(net, budget="60%"), rmtcli.compress_(Locked(), budget="60%")
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: rmtcli.densify(net), "holds no factors that rmtcli wrote"),
+        (lambda: rmtcli.densify(locked), "its dense structure is not known"),
+        (lambda: rmtcli.densify(small, tmp_path / "dense.pt"), "leave out the output"),  # type: ignore[call-overload]
+        (lambda: rmtcli.densify("small.pt"), "name the file"),  # type: ignore[type-var]
+        (lambda: rmtcli.save(small, tmp_path / "folder"), "only a model of transformers"),
+        (lambda: rmtcli.save(small, tmp_path / "small.onnx"), "small.onnx"),
+        (lambda: rmtcli.save(small.state_dict(), tmp_path / "a.pt"), "save takes a torch module"),  # type: ignore[arg-type]
+    ]
+    for call, message in cases:
+        with pytest.raises(RmtcliError, match=message):
+            call()
+    assert not list(tmp_path.iterdir())

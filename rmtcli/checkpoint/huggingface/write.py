@@ -6,8 +6,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dtypes import RawTensor
@@ -60,6 +61,25 @@ class Part(Checkpoint):
         return self.whole.ties(names)
 
 
+class WithConfig(Part):
+    """A model of transformers in memory that is written as a directory.
+
+    Args:
+        whole: its tensors.
+        config: its configuration, as config.json has it.
+        fill: writes the files of a SentenceTransformer into a folder; None for other models.
+    """
+
+    is_directory = True
+
+    def __init__(
+        self, whole: Checkpoint, config: Mapping[str, Any], fill: Callable[[Path], None] | None
+    ) -> None:
+        super().__init__(whole, whole.distinct)
+        self.infos, self.about, self.is_directory = whole.infos, whole.about, True
+        self.config, self.fill = config, fill
+
+
 def write_directory(
     checkpoint: Checkpoint,
     folder: Path,
@@ -70,7 +90,7 @@ def write_directory(
     """Fill an empty folder with a model that transformers can load.
 
     Args:
-        checkpoint: the network, perhaps edited; its source is a directory.
+        checkpoint: the network, perhaps edited; its source is a directory, or a model in memory.
         folder: where the files are written.
         card: text of the model card; None keeps the source's.
         shard_bytes: size of the weights beyond which they are divided among shards.
@@ -78,9 +98,41 @@ def write_directory(
     Raises:
         CheckpointError: the source is not a directory, or links to files outside of it.
     """
-    source = source_of(checkpoint)
-    home = folder / inside(source.home, source.path)
     manifest = checkpoint.manifest
+    if isinstance(checkpoint, WithConfig):
+        home, old = folder, checkpoint.config
+        _fill(checkpoint, folder)
+    else:
+        source = source_of(checkpoint)
+        home, old = folder / inside(source.home, source.path), source.config
+        _copy_files(source, folder)
+    home.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(new_config(old, manifest), indent=2, ensure_ascii=False) + "\n"
+    # JSON can spell a lone surrogate, which no encoding has: it stays an escape.
+    (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
+    if manifest and needs_loader(old, manifest) and _LOADER_SOURCE.exists():
+        shutil.copyfile(_LOADER_SOURCE, home / LOADER)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
+    _write_weights(checkpoint, home, shard_bytes)
+
+
+def _fill(checkpoint: WithConfig, folder: Path) -> None:
+    """Write the files that a SentenceTransformer has beside its weights."""
+    if checkpoint.fill is None:
+        return
+    checkpoint.fill(folder)
+    for file in folder.iterdir():
+        if file.suffix in _DENSE or _DENSE_NAMES.fullmatch(file.name):
+            file.unlink()
+
+
+def _copy_files(source: HuggingFaceDirectory, folder: Path) -> None:
+    """Copy the files of a directory that stay as they are.
+
+    Raises:
+        CheckpointError: it links to files outside of it.
+    """
     for file in _kept(source):
         if file.name == LOADER:
             continue
@@ -88,15 +140,6 @@ def write_directory(
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         with (source.path / file).open("rb") as old, (folder / file).open("wb") as new:
             shutil.copyfileobj(old, new)
-    home.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(new_config(source.config, manifest), indent=2, ensure_ascii=False) + "\n"
-    # JSON can spell a lone surrogate, which no encoding has: it stays an escape.
-    (home / CONFIG).write_text(config, encoding="utf-8", errors="backslashreplace")
-    if manifest and needs_loader(source.config, manifest) and _LOADER_SOURCE.exists():
-        shutil.copyfile(_LOADER_SOURCE, home / LOADER)
-    if card is not None:
-        (folder / CARD).write_text(card, encoding="utf-8", errors="replace")
-    _write_weights(checkpoint, home, shard_bytes)
 
 
 def source_of(checkpoint: Checkpoint) -> HuggingFaceDirectory:

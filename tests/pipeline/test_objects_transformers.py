@@ -1,0 +1,153 @@
+"""Models of transformers in memory give what their directories give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import rmtcli
+import rmtcli.integrations.transformers  # opens factored directories
+from rmtcli import Calibration, Evaluation, Selection
+from rmtcli.errors import RmtcliError
+from tests.integrations.factored import CASES, WORDS, tokenizer
+
+LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 4 + i % 12)) for i in range(80)]
+TASKS = {"bert": "sentence-embedding", "llama": "causal-lm:lines=1"}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def directory(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects") / name
+    CASES[name].model().save_pretrained(folder)
+    tokenizer(40).save_pretrained(folder)
+    (folder / "text.txt").write_text("\n".join(LINES))
+    return folder
+
+
+def batches() -> list[Mapping[str, Any]]:
+    """The lines in batches, as a program tokenises them."""
+    own = tokenizer(40)
+    parts = (LINES[i : i + 16] for i in range(0, len(LINES), 16))
+    return [own(part, padding=True, return_tensors="pt") for part in parts]
+
+
+def test_a_model_in_memory_is_compressed_like_its_directory(
+    name: str, directory: Path, tmp_path: Path
+) -> None:
+    model = CASES[name].model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    small = rmtcli.compress(model, budget="70%", calibration=batches())
+    report = rmtcli.prune(
+        directory,
+        tmp_path / "small",
+        budget="70%",
+        calibration=Calibration(directory / "text.txt"),
+        evaluation=Evaluation(task=TASKS[name]),
+    )
+    written, own = load_file(tmp_path / "small" / "model.safetensors"), small.state_dict()
+    assert own.keys() == written.keys()
+    assert all(torch.equal(own[key], value) for key, value in written.items())
+    assert small.report.parameters == report.parameters
+    mine, theirs = ({p.layer.name: p.rank for p in r.layers} for r in (small.report, report))
+    assert mine == theirs
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    rmtcli.save(small, tmp_path / "saved")
+    auto = getattr(transformers, CASES[name].auto)
+    inputs = CASES[name].inputs()
+    opened = auto.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(opened(**inputs)[0], small(**inputs)[0])
+    dense = rmtcli.densify(small)
+    assert type(dense) is type(model)
+    torch.testing.assert_close(dense(**inputs)[0], small(**inputs)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_is_measured_on_its_task(name: str) -> None:
+    model, data = CASES[name].model(), batches()
+    only = Selection(include=["*layer*.0.*"])
+    small = rmtcli.compress(model, max_drop=30, data=data, calibration=data, selection=only)
+    assert small.report.comparison is not None
+    samples = small.report.comparison.samples
+    assert samples is not None
+    assert len(samples.inputs) == len(LINES)
+    assert (small.report.comparison.after.perplexity is not None) == (name == "llama")
+    assert small.report.pruned
+
+
+def test_without_inputs_token_numbers_are_drawn() -> None:
+    one = "encoder.layer.0.attention.self.query.weight"
+    model, only = CASES["bert"].model(), Selection(include=[one])
+    small = rmtcli.compress(model, budget="99%", selection=only)
+    assert small.report.calibrated is not None
+    assert small.report.calibrated.samples == 1000
+    assert any("random token numbers" in note for note in small.report.notes)
+    assert [p.layer.name for p in small.report.pruned] == [one]
+
+
+def test_hidden_layers_of_a_model_become_narrower(name: str, tmp_path: Path) -> None:
+    model = CASES[name].model()
+    small = rmtcli.compress(model, budget="80%", calibration=batches(), layout="narrow")
+    assert small.config.intermediate_size < model.config.intermediate_size
+    rmtcli.save(small, tmp_path / "saved")
+    inputs = CASES[name].inputs()
+    opened = getattr(transformers, CASES[name].auto).from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(opened(**inputs)[0], small(**inputs)[0])
+
+
+def test_wrong_inputs_of_a_model_are_one_line(name: str, directory: Path) -> None:
+    model = CASES[name].model()
+    cases: list[tuple[object, str]] = [
+        (["a text"], "has no tokenizer of its own"),
+        (torch.randn(20, 7), "takes dictionaries with 'input_ids'"),
+        (directory / "text.txt", "files are read for directories"),
+        ({"labels": torch.zeros(3)}, "a dictionary needs 'input_ids'"),
+        ({"input_ids": torch.full((4, 5), 500) + torch.arange(4)[:, None]}, "does not take inputs"),
+    ]
+    for calibration, message in cases:
+        with pytest.raises(RmtcliError, match=message):
+            rmtcli.compress(model, budget="70%", calibration=calibration)
+
+
+def test_a_class_without_a_task_needs_one() -> None:
+    config = transformers.BertConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+    )
+    model = transformers.BertForMaskedLM(config)
+    with pytest.raises(RmtcliError, match="its class does not say what the network is for"):
+        rmtcli.compress(model, budget="90%", calibration=batches())
+
+
+def test_a_sentence_transformer_is_compressed_with_its_tokenizer(tmp_path: Path) -> None:
+    sentences = pytest.importorskip("sentence_transformers")
+    CASES["bert"].model().save_pretrained(tmp_path / "dense")
+    tokenizer(40).save_pretrained(tmp_path / "dense")
+    model = sentences.SentenceTransformer(str(tmp_path / "dense"), device="cpu")
+    small = rmtcli.compress(
+        model, budget="70%", calibration=LINES, score=lambda m: float(m.encode(LINES[:2]).shape[1])
+    )
+    assert small.report.comparison is not None
+    assert small.report.comparison.after.score == 32
+    bare = rmtcli.compress(CASES["bert"].model(), budget="70%", calibration=batches())
+    own = small[0].auto_model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in bare.state_dict().items())
+    rmtcli.save(small, tmp_path / "small")
+    opened = sentences.SentenceTransformer(str(tmp_path / "small"), device="cpu")
+    vectors = small.encode(LINES)
+    np.testing.assert_allclose(opened.encode(LINES), vectors, atol=1e-5)
+    np.testing.assert_allclose(rmtcli.densify(small).encode(LINES), vectors, atol=1e-4)
+    assert np.abs(model.encode(LINES) - vectors).max() > 1e-3
