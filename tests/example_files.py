@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import rmtcli
 from tests.conftest import SAMPLES
@@ -50,6 +51,18 @@ def arrays(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(0, CLASSES, count)
     samples = centres[labels] + 0.4 * rng.standard_normal((count, INPUTS))
     return samples.astype(np.float32), labels
+
+
+def names() -> dict[str, object]:
+    """What the examples in Python call a network, its class, its data and a measure of it."""
+    x, y = map(torch.tensor, arrays(256, 3))
+
+    def accuracy(network: nn.Module, samples: tuple[torch.Tensor, torch.Tensor]) -> float:
+        return 100 * float((network(samples[0]).argmax(1) == samples[1]).float().mean())
+
+    loader = DataLoader(TensorDataset(x, y), batch_size=64)
+    own = {"model": Network(), "Net": Network, "loader": loader}
+    return own | {"val": (x, y), "accuracy": accuracy}
 
 
 def write_network(folder: Path) -> None:

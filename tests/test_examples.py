@@ -185,7 +185,7 @@ def test_python(page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(prepared / "modules"))
     torch.manual_seed(0)
-    names: dict[str, Any] = {"model": example_files.Network(), "__name__": "example"}
+    names: dict[str, Any] = {**example_files.names(), "__name__": "example"}
     for number, text in enumerate(texts(page, "python")):
         if page == "docs/training.md" and number == 2:  # "in a new process"
             made = texts(page, "python")[0].split("\nfor ")[0]
