@@ -11,6 +11,7 @@ transformers 4.57 and 5.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -42,8 +43,17 @@ Module = Any
 #: Version of the entry ``quantization_config`` that this file reads and writes.
 VERSION = 4
 METHOD = "rmtcli"
+#: What ``config.json`` has in place of a file's name, for programs that do not know the method.
+HOW = (
+    "rmtcli changed its layers: first 'import rmtcli.integrations.transformers', or pass "
+    "trust_remote_code=True"
+)
 #: The attribute in which transformers 5 keeps the names of tied weights.
 _TIES = "all_tied_weights_keys"
+#: The attribute in which transformers looks for the name of the file that holds the weights.
+_WEIGHTS = "transformers_weights"
+#: Classes of models that write the product of ``nn.Linear`` out.
+_LINEAR = ("FalconLinear",)
 #: The number by which some models multiply the rows of a table, as their tables call it.
 _SCALE = "embed_scale"
 
@@ -368,6 +378,12 @@ def _in_place_of(layer: Module, rank: int, owner: SplitTable | None = None) -> S
     if _is_table(layer):
         return FactoredTable(layer, rank, owner)
     return FactoredHead(layer, rank, owner) if type(layer) is nn.Linear else None
+
+
+def _is_linear(layer: Module) -> bool:
+    """Whether a module computes what ``nn.Linear`` does, or ``Conv1D``."""
+    plain = type(layer).forward in (nn.Linear.forward, Conv1D.forward)
+    return plain or type(layer).__name__ in _LINEAR
 
 
 def _is_table(layer: Module) -> bool:
@@ -776,7 +792,7 @@ class _NameMap:
         module = tensor.removesuffix(".weight")
         layer = self.model.get_submodule(module)
         table = name in self.tables and _is_table(layer)
-        if not table and type(layer).forward not in (nn.Linear.forward, Conv1D.forward):
+        if not (table or _is_linear(layer)):
             raise ValueError(
                 f"rmtcli: config.json changes '{name}', which is not a linear layer in "
                 f"{type(self.model).__name__} but {type(layer).__name__}"
@@ -1133,9 +1149,31 @@ def save_with_loader(model: Module, directory: str | Path, *args: Any, **kwargs:
     loader = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
     model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | loader
     result = type(model).save_pretrained(model, directory, *args, **kwargs)
-    if (Path(directory) / "config.json").exists():  # adapters are saved without the model
+    config = Path(directory) / "config.json"
+    if config.exists():  # adapters are saved without the model
         (Path(directory) / "rmtcli_loading.py").write_bytes(Path(__file__).read_bytes())
+        entries = json.loads(config.read_text(encoding="utf-8")) | {_WEIGHTS: HOW}
+        config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+class _WeightsFile:
+    """The attribute ``transformers_weights`` of configurations: the file that holds the weights.
+
+    A written ``config.json`` has a sentence there that says how to load the model. Without this
+    file, transformers refuses it as the name of a file, where it would else leave the split layers
+    at random values; with it, the sentence is not seen.
+    """
+
+    def __get__(self, config: Any, owner: type | None = None) -> str | None:
+        value = None if config is None else vars(config).get(_WEIGHTS)
+        return None if value is None or " " in value else str(value)
+
+    def __set__(self, config: Any, value: Any) -> None:
+        vars(config)[_WEIGHTS] = value
+
+    def __delete__(self, config: Any) -> None:
+        del vars(config)[_WEIGHTS]
 
 
 class _Opener:
@@ -1172,6 +1210,7 @@ def register() -> None:
     if getattr(known, "newest", 0) < VERSION:
         AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = RmtcliConfig
         AUTO_QUANTIZER_MAPPING[METHOD] = RmtcliQuantizer
+        setattr(transformers.PretrainedConfig, _WEIGHTS, _WeightsFile())
 
 
 register()

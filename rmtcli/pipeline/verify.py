@@ -11,6 +11,7 @@ import numpy as np
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.checkpoint.huggingface import refuse_code_beside
+from rmtcli.checkpoint.huggingface.loading import IMPORT
 from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError, EvaluationError, UsageError
 from rmtcli.report.verification import Distance, Verification
@@ -74,10 +75,10 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
         len(directory.ranks),
         allowed,
         apart,
+        IMPORT in (plain.error or ""),
         len(plain.missing),
         _distance(dense, original, trusted) if dense is not None else None,
         (*_on_accepted(trusted), *(() if apart is not None else (_NOT_RUN,))),
-        len(plain.mismatched),
     )
 
 

@@ -40,11 +40,11 @@ class Verification:
         tolerance: largest difference allowed.
         difference: largest difference from the outputs of the dense product, over both ways of
             loading, as a share of the largest entry; None if the model could not be run.
+        refused: whether transformers refuses the directory without either of them, and says how to
+            load it.
         random: number of weights that transformers would draw at random without either of them.
         against: distance from the dense model; None if none was given.
         notes: sentences that a user should read.
-        mismatched: number of weights that have another shape than in a model of the configuration,
-            which transformers would refuse to load without either.
     """
 
     path: str
@@ -54,10 +54,10 @@ class Verification:
     layers: int
     tolerance: float
     difference: float | None
+    refused: bool
     random: int
     against: Distance | None = None
     notes: tuple[str, ...] = ()
-    mismatched: int = 0
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:
         """The result as JSON text.
@@ -78,8 +78,8 @@ class Verification:
             ("load with", "import rmtcli.integrations.transformers"),
             ("or with", "from_pretrained(…, trust_remote_code=True)"),
         ]
-        if self.mismatched:
-            text = f"transformers refuses, as {self.mismatched} weights have other shapes"
+        if self.refused:
+            text = "transformers refuses the directory, and says how to load it"
             lines.append(("with neither", text))
         elif self.random:
             text = f"{self.random} weights would be random, and transformers only warns"

@@ -166,7 +166,7 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
         transposed: last parts of the names of layers whose weight is stored as in × out.
     """
     target.mkdir()
-    ours = ("quantization_config", "auto_map")
+    ours = ("quantization_config", "auto_map", "transformers_weights")
     config = {name: value for name, value in directory.config.items() if name not in ours}
     (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     shards: dict[str, str] = {}

@@ -185,7 +185,7 @@ def factor(
         right, left = _factors(weight.T if is_transposed else weight)
         del small[name]
         matrix = (left.double() @ right.double()).float()
-        if len(ranks) % 2:
+        if len(ranks) % 2 and len(left) > len(right):  # else there is no row beside the pivot rows
             small |= _pivoted(module, left, right)
             pivoted[module] = len(left) - RANK
         else:
@@ -211,6 +211,7 @@ def mark(directory: Path, ranks: dict[str, int], **changes: Any) -> None:
         "ranks": ranks,
     } | changes
     config["auto_map"] = {"AutoConfig": f"rmtcli_loading.{kind}"}
+    config["transformers_weights"] = rmtcli_loading.HOW
     (directory / "config.json").write_text(json.dumps(config))
     shutil.copy(rmtcli_loading.__file__, directory)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402, F401
+from rmtcli.integrations.rmtcli_loading import HOW  # noqa: E402
 from rmtcli.verification.inputs import run  # noqa: E402
 from tests.integrations.factored import factor  # noqa: E402
 
@@ -122,7 +123,9 @@ TRANSPOSED = {"OpenAIGPTLMHeadModel": {"c_attn", "c_proj", "c_fc"}}
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_linear_layer_can_be_factored(kind: str, tmp_path: Path) -> None:
+def test_every_linear_layer_can_be_factored(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     model_type, options = FAMILIES[kind]
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **options)
@@ -153,4 +156,9 @@ def test_every_linear_layer_can_be_factored(kind: str, tmp_path: Path) -> None:
     model.dequantize()
     dequantized = run(model)
     assert dequantized is not None
+    # Last, because it takes the loader away: a program without it is refused.
+    request.getfixturevalue("unknown")
+    for opener in (transformers.AutoModel, cls):
+        with pytest.raises(ValueError, match=re.escape(HOW)):
+            opener.from_pretrained(factored)
     assert (dequantized[1] - expected[1]).abs().max() <= 1e-5 * expected[1].abs().max()

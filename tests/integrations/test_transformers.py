@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,21 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402
-from rmtcli.integrations.rmtcli_loading import Product, RmtcliConfig, SplitLinear  # noqa: E402
-from tests.integrations.factored import CASES, RANK, load, logits, mark, write  # noqa: E402
+from rmtcli.integrations.rmtcli_loading import (  # noqa: E402
+    HOW,
+    Product,
+    RmtcliConfig,
+    SplitLinear,
+)
+from tests.integrations.factored import (  # noqa: E402
+    CASES,
+    RANK,
+    load,
+    logits,
+    mark,
+    tokenizer,
+    write,
+)
 
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
 Directories = dict[str, tuple[Path, Path]]
@@ -296,3 +310,34 @@ def test_a_renaming_of_weights_applies_to_their_factors(
     close(logits(model, case), logits(load(factored, case), case))
     model.save_pretrained(tmp_path / "again")
     assert stored(tmp_path / "again").keys() == old.keys()
+
+
+@pytest.mark.usefixtures("unknown")
+def test_transformers_alone_refuses_the_directory_and_says_how_to_load_it(
+    directories: Directories, name: str
+) -> None:
+    factored, _ = directories[name]
+    case = CASES[name]
+    for kind in (case.auto, case.cls):
+        with pytest.raises(ValueError, match=re.escape(HOW)):
+            getattr(transformers, kind).from_pretrained(factored)
+
+
+@pytest.mark.usefixtures("unknown")
+def test_pipelines_refuse_the_directory_too(directories: Directories, tmp_path: Path) -> None:
+    shutil.copytree(directories["bert"][0], tmp_path / "bert")
+    tokenizer(40).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match=re.escape(HOW)):
+        transformers.pipeline("feature-extraction", model=str(tmp_path / "bert"))
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    with pytest.raises(ValueError, match=re.escape(HOW)):
+        sentence_transformers.SentenceTransformer(str(tmp_path / "bert"))
+
+
+def test_a_file_that_a_configuration_names_is_still_opened(tmp_path: Path) -> None:
+    CASES["bert"].model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    named = config | {"transformers_weights": "other.safetensors"}
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    load(tmp_path, CASES["bert"])

@@ -62,11 +62,19 @@ def test_an_intact_directory_passes(bert: Path, rmtcli: Run) -> None:
     report = json.loads(result.stdout)
     assert (report["kind"], report["auto"], report["layers"]) == ("BertModel", "AutoModel", 13)
     assert report["difference"] <= report["tolerance"] == 1e-5
-    # The plain model finds neither weight nor bias of a factored layer under their dense names.
-    assert report["random"] == 20
+    assert report["refused"]
     assert -1 <= report["against"]["cosine"] < 0.99
     assert report["against"]["divergence"] is None
     assert tree(bert) == before
+
+
+def test_an_older_directory_says_what_would_be_random(directory: Path) -> None:
+    reconfigure(directory, lambda config: config.pop("transformers_weights"))
+    verification = rmtcli.verify(directory)
+    assert not verification.refused
+    # The plain model finds neither weight nor bias of a factored layer under their dense names.
+    assert verification.random == 20
+    assert dict(verification.summary())["with neither"].startswith("20 weights would be random")
 
 
 @pytest.mark.slow
@@ -81,7 +89,7 @@ def test_every_architecture_passes(name: str, tmp_path: Path, rmtcli: Run) -> No
     assert report["against"]["largest"] <= 1e-5
     assert report["against"]["cosine"] == pytest.approx(1, abs=1e-9)
     assert report["against"]["divergence"] == pytest.approx(0, abs=1e-9)
-    assert report["random"] > 0
+    assert report["refused"]
 
 
 def test_the_products_give_the_dense_directory(bert: Path, tmp_path: Path) -> None:

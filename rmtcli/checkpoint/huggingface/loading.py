@@ -12,6 +12,12 @@ from rmtcli.checkpoint.names import module_of
 
 #: The file that registers rmtcli's layers with transformers, here and in a written directory.
 LOADER = "rmtcli_loading.py"
+#: The entry in which transformers looks for the name of the file that holds the weights.
+WEIGHTS = "transformers_weights"
+#: What it says of a model with split layers. Plain transformers refuses it as the name of a file,
+#: instead of leaving the split layers at random values; with the loader, it is not seen.
+IMPORT = "rmtcli changed its layers: first 'import rmtcli.integrations.transformers'"
+TRUST = ", or pass trust_remote_code=True"
 
 
 def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str, Any]:
@@ -25,16 +31,13 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
     other = config.get("quantization_config")
     if other and not (isinstance(other, dict) and reads(other)):
         new["quantization_config"] = other
-    old_map = new.pop("auto_map", None)
-    auto_map = dict(old_map) if isinstance(old_map, dict) else {}
-    module = LOADER.removesuffix(".py")
-    if str(auto_map.get("AutoConfig", "")).startswith(f"{module}."):
-        del auto_map["AutoConfig"]
-    name = config_class(config)
-    if factored and name and "AutoConfig" not in auto_map:
-        auto_map["AutoConfig"] = f"{module}.{name}"
+    auto_map = _auto_map(new.pop("auto_map", None), config_class(config) if factored else None)
     if auto_map:
         new["auto_map"] = auto_map
+    if str(new.get(WEIGHTS, "")).startswith(IMPORT):
+        del new[WEIGHTS]
+    if factored:
+        new[WEIGHTS] = IMPORT + (TRUST if _is_loaders(auto_map.get("AutoConfig")) else "")
     if manifest is not None and factored:
         new["quantization_config"] = quantization_config(manifest)
     elif manifest is not None and manifest.packed:
@@ -47,6 +50,25 @@ def new_config(config: Mapping[str, Any], manifest: Manifest | None) -> dict[str
             part = part[name]
         part[key] = width
     return new
+
+
+def _auto_map(old: Any, name: str | None) -> dict[str, Any]:
+    """The classes that a program imports: other tools' own, and the loader's configuration.
+
+    Args:
+        old: the entry of the old configuration.
+        name: transformers' class for the configuration, if the loader is to stand in for it.
+    """
+    entries = dict(old) if isinstance(old, dict) else {}
+    if _is_loaders(entries.get("AutoConfig")):
+        del entries["AutoConfig"]
+    own = {} if name is None else {"AutoConfig": f"{LOADER.removesuffix('.py')}.{name}"}
+    return own | entries
+
+
+def _is_loaders(entry: Any) -> bool:
+    """Whether an entry of ``auto_map`` names a class of the loader."""
+    return str(entry or "").startswith(f"{LOADER.removesuffix('.py')}.")
 
 
 def quantization_config(manifest: Manifest) -> dict[str, Any]:
