@@ -60,7 +60,6 @@ def command(
     from rmtcli import prune
 
     read = file, evaluation.data, calibration.data, calibration.stats, plan.apply, vocab
-    plan.check(layout)
     reporter = Reporter.open(outputs, *read, output, files=[(plan.write, [".json"])])
     report = prune(
         file,

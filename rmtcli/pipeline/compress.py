@@ -17,10 +17,9 @@ from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.harness import Score
 from rmtcli.files import is_path
 from rmtcli.layers import Selection
-from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import check_calibration, input_files
 from rmtcli.pipeline.fits import Track
-from rmtcli.pipeline.prune import carried_out, settled_calibration
+from rmtcli.pipeline.prune import carried_out, layout_for, settled_calibration
 from rmtcli.pipeline.request import Request
 from rmtcli.planning import Budget, Goal, LayerPlan, Plan
 from rmtcli.report.base import Report
@@ -107,7 +106,7 @@ def compress(
     harness = evaluation.resolve(checkpoint)
     settings = settled_calibration(given, harness, selection, goal, alone=False)
     check_calibration(settings, input_files(model, evaluation.data, settings, plan))
-    options = LAYOUTS.parse(layout), selection, settings, cache, None, track, planned is None
+    options = layout_for(layout, planned), selection, settings, cache, None, track, planned is None
     report, result = carried_out(harness, Request(goal, edge, *options))
     _finish(result_copy, result.network, report, in_place=in_place)
     return model if in_place else cast(M, result_copy)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from rmtcli.evaluation import Comparison
 from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
+from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
@@ -21,6 +22,7 @@ from rmtcli.planning import (
     Fitted,
     Guard,
     MixedAllocation,
+    Plan,
     Range,
     WidthAllocation,
     allocation_of,
@@ -31,6 +33,7 @@ from rmtcli.planning import (
     paired_drop,
     size_within,
     timed_allocation,
+    widths_of,
 )
 
 #: What a budget is divided among: ranks, widths, or both.
@@ -51,11 +54,27 @@ def decide(prepared: Prepared) -> Result:
     """The result for ranks that need no measurement of the network: by plan, rule or budget."""
     goal, calibrations = prepared.request.goal, prepared.calibrations
     if goal.plan is not None:
-        return prepared.result(by_plan(goal.plan, calibrations))
+        return _by_plan(prepared, goal.plan)
     if goal.budget is None:
         return prepared.result(by_rule(goal.keep, calibrations))
     allocation = allocate(prepared)
     return at_size(prepared, allocation, size_within(prepared.checkpoint, allocation, goal.budget))
+
+
+def _by_plan(prepared: Prepared, plan: Plan) -> Result:
+    """The result of a plan.
+
+    Raises:
+        LayerError: a hidden layer of the plan is none of the network.
+    """
+    layouts = {x.name: LAYOUTS.parse(x.layout) for x in plan.layers if x.layout is not None}
+    widths = widths_of(plan, prepared.hidden, prepared.checkpoint.path)
+    if prepared.hidden is None:
+        return prepared.result(by_plan(plan, prepared.calibrations), layouts)
+    allocation = allocate(prepared)
+    if isinstance(allocation, MixedAllocation):
+        return mixed(prepared, allocation.planned(widths, plan.ranks, layouts))
+    return prepared.narrowed(widths, Untouched.PLAN)
 
 
 def at_size(prepared: Prepared, allocation: AnyAllocation, size: int) -> Result:

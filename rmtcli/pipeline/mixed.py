@@ -23,7 +23,7 @@ def mixed(prepared: Prepared, design: Design) -> Result:
     assert prepared.hidden is not None
     assert prepared.calibrations is not None
     ranks = by_ranks(design.ranks, prepared.calibrations)
-    layouts = design.allocation.layouts_at(design.ranks)
+    layouts = design.layouts
     if list(design.widths) == prepared.hidden.dense:
         return prepared.result(ranks, layouts)
     narrow = prepared.cut(design.widths)

@@ -23,9 +23,9 @@ def _check_narrow(request: Request) -> None:
         UsageError: they cannot.
     """
     goal, settings = request.goal, request.calibration
-    if goal.plan is not None:
-        raise UsageError("a plan sets ranks, and --layout narrow has none: leave out --apply")
-    if not goal.joint:
+    if goal.plan is not None and goal.plan.layout is None:
+        raise UsageError("the plan has ranks and no widths: leave out --layout narrow")
+    if not (goal.joint or goal.plan):
         raise UsageError("--layout narrow divides a budget: give --budget or --max-drop")
     if settings.data is None:
         raise UsageError(
@@ -94,14 +94,14 @@ def hidden_layers(
         pretrained = cast("Pretrained", model)
         named = entries_of(pretrained, blocks)
         groups = [(some, entry) for entry, some in named.items()]
-        if request.goal.per_block:
+        if request.goal.per_block or request.goal.plan:
             known = {block: entry for some, entry in groups for block in some}
             groups = [([block], known.get(block)) for block in resizable(pretrained, blocks)]
     hidden = [_hidden(some, layers, calibrations, entry) for some, entry in groups]
     if not hidden and request.layout.ranks:
         return None
     if not hidden:
-        stock = harness.transformers and not request.goal.per_block
+        stock = harness.transformers and not (request.goal.per_block or request.goal.plan)
         entry = " and whose width is an entry of config.json" if stock else ""
         raise LayerError(
             f"{harness.checkpoint.path}: has no hidden layer that can be made narrower: one whose "

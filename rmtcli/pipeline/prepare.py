@@ -80,7 +80,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
     kept = (on_kept_widths(request),) if layout.narrows and not request.narrows else ()
-    if not (goal.joint or request.shares):
+    if not request.joint:
         return Prepared(*values, stream, calibrations, calibrated, kept, scorer)
     layers = stream.held()
     notes: tuple[str, ...] = ()
@@ -131,11 +131,14 @@ def _calibrate(
             "and, with a budget or limit, the training part of --data"
         )
     plan = request.goal.plan
+    named = set[str]()
+    if plan is not None:
+        named = {*plan.ranks, *(n for x in plan.hidden for n in (*x.writers, *x.readers))}
     layers = [
         item
         for item in items
         if isinstance(item, Layer)
-        and (item.name in plan.ranks if plan else request.narrows or not item.head)
+        and (item.name in named if plan else request.narrows or not item.head)
     ]
     return calibrate_layers(harness, source.sha256, layers, request.calibration)
 

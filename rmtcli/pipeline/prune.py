@@ -19,7 +19,7 @@ from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
-from rmtcli.layouts import LAYOUTS, ReadBack, stored_errors
+from rmtcli.layouts import LAYOUTS, Factored, Layout, ReadBack, stored_errors
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
@@ -152,7 +152,8 @@ def prune(
         check_target(target, inputs=inputs, force=force, directory=directory)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
-        request = Request(goal, edge, LAYOUTS.parse(layout), *options, goal.plan is None, bits)
+        layouts = layout_for(layout, goal.plan)
+        request = Request(goal, edge, layouts, *options, goal.plan is None, bits)
         report, result = carried_out(harness, request, batches)
     report = replace(report, notes=(*report.notes, *on_extras(checkpoint, target)))
     if dry_run or not report.changes or refuse(report):
@@ -213,12 +214,33 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     return replace(report, output=described(target, result.network), readback=readback)
 
 
-def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | None:
-    """The plan that leads to these ranks; None where hidden layers became narrower."""
-    if any(plan.narrowed for plan in result.planned.layers) or not prepared.method.layout.ranks:
-        return None
-    words, calibrated = prepared.request.goal.words, prepared.calibrated
-    return plan_of(prepared.checkpoint, result.planned.layers, words, calibrated, applied)
+def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan:
+    """The plan that leads to these ranks and widths."""
+    words = prepared.request.goal.words if applied is None else applied.made_by
+    layout = prepared.method.layout
+    return plan_of(
+        prepared.checkpoint,
+        result.planned.layers,
+        words,
+        prepared.calibrated,
+        applied,
+        prepared.hidden,
+        layout if layout.narrows else None,
+    )
+
+
+def layout_for(name: str, plan: Plan | None) -> Layout:
+    """The layout that a user asks for, or that a plan of widths is for.
+
+    Raises:
+        UsageError: the two differ.
+    """
+    given = LAYOUTS.parse(name)
+    if plan is None or plan.layout is None or plan.layout == LAYOUTS.spell(given):
+        return given
+    if given != Factored():
+        raise UsageError(f"the plan is for --layout {plan.layout}, not {name}: leave out --layout")
+    return LAYOUTS.parse(plan.layout)
 
 
 def settled_calibration(

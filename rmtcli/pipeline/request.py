@@ -111,9 +111,18 @@ class Request:
 
     @property
     def narrows(self) -> bool:
-        """Whether hidden layers may become narrower: needs a budget, inputs and free factors."""
-        runs = self.goal.joint and self.calibration.data is not None
+        """Whether hidden layers may become narrower.
+
+        It needs inputs, free factors, and a budget or a plan of widths.
+        """
+        decided = self.goal.joint or bool(self.goal.plan and self.goal.plan.hidden)
+        runs = decided and self.calibration.data is not None
         return self.layout.narrows and runs and not self.shares
+
+    @property
+    def joint(self) -> bool:
+        """Whether all layers are held, because they are decided or changed together."""
+        return self.goal.joint or self.shares or self.narrows
 
     @property
     def shares(self) -> bool:

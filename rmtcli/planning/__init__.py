@@ -38,7 +38,7 @@ from rmtcli.planning.guard import (
 from rmtcli.planning.hidden import HiddenLayer, HiddenLayers, NarrowNetwork
 from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
 from rmtcli.planning.plan import LayerPlan, plan_layer
-from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of
+from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of, widths_of
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.times import Latency, Times, Timing
@@ -89,4 +89,5 @@ __all__ = [
     "smallest",
     "soft_drop",
     "timed_allocation",
+    "widths_of",
 ]

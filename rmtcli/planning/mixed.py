@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import MetricDecomposition, decompose, metric_losses
 from rmtcli.keep import Untouched
+from rmtcli.layouts import Layout
 from rmtcli.planning.allocation import Allocation
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.hidden import HiddenLayers, Owner
@@ -31,12 +32,14 @@ class Design:
         ranks: the rank of each layer that has a part in the budget, by name, or why it has none.
         allocation: the layers at these widths.
         loss: predicted loss of the whole network, on the scale of the layers' losses.
+        layouts: the layout of each layer that has a rank, by name.
     """
 
     widths: tuple[int, ...]
     ranks: Mapping[str, int | Untouched]
     allocation: Allocation
     loss: float
+    layouts: Mapping[str, Layout]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,8 +211,22 @@ class MixedAllocation:
             return None
         ranks = allocation.ranks(size)
         pairs = zip(self.path.losses, widths, strict=True)
-        narrow = sum(float(losses[width]) for losses, width in pairs)
-        return Design(widths, ranks, allocation, narrow + allocation.loss(ranks))
+        loss = sum(float(losses[width]) for losses, width in pairs) + allocation.loss(ranks)
+        return Design(widths, ranks, allocation, loss, allocation.layouts_at(ranks))
+
+    def planned(
+        self, widths: Sequence[int], ranks: Mapping[str, int], layouts: Mapping[str, Layout]
+    ) -> Design:
+        """The network of a plan, whose loss is not computed.
+
+        Args:
+            widths: the width of each hidden layer.
+            ranks: the rank of each layer that has one, by name.
+            layouts: their layouts.
+        """
+        chosen = {x.layer.name: ranks.get(x.layer.name, Untouched.PLAN) for x in self.fitted}
+        allocation = self._at(tuple(widths))
+        return Design(tuple(widths), chosen, allocation, float("nan"), layouts)
 
     def _at(self, widths: tuple[int, ...]) -> Allocation:
         """The allocation of ranks at these widths."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rmtcli.calibration import Calibrated, Calibration, data_sha256, file_of
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
-from rmtcli.layouts import Layout, undivided
+from rmtcli.layouts import LAYOUTS, Layout, undivided
+from rmtcli.planning.hidden import HiddenLayers
 from rmtcli.planning.plan import LayerPlan
-from rmtcli.planning.plan_file import Plan, PlannedCalibration, PlannedLayer
+from rmtcli.planning.plan_entries import PlannedCalibration, PlannedHidden, PlannedLayer
+from rmtcli.planning.plan_file import Plan
 
 
 def plan_of(
@@ -19,6 +22,8 @@ def plan_of(
     made_by: str,
     calibrated: Calibrated | None,
     applied: Plan | None = None,
+    hidden: HiddenLayers | None = None,
+    layout: Layout | None = None,
 ) -> Plan:
     """The plan that leads to these layers.
 
@@ -28,6 +33,8 @@ def plan_of(
         made_by: what decided the ranks, in words.
         calibrated: how the factors were calibrated, or None.
         applied: the plan that was applied, if one was; its hashes have been checked.
+        hidden: the hidden layers whose widths were decided, if there are any.
+        layout: the layout, if it is one with widths.
     """
     checked = {} if applied is None else {layer.name: layer.sha256 for layer in applied.layers}
 
@@ -35,19 +42,61 @@ def plan_of(
         known = item.sha256 or checked.get(item.layer.name)
         return known or fingerprint(item.layer.read())
 
+    chosen = layout is not None and len(layout.choices) > 1
     planned = (
         PlannedLayer(
             item.layer.name,
             item.layer.shape,
             sha256(item),
             item.spikes,
-            item.rank if item.untouched is None else None,
+            _rank(item),
             item.group,
+            LAYOUTS.spell(item.layout) if chosen and _rank(item) is not None else None,
         )
         for item in layers
     )
     calibration = None if calibrated is None else PlannedCalibration.of(calibrated.settings)
-    return Plan(checkpoint.path.name, made_by, calibration, tuple(planned))
+    name = None if layout is None else LAYOUTS.spell(layout)
+    widths = () if hidden is None else _widths(layers, hidden)
+    return Plan(checkpoint.path.name, made_by, calibration, tuple(planned), name, widths)
+
+
+def _rank(item: LayerPlan) -> int | None:
+    """The rank to plan for a layer; None if it stays as it is, or gets narrower and no more."""
+    alone = item.untouched is None and (item.narrowed is None or item.ranked)
+    return item.rank if alone else None
+
+
+def _widths(layers: Sequence[LayerPlan], hidden: HiddenLayers) -> tuple[PlannedHidden, ...]:
+    """The plan's entries on hidden layers, one per block."""
+    shapes = {item.layer.name: item.shape for item in layers}
+    blocks = (block for item in hidden.hidden for block in item.blocks)
+    return tuple(
+        PlannedHidden(x.writers, x.readers, x.units, shapes[x.writers[0]][0]) for x in blocks
+    )
+
+
+def widths_of(plan: Plan, hidden: HiddenLayers | None, path: Path) -> list[int]:
+    """The planned width of each hidden layer of a checkpoint; others keep theirs.
+
+    Args:
+        plan: the plan.
+        hidden: the hidden layers, each of one block; None if the checkpoint has none.
+        path: the checkpoint, for messages.
+
+    Raises:
+        LayerError: the checkpoint does not have one of the plan's hidden layers.
+    """
+    wanted = {(x.writers, x.readers, x.units): x for x in plan.hidden}
+    items = () if hidden is None else hidden.hidden
+    keys = [(x.blocks[0].writers, x.blocks[0].readers, x.units) for x in items]
+    missing = [x for key, x in wanted.items() if key not in keys]
+    if missing:
+        raise LayerError(
+            f"{path}: the plan's hidden layer of {missing[0].units} units that "
+            f"'{missing[0].readers[0]}' reads cannot be made narrower: make a new plan"
+        )
+    return [wanted[key].width if key in wanted else key[2] for key in keys]
 
 
 def check_plan(
@@ -79,7 +128,10 @@ def check_plan(
         if fingerprint(layer.read()) != planned.sha256:
             raise LayerError(f"{where} holds other weights: make a new plan")
         if planned.rank is not None:
-            _check_rank(plan, planned, planned.rank, layer, layout, where)
+            own = layout if planned.layout is None else LAYOUTS.parse(planned.layout)
+            _check_rank(plan, planned, planned.rank, layer, own, where)
+    for name in {name for x in plan.hidden for name in (*x.writers, *x.readers)} - layers.keys():
+        raise LayerError(f"{checkpoint.path}: the plan's layer '{name}' is not there")
 
 
 def _check_rank(
@@ -88,7 +140,7 @@ def _check_rank(
     """Check that a layer can be stored at its planned rank, with its group if it has one."""
     if not layout.supports(layer):
         raise LayerError(f"{where}: {undivided(layer).value}")
-    outputs, inputs = layer.shape
+    outputs, inputs = plan.shape_of(planned)
     groups = plan.groups
     if planned.name in groups:
         first = groups[planned.name]

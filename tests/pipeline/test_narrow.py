@@ -16,7 +16,6 @@ from torch import nn
 import rmtcli
 from rmtcli import Calibration, Evaluation, Selection, prune
 from rmtcli.calibration import read_stats
-from rmtcli.cli.options.plan import PlanOptions
 from rmtcli.errors import CheckpointError, LayerError, RmtcliError, UsageError
 from rmtcli.keep import Untouched
 from rmtcli.planning import Budget
@@ -269,12 +268,6 @@ def test_options_that_do_not_fit_are_refused(case: str, tmp_path: Path, data: Pa
     with pytest.raises(UsageError, match=message):
         prune(source, tmp_path / "small.safetensors", layout="narrow", **options)
     assert not (tmp_path / "small.safetensors").exists()
-
-
-def test_no_plan_is_promised(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave out --plan"):
-        PlanOptions(write=tmp_path / "plan.json").check("narrow")
-    PlanOptions(write=tmp_path / "plan.json").check("factored")
 
 
 def test_a_network_without_such_a_hidden_layer_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.errors import UsageError
-
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
@@ -34,14 +32,3 @@ class PlanOptions:
             show_default=False,
         ),
     ] = None
-
-    def check(self, layout: str) -> None:
-        """Make sure that there is a plan to write for this layout.
-
-        Raises:
-            UsageError: the layout has widths instead of ranks.
-        """
-        if self.write is not None and layout in ("narrow", "auto"):
-            raise UsageError(
-                f"a plan holds ranks, and --layout {layout} sets widths: leave out --plan"
-            )
