@@ -111,7 +111,7 @@ def test_a_guard_without_other_inputs_calibrates_on_a_share_of_its_samples(tmp_p
     evaluation = rmtcli.Evaluation(tmp_path / "test.npz")
     report = rmtcli.prune(DEEP, max_drop=0.5, evaluation=evaluation, dry_run=True)
     assert report.calibrated is not None
-    assert report.calibrated.settings.data == f"{tmp_path / 'test.npz'}@40%"
+    assert str(report.calibrated.settings.data) == f"{tmp_path / 'test.npz'}@40%"
     assert report.calibrated.samples == 4000
     assert report.guard is not None
     assert report.guard.searched == 6000
