@@ -19,6 +19,7 @@ from rmtcli import Calibration, Evaluation, Selection
 from rmtcli.calibration import given_inputs
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, EvaluationError, LayerError, RmtcliError, UsageError
+from rmtcli.pipeline.in_python import in_python
 from rmtcli.planning import Budget
 
 
@@ -331,6 +332,29 @@ def test_other_functions_take_a_module(tmp_path: Path) -> None:
     assert open_checkpoint(net).parameters == report.source.parameters
     with pytest.raises(CheckpointError, match="does not fit"):
         rmtcli.load(Residual(), tmp_path / "small.safetensors")
+
+
+def test_messages_name_parameters_of_python() -> None:
+    sentence = "give --calib FILE, --max-drop 0.5, --budget 80% or --exclude 'fc1.weight': --eval"
+    assert in_python(sentence) == (
+        "give calibration=, max_drop=0.5, budget=\"80%\" or Selection(exclude='fc1.weight'): score="
+    )
+    net = made("mlp")
+    assert any("data= or score=" in note for note in rmtcli.compress(net).report.notes)
+    with pytest.raises(UsageError, match=r"^max_drop= needs data= with 'targets', or score="):
+        rmtcli.compress(net, max_drop=1)
+
+
+def test_a_compressed_module_is_compressed_further_and_made_dense_at_once() -> None:
+    net = made("residual")
+    once = rmtcli.compress(net, budget="80%", selection=Selection(include=("wide.weight",)))
+    twice = rmtcli.compress(once, keep="rank:k=6", selection=Selection(include=("back.weight",)))
+    assert isinstance(twice.wide, nn.Sequential)
+    assert isinstance(twice.back, nn.Sequential)
+    dense = rmtcli.densify(twice)
+    assert dense.state_dict().keys() == net.state_dict().keys()
+    x = inputs()
+    torch.testing.assert_close(dense.eval()(x), twice.eval()(x), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["factored", "pivoted"])
