@@ -14,6 +14,7 @@ from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Skipped
 from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import calibrate_layers
+from rmtcli.pipeline.embeddings import wanted_layers
 from rmtcli.pipeline.fits import (
     FittedLayers,
     Fitter,
@@ -26,7 +27,6 @@ from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
     Method,
     describe,
-    layers_of,
     refuse_not_finite,
 )
 from rmtcli.planning import (
@@ -58,7 +58,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     checkpoint, goal, layout = harness.checkpoint, request.goal, request.layout
     method = Method.spelled(request.edge, goal.keep, layout, goal.words)
     source = describe(checkpoint)
-    items = layers_of(checkpoint, request.selection, whole=layout.splits)
+    items = wanted_layers(harness, request)
     if request.calibration.refines:
         _check_refining(items)
     if goal.plan is not None:

@@ -31,6 +31,11 @@ MADE_BY_DEFAULT = (
     "English sentences: text like that which it will read serves better; give it with --calib FILE"
 )
 
+TABLES_TAKEN = (
+    "the budget takes the tables of tokens too, as with --embeddings: without them, the layers "
+    "would keep less than a quarter of their weights; --exclude leaves a table out"
+)
+
 MADE_OF_NUMBERS = (
     "no inputs were given, so the network was calibrated on random token numbers: give text like "
     "that which it will read, tokenised, by calibration="

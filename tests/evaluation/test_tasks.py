@@ -25,6 +25,7 @@ from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.evaluation.which_task import task_of
 from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Budget
+from rmtcli.report.notes import TABLES_TAKEN
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
 from rmtcli.running.calibrate import calibrate
@@ -120,6 +121,27 @@ def test_tables_are_calibrated_and_healed_with_layers(case: str, tmp_path: Path)
     assert report.comparison is not None
     # The written directory scores as its network did before it was written.
     assert again.after.accuracy == pytest.approx(report.comparison.after.accuracy, abs=1e-3)
+
+
+def test_a_budget_takes_tables_that_it_needs(tmp_path: Path) -> None:
+    source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+
+    def tables(share: str, **options: object) -> tuple[int, bool]:
+        report = prune(
+            source,
+            dry_run=True,
+            budget=Budget(share),
+            layout="pivoted",
+            selection=Selection(**options),
+            evaluation=Evaluation(task="sentence-embedding"),
+            calibration=Calibration(data),
+        )
+        return sum(plan.layer.view.table for plan in report.layers), TABLES_TAKEN in report.notes
+
+    assert tables("90%") == (0, False)
+    assert tables("40%") == (1, True)
+    with pytest.raises(UsageError, match="cannot be met"):
+        tables("15%", exclude=["*word_embeddings*"])
 
 
 def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Tables of tokens in a budget that the other layers alone could meet badly or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rmtcli.checkpoint.dtypes import TYPES
+from rmtcli.evaluation import Harness
+from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.stages import layers_of
+from rmtcli.report.notes import TABLES_TAKEN
+
+#: Share of the layers' weights below which tables take part.
+LEAST = 0.25
+
+
+def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
+    """The layers that the selection names, and tables of tokens where a budget needs them.
+
+    Of a directory's network that is calibrated, a budget of parameters or bytes takes tables if the
+    other layers would keep less than a quarter of their weights, and says so. Patterns to include
+    settle what is taken.
+
+    Raises:
+        UsageError: a pattern that matches nothing, or a budget that cannot be read.
+        LayerError: there is no layer.
+    """
+    checkpoint, whole = harness.checkpoint, request.layout.splits
+    items = layers_of(checkpoint, request.selection, whole=whole)
+    selection, budget = request.selection or Selection(), request.goal.budget
+    if selection.embeddings or selection.include or budget is None or not request.layout.ranks:
+        return items
+    if not (harness.pretrained and request.calibrates and budget.unit in ("parameters", "bytes")):
+        return items
+    counts = budget.unit == "parameters"
+    total = checkpoint.parameters if counts else checkpoint.bytes
+    if total - budget.amount(total) <= (1 - LEAST) * _size(items, counts=counts):
+        return items
+    more = layers_of(checkpoint, replace(selection, embeddings=True), whole=whole)
+    if any(isinstance(item, Layer) and item.view.table for item in more):
+        harness.note([TABLES_TAKEN])
+    return more
+
+
+def _size(items: Sequence[Layer | Skipped], *, counts: bool) -> int:
+    """Parameters or bytes of the layers that ranks can make smaller."""
+    layers = (x for x in items if isinstance(x, Layer) and not x.head and x.view.splits)
+    return sum(x.copies * x.size * (1 if counts else TYPES[x.dtype].width) for x in layers)
