@@ -45,6 +45,7 @@ def compress(
     task: str | None = None,
     rank_multiple: int = 1,
     share_inputs: bool = False,
+    per_block: bool = False,
     plan: Plan | str | Path | None = None,
     edge: str = "select",
     selection: Selection | None = None,
@@ -74,6 +75,7 @@ def compress(
         task: what the network is used for, such as ``"regression"``; by default it is inferred.
         rank_multiple: with a budget or limit, ranks are multiples of it.
         share_inputs: with a budget or limit, layers that read the same input share a factor.
+        per_block: whether each hidden layer of a model of transformers gets a width of its own.
         plan: a plan to carry out, or its file.
         edge: edge estimator with options.
         selection: which matrices are layers.
@@ -104,12 +106,13 @@ def compress(
         evaluation = replace(evaluation, device=str(first.device))
     given = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
     planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
-    goal = Goal(keep, Budget.of(budget), max_drop, rank_multiple, planned, share_inputs)
+    options = rank_multiple, planned, share_inputs, None, per_block
+    goal = Goal(keep, Budget.of(budget), max_drop, *options)
     harness = evaluation.resolve(checkpoint)
     settings = settled_calibration(given, harness, selection, goal, alone=False)
     check_calibration(settings, input_files(model, evaluation.data, settings, plan))
-    options = layout_for(layout, planned), selection, settings, cache, None, track, planned is None
-    report, result = carried_out(harness, Request(goal, edge, *options))
+    values = layout_for(layout, planned), selection, settings, cache, None, track, planned is None
+    report, result = carried_out(harness, Request(goal, edge, *values))
     _finish(result_copy, result.network, report, in_place=in_place)
     return model if in_place else cast(M, result_copy)
 

@@ -95,10 +95,13 @@ def test_without_inputs_token_numbers_are_drawn() -> None:
     assert [p.layer.name for p in small.report.pruned] == [one]
 
 
-def test_hidden_layers_of_a_model_become_narrower(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_hidden_layers_of_a_model_become_narrower(name: str, own: bool, tmp_path: Path) -> None:
     model = CASES[name].model()
-    small = rmtcli.compress(model, budget="80%", calibration=batches(), layout="narrow")
-    assert small.config.intermediate_size < model.config.intermediate_size
+    options = {"calibration": batches(), "layout": "narrow", "per_block": own}
+    small = rmtcli.compress(model, budget="80%", **options)
+    assert (small.config.intermediate_size < model.config.intermediate_size) is not own
+    assert any(plan.narrowed for plan in small.report.pruned)
     rmtcli.save(small, tmp_path / "saved")
     inputs = CASES[name].inputs()
     opened = getattr(transformers, CASES[name].auto).from_pretrained(tmp_path / "saved")
