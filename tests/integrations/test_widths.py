@@ -73,7 +73,7 @@ def test_each_hidden_layer_has_its_width_in_the_configuration(written: Any) -> N
     assert len(writers) == 2
     assert writers[0].shape != writers[1].shape
     dense = json.loads((folder / case / "config.json").read_text())
-    ours = {"quantization_config", "auto_map"}
+    ours = {"quantization_config", "auto_map", "transformers_weights"}
     assert {key: value for key, value in config.items() if key not in ours} == dense
     words = "each hidden layer has a width of its own"
     assert any(words in note for note in report.notes) == (case != "gpt2")

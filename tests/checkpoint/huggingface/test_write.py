@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import rmtcli
 from rmtcli.checkpoint import Manifest, open_checkpoint
 from rmtcli.checkpoint.huggingface import write as directory
+from rmtcli.checkpoint.huggingface.loading import IMPORT, TRUST
 from rmtcli.checkpoint.huggingface.write import write_directory
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.planning import Budget
@@ -76,6 +77,7 @@ def test_a_complete_directory_is_written(model: Path) -> None:
         "model_type": "bert",
         "x": "é",
         "auto_map": {"AutoConfig": "rmtcli_loading.BertConfig"},
+        "transformers_weights": IMPORT + TRUST,
         "quantization_config": {"quant_method": "rmtcli", "version": 1, "ranks": ranks},
     }
     written = load_file(out / "model.safetensors")
@@ -169,7 +171,9 @@ def test_other_code_stays_in_the_configuration(tmp_path: Path) -> None:
     own = {"model_type": "new", "auto_map": {"AutoConfig": "own.NewConfig", "AutoModel": "own.New"}}
     model_directory(tmp_path / "m", state(), own)
     report = rmtcli.prune(tmp_path / "m", keep="rank:k=3")
-    assert config(tmp_path / "m.pruned")["auto_map"] == own["auto_map"]
+    written = config(tmp_path / "m.pruned")
+    assert written["auto_map"] == own["auto_map"]
+    assert written["transformers_weights"] == IMPORT
     assert any("the model comes with its own code" in note for note in report.notes)
 
 
