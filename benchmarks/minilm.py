@@ -125,6 +125,7 @@ class Bench:
         *,
         share_inputs: bool = False,
         layout: str = "factored",
+        per_block: bool = False,
     ) -> Report:
         """Prune with one budget for all layers."""
         return rmtcli.prune(
@@ -133,6 +134,7 @@ class Bench:
             budget=self.budget(share),
             share_inputs=share_inputs,
             layout=layout,
+            per_block=per_block,
             selection=self.selection,
             evaluation=rmtcli.Evaluation(self.test),
             calibration=calibration or rmtcli.Calibration("none"),
@@ -197,6 +199,15 @@ METHODS: dict[str, Method] = {
     "narrow, then pivoted": lambda b, s: b.in_turn(s),
     "narrow, then pivoted with `--sequential`": lambda b, s: b.in_turn(s, sequential=True),
     "auto, one budget": lambda b, s: b.joint(s, b.settings("two-sided"), layout="auto"),
+    "auto, `--sequential`": lambda b, s: b.joint(
+        s, b.settings("two-sided", sequential=True), layout="auto"
+    ),
+    "auto, `--per-block`": lambda b, s: b.joint(
+        s, b.settings("two-sided"), layout="auto", per_block=True
+    ),
+    "narrow, `--per-block`": lambda b, s: b.joint(
+        s, b.settings("two-sided"), layout="narrow", per_block=True
+    ),
     "narrow, one width": lambda b, s: b.joint(s, b.settings("two-sided"), layout="narrow"),
     "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(

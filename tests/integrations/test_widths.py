@@ -21,7 +21,7 @@ import rmtcli
 import rmtcli.integrations.transformers
 from rmtcli import Calibration, Evaluation, prune
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.errors import UsageError
+from rmtcli.errors import LayerError, UsageError
 from rmtcli.planning import Budget
 from tests.evaluation.test_tasks import TASKED, data_for, directory
 from tests.integrations.factored import CASES, load, logits
@@ -226,3 +226,17 @@ def test_wrong_shapes_are_refused(case: str, tmp_path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
         transformers.AutoModel.from_pretrained(path)
+
+
+def test_experts_keep_their_widths(tmp_path: Path) -> None:
+    source, text = directory("mixtral", tmp_path), data_for("mixtral", tmp_path)
+    with pytest.raises(LayerError, match="has no hidden layer that can be made narrower"):
+        prune(
+            source,
+            layout="narrow",
+            per_block=True,
+            budget=Budget("90%", "macs"),
+            evaluation=Evaluation(task=TASKED["mixtral"]),
+            calibration=Calibration(text),
+            dry_run=True,
+        )
