@@ -47,7 +47,7 @@ def smoothed(moments: Moments, weight: NDArray[np.floating]) -> Moments:
 
     Tokens that the text lacks then count too. The second moment W diag(p) Wᵀ becomes
     (1 − ε) W diag(p) Wᵀ + ε s² W Wᵀ, where s² gives both terms one trace. With as many more tokens
-    as the table has columns, ε is small where there is much text; docs/benchmarks.md compares.
+    as the table has columns, ε is small where there is much text; docs/architecture.md compares.
 
     Args:
         moments: moments of the table's outputs.
