@@ -14,7 +14,8 @@ import rmtcli
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import shown
 from rmtcli.report.renderers import Context
-from rmtcli.report.renderers.html import to_html
+from rmtcli.report.renderers.html import opening, to_html
+from rmtcli.report.renderers.html.opening import parts
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
 from tests.conftest import SAMPLES, Run
@@ -78,6 +79,33 @@ def test_a_page_contains_the_summary_and_the_table(report: Report, html: str) ->
         assert way in page.text
     assert "bytes on disk" not in page.text  # nothing was written
     assert page.count("svg") == page.count("desc") == len(report.layers)
+
+
+def test_a_page_begins_with_the_result_and_a_map_of_the_parameters(
+    report: Report, html: str
+) -> None:
+    first = html[: html.index("<h2>Totals")]
+    assert "<strong>17.1× smaller</strong>" in first
+    assert "<strong>not measured</strong>" in first
+    mapped = parts(report, len(report.layers))
+    assert sum(part.before for part in mapped) == report.source.parameters
+    assert sum(part.after for part in mapped) == report.parameters[1]
+    assert first.count("<li style=") == len(report.layers) + 1
+    assert '<a href="#layer-1" aria-label="fc1.weight: 401,408 → ' in first
+    assert '<section class="panel" id="layer-1">' in html
+    analysis = to_html(replace(report, action="analyze"), Context())
+    assert '<ul class="map">' not in analysis  # an analysis removes nothing
+
+
+def test_small_layers_are_one_part_of_the_map(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "MAPPED", 2)
+    mapped = parts(report, 1)
+    names = [part.name for part in mapped]
+    assert names == ["fc1.weight", "fc2.weight", "3 smaller layers", "all other tensors"]
+    assert [part.number for part in mapped] == [1, None, None, None]
+    assert sum(part.before for part in mapped) == report.source.parameters
 
 
 def test_a_written_file_has_its_bytes_in_the_totals(report: Report) -> None:

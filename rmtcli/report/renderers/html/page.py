@@ -14,6 +14,7 @@ from rmtcli.report.base import Report
 from rmtcli.report.esd import esd_of
 from rmtcli.report.formatting import shown
 from rmtcli.report.renderers.base import Context, Renderer
+from rmtcli.report.renderers.html.opening import parts, tiles
 from rmtcli.report.summary import options, summary
 from rmtcli.report.table import NUMERIC, action, table
 from rmtcli.report.totals import totals
@@ -65,6 +66,8 @@ def _content(report: Report) -> Mapping[str, Any]:
     drawn = report.layers[:MAX_FIGURES]
     return {
         "report": report,
+        "tiles": list(tiles(report)),
+        "parts": parts(report, MAX_FIGURES) if report.action in ("prune", "finetune") else [],
         "totals": totals(report),
         "summary": summary(report),
         "options": options(report),
