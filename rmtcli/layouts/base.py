@@ -96,6 +96,10 @@ class Layout(ABC):
             shares: whether the shared parts are stored, and counted, with an earlier layer.
         """
 
+    @abstractmethod
+    def matrices(self, outputs: int, inputs: int, rank: int) -> tuple[tuple[int, int], ...]:
+        """Shapes of the matrices that are stored for a matrix of this shape at a rank."""
+
     def macs(self, outputs: int, inputs: int, rank: int, *, shares: bool = False) -> int:
         """Multiply-adds for one input: one per stored value, and those of shared parts."""
         own = self.values(outputs, inputs, rank, shares=shares)

@@ -39,6 +39,10 @@ class Dense(Layout):
         """Out · in, at any rank; nothing is shared."""
         return outputs * inputs
 
+    def matrices(self, outputs: int, inputs: int, rank: int) -> tuple[tuple[int, int], ...]:
+        """The matrix itself."""
+        return ((outputs, inputs),)
+
     def names(self, weight: str) -> tuple[str, ...]:
         """The weight keeps its name."""
         return (weight,)

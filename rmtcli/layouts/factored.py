@@ -48,6 +48,10 @@ class Factored(Layout):
         """r(out + in), or r·out if the right factor is stored elsewhere."""
         return rank * (outputs if shares else outputs + inputs)
 
+    def matrices(self, outputs: int, inputs: int, rank: int) -> tuple[tuple[int, int], ...]:
+        """The right and the left factor."""
+        return (rank, inputs), (outputs, rank)
+
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the right and the left factor."""
         right, left, _ = factors_of(unit_of(weight))

@@ -57,6 +57,10 @@ class Pivoted(Layout):
         """
         return rank * (outputs if shares else outputs + inputs - rank)
 
+    def matrices(self, outputs: int, inputs: int, rank: int) -> tuple[tuple[int, int], ...]:
+        """The pivot rows, and the coefficients of the others."""
+        return (rank, inputs), (outputs - rank, rank)
+
     def names(self, weight: str) -> tuple[str, ...]:
         """Names of the pivot rows, the coefficients and the order of the outputs."""
         return pivots_of(unit_of(weight))

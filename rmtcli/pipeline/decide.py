@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from rmtcli.checkpoint import Edited
 from rmtcli.evaluation import Comparison
 from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
@@ -13,14 +14,19 @@ from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.rounding import Rounding, on_rounding
+from rmtcli.pipeline.request import AUTO
+from rmtcli.pipeline.rounding import Rounding, on_chosen, on_rounding
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     CONFIDENCE,
     Allocation,
+    BitAllocation,
+    BitChoices,
     Drop,
     Fitted,
     Guard,
+    LayerCalibration,
+    LayerPlan,
     MixedAllocation,
     Plan,
     Range,
@@ -29,6 +35,7 @@ from rmtcli.planning import (
     by_plan,
     by_ranks,
     by_rule,
+    measure,
     nothing_within,
     paired_drop,
     size_within,
@@ -36,8 +43,8 @@ from rmtcli.planning import (
     widths_of,
 )
 
-#: What a budget is divided among: ranks, widths, or both.
-AnyAllocation = Allocation | WidthAllocation | MixedAllocation
+#: What a budget is divided among: ranks, widths, bits, or several of them.
+AnyAllocation = Allocation | BitAllocation | WidthAllocation | MixedAllocation
 
 
 def reach(prepared: Prepared) -> tuple[Result, Comparison | None, Guard | None]:
@@ -82,10 +89,11 @@ def at_size(prepared: Prepared, allocation: AnyAllocation, size: int) -> Result:
     if isinstance(allocation, WidthAllocation):
         return prepared.narrowed(allocation.widths(size))
     if isinstance(allocation, MixedAllocation):
-        return mixed(prepared, allocation.best(size))
-    ranks = allocation.ranks(size)
-    layouts = allocation.layouts_at(ranks)
-    return prepared.result(by_ranks(ranks, prepared.calibrations), layouts)
+        design = allocation.best(size)
+        return replace(mixed(prepared, design), bits=design.division.bits)
+    division = allocation.divide(size)
+    result = prepared.result(by_ranks(division.ranks, prepared.calibrations), division.layouts)
+    return replace(result, bits=division.bits)
 
 
 def nothing(prepared: Prepared) -> Result:
@@ -102,17 +110,22 @@ def allocate(prepared: Prepared) -> AnyAllocation:
     if hidden is None or calibrations is None:
         return ranks(fitted)
     unit = "parameters" if goal.budget is None else goal.budget.unit
+    unit = "bytes" if prepared.request.chooses_bits else unit
     timed = unit == "ms"
     path = hidden.allocation(calibrations, "macs" if timed else unit, goal.rank_multiple)
-    if not prepared.method.layout.ranks:
+    if not (prepared.method.layout.ranks or prepared.request.chooses_bits):
         return path
     return MixedAllocation(hidden, calibrations, fitted, path, ranks, timed)
 
 
-def _rank_allocation(prepared: Prepared) -> Callable[[Sequence[Fitted]], Allocation]:
-    """Gives the allocation of ranks among some layers."""
+def _rank_allocation(
+    prepared: Prepared,
+) -> Callable[[Sequence[Fitted]], Allocation | BitAllocation]:
+    """Gives the allocation of ranks, and perhaps bits, among some layers."""
     goal, layout = prepared.request.goal, prepared.method.layout
     checkpoint, calibrations = prepared.checkpoint, prepared.calibrations
+    if prepared.request.chooses_bits:
+        return _bit_choices(prepared).allocation
     if goal.budget is None or goal.budget.unit != "ms":
         return lambda fitted: allocation_of(checkpoint, fitted, calibrations, goal, layout)
     from rmtcli.running.clock import Clock  # needs torch
@@ -122,21 +135,46 @@ def _rank_allocation(prepared: Prepared) -> Callable[[Sequence[Fitted]], Allocat
     return lambda fitted: timed_allocation(checkpoint, fitted, calibrations, goal, layout, times)
 
 
+def _bit_choices(prepared: Prepared) -> BitChoices:
+    """The choices of ranks and bits, with what rounding each layer costs."""
+    layouts = [layout for layout in prepared.method.layout.choices if layout.splits]
+    known: Mapping[str, LayerCalibration] = prepared.calibrations or {}
+    losses = {
+        item.layer.name: measure(item, known.get(item.layer.name), layouts)
+        for item in prepared.held.fitted
+    }
+    return BitChoices(
+        prepared.checkpoint,
+        prepared.calibrations,
+        layouts,
+        prepared.request.choices,
+        {name: loss for name, loss in losses.items() if loss is not None},
+        prepared.request.goal.rank_multiple,
+    )
+
+
 def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     """The result with every matrix in few bits, where that is asked for."""
     bits = prepared.request.bits
-    if bits is None:
+    others = None if result.bits or bits == AUTO or bits is None else int(bits)
+    if not result.bits and others is None:
         return result
     known = result.calibrations or prepared.calibrations or {}
-    plans = result.planned.layers
-    network, layers = Rounding(result.network, {}, bits, known).apply(plans)
-    unhealed = result.unhealed and Rounding(result.unhealed, {}, bits, known).apply(plans)[0]
+
+    def rounded(network: Edited) -> tuple[Edited, tuple[LayerPlan, ...]]:
+        return Rounding(network, result.bits, others, known).apply(result.planned.layers)
+
+    network, layers = rounded(result.network)
     return replace(
         result,
         planned=replace(result.planned, layers=layers),
         network=network,
-        unhealed=unhealed,
-        notes=(*result.notes, *on_rounding(bits, calibrated=prepared.calibrated is not None)),
+        unhealed=None if result.unhealed is None else rounded(result.unhealed)[0],
+        notes=(
+            *result.notes,
+            *on_rounding(others, calibrated=prepared.calibrated is not None),
+            *on_chosen(result.bits, calibrated=prepared.calibrated is not None),
+        ),
     )
 
 

@@ -22,10 +22,12 @@ def mixed(prepared: Prepared, design: Design) -> Result:
     """
     assert prepared.hidden is not None
     assert prepared.calibrations is not None
-    ranks = by_ranks(design.ranks, prepared.calibrations)
-    layouts = design.layouts
+    division = design.division
+    ranks, layouts = by_ranks(division.ranks, prepared.calibrations), division.layouts
     if list(design.widths) == prepared.hidden.dense:
         return prepared.result(ranks, layouts)
+    if not prepared.method.layout.ranks:
+        return prepared.narrowed(design.widths)
     narrow = prepared.cut(design.widths)
     ranked = _cut(prepared, design, narrow).result(ranks, layouts)
     pairs = zip(narrow.planned.layers, ranked.planned.layers, strict=True)
@@ -53,7 +55,7 @@ def _cut(prepared: Prepared, design: Design, narrow: Result) -> Prepared:
     assert hidden is not None
     assert calibrations is not None
     assert narrow.calibrations is not None
-    free = {item.layer.name: item for group in design.allocation.groups for item in group}
+    free = {item.layer.name: item for item in design.fitted}
 
     def at(item: Fitted | Skipped) -> Fitted | Skipped:
         if isinstance(item, Skipped):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ class Result:
         notes: sentences a user should read.
         undone: the refinements that were undone: ``sequential``, ``heal``.
         calibrations: those of its own layers, if hidden layers are narrower; else None.
+        bits: bits per entry of each matrix, by the name of its tensor in the dense network, where
+            a budget chose them.
     """
 
     planned: Planned
@@ -66,6 +68,7 @@ class Result:
     notes: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
     calibrations: Mapping[str, LayerCalibration] | None = None
+    bits: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.request import Refuse, Request, default_output, goal_of
+from rmtcli.pipeline.request import AUTO, Refuse, Request, chosen_bits, default_output, goal_of
 from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.pipeline.vocabulary import prune_vocabulary
@@ -55,7 +55,7 @@ def prune(
     plan: Plan | str | Path | None = None,
     edge: str = "select",
     layout: str = "factored",
-    bits: int | None = None,
+    bits: int | str | None = None,
     vocab: str | Path | None = None,
     selection: Selection | None = None,
     evaluation: Evaluation | None = None,
@@ -97,8 +97,11 @@ def prune(
         layout: ``factored``, ``pivoted``, ``dense`` for the product under the old names, or
             ``narrow`` for hidden layers with fewer units, which needs a budget or limit and
             calibration data. ``auto`` divides the budget among units and ranks.
-        bits: bits per entry in which all matrices are stored, pruned or not: 8, 6, 4 or 3. Layers
-            are rounded with error feedback where they are calibrated.
+        bits: bits per entry in which all matrices are stored, pruned or not: 8, 6, 5, 4, 3 or 2.
+            Layers are rounded with error feedback where they are calibrated. With ``"auto"``, a
+            budget of bytes or a limit chooses them for each matrix together with its rank; that is
+            the default of a budget of bytes for a safetensors file or a directory. ``"none"`` keeps
+            all types.
         vocab: file of texts. Tokens of a directory that these do not use are dropped from its
             tokenizer and its tables before anything else is done; without a goal, nothing else is.
         selection: which matrices are layers.
@@ -142,18 +145,18 @@ def prune(
     target = default_output(checkpoint.path) if output is None else as_path(output)
     if output is None and not checkpoint.files:
         raise UsageError(f"{checkpoint.path}: is in memory: name the output, or use compress")
-    directory = format_of(checkpoint, target) is DIRECTORY
+    written = format_of(checkpoint, target)
     harness = evaluation.resolve(checkpoint)
     alone = executor is not None
     calibration = settled_calibration(calibration, harness, selection, goal, alone=alone)
     inputs = input_files(model, evaluation.data, calibration, plan)
     check_calibration(calibration, inputs)
     if not dry_run:
-        check_target(target, inputs=inputs, force=force, directory=directory)
+        check_target(target, inputs=inputs, force=force, directory=written is DIRECTORY)
     with connected(executor) as cluster:
         options = selection, calibration, cache, cluster, track
-        layouts = layout_for(layout, goal.plan)
-        request = Request(goal, edge, layouts, *options, goal.plan is None, bits)
+        layouts, chosen = layout_for(layout, goal.plan), chosen_bits(bits, goal, written)
+        request = Request(goal, edge, layouts, *options, goal.plan is None, chosen)
         report, result = carried_out(harness, request, batches)
     report = replace(report, notes=(*report.notes, *on_extras(checkpoint, target)))
     if dry_run or not report.changes or refuse(report):
@@ -214,8 +217,10 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     return replace(report, output=described(target, result.network), readback=readback)
 
 
-def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan:
-    """The plan that leads to these ranks and widths."""
+def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | None:
+    """The plan that leads to these ranks and widths; None where bits were chosen too."""
+    if prepared.request.bits == AUTO:
+        return None
     words = prepared.request.goal.words if applied is None else applied.made_by
     layout = prepared.method.layout
     return plan_of(

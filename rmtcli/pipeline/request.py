@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rmtcli.calibration import Calibration
-from rmtcli.checkpoint import find_format
+from rmtcli.checkpoint import DIRECTORY, Format, find_format
 from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
@@ -16,11 +17,11 @@ from rmtcli.layouts import Factored, Layout
 from rmtcli.pipeline.fits import (
     Track,
 )
-from rmtcli.planning import Budget, Goal, Plan
+from rmtcli.planning import BITS, SAFE, Budget, Goal, Plan
 from rmtcli.report.base import Report
 
-#: Numbers of bits in which matrices can be stored.
-BITS = (8, 6, 4, 3)
+#: The word for bits that a budget of bytes chooses for each matrix.
+AUTO = "auto"
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
 
@@ -73,7 +74,8 @@ class Request:
         cache: folder in which decompositions are kept and looked up, or None.
         cluster: where layers are computed; None for this process.
         track: wraps the iteration over layers, for progress.
-        bits: bits per entry of every stored matrix; None for the type that it has.
+        bits: bits per entry of every stored matrix; ``auto`` where the budget chooses them for
+            each; None for the type that it has.
         hashed: whether the bytes of each layer are hashed as they are read, for a new plan.
     """
 
@@ -86,22 +88,29 @@ class Request:
     cluster: Cluster | None = None
     track: Track = iter
     hashed: bool = False
-    bits: int | None = None
+    bits: int | str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a number of bits that is not offered, or a budget that does not know of it.
+        """Refuse a number of bits that is not offered, or bits that nothing chooses.
 
         Raises:
             UsageError: there is one of both.
         """
         if self.bits is None:
             return
-        if self.bits not in BITS:
-            raise UsageError(f"--bits is one of {', '.join(map(str, BITS))}, not {self.bits}")
-        if self.goal.budget is not None and self.goal.budget.unit == "bytes":
+        if self.bits not in (*BITS, AUTO):
+            numbers = ", ".join(map(str, BITS))
+            raise UsageError(f"--bits is {AUTO}, none or one of {numbers}, not {self.bits}")
+        unit = "bytes" if self.goal.budget is None else self.goal.budget.unit
+        if self.bits == AUTO and not (self.goal.joint and unit == "bytes"):
             raise UsageError(
-                "--budget-bytes counts bytes before matrices are rounded: with --bits, give "
-                "--budget"
+                f"--bits {AUTO} divides a budget of bytes: give --budget-bytes or --max-drop, or a "
+                "number of bits"
+            )
+        if self.chooses_bits and self.goal.share_inputs:
+            raise UsageError(
+                "--share-inputs and a budget of bytes in few bits exclude each other: leave out "
+                "--share-inputs, or give --bits none"
             )
 
     @property
@@ -125,6 +134,50 @@ class Request:
         return self.goal.joint or self.shares or self.narrows
 
     @property
+    def chooses_bits(self) -> bool:
+        """Whether one budget of bytes is divided among ranks and matrices in few bits."""
+        budget = self.goal.budget
+        return self.bits == AUTO or (
+            self.bits is not None and budget is not None and budget.unit == "bytes"
+        )
+
+    @property
+    def choices(self) -> tuple[int | None, ...]:
+        """The numbers of bits among which that of each matrix is chosen; None for its type."""
+        if self.bits == AUTO:
+            return (None, *(BITS if self.calibrates else SAFE))
+        return (None if self.bits is None else int(self.bits),)
+
+    @property
     def shares(self) -> bool:
         """Whether layers that read the same input share a right factor."""
         return self.goal.share_inputs or bool(self.goal.plan and self.goal.plan.groups)
+
+
+def _transformers() -> int:
+    """The version of transformers here, by its first number; 5 where there is none."""
+    try:
+        return int(version("transformers").partition(".")[0])
+    except PackageNotFoundError:
+        return 5
+
+
+def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | str | None:
+    """The bits of a request: those given, or the default for the goal and the destination.
+
+    A budget of bytes chooses bits by default where others read few bits too: in safetensors files
+    and in directories, unless the transformers here is older than 5, which cannot open them.
+    Tensors in a torch file keep their types.
+
+    Args:
+        given: a number of bits or its digits, ``auto``, ``none``, or None for the default.
+        goal: how ranks are decided.
+        target: the format of the destination.
+    """
+    if given is None:
+        few = goal.budget is not None and goal.budget.unit == "bytes" and not goal.share_inputs
+        opens = target.name == "safetensors" or (target is DIRECTORY and _transformers() >= 5)
+        return AUTO if few and opens else None
+    if given == "none":
+        return None
+    return int(given) if str(given).isdecimal() else given

@@ -14,8 +14,7 @@ from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.packing import Packed, pack
 from rmtcli.checkpoint.spill import Spill, Stored
-from rmtcli.pipeline.rounded_layer import Matrices, Metric, round_matrices
-from rmtcli.planning import LayerCalibration, LayerPlan
+from rmtcli.planning import LayerCalibration, LayerPlan, Matrices, Metric, round_matrices
 from rmtcli.quantization import GROUP, Grid, Rounded, is_rounded, nearest, round_weight, scale_type
 
 #: Entries that share a scale where 128 do not divide the rows of a network's matrices.
@@ -50,7 +49,9 @@ class Rounding:
         calibrations: Mapping[str, LayerCalibration],
     ) -> None:
         self.network, self.calibrations = network, calibrations
-        self._bits, self._others, self._group = bits, others, group_of(network)
+        self._bits, self._others = bits, others
+        self._group = GROUP if bits else group_of(network)
+        self._owners = {new: old for old, group in network.edits.items() for new in group}
         self._tied = set(network.aliases.values())
         self._spill = Spill()
         self._new: dict[str, Stored] = {}
@@ -82,9 +83,10 @@ class Rounding:
 
     def _layer(self, plan: LayerPlan) -> LayerPlan:
         """Round a layer's weight or its two factors, unless they are no plain matrices."""
-        weight, bits = plan.layer.tensor, self._bits_of(plan.layer.tensor)
+        weight = plan.layer.tensor
         split = plan.layout.splits and plan.layout.names(weight)[0] in self.network.infos
         names = plan.layout.names(weight) if split else (weight,)
+        bits = self._bits_of(names[-1])
         if bits is None or not all(map(self._is_matrix, names[:2])):
             return plan
         transposed = plan.layer.view.transposed and not split
@@ -106,9 +108,15 @@ class Rounding:
         for name, part in zip(names, rounded, strict=False):
             self._keep(name, part.transposed if transposed else part)
         after = Matrices([part.values.astype(np.float64) for part in rounded], order)
+        copies = () if split else tuple(x for x in plan.layer.tied if x in self.network.infos)
+        for copy in copies:
+            self._keep(copy, rounded[0].transposed if transposed else rounded[0])
         if metric.mean is not None:
-            bias = plan.layout.bias_name(weight) if split else bias_of(weight)
-            self._shift(bias, before.outputs(metric.mean) - after.outputs(metric.mean))
+            change = before.outputs(metric.mean) - after.outputs(metric.mean)
+            for name in (weight, *copies):
+                bias = plan.layout.bias_name(name) if split else bias_of(name)
+                if bias in self.network.infos:
+                    self._shift(bias, change)
         return replace(
             plan, bits=bits, predicted_loss=metric.loss(before, after, plan.predicted_loss)
         )
@@ -123,7 +131,8 @@ class Rounding:
         return replace(plan, bits=bits)
 
     def _bits_of(self, name: str) -> int | None:
-        return self._bits.get(self.network.aliases.get(name, name), self._others)
+        first = self.network.aliases.get(name, name)
+        return self._bits.get(self._owners.get(first, first), self._others)
 
     def _is_matrix(self, name: str) -> bool:
         """Whether a tensor is rounded."""
@@ -186,11 +195,26 @@ def group_of(network: Edited) -> int:
     return SMALL_GROUP if plain and any(n % GROUP for n in rows) else GROUP
 
 
-def on_rounding(bits: int, *, calibrated: bool) -> tuple[str, ...]:
+def on_rounding(bits: int | None, *, calibrated: bool) -> tuple[str, ...]:
     """A note where data would help."""
-    if bits > SAFE_BITS or calibrated:
+    if bits is None or bits > SAFE_BITS or calibrated:
         return ()
     return (
         f"every matrix was rounded to the nearest of {2**bits} values a group, without data: "
         "with --calib, errors are made up for within each layer",
     )
+
+
+#: The note on bits that a budget has chosen.
+OPENS = (
+    "matrices are stored in few bits, which rmtcli.load opens and, in a directory, transformers 5; "
+    "--bits none keeps their types"
+)
+#: The note on bits that a budget has chosen without data.
+SAFE_ONLY = "without data, no matrix is stored in fewer than 8 bits: with --calib, some take fewer"
+
+
+def on_chosen(bits: Mapping[str, int | None], *, calibrated: bool) -> tuple[str, ...]:
+    """Notes on bits that a budget has chosen."""
+    few = (OPENS,) if any(bits.values()) else ()
+    return few if calibrated or not bits else (*few, SAFE_ONLY)

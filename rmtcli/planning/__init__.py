@@ -5,7 +5,8 @@ takes its values from the stage before: layers are fitted (:func:`fit_layer`), a
 :data:`RankChooser` chooses their ranks, and :func:`plan_layer` decides what is done with each.
 """
 
-from rmtcli.planning.allocation import Allocation, allocation_of, timed_allocation
+from rmtcli.planning.allocation import Allocation, Division, allocation_of, timed_allocation
+from rmtcli.planning.bits import BITS, SAFE, BitAllocation, BitChoices
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.choose import (
     RankChooser,
@@ -40,18 +41,25 @@ from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of, widths_of
 from rmtcli.planning.plan_file import Plan
+from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
+from rmtcli.planning.rounding_loss import RoundingLoss, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.times import Latency, Times, Timing
 from rmtcli.planning.widths import WidthAllocation
 
 __all__ = [
+    "BITS",
     "CONFIDENCE",
+    "SAFE",
     "Allocation",
     "Approximation",
+    "BitAllocation",
+    "BitChoices",
     "Budget",
     "CutLayers",
     "Decomposer",
     "Design",
+    "Division",
     "Drop",
     "Fitted",
     "Goal",
@@ -61,12 +69,15 @@ __all__ = [
     "Latency",
     "LayerCalibration",
     "LayerPlan",
+    "Matrices",
+    "Metric",
     "MixedAllocation",
     "NarrowNetwork",
     "Plain",
     "Plan",
     "Range",
     "RankChooser",
+    "RoundingLoss",
     "Times",
     "Timing",
     "WidthAllocation",
@@ -78,11 +89,13 @@ __all__ = [
     "calibration_of",
     "check_plan",
     "fit_layer",
+    "measure",
     "nothing_within",
     "paired_drop",
     "plan_layer",
     "plan_of",
     "rise_of_perplexity",
+    "round_matrices",
     "score_drop",
     "sibling_groups",
     "size_within",

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 
+#: Costs and losses of the options for one layer.
+Table = tuple[FloatArray, FloatArray]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankOptions:
@@ -61,12 +64,22 @@ def allocate(layers: Sequence[RankOptions], budget: int) -> list[int | None]:
     Raises:
         ValueError: the smallest options together cost more than the budget.
     """
-    tables = [_table(options) for options in layers]
-    least = sum(options.least for options in layers)
+    ranks = [[*map(int, options.ranks), None] for options in layers]
+    picks = divide([_table(options) for options in layers], budget)
+    return [some[pick] for some, pick in zip(ranks, picks, strict=True)]
+
+
+def divide(tables: Sequence[Table], budget: int) -> list[int]:
+    """The number of each layer's option, as :func:`allocate` chooses them.
+
+    Raises:
+        ValueError: the smallest options together cost more than the budget.
+    """
+    picks = _pick(tables, math.inf)
+    least = _total(tables, picks)
     if least > budget:
         raise ValueError(f"the smallest ranks cost {least:,} and the budget is {budget:,}")
     low, high = 0.0, max((float(loss.max()) for _, loss in tables), default=0.0) + 1.0
-    picks = _pick(tables, math.inf)
     for _ in range(200):
         price = (low + high) / 2
         tried = _pick(tables, price)
@@ -75,11 +88,7 @@ def allocate(layers: Sequence[RankOptions], budget: int) -> list[int | None]:
         else:
             picks, high = tried, price
     _spend(tables, picks, budget - _total(tables, picks))
-    ranks = [[*map(int, options.ranks), None] for options in layers]
-    return [some[pick] for some, pick in zip(ranks, picks, strict=True)]
-
-
-Table = tuple[FloatArray, FloatArray]
+    return picks
 
 
 def _table(options: RankOptions) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,24 @@ from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.times import Times
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Division:
+    """The best division of a budget.
+
+    Attributes:
+        ranks: the rank of each layer that has a part in the budget, by name, or why it has none.
+        layouts: the layouts of the layers with a rank, by name.
+        loss: total loss.
+        bits: bits per entry of each matrix, by the name of its tensor, None for its type; empty
+            where a budget does not choose them.
+    """
+
+    ranks: Mapping[str, int | Untouched]
+    layouts: Mapping[str, Layout]
+    loss: float
+    bits: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +72,15 @@ class Allocation:
                 index = np.searchsorted(ranks, spikes).clip(0, len(ranks) - 1)
                 cost -= options.dense - options.cost(int(ranks[index]))
         return cost
+
+    def divide(self, size: int) -> Division:
+        """The best division among the layers, for a model that costs at most ``size``.
+
+        Raises:
+            ValueError: the cheapest ranks cost more.
+        """
+        ranks = self.ranks(size)
+        return Division(ranks, self.layouts_at(ranks), self.loss(ranks))
 
     def ranks(self, size: int) -> dict[str, int | Untouched]:
         """The best ranks, by layer name, for a model that costs at most ``size``.

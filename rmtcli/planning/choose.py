@@ -9,6 +9,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.planning.allocation import Allocation, outside_budget, uncalibrated, without_rank
+from rmtcli.planning.bits import BitAllocation
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.mixed import MixedAllocation
@@ -51,7 +52,7 @@ def nothing_within(calibrations: Calibrations) -> RankChooser:
 
 def size_within(
     checkpoint: Checkpoint,
-    allocation: Allocation | WidthAllocation | MixedAllocation,
+    allocation: Allocation | BitAllocation | WidthAllocation | MixedAllocation,
     budget: Budget,
 ) -> int:
     """The largest size within a budget, whose unit is that of the allocation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,12 +14,15 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import MetricDecomposition, decompose, metric_losses
 from rmtcli.keep import Untouched
 from rmtcli.layouts import Layout
-from rmtcli.planning.allocation import Allocation
+from rmtcli.planning.allocation import Allocation, Division
+from rmtcli.planning.bits import BitAllocation
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.hidden import HiddenLayers, Owner
 from rmtcli.planning.widths import WidthAllocation
 from rmtcli.spectra import Factors
 
+#: A budget divided among ranks, or among ranks and bits.
+AnyRanks = Allocation | BitAllocation
 #: Shares of what hidden layers can save at most that are tried.
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)
 
@@ -29,17 +33,15 @@ class Design:
 
     Attributes:
         widths: the width of each hidden layer.
-        ranks: the rank of each layer that has a part in the budget, by name, or why it has none.
-        allocation: the layers at these widths.
+        fitted: the layers at these widths.
+        division: the best division of the budget among them.
         loss: predicted loss of the whole network, on the scale of the layers' losses.
-        layouts: the layout of each layer that has a rank, by name.
     """
 
     widths: tuple[int, ...]
-    ranks: Mapping[str, int | Untouched]
-    allocation: Allocation
+    fitted: Sequence[Fitted]
+    division: Division
     loss: float
-    layouts: Mapping[str, Layout]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +145,7 @@ class MixedAllocation:
     calibrations: Mapping[str, LayerCalibration]
     fitted: Sequence[Fitted]
     path: WidthAllocation
-    allocate: Callable[[Sequence[Fitted]], Allocation]
+    allocate: Callable[[Sequence[Fitted]], AnyRanks]
     timed: bool = False
 
     @cached_property
@@ -152,7 +154,7 @@ class MixedAllocation:
         return {}
 
     @cached_property
-    def _allocations(self) -> dict[tuple[int, ...], Allocation]:
+    def _allocations(self) -> dict[tuple[int, ...], AnyRanks]:
         return {}
 
     @cached_property
@@ -209,10 +211,10 @@ class MixedAllocation:
         allocation = self._at(widths)
         if allocation.least > size:
             return None
-        ranks = allocation.ranks(size)
+        division = allocation.divide(size)
         pairs = zip(self.path.losses, widths, strict=True)
-        loss = sum(float(losses[width]) for losses, width in pairs) + allocation.loss(ranks)
-        return Design(widths, ranks, allocation, loss, allocation.layouts_at(ranks))
+        narrow = sum(float(losses[width]) for losses, width in pairs)
+        return Design(widths, self._layers(widths), division, narrow + division.loss)
 
     def planned(
         self, widths: Sequence[int], ranks: Mapping[str, int], layouts: Mapping[str, Layout]
@@ -225,18 +227,22 @@ class MixedAllocation:
             layouts: their layouts.
         """
         chosen = {x.layer.name: ranks.get(x.layer.name, Untouched.PLAN) for x in self.fitted}
-        allocation = self._at(tuple(widths))
-        return Design(tuple(widths), chosen, allocation, float("nan"), layouts)
+        division = Division(chosen, layouts, math.nan)
+        return Design(tuple(widths), self._layers(tuple(widths)), division, math.nan)
 
-    def _at(self, widths: tuple[int, ...]) -> Allocation:
+    def _at(self, widths: tuple[int, ...]) -> AnyRanks:
         """The allocation of ranks at these widths."""
         if widths not in self._allocations:
-            made = self.allocate([self._cut(item, widths) for item in self.fitted])
+            made = self.allocate(self._layers(widths))
             if not self.timed:
                 saved = self.path.total - self.path.cost(widths)
                 made = replace(made, total=self._dense - saved)
             self._allocations[widths] = made
         return self._allocations[widths]
+
+    def _layers(self, widths: tuple[int, ...]) -> list[Fitted]:
+        """The layers at these widths."""
+        return [self._cut(item, widths) for item in self.fitted]
 
     def _cut(self, item: Fitted, widths: tuple[int, ...]) -> Fitted:
         """A layer at these widths, with its losses."""

@@ -7,9 +7,10 @@ of two factors, the left one is fitted again to the rounded right one.
 
 from rmtcli.quantization.factors import round_left, round_weight
 from rmtcli.quantization.feedback import with_feedback
-from rmtcli.quantization.grid import GROUP, Grid, Rounded, is_rounded, nearest, scale_type
+from rmtcli.quantization.grid import ERRORS, GROUP, Grid, Rounded, is_rounded, nearest, scale_type
 
 __all__ = [
+    "ERRORS",
     "GROUP",
     "Grid",
     "Rounded",

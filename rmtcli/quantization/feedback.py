@@ -7,7 +7,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.quantization.grid import Grid, Rounded, choose_scales, codes_of
+from rmtcli.quantization.grid import Grid, Rounded, choose_scales
 
 #: Ridge of the inputs' second moment, as a share of its mean eigenvalue: no error is moved into
 #: directions that the calibration data say little about.
@@ -15,8 +15,9 @@ RIDGE = 0.01
 #: Ridge of the moment of the output gradients. It is larger because calibration has fewer of them;
 #: docs/benchmarks.md compares several.
 OUTPUT_RIDGE = 0.3
-#: Columns that are rounded before the columns after them are updated, and most rows at a time.
-BLOCK, ROWS = 128, 32
+#: Columns that are rounded before the columns after them are updated, and number of parts into
+#: which rows are divided.
+BLOCK, BLOCKS = 32, 16
 
 
 def with_feedback(
@@ -46,7 +47,7 @@ def with_feedback(
     rows, left, step = np.arange(len(weight)), None, len(weight)
     if outputs is not None:
         rows = np.argsort(-np.diagonal(outputs), kind="stable")
-        step = max(1, min(ROWS, len(rows) // 8))
+        step = max(1, len(rows) // BLOCKS)
         left = _inverse_root(outputs[np.ix_(rows, rows)], OUTPUT_RIDGE)
     order = np.ix_(rows, columns)
     rest, each = weight[order].astype(np.float64), grid.spread(scales, *weight.shape)[order]
@@ -74,18 +75,22 @@ def _by_columns(
         upper: shape (in, in), from :func:`_inverse_root`.
         grid: the grid.
     """
-    rest, codes = weight.copy(), np.empty(weight.shape, np.int8)
-    for start in range(0, weight.shape[1], BLOCK):
-        stop = min(start + BLOCK, weight.shape[1])
-        errors = np.empty((len(weight), stop - start))
+    # Transposed, so that what is rounded at a time lies together in memory.
+    rest, scale = np.array(weight.T, order="C"), np.ascontiguousarray(scales.T)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    codes, (entries, rows) = np.empty(rest.shape, np.int8), rest.shape
+    for start in range(0, entries, BLOCK):
+        stop = min(start + BLOCK, entries)
+        errors = np.empty((stop - start, rows))
         for column in range(start, stop):
-            code = codes_of(rest[:, column], scales[:, column], grid)
-            codes[:, column] = code
-            error = (rest[:, column] - code * scales[:, column]) / upper[column, column]
-            rest[:, column:stop] -= np.outer(error, upper[column, column:stop])
-            errors[:, column - start] = error
-        rest[:, stop:] -= errors @ upper[start:stop, stop:]
-    return codes
+            code = np.rint(rest[column] * inverse[column])
+            np.minimum(np.maximum(code, -grid.largest - 1, out=code), grid.largest, out=code)
+            codes[column] = code
+            error = (rest[column] - code * scale[column]) / upper[column, column]
+            errors[column - start] = error
+            rest[column + 1 : stop] -= upper[column, column + 1 : stop, None] * error
+        rest[stop:] -= upper[start:stop, stop:].T @ errors
+    return codes.T
 
 
 def ridged(moment: FloatArray, share: float) -> FloatArray:
@@ -95,6 +100,11 @@ def ridged(moment: FloatArray, share: float) -> FloatArray:
 
 
 def _inverse_root(moment: FloatArray, share: float) -> FloatArray:
-    """The upper triangular U with UᵀU the inverse of a second moment, which gets a ridge."""
-    inverse = scipy.linalg.inv(ridged(moment, share))
-    return np.asarray(scipy.linalg.cholesky((inverse + inverse.T) / 2))
+    """The upper triangular U with UᵀU the inverse of a second moment M, which gets a ridge.
+
+    With rows and columns in reverse, a Cholesky factor is an upper triangular A with M = A Aᵀ, and
+    U is its inverse.
+    """
+    reverse = np.linalg.cholesky(ridged(moment, share)[::-1, ::-1])
+    inverse, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(reverse[::-1, ::-1]), lower=0)
+    return np.ascontiguousarray(inverse)

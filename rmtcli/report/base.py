@@ -107,7 +107,7 @@ class Report:
     notes: tuple[str, ...] = ()
     left: int | None = None
     bytes_left: int | None = None
-    bits: int | None = None
+    bits: int | str | None = None
     vocabulary: tuple[int, int] | None = None
 
     @property
@@ -118,7 +118,8 @@ class Report:
     @property
     def changes(self) -> bool:
         """Whether the network changes, or would change in a dry run."""
-        rounded = self.bits is not None and self.guard is None
+        kept = self.guard is not None and self.guard.drop is None
+        rounded = self.bits is not None and not kept
         return bool(self.pruned) or rounded or self.vocabulary is not None
 
     @property

@@ -173,6 +173,7 @@ def _decision(
         "stored_error": readback.errors.get(layer.name) if readback else None,
         "layout": None if untouched else LAYOUTS.spell(plan.layout),
         "narrowed": None if plan.narrowed is None else list(plan.narrowed),
+        "bits": plan.bits,
         "predicted_loss": plan.predicted_loss,
         "parameters": change_of(layer.size, plan.size),
         "latency": [

@@ -112,7 +112,12 @@ def _pruning(report: Report) -> list[Line]:
     lines.append((f"in {count_of(len(report.pruned), 'layer')}", pruned))
     if report.bits is not None:
         text = before_after(*report.tensor_bytes, "bytes of all tensors")
-        lines.append((f"in {report.bits} bits", text))
+        counts = Counter(plan.bits for plan in report.layers if plan.bits is not None)
+        few = [f"{count_of(counts[bits], 'layer')} in {bits} bits" for bits in sorted(counts)]
+        if isinstance(report.bits, str):
+            lines += [("bytes", text), ("in few bits", ", ".join(few) or "none")]
+        else:
+            lines.append((f"in {report.bits} bits", text))
     kernels = [p for p in report.pruned if p.layer.view.kernel and p.layout.splits]
     if kernels:
         before, after = sum(p.layer.size for p in kernels), sum(p.size for p in kernels)

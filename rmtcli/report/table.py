@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rmtcli.keep import Untouched
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
@@ -35,6 +36,15 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 def action(plan: LayerPlan) -> str:
     """What is done with a layer, and why it is left alone if it is."""
+    if plan.bits is None:
+        return _change(plan)
+    if plan.untouched is Untouched.BUDGET:
+        return f"rounded to {plan.bits} bits"
+    return f"{_change(plan)}, in {plan.bits} bits"
+
+
+def _change(plan: LayerPlan) -> str:
+    """What is done with a layer beside rounding."""
     if plan.untouched is not None:
         return f"left alone: {plan.untouched.value}"
     if plan.narrowed is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,13 +146,91 @@ def test_a_pruned_network_can_be_rounded_later(small: tuple[Path, Report], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("bits", "budget", "words"),
-    [(5, None, "--bits is one of 8, 6, 4, 3, not 5"), (4, "10%", "--budget-bytes counts bytes")],
+    ("options", "words"),
+    [
+        ({"bits": 7}, "--bits is auto, none or one of 8, 6, 5, 4, 3, 2, not 7"),
+        ({"bits": "few"}, "--bits is auto, none or one of"),
+        ({"bits": "auto"}, "give --budget-bytes or --max-drop"),
+        ({"bits": "auto", "budget": Budget("10%")}, "give --budget-bytes or --max-drop"),
+        (
+            {"bits": "auto", "budget": Budget("10%", "bytes"), "share_inputs": True},
+            "leave out --share-inputs",
+        ),
+    ],
 )
 def test_what_cannot_be_done_is_refused(
-    tmp_path: Path, bits: int, budget: str | None, words: str
+    tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
-    given = None if budget is None else Budget(budget, "bytes")
     with pytest.raises(UsageError, match=words):
-        rmtcli.prune(MODEL, tmp_path / "b.pt", bits=bits, budget=given)
+        rmtcli.prune(MODEL, tmp_path / "b.pt", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    """2.5 % of the bytes, with bits that the budget chooses, and the report."""
+    target = tmp_path_factory.mktemp("chosen") / "few.safetensors"
+    options = {"budget": Budget("2.5%", "bytes"), "evaluation": rmtcli.Evaluation(DATA)}
+    return target, rmtcli.prune(MODEL, target, **options)
+
+
+def test_a_budget_of_bytes_is_met_and_used(chosen: tuple[Path, Report]) -> None:
+    target, report = chosen
+    written = open_checkpoint(target)
+    dense, size = report.tensor_bytes
+    assert size == written.bytes == sum(map(written.nbytes, written.distinct))
+    assert 0.024 * dense < size <= 0.025 * dense
+    few = [plan for plan in report.layers if plan.bits is not None]
+    assert len({plan.bits for plan in few}) > 1
+    assert any(plan.ranked for plan in few)
+    assert any("--bits none" in note for note in report.notes)
+    assert report.to_dict()["options"]["bits"] == "auto"
+    assert [x["bits"] for x in report.to_dict()["layers"]] == [x.bits for x in report.layers]
+
+
+def test_ranks_and_bits_together_beat_each_alone(chosen: tuple[Path, Report]) -> None:
+    """At equal bytes: types as they are, and every matrix in eight bits."""
+    _, report = chosen
+    options = {"budget": Budget("2.5%", "bytes"), "evaluation": rmtcli.Evaluation(DATA)}
+    for bits in ("none", 8):
+        other = rmtcli.prune(MODEL, bits=bits, dry_run=True, **options)
+        assert other.tensor_bytes[1] <= 0.025 * other.tensor_bytes[0]
+        assert other.comparison is not None
+        assert report.comparison is not None
+        assert report.comparison.divergence < other.comparison.divergence
+    assert report.comparison.drop < 0.1
+
+
+def test_a_torch_file_keeps_its_types_unless_it_is_asked_for(tmp_path: Path) -> None:
+    options = {"budget": Budget("20%", "bytes"), "dry_run": True}
+    kept, asked = (rmtcli.prune(MODEL, bits=bits, **options) for bits in (None, "auto"))
+    assert kept.bits is None
+    assert asked.bits == "auto"
+    assert {plan.bits for plan in asked.layers} == {8}  # there are no data
+    assert any("fewer than 8 bits" in note for note in asked.notes)
+
+
+def test_a_limit_on_the_loss_chooses_bits(tmp_path: Path) -> None:
+    report = rmtcli.prune(
+        MODEL, max_drop=0.5, bits="auto", evaluation=rmtcli.Evaluation(DATA), dry_run=True
+    )
+    assert report.guard is not None
+    assert report.tensor_bytes[1] < 0.04 * report.tensor_bytes[0]
+
+
+@pytest.mark.parametrize("layout", ["narrow", "auto"])
+def test_widths_and_bits_share_a_budget_of_bytes(tmp_path: Path, layout: str) -> None:
+    target = tmp_path / "few.safetensors"
+    report = rmtcli.prune(
+        MODEL,
+        target,
+        layout=layout,
+        budget=Budget("3%", "bytes"),
+        evaluation=rmtcli.Evaluation(DATA),
+    )
+    assert any(plan.narrowed for plan in report.layers)
+    dense, size = report.tensor_bytes
+    assert size == open_checkpoint(target).bytes
+    assert 0.027 * dense < size <= 0.03 * dense
+    assert report.comparison is not None
+    assert report.comparison.drop < 2

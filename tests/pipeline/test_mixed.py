@@ -44,6 +44,7 @@ def test_a_chain_gets_narrower_and_lower_ranks(
         source,
         target,
         layout="auto",
+        bits="none",
         budget=budget,
         evaluation=Evaluation(data),
         calibration=Calibration(data, **settings),

@@ -130,22 +130,23 @@ def test_the_best_network_is_the_best_point_of_the_path(
         alone = allocation.allocate(allocation.fitted)
         if alone.least <= size:
             assert best.loss <= alone.loss(alone.ranks(size))
-        shapes = {x.layer.name: x.layer.shape for group in best.allocation.groups for x in group}
+        at = allocation._at(best.widths)
+        shapes = {x.layer.name: x.layer.shape for x in best.fitted}
         assert shapes["1.weight"] == best.widths[::-1]
-        pairs = zip(best.allocation.groups, best.allocation.options, strict=True)
+        pairs = zip(at.groups, at.options, strict=True)
         saved = sum(
             options.dense - options.cost(rank)
             for (item,), options in pairs
-            if isinstance(rank := best.ranks[item.layer.name], int)
+            if isinstance(rank := best.division.ranks[item.layer.name], int)
         )
-        assert 0.96 * size <= best.allocation.total - saved <= size
+        assert 0.96 * size <= at.total - saved <= size
 
 
 def test_a_size_that_no_widths_reach_is_an_error(hidden: tuple[HiddenLayers, ByLayer]) -> None:
     allocation = mixed(*hidden)
     with pytest.raises(ValueError, match="no widths and ranks cost"):
         allocation.best(allocation.least - 1)
-    assert allocation.best(allocation.least).ranks["1.weight"] == 1
+    assert allocation.best(allocation.least).division.ranks["1.weight"] == 1
 
 
 def test_bytes_of_positions_make_small_ranks_factored(

@@ -36,7 +36,12 @@ def planned(folder: Path, data: Path, **options: Any) -> Plan:  # noqa: F811
     [
         {"layout": "narrow"},
         {"layout": "auto"},
-        {"layout": "auto", "budget": Budget("25%", "bytes"), "rank_multiple": 4},
+        {
+            "layout": "auto",
+            "budget": Budget("25%", "bytes"),
+            "rank_multiple": 4,
+            "bits": "none",
+        },
         {"layout": "auto", "calibration": {"sequential": True, "heal": 1}},
         {"layout": "auto", "budget": None, "keep": "rank:k=5"},
     ],

@@ -59,11 +59,14 @@ Layout = Annotated[
     ),
 ]
 Bits = Annotated[
-    Optional[int],
+    Optional[str],
     typer.Option(
-        metavar="8|6|4|3",
+        metavar="8|6|5|4|3|2|auto|none",
         help="Store every matrix in so many bits per entry, pruned or not. With --calib, rounding "
-        "errors are made up for within each layer; without, 8 bits are safe and 4 may not be.",
+        "errors are made up for within each layer; without, 8 bits are safe and 4 may not be. "
+        "'auto' chooses the bits of each matrix together with its rank, within --budget-bytes or "
+        "--max-drop. [default: auto with --budget-bytes for a .safetensors file or a directory, "
+        "else none]",
         show_default=False,
     ),
 ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rmtcli.calibration import Moments, decompose
-from rmtcli.pipeline.rounded_layer import Matrices, Metric, round_matrices
 from rmtcli.planning import LayerCalibration
+from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
 from rmtcli.quantization import Grid
 from rmtcli.spectra import pivots
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.planning import LayerCalibration
+from rmtcli.planning.fit import LayerCalibration
 from rmtcli.quantization import Grid, Rounded, round_left, round_weight
 
 

@@ -1,0 +1,241 @@
+"""Divide one budget of bytes among the ranks of layers and the bits of all matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import ByLayer
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.dtypes import FLOATS, TYPES
+from rmtcli.keep import Untouched
+from rmtcli.layers import Layer
+from rmtcli.layouts import Layout
+from rmtcli.planning.allocate import divide
+from rmtcli.planning.allocation import Division, outside_budget
+from rmtcli.planning.fit import Fitted, LayerCalibration
+from rmtcli.planning.rounding_loss import RoundingLoss
+from rmtcli.quantization import Grid, is_rounded
+
+#: Numbers of bits among which that of each matrix is chosen; without data, 8 are safe.
+BITS, SAFE = (8, 6, 5, 4, 3, 2), (8,)
+#: Bytes in which a file stores the shape of a matrix in few bits.
+_SHAPE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to store a matrix.
+
+    Attributes:
+        rank: its rank; None if it is not approximated.
+        layout: how it is stored; None if it is not approximated.
+        bits: bits per entry; None for the type that it has.
+    """
+
+    rank: int | None
+    layout: Layout | None
+    bits: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """The ways to store one matrix of which none is both larger and worse than another.
+
+    Attributes:
+        name: of the layer, or of a tensor that is no layer with a part in the budget.
+        tensors: the tensors that hold it.
+        dense: bytes of the matrix as it is.
+        costs: shape (n,), bytes of each option, ascending.
+        losses: shape (n,), the loss of each option, descending.
+        options: the options.
+    """
+
+    name: str
+    tensors: Sequence[str]
+    dense: int
+    costs: NDArray[np.int64]
+    losses: FloatArray
+    options: Sequence[Option]
+
+    @staticmethod
+    def of(
+        name: str, tensors: Sequence[str], dense: int, made: Sequence[tuple[int, float, Option]]
+    ) -> Options:
+        """The options of least loss for their cost, from (cost, loss, option) of all."""
+        best: list[tuple[int, float, Option]] = []
+        for each in sorted(made, key=lambda entry: entry[:2]):
+            if not best or each[1] < best[-1][1]:
+                best.append(each)
+        costs, losses, options = zip(*best, strict=True)
+        return Options(name, tensors, dense, np.array(costs), np.array(losses), options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BitAllocation:
+    """The matrices among which a budget of bytes is divided.
+
+    Attributes:
+        layers: the options of each layer that has a part in the budget.
+        others: the options of all other matrices, which get bits and no rank.
+        total: bytes of the dense model, other tensors included.
+    """
+
+    layers: Sequence[Options]
+    others: Sequence[Options]
+    total: int
+
+    @property
+    def least(self) -> int:
+        """Bytes of the model with each matrix at its smallest."""
+        return self.total - sum(x.dense - int(x.costs[0]) for x in (*self.layers, *self.others))
+
+    @property
+    def at_edge(self) -> int:
+        """A size to try first when the size is searched for."""
+        return max(self.least, self.total // 8)
+
+    def divide(self, size: int) -> Division:
+        """The best ranks and bits for a model of at most ``size`` bytes.
+
+        Raises:
+            ValueError: the smallest options together take more.
+        """
+        every = (*self.layers, *self.others)
+        fixed = self.total - sum(x.dense for x in every)
+        tables = [(x.costs.astype(np.float64), x.losses) for x in every]
+        picks = divide(tables, size - fixed)
+        pairs = list(zip(every, picks, strict=True))
+        chosen = {x.name: x.options[pick] for x, pick in pairs}
+        layers = {x.name: chosen[x.name] for x in self.layers}
+        return Division(
+            {n: Untouched.BUDGET if x.rank is None else x.rank for n, x in layers.items()},
+            {n: x.layout for n, x in layers.items() if x.layout is not None},
+            sum(float(x.losses[pick]) for x, pick in pairs),
+            {name: chosen[x.name].bits for x in every for name in x.tensors},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BitChoices:
+    """Makes the allocation for the layers of a network, also of a narrower one.
+
+    Attributes:
+        checkpoint: the dense network.
+        calibrations: by layer name, or None if nothing was calibrated.
+        layouts: the layouts that split a layer.
+        bits: the numbers of bits among which that of each matrix is chosen; None for its type.
+        rounding: what rounding the layers adds to their losses, by name; those of a narrower
+            network are at most as large.
+        multiple: ranks are multiples of it.
+    """
+
+    checkpoint: Checkpoint
+    calibrations: ByLayer[LayerCalibration] | None
+    layouts: Sequence[Layout]
+    bits: Sequence[int | None]
+    rounding: Mapping[str, RoundingLoss]
+    multiple: int = 1
+
+    def allocation(self, fitted: Sequence[Fitted]) -> BitAllocation:
+        """The allocation for these layers."""
+        free, shapes = dict[str, Fitted](), dict[str, tuple[int, ...]]()
+        for item in fitted:
+            whole = item.layer.view.rows is None
+            if whole and item.layer.name == item.layer.tensor:
+                shapes[item.layer.tensor] = item.layer.shape
+                if outside_budget(item, self.calibrations) is None:
+                    free[item.layer.tensor] = item
+        infos, others = self.checkpoint.infos, []
+        layers = [self._layer(item) for item in free.values()]
+        held = {name for layer in layers for name in layer.tensors}
+        for name in self.checkpoint.distinct:
+            info = infos[name]
+            shape = shapes.get(name, info.shape)
+            if name not in held and info.dtype in FLOATS and is_rounded(shape):
+                others.append(self._other(name, shape))
+        return BitAllocation(layers, others, self.checkpoint.bytes)
+
+    def _layer(self, item: Fitted) -> Options:
+        """The options of one layer."""
+        layer = item.layer
+        rounding = self.rounding.get(layer.name) or self._unknown(layer.size)
+        dense = layer.copies * TYPES[layer.dtype].width * layer.size
+        losses = np.zeros(0) if item.approximation is None else item.approximation.losses
+        tail = np.append(np.cumsum(losses[::-1])[::-1], 0.0)
+        made = list[tuple[int, float, Option]]()
+        for bits in (None,) if layer.view.kernel else self.bits:
+            cost = layer.copies * matrix_bytes(_stored(layer), layer.dtype, bits)
+            made.append((cost, rounding.of(None, bits), Option(None, None, bits)))
+            for layout in self.layouts if layer.view.splits else ():
+                most = min(layout.largest_rank(*layer.shape), len(losses))
+                costs = layer.copies * _rank_costs(layout, layer, bits, most)
+                added = rounding.of(layout, bits)
+                made += [
+                    (int(costs[rank]), float(tail[rank]) + added, Option(rank, layout, bits))
+                    for rank in range(self.multiple, most + 1, self.multiple)
+                    if costs[rank] < dense
+                ]
+        return Options.of(layer.name, (layer.tensor, *layer.tied), dense, made)
+
+    def _other(self, name: str, shape: tuple[int, ...]) -> Options:
+        """The options of a matrix that gets no rank."""
+        dtype = self.checkpoint.infos[name].dtype
+        rounding = self.rounding.get(name) or self._unknown(shape[0] * shape[1])
+        made = [
+            (matrix_bytes(shape, dtype, bits), rounding.of(None, bits), Option(None, None, bits))
+            for bits in self.bits
+        ]
+        return Options.of(name, (name,), matrix_bytes(shape, dtype, None), made)
+
+    def _unknown(self, size: int) -> RoundingLoss:
+        """The loss of rounding a matrix that was not measured: that of the others, by size."""
+        infos = self.checkpoint.infos
+        entries = sum(infos[name].size for name in self.rounding if name in infos)
+        loss = sum(x.dense for x in self.rounding.values()) * size / max(1, entries)
+        return RoundingLoss(loss, {type(layout): 2 * loss for layout in self.layouts})
+
+
+def _stored(layer: Layer) -> tuple[int, int]:
+    """The shape of the tensor that holds a layer."""
+    return (layer.shape[1], layer.shape[0]) if layer.view.transposed else layer.shape
+
+
+def matrix_bytes(
+    shape: tuple[int, ...], dtype: str, bits: int | None, *, left: bool = False
+) -> int:
+    """Bytes of a matrix in a file.
+
+    Args:
+        shape: of the tensor.
+        dtype: its type.
+        bits: bits per entry; None for its type, which a matrix with short sides keeps.
+        left: whether it is a left factor, which is packed along its longer side.
+    """
+    if bits is None or not is_rounded(shape):
+        return int(np.prod(shape)) * TYPES[dtype].width
+    grid = Grid(bits).along_longer(shape) if left else Grid(bits).of(shape)
+    return grid.nbytes(*shape) + _SHAPE
+
+
+def _rank_costs(layout: Layout, layer: Layer, bits: int | None, most: int) -> NDArray[np.int64]:
+    """Bytes of a layer in a layout, for every rank from 0 to ``most``."""
+    return _costs(layout, layer.shape, layer.dtype, bits, most, layer.view.table)
+
+
+@lru_cache(maxsize=1024)
+def _costs(
+    layout: Layout, shape: tuple[int, int], dtype: str, bits: int | None, most: int, table: bool
+) -> NDArray[np.int64]:
+    def cost(rank: int) -> int:
+        first, *rest = layout.matrices(*shape, rank)
+        first = (first[1], first[0]) if table else first
+        last = sum(matrix_bytes(each, dtype, bits, left=not table) for each in rest)
+        return matrix_bytes(first, dtype, bits) + last + layout.index_bytes * shape[0]
+
+    return np.array([0, *map(cost, range(1, most + 1))], np.int64)

@@ -1,0 +1,92 @@
+"""Predict what rounding a layer's matrices to few bits adds to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rmtcli.layouts import Layout
+from rmtcli.planning.fit import Approximation, Fitted, LayerCalibration
+from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
+from rmtcli.quantization import ERRORS, Grid, is_rounded
+
+#: Bits at which a layer is rounded to see what that costs; other numbers of bits follow from it.
+TRIED = 4
+#: The rank at which factors are rounded, as a share of full rank.
+SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingLoss:
+    """The loss that rounding adds to a layer, divided by the squared error of normal numbers.
+
+    It is nearly proportional to :data:`ERRORS`, and nearly the same at all ranks, because the first
+    directions carry most of it.
+
+    Attributes:
+        dense: of the layer's weight.
+        split: of its matrices in each layout that splits it, by the layout's class.
+    """
+
+    dense: float
+    split: Mapping[type[Layout], float] = field(default_factory=dict)
+
+    def of(self, layout: Layout | None, bits: int | None) -> float:
+        """The loss that some bits add to a layer, dense if there is no layout."""
+        if bits is None:
+            return 0.0
+        return ERRORS[bits] * (self.dense if layout is None else self.split[type(layout)])
+
+
+def measure(
+    item: Fitted, known: LayerCalibration | None, layouts: Sequence[Layout]
+) -> RoundingLoss | None:
+    """Round a layer to four bits, dense and at one rank in each layout, and measure the losses.
+
+    Without calibration nothing is rounded: the loss is that of errors in proportion to the entries,
+    and twice as large with two factors.
+
+    Args:
+        item: the layer.
+        known: its calibration.
+        layouts: those that split a layer.
+
+    Returns:
+        None if its losses are not known.
+    """
+    approximation, metric = item.approximation, Metric.of(known)
+    if known is None and approximation is not None:
+        total = float(approximation.losses.sum())
+        return RoundingLoss(total, {type(layout): 2 * total for layout in layouts})
+    if known is None or metric.second is None:
+        return None
+    uses = known.moments.uses / ERRORS[TRIED]
+    weight: NDArray[np.floating] = item.layer.load()
+    dense = uses * _added(Matrices([weight.astype(np.float64)]), metric)
+    if approximation is None:
+        return RoundingLoss(dense)
+    split = {type(x): uses * _added(_split(item, approximation, x), metric) for x in layouts}
+    return RoundingLoss(dense, split)
+
+
+def _split(item: Fitted, approximation: Approximation, layout: Layout) -> Matrices:
+    """A layer's matrices at one rank in a layout."""
+    most = min(layout.largest_rank(*item.layer.shape), len(approximation.losses))
+    rank = max(1, min(round(SHARE * len(approximation.losses)), most))
+    factors = approximation.factors(rank)
+    parts = [*layout.compress(item.layer, factors, item.layer.shape).values()]
+    order = parts[2].astype(np.int64) if len(parts) > 2 else None
+    return Matrices([part.astype(np.float64) for part in parts[:2]], order)
+
+
+def _added(before: Matrices, metric: Metric) -> float:
+    """The loss that four bits add."""
+    shapes = [part.shape for part in before.parts]
+    if not all(map(is_rounded, shapes)):
+        return 0.0
+    rounded = round_matrices(before, Grid(TRIED).of(shapes[0]), metric)
+    after = Matrices([part.values.astype(np.float64) for part in rounded], before.order)
+    return metric.square(after.product - before.product)

@@ -1,0 +1,157 @@
+"""One budget of bytes over ranks and bits: costs by hand, the best choices, predicted losses."""
+
+from __future__ import annotations
+
+import itertools
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rmtcli.calibration import ByLayer, Moments
+from rmtcli.checkpoint import open_checkpoint
+from rmtcli.edges import EDGES
+from rmtcli.layers import Layer, find_layers
+from rmtcli.layouts import Factored, Pivoted
+from rmtcli.planning import (
+    BITS,
+    BitChoices,
+    Fitted,
+    LayerCalibration,
+    Matrices,
+    Metric,
+    RoundingLoss,
+    fit_layer,
+    measure,
+    round_matrices,
+)
+from rmtcli.planning.bits import matrix_bytes
+from rmtcli.quantization import ERRORS, Grid, nearest
+
+SIZES = (96, 120, 80)
+LAYOUTS = (Pivoted(), Factored())
+
+
+def calibration(outputs: int, inputs: int, seed: int) -> LayerCalibration:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((900, inputs)) * np.exp(-3 * np.arange(inputs) / inputs) + 0.3
+    g = rng.standard_normal((900, outputs)) * np.exp(-np.arange(outputs) / outputs)
+    return LayerCalibration(Moments(900, 900, x.mean(0), x.T @ x / 900, g.T @ g / 900), True, True)
+
+
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory: pytest.TempPathFactory) -> tuple[BitChoices, list[Fitted]]:
+    """A layer, an output head and a table without calibration."""
+    torch.manual_seed(0)
+    path: Path = tmp_path_factory.mktemp("two") / "net.safetensors"
+    chain = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(SIZES)))
+    save_file(chain.state_dict() | {"embed_tokens.weight": torch.randn(50, 40)}, path)
+    checkpoint = open_checkpoint(path)
+    layers = [item for item in find_layers(checkpoint) if isinstance(item, Layer)]
+    seen = ByLayer({x.name: calibration(*x.shape, seed) for seed, x in enumerate(layers)}, {})
+    fitted = []
+    for layer in layers:
+        edge = EDGES.parse("select")
+        item = fit_layer(layer, edge, approximate=True, calibration=seen[layer.name])
+        assert isinstance(item, Fitted)
+        fitted.append(item)
+    losses = {x.layer.name: measure(x, seen[x.layer.name], LAYOUTS) for x in fitted}
+    known = {name: loss for name, loss in losses.items() if loss is not None}
+    return BitChoices(checkpoint, seen, LAYOUTS, (None, *BITS), known), fitted
+
+
+def test_errors_are_those_of_normal_numbers() -> None:
+    numbers = np.random.default_rng(0).standard_normal((300, 256))
+    for bits, expected in ERRORS.items():
+        error = np.mean((nearest(numbers, Grid(bits)).values - numbers) ** 2)
+        assert error == pytest.approx(expected, rel=0.03)
+
+
+def test_bytes_by_hand() -> None:
+    assert matrix_bytes((5, 70), "F32", None) == 1400
+    assert matrix_bytes((5, 30), "F16", 4) == 300  # its sides are too short
+    # Nine words, a scale of two bytes for each row, and two whole numbers of the shape.
+    assert matrix_bytes((5, 70), "F32", 4) == 5 * (4 * 9 + 2) + 16
+    # A left factor is packed by columns: two words for 16 codes of 4 bits.
+    assert matrix_bytes((80, 3), "F32", 4, left=True) == 3 * (4 * 10 + 2) + 16
+
+
+def test_the_predicted_loss_of_rounding_is_near_the_real_one(
+    choices: tuple[BitChoices, list[Fitted]],
+) -> None:
+    """At other bits than the four that were tried, and at other ranks than that which was."""
+    maker, fitted = choices
+    for item, bits in itertools.product(fitted, (6, 3)):
+        assert maker.calibrations is not None
+        seen = maker.calibrations[item.layer.name]
+        metric, known = Metric.of(seen), maker.rounding[item.layer.name]
+        weight = item.layer.load().astype(np.float64)
+        assert item.approximation is not None
+        factors = item.approximation.factors(30)
+        tried = (
+            (None, Matrices([weight])),
+            (Factored(), Matrices([factors.right, factors.left])),
+        )
+        for layout, before in tried:
+            parts = round_matrices(before, Grid(bits), metric)
+            after = Matrices([part.values.astype(np.float64) for part in parts])
+            real = metric.square(after.product - before.product)
+            assert 0.5 * real < known.of(layout, bits) < 2 * real
+
+
+def test_a_division_is_within_one_step_of_the_best(
+    choices: tuple[BitChoices, list[Fitted]],
+) -> None:
+    """No single matrix can get another option that fits into the rest and loses less."""
+    maker, fitted = choices
+    allocation = maker.allocation(fitted)
+    every = (*allocation.layers, *allocation.others)
+    # The output head gets no rank.
+    assert [x.name for x in allocation.others] == ["1.weight", "embed_tokens.weight"]
+    fixed = allocation.total - sum(x.dense for x in every)
+    for share in (0.9, 0.3, 0.2, 0.12, 0.08):
+        size = round(share * allocation.total)
+        made = allocation.divide(size)
+        picks = []
+        for x in every:
+            rank = made.ranks.get(x.name)
+            wanted = rank if isinstance(rank, int) else None, made.bits[x.tensors[0]]
+            picks.append([(o.rank, o.bits) for o in x.options].index(wanted))
+        cost = fixed + sum(int(x.costs[i]) for x, i in zip(every, picks, strict=True))
+        assert cost <= size
+        assert made.loss == pytest.approx(
+            sum(x.losses[i] for x, i in zip(every, picks, strict=True))
+        )
+        for x, i in zip(every, picks, strict=True):
+            better = (x.losses < x.losses[i]) & (x.costs <= x.costs[i] + size - cost)
+            assert not better.any()
+
+
+def test_options_are_ascending_in_cost_and_descending_in_loss(
+    choices: tuple[BitChoices, list[Fitted]],
+) -> None:
+    allocation = choices[0].allocation(choices[1])
+    for x in (*allocation.layers, *allocation.others):
+        assert (np.diff(x.costs) > 0).all()
+        assert (np.diff(x.losses) < 0).all()
+        assert x.losses[-1] == 0
+    with pytest.raises(ValueError, match="smallest"):
+        allocation.divide(allocation.least - 1)
+    assert allocation.divide(allocation.least).loss < np.inf
+
+
+def test_without_calibration_losses_follow_the_weight(
+    choices: tuple[BitChoices, list[Fitted]],
+) -> None:
+    layer = choices[1][0].layer
+    item = fit_layer(layer, EDGES.parse("select"), approximate=True)
+    assert isinstance(item, Fitted)
+    assert item.approximation is not None
+    total = float(item.approximation.losses.sum())
+    expected = RoundingLoss(total, {Pivoted: 2 * total, Factored: 2 * total})
+    assert measure(item, None, LAYOUTS) == expected
+    assert expected.of(None, None) == 0
