@@ -51,6 +51,11 @@ def command_above(text: str, position: int) -> str:
     return str(last.splitlines()[-1].split(" && ")[-1])
 
 
+def _as_console(examples: re.Match[str]) -> str:
+    lines = "\n".join(f"$ {line}" for line in examples[0].splitlines())
+    return f"**Examples**:\n\n```console\n{lines}\n```\n"
+
+
 def reference() -> str:
     arguments = [
         sys.executable,
@@ -64,8 +69,9 @@ def reference() -> str:
     ]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     # Typer writes a command's examples as one paragraph.
-    examples = re.compile(r"^(?:rmtcli .*\n?)+", re.M)
-    text = examples.sub(lambda m: f"**Examples**:\n\n```sh\n{m[0].rstrip()}\n```\n", done.stdout)
+    names = "|".join(re.findall(r"^## `rmtcli (\S+)`$", done.stdout, re.M))
+    examples = re.compile(rf"^(?:rmtcli (?:{names})\b.*\n?)+", re.M)
+    text = examples.sub(_as_console, done.stdout)
     return text.strip() + "\n"
 
 
