@@ -37,6 +37,7 @@ from rmtcli.evaluation.made import joined, made_samples
 from rmtcli.evaluation.measures import distance
 from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.evaluation.tasks import CausalLM
 from rmtcli.evaluation.text import MASK
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
@@ -49,8 +50,8 @@ _LOGGER = logging.getLogger(__name__)
 TOKENS_FITTED = 65_536
 #: Least number of batches, whose differences show how far the moments can be trusted.
 BATCHES = 16
-#: Backward passes in all, where samples are few, and at most per sample: one random cotangent per
-#: sample says little about the output gradients.
+#: Backward passes in all, where rows of outputs are few, and at most per row: one random cotangent
+#: per row says little about the output gradients.
 PASSES, MOST_DRAWS = 1200, 16
 #: What backward passes start from: the root of the Fisher matrix of the outputs' distribution.
 STARTS = {
@@ -87,7 +88,7 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         list(dict.fromkeys(name for names in modules.values() for name in names)),
         source.run,
         batch=max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES)),
-        draws=min(MOST_DRAWS, max(1, PASSES // len(inputs))) if settings.gradients else 0,
+        draws=_draws(source.task, inputs) if settings.gradients else 0,
         start=STARTS[source.reading(model).rows],
         mask=lambda: mask_of(model),
     )
@@ -109,6 +110,15 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         else:
             results[layer.name] = _of_gate(merged, layer)
     return ByLayer(results, missing)
+
+
+def _draws(task: Task, inputs: NDArray[Any]) -> int:
+    """Number of backward passes per batch: several where there are few rows of outputs.
+
+    A language model has one row per position.
+    """
+    rows = int(inputs[:, MASK].sum()) if isinstance(task, CausalLM) else len(inputs)
+    return min(MOST_DRAWS, max(1, PASSES // rows))
 
 
 def _scores(model: nn.Module, name: str) -> bool:
