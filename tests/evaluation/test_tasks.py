@@ -342,7 +342,7 @@ def test_wrong_records_are_refused(lines: str, text: str, tmp_path: Path) -> Non
 def test_without_transformers_a_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rmtcli.evaluation.tasks.find_spec", lambda name: None)
+    monkeypatch.setattr("rmtcli.evaluation.which_task.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'rmtcli\[transformers\]'"):
         evaluate(directory("bert", tmp_path), evaluation=Evaluation(data_for("bert", tmp_path)))
 
