@@ -94,7 +94,7 @@ def compress(
         EvaluationError: the module cannot be copied, fed or scored.
     """
     if not hasattr(model, "named_modules"):
-        raise UsageError(f"compress takes a torch module, not a {type(model).__name__}")
+        raise UsageError(f"compress takes a torch module, not {type(model).__name__}")
     from rmtcli.layouts.copies import shared_copy
 
     checkpoint = open_checkpoint(model)

@@ -35,7 +35,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
         CheckpointError: the file differs from what was intended.
     """
     if not hasattr(model, "named_modules"):
-        raise UsageError(f"save takes a torch module, not a {type(model).__name__}")
+        raise UsageError(f"save takes a torch module, not {type(model).__name__}")
     checkpoint, target = open_checkpoint(model), as_path(path)
     whole = cast("nn.Module", checkpoint.module)
     directory = find_format(target) is None and not target.suffix

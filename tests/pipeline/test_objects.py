@@ -295,7 +295,7 @@ def test_wrong_networks_and_options_are_one_line(tmp_path: Path) -> None:
         (lambda: rmtcli.analyze({}), "holds no state dict"),
         (lambda: rmtcli.analyze(lazy), "'weight' is on the meta device"),
         (lambda: rmtcli.analyze(nn.ReLU()), "no fully connected layers"),
-        (lambda: rmtcli.compress(net.state_dict()), "takes a torch module, not a OrderedDict"),
+        (lambda: rmtcli.compress(net.state_dict()), "takes a torch module, not OrderedDict"),
         (lambda: rmtcli.compress(net, budget=0.2), "for a share of the model, write '20%'"),
         (lambda: rmtcli.compress(net, budget="much"), "such as 10%"),
         (lambda: rmtcli.compress(net, budget="60%", calibration=["text"]), "texts are for models"),
