@@ -12,7 +12,6 @@ from rmtcli.errors import UsageError
 
 if TYPE_CHECKING:
     from rmtcli.report.base import Report
-    from rmtcli.report.renderers import Context
 
 
 def check_report(path: Path | None, *, inputs: list[Path | None], force: bool) -> None:
@@ -54,20 +53,6 @@ def check_plots(folder: Path | None, *, inputs: list[Path | None], force: bool) 
 
         given = [item for item in inputs if item is not None]
         check_plot_folder(folder, inputs=given, force=force)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    from rmtcli.files import write_file
-
-    write_file(path, lambda file: file.write(text.encode(errors="backslashreplace")))
-
-
-def write_report(report: Report, path: Path, context: Context) -> None:
-    """Write a report in the format of the file's ending."""
-    from rmtcli.report.renderers import RENDERERS
-
-    write_text(path, RENDERERS[path.suffix].render(report, context).rstrip("\n") + "\n")
 
 
 def draw_layers(report: Report, folder: Path | None) -> None:

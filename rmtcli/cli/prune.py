@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 import typer
 
 from rmtcli.cli import options
-from rmtcli.cli.output import write_text
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 from rmtcli.errors import LayerError
@@ -89,8 +88,7 @@ def command(
         executor=executor,
         track=progress,
     )
-    if plan.write is not None and report.plan is not None:
-        write_text(plan.write, report.plan.to_json())
+    plan.save(report.plan)
     reporter.show(report)
     if not report.changes and (report.guard is not None or not dry_run):
         limit = f"nothing can be removed within --max-drop {goal.max_drop}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rmtcli.cli.output import check_file, check_plots, check_report, draw_layers, write_report
+from rmtcli.cli.output import check_file, check_plots, check_report, draw_layers
 from rmtcli.cli.progress import finish, is_quiet, listen
 from rmtcli.errors import ConditionError
 
@@ -83,7 +83,7 @@ class Reporter:
             UsageError: a condition names a value that was not measured.
         """
         from rmtcli.report.conditions import failures, outcomes, values_of
-        from rmtcli.report.renderers import Context
+        from rmtcli.report.renderers import Context, write_report
         from rmtcli.report.renderers.markdown import to_markdown
 
         draw_layers(report, self.options.plot)

@@ -7,7 +7,7 @@ are refused before any work is done (:mod:`~rmtcli.files.target`). Local paths a
 by the same code (:mod:`~rmtcli.files.path`).
 """
 
-from rmtcli.files.atomic import write_file
+from rmtcli.files.atomic import write_file, write_text
 from rmtcli.files.path import as_path, is_path, is_remote, reaching
 from rmtcli.files.target import CONFIG, check_target
 
@@ -19,4 +19,5 @@ __all__ = [
     "is_remote",
     "reaching",
     "write_file",
+    "write_text",
 ]

@@ -30,6 +30,11 @@ def write_file(target: Path, write: Callable[[BinaryIO], object], *, force: bool
         pass
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text file as :func:`write_file` does; what UTF-8 cannot encode becomes an escape."""
+    write_file(target, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
 @contextmanager
 def staged_file(
     target: Path, write: Callable[[BinaryIO], object], *, force: bool = True

@@ -54,14 +54,20 @@ def headline(report: Report) -> Headline | None:
     return Headline(_smaller(report), text, grade)
 
 
+def sizes(report: Report) -> tuple[int, int, str]:
+    """Size before and after, and its unit: bytes where entries have fewer bits, else parameters."""
+    if report.bits is not None:
+        return *report.tensor_bytes, "bytes"
+    return *report.parameters, "parameters"
+
+
 def _smaller(report: Report) -> str:
-    """The ratio of sizes: of bytes where entries have fewer bits, else of parameters."""
-    before, after = report.tensor_bytes if report.bits is not None else report.parameters
+    """The ratio of sizes, or the difference in percent."""
+    before, after, unit = sizes(report)
     if after >= before:
         return "not smaller"
     ratio = before / max(after, 1)
     if ratio < 2:  # a percentage says more than 1.3 times
-        unit = "bytes" if report.bits is not None else "parameters"
         return f"{100 * (1 - after / before):.1f} % fewer {unit}"
     return f"{ratio:.3g}× smaller"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmtcli.errors import UsageError
-from rmtcli.files import as_path, check_target, write_file
+from rmtcli.files import as_path, check_target
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import shown
 from rmtcli.report.headline import headline
-from rmtcli.report.renderers import RENDERERS, Context
+from rmtcli.report.renderers import RENDERERS, Context, write_report
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
 
@@ -64,8 +64,7 @@ def save(report: Report, path: str | Path) -> None:
         raise UsageError(f"{target}: its name must end in {' or '.join(RENDERERS)}")
     renderer.check()
     check_target(target, inputs=[as_path(report.source.path)], force=True)
-    text = renderer.render(report, Context()).rstrip("\n") + "\n"
-    write_file(target, lambda file: file.write(text.encode(errors="backslashreplace")))
+    write_report(report, target, Context())
 
 
 def figure(report: Report, layer: str | None) -> Figure:

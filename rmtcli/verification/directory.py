@@ -22,6 +22,7 @@ from rmtcli.checkpoint import (
     write_checkpoint,
 )
 from rmtcli.checkpoint.huggingface import read_object, refuse_code_beside
+from rmtcli.checkpoint.huggingface.loading import WEIGHTS
 from rmtcli.checkpoint.names import member, parts_of
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import CONFIG
@@ -166,7 +167,7 @@ def write_products(directory: FactoredDirectory, target: Path, transposed: Colle
         transposed: last parts of the names of layers whose weight is stored as in × out.
     """
     target.mkdir()
-    ours = ("quantization_config", "auto_map", "transformers_weights")
+    ours = ("quantization_config", "auto_map", WEIGHTS)
     config = {name: value for name, value in directory.config.items() if name not in ours}
     (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     shards: dict[str, str] = {}

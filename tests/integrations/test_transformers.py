@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 transformers = pytest.importorskip("transformers")
 
 import rmtcli.integrations.transformers  # noqa: E402
+from rmtcli.checkpoint.huggingface.loading import IMPORT, TRUST  # noqa: E402
 from rmtcli.integrations.rmtcli_loading import (  # noqa: E402
     HOW,
     Product,
@@ -332,6 +333,10 @@ def test_pipelines_refuse_the_directory_too(directories: Directories, tmp_path: 
     sentence_transformers = pytest.importorskip("sentence_transformers")
     with pytest.raises(ValueError, match=re.escape(HOW)):
         sentence_transformers.SentenceTransformer(str(tmp_path / "bert"))
+
+
+def test_the_loader_and_the_writer_have_one_sentence() -> None:
+    assert HOW == IMPORT + TRUST
 
 
 def test_a_file_that_a_configuration_names_is_still_opened(tmp_path: Path) -> None:

@@ -179,22 +179,6 @@ def test_it_can_be_narrowed_and_rounded_once_more(written: Any) -> None:
     assert (wide - narrow).abs().max() <= 1e-4 * narrow.abs().max()
 
 
-def test_one_width_needs_no_loader(tmp_path: Path) -> None:
-    source, text = directory("bert", tmp_path), data_for("bert", tmp_path)
-    report = prune(
-        source,
-        tmp_path / "small",
-        layout="auto",
-        budget=Budget("60%", "macs"),
-        evaluation=Evaluation(text, task=TASKED["bert"]),
-        calibration=Calibration(text),
-    )
-    widths = {p.shape[0] for p in report.layers if "intermediate" in p.layer.name}
-    config = json.loads((tmp_path / "small" / "config.json").read_text())
-    assert widths == {config["intermediate_size"]}
-    assert "narrowed" not in config["quantization_config"]
-
-
 def test_a_layout_without_widths_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "net.safetensors"
     save_file({"0.weight": torch.randn(64, 64), "1.weight": torch.randn(64, 64)}, source)

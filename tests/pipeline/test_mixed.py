@@ -146,7 +146,7 @@ def test_widths_stay_where_units_cannot_be_chosen(
     assert any("hidden layers keep their widths" in n and words in n for n in report.notes)
 
 
-def test_a_directory_opens_with_the_loader(tmp_path: Path) -> None:
+def test_a_directory_has_one_width_and_opens_with_the_loader(tmp_path: Path) -> None:
     source, text = directory("bert", tmp_path), data_for("bert", tmp_path)
     report = prune(
         source,
@@ -157,6 +157,10 @@ def test_a_directory_opens_with_the_loader(tmp_path: Path) -> None:
         calibration=Calibration(text),
     )
     assert any(plan.narrowed and plan.ranked for plan in report.layers)
+    widths = {p.shape[0] for p in report.layers if "intermediate" in p.layer.name}
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert widths == {config["intermediate_size"]}
+    assert "narrowed" not in config["quantization_config"]
     assert any("import rmtcli.integrations.transformers" in note for note in report.notes)
     model, info = transformers.AutoModel.from_pretrained(
         tmp_path / "small", output_loading_info=True

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from rmtcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rmtcli import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,10 @@ class PlanOptions:
                 "a plan holds ranks and widths, but no bits: with --plan, give --bits none or a "
                 "number of bits"
             )
+
+    def save(self, plan: Plan | None) -> None:
+        """Write a plan, if that was asked for and there is one."""
+        if self.write is not None and plan is not None:
+            from rmtcli.files import write_text
+
+            write_text(self.write, plan.to_json())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import count_of, percent_change, shown, time_change, timing
-from rmtcli.report.headline import headline
+from rmtcli.report.headline import headline, sizes
 from rmtcli.report.table import action
 
 #: Largest number of layers in the map; smaller layers are one part together.
@@ -61,8 +61,7 @@ def tiles(report: Report) -> Iterator[Tile]:
     result = headline(report)
     if result is None:
         return
-    before, after = report.tensor_bytes if report.bits is not None else report.parameters
-    unit = "bytes" if report.bits is not None else "parameters"
+    before, after, unit = sizes(report)
     yield Tile("size", result.size, f"{before:,} → {after:,} {unit}")
     label, _, text = result.cost.partition(" ")
     known = report.comparison is not None
