@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -87,18 +88,18 @@ class Registry(Generic[T]):
         """
         name, _, rest = text.partition(":")
         if name not in self.choices:
-            known = ", ".join(self.choices)
-            raise UsageError(f"unknown {self.kind} '{name}': choose one of {known}")
+            raise UsageError(f"unknown {self.kind} '{text}': {self._meant(text)}")
         types = {option.name: option.type for option in self.options(name)}
         values = {}
         for item in filter(None, rest.split(",")):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or key not in types:
-                raise UsageError(f"{self.kind} '{text}': '{item}' is not {self._form(name)}")
+                form = self._form(name, None if equals else item)
+                raise UsageError(f"{self.kind} '{text}': '{item}' is not {form}")
             if key in values:
                 raise UsageError(f"{self.kind} '{text}': {key} is given twice")
             try:
-                values[key] = types[key](value)
+                values[key] = _number(value, types[key])
             except ValueError:
                 expected = {int: "a whole number", float: "a number"}[types[key]]
                 raise UsageError(
@@ -118,9 +119,49 @@ class Registry(Generic[T]):
         options = ",".join(f"{o.name}={getattr(choice, o.name)}" for o in self.options(name))
         return f"{name}:{options}" if options else name
 
-    def _form(self, name: str) -> str:
-        """Return how an option of a choice is written, for messages."""
-        known = self.options(name)
-        if not known:
+    def _meant(self, text: str) -> str:
+        """Return what to write in place of a text that names no choice."""
+        name, _, value = text.partition("=")
+        if value and name in self.choices and self.options(name):
+            return f"write {' or '.join(self._spellings(name, value))}"
+        one = [name for name in self.choices if len(self.options(name)) == 1]
+        forms = [form for name in one for form in self._spellings(name, text) if "…" not in form]
+        if forms:
+            return f"write {' or '.join(forms)}"
+        close = get_close_matches(text.partition(":")[0], self.choices, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"{hint}choose one of {', '.join(self.choices)}"
+
+    def _form(self, name: str, value: str | None = None) -> str:
+        """Return how an option of a choice is written, for messages; with its value, if known."""
+        if not self.options(name):
             return f"an option of '{name}', which has none"
-        return "an option: write " + " or ".join(f"{name}:{o.name}=…" for o in known)
+        return f"an option: write {' or '.join(self._spellings(name, value))}"
+
+    def _spellings(self, name: str, value: str | None) -> list[str]:
+        """Return a choice with each of its options that can have this value; all, if none can."""
+        options = self.options(name)
+        if value is not None:
+            taking = tuple(o for o in options if _reads_as(value, o.type))
+            options, value = (taking or options), (value if taking else None)
+        return [f"{name}:{o.name}={value or '…'}" for o in options]
+
+
+def _number(text: str, kind: type[int] | type[float]) -> int | float:
+    """Read a number of a type; a share may be written in percent.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if kind is float and text.endswith("%"):
+        return float(text[:-1]) / 100
+    return kind(text)
+
+
+def _reads_as(text: str, kind: type[int] | type[float]) -> bool:
+    """Whether a text can be read as a number of a type."""
+    try:
+        _number(text, kind)
+    except ValueError:
+        return False
+    return True

@@ -46,7 +46,19 @@ def test_names_in_use_stay() -> None:
             f"unknown keep rule 'foo': choose one of {', '.join(KEEP_RULES.choices)}",
         ),
         ("energy", "keep rule 'energy': give an option: write energy:fraction=…"),
-        ("energy:0.9", "keep rule 'energy:0.9': '0.9' is not an option: write energy:fraction=…"),
+        ("energy:0.9", "keep rule 'energy:0.9': '0.9' is not an option: write energy:fraction=0.9"),
+        ("energy=0.9", "unknown keep rule 'energy=0.9': write energy:fraction=0.9"),
+        ("rank=many", "unknown keep rule 'rank=many': write rank:k=…"),
+        (
+            "80%",
+            "unknown keep rule '80%': write energy:fraction=80% or fraction:of=80% or "
+            "relative:threshold=80%",
+        ),
+        (
+            "enrgy:fraction=0.9",
+            "unknown keep rule 'enrgy:fraction=0.9': did you mean 'energy'? choose one of "
+            + ", ".join(KEEP_RULES.choices),
+        ),
         ("rank:k=2.5", "keep rule 'rank:k=2.5': k must be a whole number, not '2.5'"),
         ("rank:k=0", "keep rule 'rank:k=0': k must be at least 1, not 0"),
         ("energy:fraction=x", "keep rule 'energy:fraction=x': fraction must be a number, not 'x'"),
@@ -69,6 +81,12 @@ def test_a_wrong_spelling_is_answered_with_the_right_one(text: str, message: str
     with pytest.raises(UsageError) as caught:
         KEEP_RULES.parse(text)
     assert str(caught.value) == message
+
+
+def test_a_share_may_be_written_in_percent() -> None:
+    assert KEEP_RULES.parse("energy:fraction=80%") == KEEP_RULES.parse("energy:fraction=0.8")
+    with pytest.raises(UsageError, match="k must be a whole number, not '80%'"):
+        KEEP_RULES.parse("rank:k=80%")
 
 
 def test_entry_points_add_choices_and_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from itertools import islice, pairwise
 
@@ -20,6 +21,8 @@ from rmtcli.layers.roles import Roles, is_bilinear
 from rmtcli.layers.tables import NAMED, is_token_table, looked_up, ties_of
 from rmtcli.layers.view import GATES, TABLE, View
 
+#: Similarity (difflib's ratio) from which a name may be what a pattern was meant to match.
+NEAR = 0.3
 #: A recurrent layer's matrices, by the end of their names.
 _RECURRENT = re.compile(r"(^|[._])weight_(ih|hh|hr)(_l\d+(_reverse)?)?$")
 #: The projections in torch's attention module, and the layers that each holds by rows.
@@ -103,12 +106,18 @@ def _reasons(roles: Roles, selection: Selection) -> dict[str, SkipReason | None]
 
 
 def _check_patterns(checkpoint: Checkpoint, selection: Selection) -> None:
+    """Make sure that each pattern matches a tensor.
+
+    Raises:
+        UsageError: one matches none.
+    """
     for pattern in (*selection.include, *selection.exclude):
         if not any(matches(name, pattern) for name in checkpoint.infos):
-            raise UsageError(
-                f"pattern '{pattern}' matches no tensor in {checkpoint.path}: "
-                "'rmtcli analyze' lists the names"
-            )
+            infos = checkpoint.infos.items()
+            names = {module_of(name) or name: None for name, x in infos if len(x.shape) > 1}
+            nearest = ", ".join(get_close_matches(pattern.strip("*"), names, cutoff=NEAR))
+            hint = f"the nearest are {nearest}" if nearest else "'rmtcli analyze' lists the names"
+            raise UsageError(f"pattern '{pattern}' matches no tensor in {checkpoint.path}: {hint}")
 
 
 def _layers(
@@ -149,7 +158,7 @@ def _heads(roles: Roles, names: Sequence[str], selection: Selection) -> dict[str
     narrow -= inner(channels, as_stored=checkpoint.as_stored)
     sure = named | (last if len(untied) > 1 else set())
     marked = {x for x in named | narrow | last if not _RECURRENT.search(x)}
-    return {name: name in sure for name in marked - set(selection.include)}
+    return {name: name in sure for name in marked if not selection.names(name)}
 
 
 def _skip_reason(roles: Roles, name: str, selection: Selection) -> SkipReason | None:
@@ -182,7 +191,7 @@ def _skip_reason_of_weight(
         (info.size == 0, SkipReason.EMPTY),
         (bool(checkpoint.about.quantized), SkipReason.QUANTIZED),
         (_is_factor(checkpoint, module_of(name)), SkipReason.FACTOR),
-        (deep and info.shape[1] == 1 and name not in selection.include, SkipReason.ONE_CHANNEL),
+        (deep and info.shape[1] == 1 and not selection.names(name), SkipReason.ONE_CHANNEL),
     )
     return next((reason for applies, reason in reasons if applies), None)
 
@@ -195,7 +204,7 @@ def _role(roles: Roles, name: str, selection: Selection) -> SkipReason | None:
     if is_token_table(roles, name, selection) or table in NAMED:
         return table
     outputs = _views(checkpoint, name)[0].shape(info.shape)[0]
-    deep, chosen = len(info.shape) > 2, name in selection.include
+    deep, chosen = len(info.shape) > 2, selection.names(name)
     in_out = roles.stored_in_out(module, info)
     reasons = (
         (roles.is_router(module, outputs), SkipReason.ROUTER),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.checkpoint import RawTensor
-from rmtcli.checkpoint.names import unit_of
+from rmtcli.checkpoint.names import module_of, unit_of
 from rmtcli.layers.view import WHOLE, View
 
 
@@ -83,9 +83,10 @@ class Selection:
     """Which matrices are treated as layers.
 
     Attributes:
-        include: glob patterns over tensor names; if given, only matches are layers. A pattern
-            that is a layer's whole name selects it even if it is an output head.
-        exclude: glob patterns over tensor names to leave out.
+        include: names of tensors or modules, or glob patterns over tensor names; if given, only
+            matches are layers. A layer's whole name, or its module's, selects it even if it is an
+            output head.
+        exclude: names or patterns of tensors to leave out.
         min_side: a layer with fewer outputs is an output head.
         convolutions: whether kernels are layers, flattened to out × in·k·k (Berlyand et al.).
         recurrent: whether the matrices of LSTMs, GRUs and RNNs are layers.
@@ -105,14 +106,18 @@ class Selection:
             bool(self.include) and not any(matches(name, pattern) for pattern in self.include)
         )
 
+    def names(self, name: str) -> bool:
+        """Whether a tensor, or the module whose own it is, is to be a layer by its whole name."""
+        return name in self.include or module_of(name) in self.include
+
     def excludes(self, name: str) -> bool:
         """Whether a pattern names a tensor to leave out."""
         return any(matches(name, pattern) for pattern in self.exclude)
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a glob pattern matches a tensor's name; a name matches itself, brackets or not."""
-    return name == pattern or fnmatchcase(name, pattern)
+    """Whether a pattern matches a tensor: its name, a module that holds it, or a glob."""
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def looked_up(roles: Roles, name: str, selection: Selection) -> SkipReason | Non
         return None
     if roles.is_embedding(module, info.shape[0]):
         return SkipReason.NO_TOKENS if selection.embeddings else SkipReason.EMBEDDING
-    shaped = name not in selection.include and roles.is_table(module, info)
+    shaped = not selection.names(name) and roles.is_table(module, info)
     return SkipReason.TABLE if shaped else None
 
 
@@ -45,7 +45,7 @@ def is_token_table(roles: Roles, name: str, selection: Selection) -> bool:
     if member(module, "bias") in roles.checkpoint.infos:
         return False
     rows, width = info.shape
-    if name in selection.include:
+    if selection.names(name):
         return roles.is_embedding(module, rows) or roles.is_table(module, info)
     if not roles.is_embedding(module, rows) or _OTHERS.search(plain(module)):
         return False

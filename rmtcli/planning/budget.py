@@ -43,6 +43,11 @@ class Budget:
             return f"{amount} of the linear layers' time"
         return f"{self.text} of {self.unit}"
 
+    @property
+    def may_be_percent(self) -> bool:
+        """Whether the text is a number up to 100, from which a sign of percent may be missing."""
+        return self.text.isdecimal() and int(self.text) <= 100
+
     def amount(self, total: int) -> int:
         """The budget as a cost, in nanoseconds for a time; ``total`` is the dense model's cost.
 
@@ -54,8 +59,14 @@ class Budget:
             raise UsageError(
                 f"a budget is a share such as 10% or a number of {self.unit}, not '{self.text}'"
             )
+        number = float(match[1])
+        if "." in self.text and not match[2] and self.unit != "ms" and _is_share(number):
+            raise UsageError(
+                f"a budget of {self.text} {self.unit} is nothing: for a share of the model, write "
+                f"{100 * number:g}%"
+            )
         scale = 1e6 if self.unit == "ms" else 1
-        share = float(match[1]) / 100 * total if match[2] else float(match[1]) * scale
+        share = number / 100 * total if match[2] else number * scale
         if not 0 < round(share) <= total:
             raise UsageError(
                 f"a budget of {self.text} is not between 0 and the model's {self.spell(total)}"

@@ -64,6 +64,8 @@ def size_within(
     if size < allocation.least:
         counts = budget.unit in ("macs", "ms")
         hint = "" if counts else ": --budget-macs counts the layers alone"
+        if budget.may_be_percent:
+            hint = f": for a share of the model, write {budget.text}%"
         least, total = budget.spell(allocation.least), budget.spell(allocation.total)
         raise UsageError(
             f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "

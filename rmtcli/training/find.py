@@ -61,7 +61,7 @@ def layers_in(model: nn.Module, selection: Selection) -> tuple[list[TrainedLayer
     for layer in layers:
         if selection.leaves_out(layer.name):
             others[layer.name] = "left out by include or exclude"
-        elif layer.name in selection.include:
+        elif selection.names(layer.name):
             kept.append(layer)
         elif layer is layers[-1] or layer.shape[0] < selection.min_side:
             others[layer.name] = "output head"

@@ -262,7 +262,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"prune {MLP} --exclude fc9*",
         2,
-        f"pattern 'fc9*' matches no tensor in {MLP}: 'rmtcli analyze' lists the names",
+        f"pattern 'fc9*' matches no tensor in {MLP}: the nearest are fc2, fc1",
     ),
     "nothing to prune": (
         nothing,

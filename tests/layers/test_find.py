@@ -94,14 +94,27 @@ def test_patterns_select_by_whole_names(tmp_path: Path) -> None:
     both = kinds_of(checkpoint, Selection(include=["h.*"], exclude=["*.up.weight", "h.1.*"]))
     layers = [n for n, r in both.items() if r is not SkipReason.EXCLUDED]
     assert layers == ["h.2.down.weight", "h.12.down.weight"]
+    module = kinds_of(checkpoint, Selection(include=["h.1", "h.12.up"]))
+    layers = [n for n, r in module.items() if r is not SkipReason.EXCLUDED]
+    assert layers == ["h.1.up.weight", "h.1.down.weight", "h.12.up.weight"]
     with pytest.raises(UsageError, match=r"pattern 'h\.3\.\*' matches no tensor"):
         list(find_layers(checkpoint, Selection(exclude=["h.3.*"])))
+
+
+def test_a_pattern_without_a_match_is_answered_with_the_nearest_names(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path / "a.pt", SHAPES)
+    nearest = r"the nearest are h\.2\.up, h\.12\.up, h\.1\.up$"
+    with pytest.raises(UsageError, match=nearest):
+        list(find_layers(checkpoint, Selection(include=["h.2.up.weigth"])))
+    with pytest.raises(UsageError, match=r"'rmtcli analyze' lists the names$"):
+        list(find_layers(checkpoint, Selection(include=["q"])))
 
 
 def test_a_head_is_selected_by_its_whole_name_but_not_by_a_wildcard(tmp_path: Path) -> None:
     checkpoint = write(tmp_path / "a.pt", {"fc.weight": (64, 64), "head.weight": (10, 64)})
     assert kinds_of(checkpoint, Selection(include=["*"]))["head.weight"] is True
     assert kinds_of(checkpoint, Selection(include=["head.weight"]))["head.weight"] is False
+    assert kinds_of(checkpoint, Selection(include=["head"]))["head.weight"] is False
 
 
 def test_layers_with_fewer_outputs_than_min_side_are_heads(tmp_path: Path) -> None:

@@ -20,17 +20,18 @@ class SelectionOptions:
     include: Annotated[
         Optional[list[str]],
         typer.Option(
-            metavar="GLOB",
-            help="Treat only matching tensors as layers (repeatable). A tensor's full name "
-            "selects it even if it is an output head.",
+            metavar="NAME|GLOB",
+            help="Treat only these tensors as layers: the name of a tensor or module, or a pattern "
+            "such as 'encoder.*' (repeatable). The full name of a layer selects it even if it is "
+            "an output head.",
             show_default=False,
         ),
     ] = None
     exclude: Annotated[
         Optional[list[str]],
         typer.Option(
-            metavar="GLOB",
-            help="Leave matching tensors unchanged (repeatable).",
+            metavar="NAME|GLOB",
+            help="Leave these tensors unchanged (repeatable).",
             show_default=False,
         ),
     ] = None
