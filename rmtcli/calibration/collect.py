@@ -36,8 +36,8 @@ class _Watch:
     #: The tensors read in this batch, by id and version, with the layers that read them. Holding
     #: the tensors keeps Python from giving their ids to others.
     read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
-    #: Gives the mask of the batch's positions that count; None for all.
-    mask: Callable[[], Tensor | None] = lambda: None
+    #: Gives masks of the batch's positions that count.
+    masks: Callable[[], Sequence[Tensor]] = tuple
     inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict)
     outputs: dict[str, Sums] = field(default_factory=dict)
     gradients: dict[str, Sums] = field(default_factory=dict)
@@ -71,16 +71,16 @@ class _Watch:
                     f"the network changes the input of '{readers[0]}' in place after the layer has "
                     "read it, so it cannot be calibrated: let the network's code make a new tensor"
                 )
-            self.inputs.setdefault(tuple(readers), Sums()).add(rows_of(source, self.mask()))
+            self.inputs.setdefault(tuple(readers), Sums()).add(rows_of(source, self.masks()))
         self.read.clear()
 
     def add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
         """Add the outputs of one layer, without its bias, to its sums."""
-        self.outputs.setdefault(name, Sums()).add(rows_of(values, self.mask()), bias)
+        self.outputs.setdefault(name, Sums()).add(rows_of(values, self.masks()), bias)
 
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Add the output gradients of one layer to its sum."""
-        self.gradients.setdefault(name, Sums(centred=False)).add(rows_of(gradient, self.mask()))
+        self.gradients.setdefault(name, Sums(centred=False)).add(rows_of(gradient, self.masks()))
 
     def moments(self, name: str, samples: int, draws: int) -> Moments | None:
         """Return one layer's moments, from every group that it is in.
@@ -133,18 +133,19 @@ class _Watch:
         return Moments(rows, 0, mean, second, gradient, name in self.outputs)
 
 
-def rows_of(values: Tensor, mask: Tensor | None) -> Tensor:
+def rows_of(values: Tensor, masks: Sequence[Tensor]) -> Tensor:
     """Return the rows that count, shape (rows, width).
 
     Args:
         values: shape (…, width).
-        mask: shape (samples, positions), true for positions with tokens and false for padding, or
-            None. Where the shapes of values and mask do not fit, all rows count.
+        masks: shape (samples, positions), true for positions with tokens and false for padding; no
+            two have one shape. Where the shapes of values and masks do not fit, all rows count.
     """
-    if mask is not None and values.shape[:-1] == mask.shape:
-        return values[mask]
-    if mask is not None and values.ndim == 2 and len(values) == mask.numel():
-        return values[mask.flatten()]
+    for mask in masks:
+        if values.shape[:-1] == mask.shape:
+            return values[mask]
+        if values.ndim == 2 and len(values) == mask.numel():
+            return values[mask.flatten()]
     return values.flatten(0, -2)
 
 
@@ -157,7 +158,7 @@ def collect(
     batch: int = 256,
     start: Start | None = None,
     draws: int = 1,
-    mask: Callable[[], Tensor | None] = lambda: None,
+    masks: Callable[[], Sequence[Tensor]] = tuple,
 ) -> dict[str, Moments]:
     """Collect the moments of linear layers, convolutions and tables, and of their output gradients.
 
@@ -182,8 +183,8 @@ def collect(
         start: what a backward pass starts from, given the outputs; :func:`softmax_root` by
             default.
         draws: number of backward passes per batch; 0 to collect no output gradients.
-        mask: function that gives, after a batch has run, the mask of its positions that count, or
-            None for all.
+        masks: function that gives, after a batch has run, masks of its positions that count; none
+            for all.
 
     Returns:
         Moments by module name; a layer that no input reached is missing. A linear layer that is
@@ -194,7 +195,7 @@ def collect(
         EvaluationError: the network changes a layer's input in place after it was read.
     """
     start, heads = start or softmax_root, _tied_heads(model, layers)
-    watch = _Watch(mask=mask, apart=kept_apart(_widths(model, set(layers) - heads)))
+    watch = _Watch(masks=masks, apart=kept_apart(_widths(model, set(layers) - heads)))
     hooks = [
         model.get_submodule(name).register_forward_hook(
             _hook(name, watch, draws > 0, norm=name in heads)

@@ -11,9 +11,10 @@ import numpy as np
 
 from rmtcli.calibration import GivenInputs
 from rmtcli.errors import EvaluationError, UsageError
-from rmtcli.evaluation.data import Samples, check_targets
-from rmtcli.evaluation.tasks import CausalLM, ImageClassification, Task
-from rmtcli.evaluation.text import LONGEST, MASK, next_token_samples, tokenised
+from rmtcli.evaluation.data import NO_TARGET, Samples, check_targets
+from rmtcli.evaluation.pairs import with_targets
+from rmtcli.evaluation.tasks import ImageClassification, Seq2SeqLM, Task, of_texts
+from rmtcli.evaluation.text import LONGEST, MASK, tokenised
 
 
 def given_samples(given: GivenInputs, task: Task, tokenizer: Callable[[], Any]) -> Samples:
@@ -55,7 +56,26 @@ def given_samples(given: GivenInputs, task: Task, tokenizer: Callable[[], Any]) 
         samples = tokenised(tokenizer(), Path(given.words), length, records, targets)
     elif not given.tokens:
         samples = replace(samples, inputs=_with_mask(given))
-    return next_token_samples(samples) if isinstance(task, CausalLM) else samples
+    if isinstance(task, Seq2SeqLM) and given.targets is not None:
+        return with_targets(samples, _written(given, samples.inputs))
+    return of_texts(samples, task)
+
+
+def _written(given: GivenInputs, inputs: Any) -> Any:
+    """Labels as an encoder-decoder's targets; negative numbers stand for padding.
+
+    Raises:
+        UsageError: they are not token numbers of one text per sample.
+    """
+    labels = given.targets
+    assert labels is not None
+    fits = labels.dtype.kind in "iu" and labels.ndim == 2 and len(labels) == len(inputs)
+    if not fits or not (labels >= 0).any(1).all():
+        raise UsageError(
+            f"{given.words}: labels of an encoder-decoder must be token numbers of shape (samples, "
+            f"positions), not {labels.dtype} of shape {labels.shape}"
+        )
+    return np.where(labels >= 0, labels, NO_TARGET).astype(np.int64)
 
 
 def _with_mask(given: GivenInputs) -> Any:

@@ -17,7 +17,7 @@ from rmtcli.checkpoint.huggingface.config import about
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.harness import Harness
-from rmtcli.evaluation.tasks import CausalLM, ImageClassification, Task
+from rmtcli.evaluation.tasks import ImageClassification, Task, of_texts
 from rmtcli.evaluation.text import MASK, samples_of
 from rmtcli.evaluation.vocabulary import by_rank, frequencies
 from rmtcli.files import CONFIG
@@ -72,9 +72,7 @@ def made_samples(harness: Harness, inputs: MadeInputs) -> Samples:
         samples = _random_tokens(harness, rng, inputs.lines)
     else:
         samples = random_texts(tokenizer, path, rng, inputs.lines, MEAN)
-    if isinstance(task, CausalLM):  # reads no segments
-        samples = replace(samples, inputs=samples.inputs[:, : MASK + 1])
-    return replace(samples, path=Path(name))
+    return replace(of_texts(samples, task), path=Path(name))
 
 
 def random_texts(

@@ -17,8 +17,8 @@ from rmtcli.checkpoint.huggingface import refuse_code
 from rmtcli.checkpoint.huggingface.loading import quantization_config
 from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.errors import EvaluationError, first_line
-from rmtcli.evaluation.tasks import Task, TextClassification
-from rmtcli.evaluation.text import MASK, SEGMENTS, TOKENS, quiet
+from rmtcli.evaluation.tasks import Seq2SeqLM, Task, TextClassification
+from rmtcli.evaluation.text import MASK, SEGMENTS, TARGET, TARGET_MASK, TOKENS, quiet
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.split import SplitLinear, is_plain_convolution
 
@@ -28,11 +28,15 @@ class Pretrained(nn.Module):
 
     Attributes:
         network: the transformers model.
-        mask: which positions of the last batch hold tokens, shape (samples, positions); None
-            before the first batch, and if inputs are not text.
+        masks: which positions of the last batch hold tokens, shape (samples, positions): of the
+            texts and, for an encoder-decoder, of the targets, whose shape is another. Empty before
+            the first batch, and if inputs are not text.
         deep: whether to keep hidden states.
         hidden: hidden states of the last batch after each block, without padding, shape
             (tokens, width) each; empty if they are not kept.
+
+    Raises:
+        EvaluationError: an encoder-decoder whose configuration does not say how texts start.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Pretrained(nn.Module):
         self.network = network
         self._own = (network if whole is None else whole,)  # in a tuple, torch does not list it
         self._live = whole is not None
-        self.mask: Tensor | None = None
+        self.masks: tuple[Tensor, ...] = ()
         self.deep = False
         self.hidden: tuple[Tensor, ...] = ()
         self._head, self._segments = head, segments
@@ -58,6 +62,12 @@ class Pretrained(nn.Module):
         # Such a head (XLNet's) reads the last position, whatever is there.
         last = getattr(self._config, "summary_type", None) == "last"
         self._reads_last = last and isinstance(task, TextClassification)
+        start = getattr(self._config, "decoder_start_token_id", None)
+        if isinstance(task, Seq2SeqLM) and start is None:
+            raise EvaluationError(
+                f"{type(network).__name__}: its configuration has no 'decoder_start_token_id', the "
+                "token that a decoder reads first: add it to config.json"
+            )
 
     @property
     def whole(self) -> nn.Module:
@@ -68,26 +78,47 @@ class Pretrained(nn.Module):
         """Compute rows of outputs.
 
         Args:
-            inputs: token numbers, mask and perhaps segments, shape (samples, 2 or 3, positions); or
-                images, shape (samples, channels, height, width).
+            inputs: token numbers, mask and perhaps segments, shape (samples, 2 or 3, positions);
+                with tokens and mask of the targets, shape (samples, 4, positions); or images, shape
+                (samples, channels, height, width).
         """
         if inputs.is_floating_point():
             return cast(Tensor, self._head(self.network(pixel_values=inputs), None))
-        used = int(inputs[:, MASK].any(0).nonzero().max()) + 1
-        inputs = inputs[..., :used]
+        texts = _used(inputs, MASK)
         if self._reads_last:
-            inputs = _at_the_right(inputs)
-        self.mask = inputs[:, MASK].bool()
-        tokens = self._padded(inputs[:, TOKENS], self.mask)
-        fields = {"input_ids": tokens, "attention_mask": inputs[:, MASK]}
-        if self._segments and inputs.shape[1] > SEGMENTS:
-            fields["token_type_ids"] = inputs[:, SEGMENTS]
+            texts = _at_the_right(texts)
+        mask = texts[:, MASK].bool()
+        self.masks = (mask,)
+        fields = {
+            "input_ids": self._padded(texts[:, TOKENS], mask),
+            "attention_mask": texts[:, MASK],
+        }
+        if inputs.shape[1] > TARGET_MASK:
+            more, mask = self._decoder(inputs, mask.shape[1])
+            self.masks, fields = (*self.masks, mask), fields | more
+        elif self._segments and inputs.shape[1] > SEGMENTS:
+            fields["token_type_ids"] = texts[:, SEGMENTS]
         if not self.deep:
-            return cast(Tensor, self._head(self.network(**fields), self.mask))
+            return cast(Tensor, self._head(self.network(**fields), mask))
         outputs = self.network(**fields, output_hidden_states=True)
         states = getattr(outputs, "hidden_states", None) or ()
-        self.hidden = tuple(state[self.mask] for state in states[1:])
-        return cast(Tensor, self._head(outputs, self.mask))
+        self.hidden = tuple(state[mask] for state in states[1:])
+        return cast(Tensor, self._head(outputs, mask))
+
+    def _decoder(self, inputs: Tensor, length: int) -> tuple[dict[str, Tensor], Tensor]:
+        """What a decoder reads, each target shifted by one after a first token; and its mask.
+
+        Their length is not that of the texts, so that a state's shape tells which mask is its own.
+        """
+        targets = _used(inputs, TARGET_MASK)
+        if targets.shape[2] == length:
+            targets = nn.functional.pad(targets, (0, 1))
+        mask = targets[:, TARGET_MASK].bool()
+        shifted = cast(Any, self.network).prepare_decoder_input_ids_from_labels(
+            labels=self._padded(targets[:, TARGET], mask)
+        )
+        read = {"decoder_input_ids": shifted, "decoder_attention_mask": targets[:, TARGET_MASK]}
+        return read, mask
 
     def _padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The token numbers, with the padding that the network knows.
@@ -120,6 +151,11 @@ def _multiplies(module: nn.Module) -> bool:
     kinds = (nn.Linear, SplitLinear, PivotedModule)
     named = type(module).__name__ == "Conv1D"
     return isinstance(module, kinds) or named or is_plain_convolution(module)
+
+
+def _used(inputs: Tensor, mask: int) -> Tensor:
+    """The samples without the last positions that one of their masks leaves out everywhere."""
+    return inputs[..., : int(inputs[:, mask].any(0).nonzero().max()) + 1]
 
 
 def _at_the_right(inputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from rmtcli.evaluation.data import Samples, read_samples
+from rmtcli.evaluation.pairs import pair_samples, with_copies
 from rmtcli.evaluation.pooling import embedding_head, pooling_of
 from rmtcli.evaluation.reading import Rows
 from rmtcli.evaluation.text import (
@@ -19,6 +20,7 @@ from rmtcli.evaluation.text import (
     labelled_samples,
     language_samples,
     line_samples,
+    next_token_samples,
 )
 from rmtcli.registry import Registry
 
@@ -159,6 +161,34 @@ class CausalLM:
         return lambda outputs, mask: outputs.logits[:, :-1][mask[:, 1:]]
 
 
+@TASKS.register("seq2seq-lm")
+@dataclass(frozen=True, slots=True)
+class Seq2SeqLM:
+    """Texts that an encoder-decoder writes, from JSON lines with 'text' and 'target'; perplexity.
+
+    A text without a target, such as a line of a text file, is its own target.
+
+    Attributes:
+        length: largest number of tokens per text; longer texts are truncated.
+    """
+
+    length: int = 256
+    rows: ClassVar[Rows | None] = Rows.CLASSES
+    auto: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    batch: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+
+    def read(self, path: Path, directory: Path, part: str = "") -> Samples:
+        """Read the texts for the encoder, and those that the decoder is to write."""
+        return pair_samples(path, directory, self.length)
+
+    def head(self, directory: Path) -> Head:
+        """The logits, one row per token of the targets."""
+        return lambda outputs, mask: outputs.logits[mask]
+
+
 @TASKS.register("sentence-embedding")
 @dataclass(frozen=True, slots=True)
 class SentenceEmbedding:
@@ -201,6 +231,13 @@ class ImageClassification:
     def head(self, directory: Path) -> Head:
         """The logits, one row per sample."""
         return lambda outputs, mask: outputs.logits
+
+
+def of_texts(samples: Samples, task: Task) -> Samples:
+    """Tokenised texts as a task takes them: language models also need the tokens to predict."""
+    if isinstance(task, CausalLM):
+        return next_token_samples(samples)
+    return with_copies(samples) if isinstance(task, Seq2SeqLM) else samples
 
 
 def _check_length(length: int) -> None:

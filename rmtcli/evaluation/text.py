@@ -20,13 +20,15 @@ from rmtcli.evaluation.problem import object_of, targets_of
 #: Rows of a sample of text: token numbers, attention mask and, only where the tokenizer gives them,
 #: segment numbers.
 TOKENS, MASK, SEGMENTS = range(3)
+#: Further rows of a sample for an encoder-decoder: the target's token numbers and their mask.
+TARGET, TARGET_MASK = 2, 3
 #: Largest number of tokens of a sentence.
 LONGEST = 256
 
 
 def embedding_samples(path: Path, directory: Path, length: int) -> Samples:
     """Read the texts of a file, without targets."""
-    records = _records(path)
+    records = records_of(path)
     return _samples(path, directory, length, records, None)
 
 
@@ -36,7 +38,7 @@ def labelled_samples(path: Path, directory: Path, length: int) -> Samples:
     Raises:
         EvaluationError: a label is unknown, or only some records have one.
     """
-    records = _records(path)
+    records = records_of(path)
     targets = targets_of(path, [record.get("label") for record in records], directory)
     return _samples(path, directory, length, records, targets)
 
@@ -48,7 +50,7 @@ def language_samples(path: Path, directory: Path, length: int) -> Samples:
         EvaluationError: the text is shorter than one block.
     """
     if path.suffix.lower() == ".jsonl":
-        text = "\n".join(record["text"] for record in _records(path))
+        text = "\n".join(record["text"] for record in records_of(path))
     else:
         text = _text(path)
     tokens = tokenizer_of(directory)(text, verbose=False)["input_ids"]
@@ -76,7 +78,7 @@ def line_samples(path: Path, directory: Path, length: int) -> Samples:
     Raises:
         EvaluationError: no text has two tokens.
     """
-    return next_token_samples(_samples(path, directory, length, _records(path), None))
+    return next_token_samples(_samples(path, directory, length, records_of(path), None))
 
 
 def next_token_samples(samples: Samples) -> Samples:
@@ -211,7 +213,7 @@ def tokenizer_of(directory: Path) -> Any:
     return tokenizer
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records_of(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a ``.txt`` file as texts, or the objects of a ``.jsonl`` file.
 
     Raises:
@@ -228,9 +230,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             raise EvaluationError(f"{path}: line {number} is not JSON") from None
-        if not isinstance(record, dict) or not _is_text(record.get("text")):
+        if not isinstance(record, dict) or not is_text(record.get("text")):
             raise EvaluationError(f"{path}: line {number} is not an object with a string 'text'")
-        if not _is_text(record.get("text_pair") or ""):
+        if not is_text(record.get("text_pair") or ""):
             raise EvaluationError(f"{path}: line {number} has a 'text_pair' that is not a string")
         records.append(record)
     return records
@@ -244,10 +246,10 @@ def texts_of(path: Path) -> list[str]:
         EvaluationError: there is no text, or a line is not an object with a text.
     """
     keys = ("text", "text_pair")
-    return [record[key] for record in _records(path) for key in keys if record.get(key)]
+    return [record[key] for record in records_of(path) for key in keys if record.get(key)]
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether a value is a string without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 

@@ -17,6 +17,10 @@ _ARCHITECTURES = {
     "ForSequenceClassification": "text-classification",
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
+    "T5ForConditionalGeneration": "seq2seq-lm",
+    "BartForConditionalGeneration": "seq2seq-lm",
+    "PegasusForConditionalGeneration": "seq2seq-lm",
+    "MarianMTModel": "seq2seq-lm",
     "ForImageClassification": "image-classification",
 }
 

@@ -37,8 +37,8 @@ from rmtcli.evaluation.made import joined, made_samples
 from rmtcli.evaluation.measures import distance
 from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
-from rmtcli.evaluation.tasks import CausalLM
-from rmtcli.evaluation.text import MASK
+from rmtcli.evaluation.tasks import CausalLM, Seq2SeqLM
+from rmtcli.evaluation.text import MASK, TARGET_MASK
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.layouts.wrapped import naming
@@ -90,7 +90,7 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
         batch=max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES)),
         draws=_draws(source.task, inputs) if settings.gradients else 0,
         start=STARTS[source.reading(model).rows],
-        mask=lambda: mask_of(model),
+        masks=lambda: masks_of(model),
     )
     results: dict[str, Moments] = {}
     missing: dict[str, Untouched] = {}
@@ -115,9 +115,11 @@ def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) 
 def _draws(task: Task, inputs: NDArray[Any]) -> int:
     """Number of backward passes per batch: several where there are few rows of outputs.
 
-    A language model has one row per position.
+    A language model has one row per token that it predicts.
     """
-    rows = int(inputs[:, MASK].sum()) if isinstance(task, CausalLM) else len(inputs)
+    masks = {CausalLM: MASK, Seq2SeqLM: TARGET_MASK}
+    own = masks.get(type(task))
+    rows = len(inputs) if own is None else int(inputs[:, own].sum())
     return min(MOST_DRAWS, max(1, PASSES // rows))
 
 
@@ -228,6 +230,6 @@ def fitted_on(inputs: NDArray[Any]) -> NDArray[Any]:
     return inputs[np.sort(order[: max(2, int(np.searchsorted(tokens, TOKENS_FITTED)))])]
 
 
-def mask_of(model: nn.Module) -> Tensor | None:
-    """Which positions of the last batch hold tokens, shape (samples, positions); None for all."""
-    return model.mask if isinstance(model, Pretrained) else None
+def masks_of(model: nn.Module) -> Sequence[Tensor]:
+    """Masks of the last batch's positions that hold tokens, shape (samples, positions)."""
+    return model.masks if isinstance(model, Pretrained) else ()

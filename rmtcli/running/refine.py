@@ -17,7 +17,7 @@ from rmtcli.evaluation.network import build
 from rmtcli.layers import Layer
 from rmtcli.layouts.split import SplitLinear
 from rmtcli.planning import LayerCalibration, LayerPlan
-from rmtcli.running.calibrate import CalibrationInputs, fitted_on, mask_of
+from rmtcli.running.calibrate import CalibrationInputs, fitted_on, masks_of
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.modules import modules_of, watchable
 from rmtcli.running.sequential import RefitStep, refit
@@ -81,8 +81,8 @@ def refine(
 
     if steps:
         inputs, batch = fitted_on(held_out.inputs), min(settings.batch, source.task.batch)
-        mask = lambda: mask_of(dense)  # noqa: E731
-        refit(dense, pruned, steps, inputs, source.run, put, batch=batch, mask=mask)
+        masks = lambda: masks_of(dense)  # noqa: E731
+        refit(dense, pruned, steps, inputs, source.run, put, batch=batch, masks=masks)
     helped = held_out.distance(pruned) <= before
     new = {name: item.factors for name, item in held.items()} if helped else {}
     kernels = any(p.layer.view.kernel for p in plans)

@@ -51,7 +51,7 @@ def refit(
     put: Callable[[str, Factors], None],
     *,
     batch: int,
-    mask: Callable[[], Tensor | None] = lambda: None,
+    masks: Callable[[], Sequence[Tensor]] = tuple,
 ) -> None:
     """Fit the layers one after another, in the order in which the network runs them.
 
@@ -68,8 +68,8 @@ def refit(
         run: computes a network's outputs.
         put: stores a layer's new factors in the compressed network.
         batch: samples per forward pass.
-        mask: returns, once a batch has run through the dense network, which of its positions hold
-            tokens; None for all.
+        masks: returns, once a batch has run through the dense network, masks of its positions that
+            hold tokens; none for all.
     """
     batches = [
         torch.from_numpy(np.array(inputs[start : start + batch]))
@@ -86,7 +86,7 @@ def refit(
         course.move(modules, (after, sum(count for _, count in near)))
         for i in tracked(range(len(batches)), label):
             for (_, x), (_, y) in zip(*course.reads(i, modules, calls), strict=True):
-                sums.add(rows_of(x, mask()), rows_of(y, mask()))
+                sums.add(rows_of(x, masks()), rows_of(y, masks()))
         for name in names:
             put(name, sums.fit(steps[name], len(inputs)))
 

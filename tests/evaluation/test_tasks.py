@@ -38,6 +38,7 @@ TASKED = {
     "llama": "causal-lm:length=16",
     "gpt2": "causal-lm:length=16",
     "mixtral": "causal-lm:length=16",
+    "t5": "seq2seq-lm",
     "vit": "image-classification",
     "bert": "sentence-embedding",
 }
@@ -67,6 +68,11 @@ def data_for(case: str, folder: Path) -> Path:
         records = [{"text": text, "label": i % 2} for i, text in enumerate(lines())]
         (folder / "text.jsonl").write_text("\n".join(map(json.dumps, records)))
         return folder / "text.jsonl"
+    if case == "t5":
+        pairs = zip(lines(), lines(seed=1), strict=True)
+        records = [{"text": text, "target": target} for text, target in pairs]
+        (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
+        return folder / "pairs.jsonl"
     (folder / "text.txt").write_text("\n".join(lines()))
     return folder / "text.txt"
 
@@ -96,7 +102,7 @@ def test_every_task_calibrates_compresses_and_compares(case: str, tmp_path: Path
         assert measured.agreement is None
     else:
         assert 0 <= measured.agreement < 100.1  # type: ignore[operator]
-    if TASKED[case].startswith("causal"):
+    if "-lm" in TASKED[case]:
         assert again.after.perplexity == pytest.approx(measured.after.perplexity, rel=1e-4)
 
 
@@ -192,7 +198,7 @@ def test_a_curve_of_embeddings_shows_cosines(tmp_path: Path) -> None:
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize("case", ["bert-head", "gpt2", "mixtral"])
+@pytest.mark.parametrize("case", ["bert-head", "gpt2", "mixtral", "t5"])
 def test_padding_does_not_count_in_moments(case: str, tmp_path: Path) -> None:
     """Compare with one sample at a time, which has no padding; each expert sees other tokens."""
     source, data = directory(case, tmp_path), data_for(case, tmp_path)
@@ -305,6 +311,42 @@ def test_perplexity_equals_exp_of_the_loss_of_transformers(tmp_path: Path) -> No
         loss = model.network(input_ids=tokens, labels=tokens).loss
     # float32 means, added in another order.
     assert comparison.after.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+
+
+def test_targets_of_an_encoder_decoder_are_those_of_transformers(tmp_path: Path) -> None:
+    """transformers' loss of each pair, alone and without padding, is the reference."""
+    source, data = directory("t5", tmp_path), data_for("t5", tmp_path)
+    comparison = evaluate(source, evaluation=Evaluation(data)).comparison  # the task is implied
+    assert comparison is not None
+    model = build(Evaluation(task="seq2seq-lm").resolve(open_checkpoint(source)))
+    assert isinstance(model, Pretrained)
+    own, sums, count = tokenizer(40), 0.0, 0
+    for record in map(json.loads, data.read_text().splitlines()):
+        labels = own(text_target=record["target"], return_tensors="pt")["input_ids"]
+        tokens = own(record["text"], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            loss = model.network(input_ids=tokens, labels=labels).loss
+        sums, count = sums + float(loss) * labels.numel(), count + labels.numel()
+    assert comparison.after.perplexity == pytest.approx(np.exp(sums / count), rel=1e-4)
+    data.write_text('{"text": "w1", "target": "w2"}\n{"text": "w3"}')
+    with pytest.raises(EvaluationError, match="some lines have a string 'target'"):
+        evaluate(source, evaluation=Evaluation(data))
+    data.write_text('{"text": "w1", "target": "w2"}')
+    config = json.loads((source / "config.json").read_text())
+    del config["decoder_start_token_id"]
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EvaluationError, match="has no 'decoder_start_token_id'"):
+        evaluate(source, evaluation=Evaluation(data, task="seq2seq-lm"))
+
+
+def test_a_text_without_a_target_is_its_own(tmp_path: Path) -> None:
+    source, data = directory("t5", tmp_path), tmp_path / "text.txt"
+    data.write_text("w1 w2\nw3 w4 w5")
+    samples = task_of(source, None).read(data, source)
+    assert samples.inputs.shape == (2, 4, 3)
+    np.testing.assert_array_equal(samples.inputs[:, 2:], samples.inputs[:, :2])
+    assert samples.targets is not None
+    assert samples.targets.tolist() == [[3, 4, -1], [5, 6, 7]]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

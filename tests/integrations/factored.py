@@ -108,7 +108,15 @@ CASES = {
     "t5": Case(
         "T5ForConditionalGeneration",
         "AutoModelForSeq2SeqLM",
-        T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
+        T5Config(
+            vocab_size=99,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+        ),
         r"(q|k|v|o|wi|wo)",
     ),
     "vit": Case(

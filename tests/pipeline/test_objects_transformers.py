@@ -85,6 +85,20 @@ def test_a_model_is_measured_on_its_task(name: str) -> None:
     assert small.report.pruned
 
 
+def test_labels_of_an_encoder_decoder_are_its_targets() -> None:
+    model, data = CASES["t5"].model(), batches()
+    labels = [{**batch, "labels": batch["input_ids"].roll(1, 0)} for batch in data]
+    scored = {}
+    for name, given in (("copies", data), ("labels", labels)):
+        report = rmtcli.evaluate(model, evaluation=Evaluation(given))
+        assert report.comparison is not None
+        scored[name] = report.comparison.after.perplexity
+    assert scored["copies"] != scored["labels"]
+    wrong = [{**batch, "labels": torch.zeros(len(batch["input_ids"]))} for batch in data]
+    with pytest.raises(RmtcliError, match="labels of an encoder-decoder must be token numbers"):
+        rmtcli.evaluate(model, evaluation=Evaluation(wrong))
+
+
 def test_without_inputs_token_numbers_are_drawn() -> None:
     one = "encoder.layer.0.attention.self.query.weight"
     model, only = CASES["bert"].model(), Selection(include=[one])
