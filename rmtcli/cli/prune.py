@@ -59,7 +59,6 @@ def command(
     from rmtcli import prune
 
     read = file, evaluation.data, calibration.data, calibration.stats, plan.apply, vocab
-    plan.check(bits, goal.budget_bytes)
     reporter = Reporter.open(outputs, *read, output, files=[(plan.write, [".json"])])
     report = prune(
         file,

@@ -15,18 +15,18 @@ from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.request import AUTO
-from rmtcli.pipeline.rounding import Rounding, on_chosen, on_rounding
+from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_rounding
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     CONFIDENCE,
     Allocation,
     BitAllocation,
     BitChoices,
+    Division,
     Drop,
     Fitted,
     Guard,
     LayerCalibration,
-    LayerPlan,
     MixedAllocation,
     Plan,
     Range,
@@ -42,6 +42,7 @@ from rmtcli.planning import (
     timed_allocation,
     widths_of,
 )
+from rmtcli.quantization import Grid
 
 #: What a budget is divided among: ranks, widths, bits, or several of them.
 AnyAllocation = Allocation | BitAllocation | WidthAllocation | MixedAllocation
@@ -61,7 +62,7 @@ def decide(prepared: Prepared) -> Result:
     """The result for ranks that need no measurement of the network: by plan, rule or budget."""
     goal, calibrations = prepared.request.goal, prepared.calibrations
     if goal.plan is not None:
-        return _by_plan(prepared, goal.plan)
+        return replace(_by_plan(prepared, goal.plan), grids=goal.plan.grids)
     if goal.budget is None:
         return prepared.result(by_rule(goal.keep, calibrations))
     allocation = allocate(prepared)
@@ -90,10 +91,15 @@ def at_size(prepared: Prepared, allocation: AnyAllocation, size: int) -> Result:
         return prepared.narrowed(allocation.widths(size))
     if isinstance(allocation, MixedAllocation):
         design = allocation.best(size)
-        return replace(mixed(prepared, design), bits=design.division.bits)
+        return replace(mixed(prepared, design), grids=_grids(design.division))
     division = allocation.divide(size)
     result = prepared.result(by_ranks(division.ranks, prepared.calibrations), division.layouts)
-    return replace(result, bits=division.bits)
+    return replace(result, grids=_grids(division))
+
+
+def _grids(division: Division) -> dict[str, Grid]:
+    """The grids of the matrices for which a budget chose few bits."""
+    return {name: Grid(bits) for name, bits in division.bits.items() if bits is not None}
 
 
 def nothing(prepared: Prepared) -> Result:
@@ -155,26 +161,29 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
 
 def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     """The result with every matrix in few bits, where that is asked for."""
-    bits = prepared.request.bits
-    others = None if result.bits or bits == AUTO or bits is None else int(bits)
-    if not result.bits and others is None:
+    request, calibrated = prepared.request, prepared.calibrated is not None
+    bits = request.bits
+    whole = None if result.grids or bits == AUTO or bits is None else int(bits)
+    if not result.grids and whole is None:
         return result
     known = result.calibrations or prepared.calibrations or {}
+    others = None if whole is None else Grid(whole, group_of(result.network))
 
-    def rounded(network: Edited) -> tuple[Edited, tuple[LayerPlan, ...]]:
-        return Rounding(network, result.bits, others, known).apply(result.planned.layers)
+    def rounding(network: Edited) -> Rounding:
+        return Rounding(network, result.grids, others, known)
 
-    network, layers = rounded(result.network)
+    made, layers = rounding(result.network), result.planned.layers
+    network, rounded = made.apply(layers)
+    unhealed = result.unhealed and rounding(result.unhealed).apply(layers)[0]
+    safe = bits == AUTO and request.goal.joint and not calibrated
+    notes = on_rounding(whole, calibrated=calibrated), on_chosen(result.grids, safe=safe)
     return replace(
         result,
-        planned=replace(result.planned, layers=layers),
+        planned=replace(result.planned, layers=rounded),
         network=network,
-        unhealed=None if result.unhealed is None else rounded(result.unhealed)[0],
-        notes=(
-            *result.notes,
-            *on_rounding(others, calibrated=prepared.calibrated is not None),
-            *on_chosen(result.bits, calibrated=prepared.calibrated is not None),
-        ),
+        unhealed=unhealed,
+        notes=(*result.notes, *notes[0], *notes[1]),
+        grids=made.grids,
     )
 
 

@@ -21,7 +21,7 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
 
     Of a directory's network that is calibrated, a budget of parameters or bytes takes tables if the
     other layers would keep less than a quarter of their weights, and says so. Patterns to include
-    settle what is taken.
+    settle what is taken. A plan that names a table takes it.
 
     Raises:
         UsageError: a pattern that matches nothing, or a budget that cannot be read.
@@ -30,6 +30,9 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
     checkpoint, whole = harness.checkpoint, request.layout.splits
     items = layers_of(checkpoint, request.selection, whole=whole)
     selection, budget = request.selection or Selection(), request.goal.budget
+    planned = {x.name for x in request.goal.plan.layers} if request.goal.plan else set()
+    if planned - {item.name for item in items if isinstance(item, Layer)}:
+        return layers_of(checkpoint, replace(selection, embeddings=True), whole=whole)
     if selection.embeddings or selection.include or budget is None or not request.layout.ranks:
         return items
     if not (harness.pretrained and request.calibrates and budget.unit in ("parameters", "bytes")):

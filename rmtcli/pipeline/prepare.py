@@ -91,6 +91,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     if request.narrows and calibrations is not None:
         hidden = hidden_layers(harness, request, items, calibrations)
         kept = () if hidden else (on_kept_widths(request),)
+        calibrations = calibrations if hidden else _without_heads(calibrations, layers)
     notes = (*notes, *kept)
     return Prepared(*values, layers, calibrations, calibrated, notes, scorer, hidden)
 
@@ -120,7 +121,8 @@ def _calibrate(
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of all layers that may change.
 
-    Output heads are among them if a plan names them or hidden layers before them become narrower.
+    Output heads are among them if a plan gives them a rank or hidden layers before them become
+    narrower; all other layers of a plan with bits are rounded with feedback.
 
     Raises:
         UsageError: layers are computed on a cluster.
@@ -131,16 +133,26 @@ def _calibrate(
             "and, with a budget or limit, the training part of --data"
         )
     plan = request.goal.plan
-    named = set[str]()
+    changed, rounded = set[str](), set[str]()
     if plan is not None:
-        named = {*plan.ranks, *(n for x in plan.hidden for n in (*x.writers, *x.readers))}
-    layers = [
-        item
-        for item in items
-        if isinstance(item, Layer)
-        and (item.name in named if plan else request.narrows or not item.head)
-    ]
+        changed = {*plan.ranks, *(n for x in plan.hidden for n in (*x.writers, *x.readers))}
+        rounded = {x.name for x in plan.layers} if plan.matrices else rounded
+
+    def takes_part(layer: Layer) -> bool:
+        body = request.narrows or not layer.head
+        return body if plan is None else layer.name in changed or (layer.name in rounded and body)
+
+    layers = [item for item in items if isinstance(item, Layer) and takes_part(item)]
     return calibrate_layers(harness, source.sha256, layers, request.calibration)
+
+
+def _without_heads(
+    calibrations: ByLayer[LayerCalibration], layers: FittedLayers
+) -> ByLayer[LayerCalibration]:
+    """The calibrations of all layers but output heads, where no hidden layer gets narrower."""
+    heads = {item.layer.name for item in layers.fitted if item.layer.head}
+    kept = {name: known for name, known in calibrations.items() if name not in heads}
+    return ByLayer(kept, calibrations.missing)
 
 
 def _share(

@@ -39,6 +39,7 @@ from rmtcli.planning import (
     Plan,
     RankChooser,
 )
+from rmtcli.quantization import Grid
 from rmtcli.report.base import Report, Source
 from rmtcli.report.notes import on_more_samples, on_widths
 from rmtcli.spectra import Factors
@@ -58,8 +59,8 @@ class Result:
         notes: sentences a user should read.
         undone: the refinements that were undone: ``sequential``, ``heal``.
         calibrations: those of its own layers, if hidden layers are narrower; else None.
-        bits: bits per entry of each matrix, by the name of its tensor in the dense network, where
-            a budget chose them.
+        grids: the grid of each matrix in few bits, by the name of its tensor in the dense network,
+            where they are chosen one by one, and of all after rounding.
     """
 
     planned: Planned
@@ -68,7 +69,7 @@ class Result:
     notes: tuple[str, ...] = ()
     undone: tuple[str, ...] = ()
     calibrations: Mapping[str, LayerCalibration] | None = None
-    bits: Mapping[str, int | None] = field(default_factory=dict)
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

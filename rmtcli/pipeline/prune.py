@@ -25,7 +25,7 @@ from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.request import AUTO, Refuse, Request, chosen_bits, default_output, goal_of
+from rmtcli.pipeline.request import Refuse, Request, chosen_bits, default_output, goal_of
 from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.pipeline.vocabulary import prune_vocabulary
@@ -92,7 +92,7 @@ def prune(
         per_block: whether each hidden layer of a directory gets a width of its own, so that
             transformers needs rmtcli's loader to open it. By default, all that have one entry of
             ``config.json`` get one width.
-        plan: a plan to carry out, or its file; it sets ranks, shared factors and calibration.
+        plan: a plan to carry out, or its file; it sets ranks, shared factors, bits and calibration.
         edge: edge estimator with options.
         layout: ``factored``, ``pivoted``, ``dense`` for the product under the old names, or
             ``narrow`` for hidden layers with fewer units, which needs a budget or limit and
@@ -217,13 +217,11 @@ def _written(report: Report, result: Result, target: Path, *, force: bool, verif
     return replace(report, output=described(target, result.network), readback=readback)
 
 
-def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | None:
-    """The plan that leads to these ranks and widths; None where bits were chosen too."""
-    if prepared.request.bits == AUTO:
-        return None
+def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan:
+    """The plan that leads to these ranks, widths and bits."""
     words = prepared.request.goal.words if applied is None else applied.made_by
     layout = prepared.method.layout
-    return plan_of(
+    plan = plan_of(
         prepared.checkpoint,
         result.planned.layers,
         words,
@@ -232,6 +230,7 @@ def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan | No
         prepared.hidden,
         layout if layout.narrows else None,
     )
+    return plan.in_few_bits(result.grids)
 
 
 def layout_for(name: str, plan: Plan | None) -> Layout:

@@ -102,7 +102,8 @@ class Request:
             numbers = ", ".join(map(str, BITS))
             raise UsageError(f"--bits is {AUTO}, none or one of {numbers}, not {self.bits}")
         unit = "bytes" if self.goal.budget is None else self.goal.budget.unit
-        if self.bits == AUTO and not (self.goal.joint and unit == "bytes"):
+        planned = self.goal.plan is not None and bool(self.goal.plan.matrices)
+        if self.bits == AUTO and not planned and not (self.goal.joint and unit == "bytes"):
             raise UsageError(
                 f"--bits {AUTO} divides a budget of bytes: give --budget-bytes or --max-drop, or a "
                 "number of bits"
@@ -137,9 +138,8 @@ class Request:
     def chooses_bits(self) -> bool:
         """Whether one budget of bytes is divided among ranks and matrices in few bits."""
         budget = self.goal.budget
-        return self.bits == AUTO or (
-            self.bits is not None and budget is not None and budget.unit == "bytes"
-        )
+        in_bytes = budget is not None and budget.unit == "bytes"
+        return self.goal.joint and self.bits is not None and (self.bits == AUTO or in_bytes)
 
     @property
     def choices(self) -> tuple[int | None, ...]:
@@ -173,7 +173,14 @@ def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | st
         given: a number of bits or its digits, ``auto``, ``none``, or None for the default.
         goal: how ranks are decided.
         target: the format of the destination.
+
+    Raises:
+        UsageError: the plan has bits, and so has the request.
     """
+    if goal.plan is not None and goal.plan.matrices:
+        if given is not None:
+            raise UsageError("the plan sets the bits of each matrix: leave out --bits")
+        return AUTO
     if given is None:
         few = goal.budget is not None and goal.budget.unit == "bytes" and not goal.share_inputs
         opens = target.name == "safetensors" or (target is DIRECTORY and _transformers() >= 5)

@@ -34,9 +34,8 @@ class Rounding:
 
     Args:
         network: the pruned network.
-        bits: bits per entry of single tensors, by their names in the dense network; None leaves one
-            as it is.
-        others: bits per entry of all other tensors.
+        grids: the grids of single matrices, by the names of their tensors in the dense network.
+        others: the grid of all other matrices; None leaves them as they are.
         calibrations: of the network's layers at their own widths, by name; empty without
             calibration.
     """
@@ -44,18 +43,23 @@ class Rounding:
     def __init__(
         self,
         network: Edited,
-        bits: Mapping[str, int | None],
-        others: int | None,
+        grids: Mapping[str, Grid],
+        others: Grid | None,
         calibrations: Mapping[str, LayerCalibration],
     ) -> None:
         self.network, self.calibrations = network, calibrations
-        self._bits, self._others = bits, others
-        self._group = GROUP if bits else group_of(network)
+        self._grids, self._others = grids, others
         self._owners = {new: old for old, group in network.edits.items() for new in group}
         self._tied = set(network.aliases.values())
         self._spill = Spill()
         self._new: dict[str, Stored] = {}
         self._first: dict[str, Rounded] = {}  # right factors that several layers share
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each matrix that was rounded, by the name of its tensor as above."""
+        owners = (self._owners.get(name, name) for name, x in self._new.items() if _is_packed(x))
+        return {name: grid for name in owners if (grid := self._grids.get(name, self._others))}
 
     def apply(self, plans: Sequence[LayerPlan]) -> tuple[Edited, tuple[LayerPlan, ...]]:
         """The network with rounded matrices, and the plans with what that adds to their losses.
@@ -74,11 +78,9 @@ class Rounding:
             else:
                 after.append(self._layer(plan))
         for name in self.network.distinct:
-            bits = self._bits_of(name)
-            if name not in self._new and bits is not None and self._is_matrix(name):
-                self._keep(
-                    name, nearest(self._array(name), Grid(bits, self._group).of(self._shape(name)))
-                )
+            grid = self._grid_of(name)
+            if name not in self._new and grid is not None and self._is_matrix(name):
+                self._keep(name, nearest(self._array(name), grid.of(self._shape(name))))
         return self._edited(), tuple(after)
 
     def _layer(self, plan: LayerPlan) -> LayerPlan:
@@ -86,8 +88,8 @@ class Rounding:
         weight = plan.layer.tensor
         split = plan.layout.splits and plan.layout.names(weight)[0] in self.network.infos
         names = plan.layout.names(weight) if split else (weight,)
-        bits = self._bits_of(names[-1])
-        if bits is None or not all(map(self._is_matrix, names[:2])):
+        grid = self._grid_of(names[-1])
+        if grid is None or not all(map(self._is_matrix, names[:2])):
             return plan
         transposed = plan.layer.view.transposed and not split
         parts = [self._array(name) for name in names[:2]]
@@ -95,7 +97,7 @@ class Rounding:
         before = Matrices([parts[0].T] if transposed else parts, order)
         metric = Metric.of(self.calibrations.get(plan.layer.name))
         stored = self.network.aliases.get(names[0], names[0])
-        grid = Grid(bits, self._group).of(self._shape(names[0]))
+        grid = grid.of(self._shape(names[0]))
         shared = stored in self._tied
         rounded = round_matrices(
             before,
@@ -117,22 +119,21 @@ class Rounding:
                 bias = plan.layout.bias_name(name) if split else bias_of(name)
                 if bias in self.network.infos:
                     self._shift(bias, change)
-        return replace(
-            plan, bits=bits, predicted_loss=metric.loss(before, after, plan.predicted_loss)
-        )
+        loss = metric.loss(before, after, plan.predicted_loss)
+        return replace(plan, bits=grid.bits, predicted_loss=loss)
 
     def _table(self, plan: LayerPlan) -> LayerPlan:
         """Round a table that is looked up: each row with feedback in its output's metric."""
-        name, bits = plan.layer.tensor, self._bits_of(plan.layer.tensor)
-        if bits is None or name not in self.network.infos or not self._is_matrix(name):
+        name, grid = plan.layer.tensor, self._grid_of(plan.layer.tensor)
+        if grid is None or name not in self.network.infos or not self._is_matrix(name):
             return plan
         outputs = Metric.of(self.calibrations.get(plan.layer.name)).outputs
-        self._keep(name, round_weight(self._array(name), outputs, Grid(bits, self._group)))
-        return replace(plan, bits=bits)
+        self._keep(name, round_weight(self._array(name), outputs, grid))
+        return replace(plan, bits=grid.bits)
 
-    def _bits_of(self, name: str) -> int | None:
+    def _grid_of(self, name: str) -> Grid | None:
         first = self.network.aliases.get(name, name)
-        return self._bits.get(self._owners.get(first, first), self._others)
+        return self._grids.get(self._owners.get(first, first), self._others)
 
     def _is_matrix(self, name: str) -> bool:
         """Whether a tensor is rounded."""
@@ -185,6 +186,10 @@ class Rounding:
         return Edited(network.source, edits, replace(network.manifest, packed=packed))
 
 
+def _is_packed(tensor: Stored) -> bool:
+    return isinstance(tensor, Packed)
+
+
 def group_of(network: Edited) -> int:
     """Entries that share a scale: fewer where plain transformers reads a directory only then.
 
@@ -214,7 +219,11 @@ OPENS = (
 SAFE_ONLY = "without data, no matrix is stored in fewer than 8 bits: with --calib, some take fewer"
 
 
-def on_chosen(bits: Mapping[str, int | None], *, calibrated: bool) -> tuple[str, ...]:
-    """Notes on bits that a budget has chosen."""
-    few = (OPENS,) if any(bits.values()) else ()
-    return few if calibrated or not bits else (*few, SAFE_ONLY)
+def on_chosen(grids: Mapping[str, Grid], *, safe: bool) -> tuple[str, ...]:
+    """Notes on bits that were chosen for each matrix.
+
+    Args:
+        grids: the grids of the matrices.
+        safe: whether the choice was one of safe numbers, because there were no data.
+    """
+    return (*((OPENS,) if grids else ()), *((SAFE_ONLY,) if safe else ()))

@@ -89,8 +89,9 @@ def prune_vocabulary(text: Path, prune: Callable[..., Report], given: Mapping[st
         if rest is not None:
             new = {"model": small.path, "output": target, "budget": rest.budget, "plan": rest.plan}
             refuse = {"refuse": lambda report: given["refuse"](small.reported(report))}
-            report = small.reported(prune(**{**given, **new, **refuse}))
-            if report.pruned or bits is not None:
+            made = prune(**{**given, **new, **refuse})
+            report = small.reported(made)
+            if made.changes or bits is not None:
                 return report
         if given["dry_run"] or given["refuse"](report):
             return report

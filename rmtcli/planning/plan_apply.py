@@ -113,7 +113,7 @@ def check_plan(
     Raises:
         LayerError: a layer that is missing, or is not treated as a layer; one with another shape or
             other weights; a rank that is not possible or would make the checkpoint larger; siblings
-            with different ranks.
+            with different ranks; a matrix that is missing.
     """
     layers = {item.name: item for item in items if isinstance(item, Layer)}
     skipped = {item.name: item.reason.value for item in items if isinstance(item, Skipped)}
@@ -132,6 +132,9 @@ def check_plan(
             _check_rank(plan, planned, planned.rank, layer, own, where)
     for name in {name for x in plan.hidden for name in (*x.writers, *x.readers)} - layers.keys():
         raise LayerError(f"{checkpoint.path}: the plan's layer '{name}' is not there")
+    for matrix in plan.matrices:
+        if matrix.name not in checkpoint.infos:
+            raise LayerError(f"{checkpoint.path}: the plan's matrix '{matrix.name}' is not there")
 
 
 def _check_rank(

@@ -9,6 +9,10 @@ from typing import Any
 
 from rmtcli.calibration import Calibration, Data, data_sha256
 from rmtcli.errors import UsageError
+from rmtcli.quantization import ERRORS, GROUP, Grid
+
+#: The fewest neighbours that may share a scale.
+_LEAST_GROUP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,26 @@ class PlannedHidden:
     readers: tuple[str, ...]
     units: int
     width: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMatrix:
+    """A plan's entry for one matrix in few bits, whether or not it is a layer.
+
+    Attributes:
+        name: the tensor's name in the dense network.
+        bits: bits per entry of all matrices that take its place.
+        group: neighbours that share a scale.
+    """
+
+    name: str
+    bits: int
+    group: int = GROUP
+
+    @property
+    def grid(self) -> Grid:
+        """The grid to which it is rounded."""
+        return Grid(self.bits, self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +179,22 @@ def hidden_entry(item: Any, index: int, path: Path) -> PlannedHidden:
     return PlannedHidden(**values)
 
 
+def matrix_entry(item: Any, index: int, path: Path) -> PlannedMatrix:
+    """The plan's entry on a matrix in few bits.
+
+    Raises:
+        UsageError: it is wrong.
+    """
+    where = f"{path}: matrices[{index}]"
+    values = checked(item, _MATRIX, where)
+    if values["bits"] not in ERRORS:
+        raise UsageError(f"{where}: 'bits' must be one of {', '.join(map(str, ERRORS))}")
+    group = values["group"]
+    if group < _LEAST_GROUP or group & (group - 1):
+        raise UsageError(f"{where}: 'group' must be a power of two, at least {_LEAST_GROUP}")
+    return PlannedMatrix(**values)
+
+
 NONE = type(None)
 #: Types that each field of an entry may have.
 _CALIBRATION: dict[str, tuple[type, ...]] = {
@@ -182,6 +222,7 @@ _HIDDEN: dict[str, tuple[type, ...]] = {
     "units": (int,),
     "width": (int,),
 }
+_MATRIX: dict[str, tuple[type, ...]] = {"name": (str,), "bits": (int,), "group": (int,)}
 _WORDS = {
     str: "text",
     dict: "an object",

@@ -1,9 +1,11 @@
-"""A plan as a file: the rank of each layer and the widths, to be read, edited and applied."""
+"""A plan as a file: ranks, widths and bits, to be read, edited and applied."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from rmtcli.planning.plan_entries import (
     PlannedCalibration,
     PlannedHidden,
     PlannedLayer,
+    PlannedMatrix,
     calibration_entry,
     checked,
     hidden_entry,
     layer_entry,
+    matrix_entry,
 )
+from rmtcli.quantization import Grid
 
 #: Version of the file format.
 VERSION = 1
@@ -30,6 +35,7 @@ _PLAN: dict[str, tuple[type, ...]] = {
     "layers": (list,),
     "layout": (str, NONE),
     "hidden": (list,),
+    "matrices": (list,),
 }
 
 
@@ -44,6 +50,7 @@ class Plan:
         layers: the layers; a layer of the checkpoint that is not among them is left alone.
         layout: the layout that it is for, if that is one with widths; else that of ``--layout``.
         hidden: the hidden layers; one of the checkpoint that is not among them keeps its width.
+        matrices: the matrices that are stored in few bits; all others keep their type.
     """
 
     source: str
@@ -52,6 +59,7 @@ class Plan:
     layers: tuple[PlannedLayer, ...]
     layout: str | None = None
     hidden: tuple[PlannedHidden, ...] = ()
+    matrices: tuple[PlannedMatrix, ...] = ()
 
     def shape_of(self, layer: PlannedLayer) -> tuple[int, int]:
         """(out, in) of a layer at the planned widths."""
@@ -67,6 +75,20 @@ class Plan:
         return {layer.name: layer.rank for layer in self.layers if layer.rank is not None}
 
     @property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each matrix in few bits, by the name of its tensor."""
+        return {matrix.name: matrix.grid for matrix in self.matrices}
+
+    def in_few_bits(self, grids: Mapping[str, Grid]) -> Plan:
+        """The plan with these matrices in few bits.
+
+        Args:
+            grids: the grid of each, by the name of its tensor in the dense network.
+        """
+        entries = (PlannedMatrix(name, grid.bits, grid.group) for name, grid in grids.items())
+        return replace(self, matrices=tuple(entries))
+
+    @property
     def groups(self) -> dict[str, str]:
         """For each layer that is to share its right factor, the first layer of its group."""
         members: dict[str, list[str]] = {}
@@ -76,7 +98,7 @@ class Plan:
         return {name: names[0] for names in members.values() for name in names if len(names) > 1}
 
     def to_json(self) -> str:
-        """JSON with one line per layer, so that plans can be compared line by line."""
+        """JSON with one line per entry, so that plans can be compared line by line."""
         head = {
             "rmtcli_plan": VERSION,
             "source": self.source,
@@ -90,6 +112,8 @@ class Plan:
         else:
             head["layout"] = self.layout
             lists = {"hidden": [asdict(x) for x in self.hidden]} | lists
+        if self.matrices:
+            lists["matrices"] = [asdict(x) for x in self.matrices]
         parts = [f'  "{key}": {json.dumps(value)}' for key, value in head.items()]
         for key, items in lists.items():
             lines = ",\n".join(f"    {json.dumps(item)}" for item in items)
@@ -114,19 +138,18 @@ class Plan:
             raise UsageError(f"{path}: not a plan: {error}") from None
         if not isinstance(values, dict) or values.pop("rmtcli_plan", None) != VERSION:
             raise UsageError(f"{path}: not a plan of this version ('rmtcli_plan': {VERSION})")
+        wanted = LAYER | ({"layout": (str, NONE)} if "layout" in values else {})
         if "layout" not in values:  # an ordinary plan
             values = values | {"layout": None, "hidden": []}
-            wanted = LAYER
-        else:
-            wanted = LAYER | {"layout": (str, NONE)}
-        fields = checked(values, _PLAN, f"{path}")
+        fields = checked({"matrices": []} | values, _PLAN, f"{path}")
         fields["calibration"] = calibration_entry(fields["calibration"], path)
         fields["hidden"] = tuple(hidden_entry(x, i, path) for i, x in enumerate(fields["hidden"]))
         layers = [
             layer_entry(x, wanted, f"{path}: layers[{i}]") for i, x in enumerate(fields["layers"])
         ]
-        names = [layer.name for layer in layers]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(f"{path}: layer '{twice}' is there twice")
-        return Plan(**fields | {"layers": tuple(layers)})
+        matrices = [matrix_entry(x, i, path) for i, x in enumerate(fields["matrices"])]
+        for kind, entries in (("layer", layers), ("matrix", matrices)):
+            twice = [x for x, count in Counter(e.name for e in entries).items() if count > 1]
+            if twice:
+                raise UsageError(f"{path}: {kind} '{twice[0]}' is there twice")
+        return Plan(**fields | {"layers": tuple(layers), "matrices": tuple(matrices)})

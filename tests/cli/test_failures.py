@@ -124,13 +124,6 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         2,
         "a.safetensors: is named for two things: give each a file of its own",
     ),
-    "a plan beside bits that are chosen": (
-        nothing,
-        f"prune {MLP} --budget-bytes 20% --plan plan.json",
-        2,
-        "a plan holds ranks and widths, but no bits: with --plan, give --bits none or a number of "
-        "bits",
-    ),
     "healing without inputs": (
         nothing,
         f"prune {MLP} --heal 2",

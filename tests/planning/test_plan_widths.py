@@ -42,10 +42,12 @@ def planned(folder: Path, data: Path, **options: Any) -> Plan:  # noqa: F811
             "rank_multiple": 4,
             "bits": "none",
         },
+        {"layout": "auto", "budget": Budget("8%", "bytes")},
+        {"layout": "narrow", "budget": Budget("15%", "bytes")},
         {"layout": "auto", "calibration": {"sequential": True, "heal": 1}},
         {"layout": "auto", "budget": None, "keep": "rank:k=5"},
     ],
-    ids=["narrow", "auto", "bytes", "refined", "rule"],
+    ids=["narrow", "auto", "bytes", "bits", "narrow bits", "refined", "rule"],
 )
 def test_applying_a_plan_gives_the_same_bytes(
     tmp_path: Path,
@@ -61,6 +63,7 @@ def test_applying_a_plan_gives_the_same_bytes(
     assert a.keys() == b.keys()
     assert all(a[name].equal(b[name]) for name in a)
     assert again.plan == plan
+    assert bool(plan.matrices) == (options.get("bits") is None and "bytes" in plan.made_by)
 
 
 def test_a_directory_too(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from rmtcli.errors import UsageError
-
 if TYPE_CHECKING:
     from rmtcli import Plan
 
@@ -37,19 +35,6 @@ class PlanOptions:
             show_default=False,
         ),
     ] = None
-
-    def check(self, bits: str | None, budget_bytes: str | None) -> None:
-        """Make sure that a plan can hold what will be decided.
-
-        Raises:
-            UsageError: bits will be chosen as well.
-        """
-        chosen = bits == "auto" or (bits is None and budget_bytes is not None)
-        if self.write is not None and chosen:
-            raise UsageError(
-                "a plan holds ranks and widths, but no bits: with --plan, give --bits none or a "
-                "number of bits"
-            )
 
     def save(self, plan: Plan | None) -> None:
         """Write a plan, if that was asked for and there is one."""
