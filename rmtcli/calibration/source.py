@@ -159,7 +159,10 @@ def parts_of(data: Data) -> list[Part]:
 
 
 def _sha256(part: Path | GivenInputs) -> str:
-    return part.sha256 if isinstance(part, GivenInputs) else file_sha256(part)
+    if isinstance(part, GivenInputs):
+        return part.sha256
+    hashes = [file_sha256(file) for file in files_in(part)]
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 
 def _file(spelling: str) -> Path | FileShare:
@@ -181,13 +184,17 @@ def is_made(data: Data) -> bool:
     return any(isinstance(part, MadeInputs) for part in parts_of(data))
 
 
-def file_of(data: Data) -> Path | None:
-    """The file among the parts of ``data``; None if there is none."""
-    for part in parts_of(data):
-        file = part.path if isinstance(part, FileShare) else part
-        if isinstance(file, Path):
-            return file
-    return None
+def files_of(data: Data) -> tuple[Path, ...]:
+    """The files among the parts of ``data``."""
+    parts = (part.path if isinstance(part, FileShare) else part for part in parts_of(data))
+    return tuple(file for part in parts if isinstance(part, Path) for file in files_in(part))
+
+
+def files_in(path: Path) -> tuple[Path, ...]:
+    """The files that a path names: one, or two as in ``x.npy,y.npy``."""
+    pieces = str(path).split(",")
+    pair = len(pieces) == 2 and all(piece.endswith(".npy") for piece in pieces)
+    return tuple(map(Path, pieces)) if pair else (path,)
 
 
 def spelled(data: Data) -> str:

@@ -6,7 +6,6 @@ format's name, its value a :class:`Format`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +27,6 @@ DISTRIBUTED = (
     "a distributed checkpoint of torch, in parts: write one file with 'python -m "
     "torch.distributed.checkpoint.format_utils dcp_to_torch {} FILE.pt'"
 )
-#: A name on the Hugging Face Hub.
-_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +179,7 @@ def open_file(
         CheckpointError: the file is empty, damaged, or holds more than tensors and plain values.
     """
     if not path.exists():
-        raise MissingFileError(f"{path}: no such file{_on_the_hub(path)}")
+        raise MissingFileError(f"{path}: no such file")
     if path.suffix == ".distcp":
         raise UsageError(f"{path}: {DISTRIBUTED.format(path.parent)}")
     if not path.is_file():
@@ -215,10 +212,3 @@ def _check_infos(checkpoint: FileCheckpoint) -> None:
             raise CheckpointError(
                 f"{checkpoint.path}: '{name}' is of type {info.dtype}, which rmtcli does not know"
             )
-
-
-def _on_the_hub(path: Path) -> str:
-    """What to do if a path that does not exist is the name of a model on the Hugging Face Hub."""
-    if not _HUB.fullmatch(str(path)) or path.parent.exists() or find_format(path):
-        return ""
-    return f": if it is a model of the Hub, 'hf download {path} --local-dir FOLDER'"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rmtcli.checkpoint.base import Checkpoint, one_network
 from rmtcli.checkpoint.formats import DIRECTORY, Deferred, Format, find_format, open_file
+from rmtcli.checkpoint.hub import downloaded, named_on_hub
 from rmtcli.files import as_path, is_path, reaching
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def open_checkpoint(
     file, only the tensors that are used. The tensors of a module or state dict are not copied.
 
     Args:
-        source: the file, directory or URL; or a torch module, a state dict, or a checkpoint that is
+        source: the file, directory or URL; the name of a model on the Hugging Face Hub, which is
+            downloaded by huggingface_hub; or a torch module, a state dict, or a checkpoint that is
             open already.
         key: which state dict, where a torch file holds several: the keys that lead to it, joined by
             dots, such as ``ema`` or ``state.generator``.
@@ -46,6 +48,7 @@ def open_checkpoint(
         opened: Checkpoint = _in_memory(source, key)
         return opened
     path = as_path(cast("str | Path", source))
+    path = downloaded(path) if named_on_hub(path) else path
     with reaching(path):
         if path.is_dir():
             if key is not None:

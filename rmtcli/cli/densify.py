@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
 from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, to_path
 from rmtcli.cli.reporter import Reporter
 
-EXAMPLES = "rmtcli densify small.pt -o dense.pt"
+EXAMPLES = """\
+rmtcli densify model.pruned.pt
+rmtcli densify small.pt -o dense.pt"""
 
 
 def command(
     *,
     file: Checkpoint,
     output: Annotated[
-        PathOrURL,
+        Optional[PathOrURL],
         typer.Option(
             "--output",
             "-o",
             parser=to_path,
             metavar="FILE|DIR",
             help="File to write, in the format of its ending; for a directory, the directory to "
-            "write.",
+            "write. [default: the input's name with '.dense' in place of '.pruned']",
             show_default=False,
         ),
-    ],
+    ] = None,
     key: Key = None,
     record: Annotated[
         PathOrURL | None,

@@ -31,7 +31,7 @@ def listen(*, quiet: bool, verbose: bool) -> None:
     handler: logging.Handler
     if verbose:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_WithTraceback("%(asctime)s %(message)s", "%H:%M:%S"))
     elif not quiet and sys.stderr.isatty():
         handler = _StatusLine()
     else:
@@ -68,7 +68,20 @@ class _OneLine(logging.Formatter):
     """Formats a record on one line, whatever characters a name in it contains."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        return one_line(self.formatMessage(record))
+
+
+class _WithTraceback(_OneLine):
+    """Formats a record on one line, and the traceback of its error on those after it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not record.exc_info:
+            return super().format(record)
+        lines = self.formatException(record.exc_info).splitlines()
+        return "\n".join([super().format(record), *map(one_line, lines)])
 
 
 class _StatusLine(logging.Handler):

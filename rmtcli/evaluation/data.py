@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.calibration import Data, FileShare, GivenInputs
-from rmtcli.checkpoint import RawTensor, decode, open_checkpoint
-from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
+from rmtcli.errors import EvaluationError
+from rmtcli.evaluation.arrays import names_in, read_arrays
 
-#: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
-LARGE, RATIO = 256 * 2**20, 100
 #: Endings of files that hold text.
 TEXTS = (".txt", ".jsonl")
 #: The target at a position of a text that has no next token.
@@ -37,6 +31,7 @@ class Samples:
         scaled: whether the inputs were stored as bytes and divided by 255.
         next_tokens: whether the targets are those of a language model, shape (samples, positions),
             with :data:`NO_TARGET` where a text has ended.
+        taken: the names of the arrays in the file, if they are other ones.
     """
 
     path: Path
@@ -44,6 +39,7 @@ class Samples:
     targets: NDArray[Any] | None
     scaled: bool
     next_tokens: bool = False
+    taken: str = ""
 
     def some(self, count: int) -> Samples:
         """At most so many samples, evenly spread over all of them."""
@@ -80,19 +76,16 @@ def has_training_part(data: Data) -> bool:
     if isinstance(data, GivenInputs | FileShare):
         return False
     path = Path(data)
-    if path.suffix.lower() in TEXTS:
-        return False
-    if _ending(path) == ".safetensors":
-        return "train_inputs" in open_checkpoint(path).infos
-    with _unzipping(path), zipfile.ZipFile(path) as archive:
-        _check_size(path, archive)
-        return any(name.removesuffix(".npy") == "train_inputs" for name in archive.namelist())
+    return path.suffix.lower() not in TEXTS and "train_inputs" in names_in(path)
 
 
 def read_samples(path: str | Path, part: str = "") -> Samples:
-    """Read ``inputs``, and ``targets`` if there are any, from an ``.npz`` or ``.safetensors`` file.
+    """Read ``inputs``, and ``targets`` if there are any, from a file of arrays.
 
-    With ``part="train_"`` the arrays are ``train_inputs`` and ``train_targets``.
+    It is an ``.npz`` or ``.safetensors`` file; or an ``.npy`` file of inputs, or two of inputs and
+    targets, as ``x.npy,y.npy``. A file with just one array, or with samples and one number for
+    each, may have other names for them. With ``part="train_"`` the arrays are ``train_inputs`` and
+    ``train_targets``.
 
     Inputs stored as bytes (uint8) are treated as images and divided by 255, as
     ``torchvision.transforms.ToTensor`` does.
@@ -103,10 +96,7 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
     """
     path = Path(path)
     name, labels = f"{part}inputs", f"{part}targets"
-    arrays = _read_arrays(path, (name, labels))
-    if name not in arrays:
-        raise EvaluationError(f"{path}: has no array named '{name}'")
-    inputs, targets = arrays[name], arrays.get(labels)
+    inputs, targets, taken = read_arrays(path, name, labels)
     if inputs.ndim < 2 or len(inputs) == 0:
         raise EvaluationError(
             f"{path}: '{name}' has shape {inputs.shape}: it must be (samples, features…)"
@@ -118,7 +108,7 @@ def read_samples(path: str | Path, part: str = "") -> Samples:
         inputs = inputs.astype(np.float32) / 255
     if np.issubdtype(inputs.dtype, np.floating) and not np.isfinite(inputs).all():
         raise EvaluationError(f"{path}: '{name}' holds values that are NaN or infinite")
-    return Samples(path, inputs, targets, scaled)
+    return Samples(path, inputs, targets, scaled, taken=taken)
 
 
 def check_targets(what: str, targets: NDArray[Any], samples: int) -> None:
@@ -134,86 +124,3 @@ def check_targets(what: str, targets: NDArray[Any], samples: int) -> None:
         )
     if targets.dtype.kind == "f" and not np.isfinite(targets).all():
         raise EvaluationError(f"{what} holds values that are NaN or infinite")
-
-
-def _ending(path: Path) -> str:
-    """The ending of an existing file of arrays: ``.safetensors`` or ``.npz``.
-
-    Raises:
-        UsageError: there is no such file, or its ending is unknown.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory: name a file of arrays")
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such file")
-    ending = path.suffix.lower()
-    if ending not in (".safetensors", ".npz"):
-        raise UsageError(f"{path}: data must be an .npz or a .safetensors file")
-    return ending
-
-
-@contextmanager
-def _unzipping(path: Path) -> Iterator[None]:
-    """Report whatever zipfile and NumPy raise for a damaged file as one line.
-
-    Raises:
-        EvaluationError: the file is damaged.
-    """
-    try:
-        yield
-    except EvaluationError:
-        raise
-    except Exception as error:
-        raise EvaluationError(f"{path}: not a whole .npz file ({first_line(error)})") from None
-
-
-def _read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """The arrays of these names that a file holds."""
-    if _ending(path) == ".safetensors":
-        file = open_checkpoint(path)
-        return {n: _values(file.raw(n), f"{path}: '{n}'") for n in names if n in file.infos}
-    arrays = {}
-    with _unzipping(path), np.errstate(invalid="ignore"):  # a header may give an absurd shape
-        with zipfile.ZipFile(path) as archive:
-            _check_size(path, archive)
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in names if name in file}
-    return {name: _native(array, f"{path}: '{name}'") for name, array in arrays.items()}
-
-
-def _check_size(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a file that unpacks to far more than its size on disk.
-
-    Raises:
-        EvaluationError: it unpacks to more than ordinary compressed data would.
-    """
-    size = sum(entry.file_size for entry in archive.infolist())
-    if size > max(LARGE, RATIO * path.stat().st_size):
-        raise EvaluationError(
-            f"{path}: {path.stat().st_size:,} bytes would unpack to {size:,}: if you made it, "
-            "save it with numpy.savez, which does not compress"
-        )
-
-
-def _native(array: NDArray[Any], what: str) -> NDArray[Any]:
-    """Convert numbers to the machine's byte order, and floats to at most 64 bits.
-
-    Raises:
-        EvaluationError: the array does not hold numbers.
-    """
-    if array.dtype.kind not in "biuf":
-        raise EvaluationError(f"{what} holds {array.dtype}, not numbers")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return native.astype(np.float64) if native.dtype.kind == "f" and native.itemsize > 8 else native
-
-
-def _values(raw: RawTensor, what: str) -> NDArray[Any]:
-    """Convert a tensor of a safetensors file to an array.
-
-    Raises:
-        EvaluationError: NumPy has no such type.
-    """
-    dtype = TYPES[raw.dtype]
-    if dtype.array is None:
-        raise EvaluationError(f"{what} is stored as {dtype.word}, which cannot be evaluated on")
-    return np.array(decode(raw))

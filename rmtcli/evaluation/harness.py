@@ -20,6 +20,7 @@ from rmtcli.evaluation.problem import config_of
 from rmtcli.evaluation.reading import Reading
 from rmtcli.evaluation.tasks import TASKS, Task
 from rmtcli.evaluation.text import tokenizer_of
+from rmtcli.evaluation.user_code import check_spelling, words_of
 from rmtcli.evaluation.which_task import live_task, own_task, task_of
 from rmtcli.files import is_remote
 
@@ -59,7 +60,7 @@ class Evaluation:
             outputs, or read from the directory's files.
 
     Raises:
-        UsageError: the activation is unknown.
+        UsageError: the activation or the device is unknown, or a name has another form.
     """
 
     data: Any = None
@@ -75,6 +76,11 @@ class Evaluation:
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise UsageError(f"unknown activation '{self.activation}': choose one of {known}")
+        for given in (self.model, self.score):
+            if isinstance(given, str):
+                check_spelling(given)
+        if self.device.lower().startswith("gpu"):
+            raise UsageError(f"unknown device '{self.device}': write cuda, or mps on a Mac")
 
     @property
     def measures(self) -> bool:
@@ -226,10 +232,3 @@ class Harness:
         if self.pretrained or self.evaluation.task is None:
             return self.description
         return f"{self.description}, for {self.evaluation.task}"
-
-
-def words_of(given: object) -> str:
-    """What a user's network or function is called in messages."""
-    if isinstance(given, str):
-        return given
-    return str(getattr(given, "__qualname__", type(given).__name__))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,13 +11,14 @@ from torch import nn
 
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.computing.device import using
-from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
+from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation.chain import infer_chain
 from rmtcli.evaluation.data import Samples
-from rmtcli.evaluation.harness import Harness, words_of
+from rmtcli.evaluation.harness import Harness, Model
 from rmtcli.evaluation.problem import reading_of_config
 from rmtcli.evaluation.reading import Reading, Rows, read_rows
 from rmtcli.evaluation.tasks import ImageClassification, TextClassification
+from rmtcli.evaluation.user_code import blame, call, import_named, last_line, words_of
 from rmtcli.layouts.module import fill, loads_itself
 
 #: Number of samples on which a network's outputs are looked at.
@@ -52,15 +51,31 @@ def build(harness: Harness, checkpoint: Checkpoint | None = None) -> nn.Module:
     if given is None:
         model: Any = infer_chain(checkpoint, evaluation.activation)
     else:
-        model = call(cast("str | Callable[[], Any]", given))
-        if not isinstance(model, nn.Module):
-            raise EvaluationError(
-                f"{words_of(given)} returned {type(model).__name__}, not a torch.nn.Module"
-            )
+        model = _from_user(given)
     ignored = fill(model, checkpoint)
     if given is not None:
         harness.note(_on_class(words_of(given), model, checkpoint, ignored))
     return _moved(model.eval(), evaluation.device)
+
+
+def _from_user(given: Model) -> nn.Module:
+    """The network that a user's factory returns, or a copy of the one that a name stands for.
+
+    Raises:
+        UsageError: there is nothing of this name.
+        EvaluationError: it is not a network, or the factory fails.
+    """
+    made: Any = import_named(given) if isinstance(given, str) else given
+    if isinstance(made, nn.Module):
+        return copy.deepcopy(made)
+    name = words_of(given)
+    if not callable(made):
+        kind = type(made).__name__
+        raise UsageError(f"'{name}' is not a network, or a function that returns one, but {kind}")
+    model = call(made)
+    if not isinstance(model, nn.Module):
+        raise EvaluationError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
 
 
 def _on_class(
@@ -92,50 +107,6 @@ def _moved(model: nn.Module, device: str) -> nn.Module:
         return model.to(device)
 
 
-def import_callable(spec: str) -> Callable[..., Any]:
-    """Import the function named ``package.module:function``, first from the working folder.
-
-    From then on the working folder is the last in which modules are looked for: the user's module
-    may import others there when it runs, and none there takes the place of an installed one.
-
-    Raises:
-        UsageError: there is no such module or function, or the name has another form.
-    """
-    module_name, colon, attribute = spec.partition(":")
-    if not (module_name and colon and attribute):
-        raise UsageError(f"'{spec}' must be written package.module:function")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    # A user's module may raise anything while it is imported.
-    except Exception as error:
-        raise UsageError(f"'{spec}' cannot be imported: {_in_words(error)}") from None
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)
-    if not callable(function):
-        raise UsageError(f"'{spec}' is not a function or class")
-    return function  # type: ignore[no-any-return]
-
-
-def call(spec: str | Callable[..., Any], *arguments: object) -> Any:
-    """Call a user's function, or the one of this name, and return its result.
-
-    Raises:
-        UsageError: the function cannot be found.
-        EvaluationError: the function raised an exception.
-    """
-    function = import_callable(spec) if isinstance(spec, str) else spec
-    try:
-        return function(*arguments)
-    except RmtcliError:
-        raise
-    except Exception as error:
-        raise EvaluationError(f"{words_of(spec)} failed: {_in_words(error)}") from None
-
-
 def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
     """Run a network; its outputs have shape (rows, width), also where it returns single numbers.
 
@@ -153,10 +124,12 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
         outputs = model(inputs.to(first.dtype) if inputs.is_floating_point() else inputs)
     # A user's network may raise anything.
     except Exception as error:
-        shape = tuple(inputs.shape)
-        raise EvaluationError(
-            f"{source}: the network does not take inputs of shape {shape}: {_in_words(error)}"
-        ) from None
+        shape, words = tuple(inputs.shape), blame(error)
+        if last_line(error):
+            text = f"the network fails on inputs of shape {shape} from {source}: {words}"
+        else:
+            text = f"{source}: the network does not take inputs of shape {shape}: {words}"
+        raise EvaluationError(text) from error
     tensor = isinstance(outputs, torch.Tensor)
     if tensor and outputs.shape == (len(inputs),):
         outputs = outputs.unsqueeze(1)
@@ -198,10 +171,3 @@ def _of_transformers(harness: Harness) -> Reading:
     if isinstance(harness.task, TextClassification | ImageClassification):
         return reading_of_config(harness.config)
     return Reading(harness.task.rows or Rows.CLASSES)
-
-
-def _in_words(error: Exception) -> str:
-    """The first line of an error's text, after its type unless the text explains itself."""
-    kind, text = type(error).__name__, first_line(error)
-    plain = isinstance(error, RuntimeError | ImportError) or text == kind
-    return text if plain else f"{kind}: {text}"

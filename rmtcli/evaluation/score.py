@@ -18,14 +18,15 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.certificate import certifiable, certified
 from rmtcli.evaluation.comparison import Comparison
 from rmtcli.evaluation.data import NO_TARGET, Samples, next_of
-from rmtcli.evaluation.harness import Harness, Score, words_of
+from rmtcli.evaluation.harness import Harness, Score
 from rmtcli.evaluation.measures import merits, squared_error
-from rmtcli.evaluation.network import build, call, reading_of, run
+from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.reading import Reading, Rows
 from rmtcli.evaluation.scores import Scores
 from rmtcli.evaluation.sense import check_scores
 from rmtcli.evaluation.tasks import Arrays
+from rmtcli.evaluation.user_code import call, words_of
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -262,13 +262,24 @@ def _text(path: Path) -> str:
         EvaluationError: it is not text in UTF-8.
     """
     if path.suffix.lower() not in TEXTS:
-        raise UsageError(f"{path}: text must be in a .txt or a .jsonl file")
+        raise UsageError(f"{path}: text must be in a .txt or a .jsonl file{_of_table(path)}")
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise EvaluationError(f"{path}: is not text in UTF-8") from None
+
+
+def _of_table(path: Path) -> str:
+    """How to convert a table with a column of texts; empty for other files."""
+    if path.suffix.lower() != ".csv":
+        return ""
+    code = "import csv, json; [print(json.dumps(r)) for r in csv.DictReader(open('{}'))]"
+    return (
+        ", with a 'text' and perhaps a 'label' on each line: "
+        f'python -c "{code.format(path)}" > {path.stem}.jsonl'
+    )
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def staged_file(
             yield uploaded
         return
     temporary = target.with_name(f".rmtcli-{secrets.token_hex(8)}.tmp")
+    made = _make_folder(target.parent)
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -72,6 +73,7 @@ def staged_file(
             _rename_without_replacing(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _remove(made)
         raise with_path(error, target) from None
 
 
@@ -109,6 +111,7 @@ def staged_directory(
         return
     mark = secrets.token_hex(8)
     temporary, old = (target.with_name(f".rmtcli-{mark}.{end}") for end in ("tmp", "old"))
+    made = _make_folder(target.parent)
     try:
         temporary.mkdir()
         fill_and_flush(temporary)
@@ -118,10 +121,25 @@ def staged_directory(
         _exchange(temporary, target, old)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove(made)
         raise with_path(error, target) from None
     if old.is_symlink():
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those around it, where they do not exist; returns these, inner first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove folders that were made for an output, unless they hold something by now."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def flush_to_disk(handle: int) -> None:

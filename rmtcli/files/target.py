@@ -23,7 +23,7 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
 
     Raises:
         UsageError: the output is an input, lies in one or holds one, even with ``force``; it exists
-            already; or its folder does not exist or is not writable.
+            already; or its folder is not writable, or cannot be made.
     """
     with reaching(target):
         if target.is_dir() and not directory:
@@ -44,10 +44,14 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
 
 
 def _check_folder(target: Path, inputs: list[Path]) -> None:
-    """Refuse a local output without a writable folder, or one that is named for two files."""
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: its folder does not exist: create it first")
-    if not os.access(target.parent, os.W_OK):
+    """Refuse a local output without a writable folder, or one that is named for two files.
+
+    Folders that do not exist are made when the output is written.
+    """
+    folder = next(folder for folder in target.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise UsageError(f"{target}: {folder} is a file: name a folder")
+    if not os.access(folder, os.W_OK):
         raise UsageError(f"{target}: its folder may not be written to")
     inputs_here = {path.resolve() for path in inputs if not is_remote(path)}
     if not target.exists() and target.resolve() in inputs_here:

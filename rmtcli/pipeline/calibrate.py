@@ -20,7 +20,7 @@ from rmtcli.calibration import (
     Origin,
     clean_moments,
     data_sha256,
-    file_of,
+    files_of,
     is_made,
     parts_of,
     read_stats,
@@ -61,9 +61,9 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
         UsageError: inputs that do not exist, an option that needs inputs without any, or a file of
             statistics that cannot be written.
     """
-    file = None if settings.data is None else file_of(settings.data)
-    if file is not None and not file.is_file():
-        raise MissingFileError(f"{file}: no such file")
+    for file in () if settings.data is None else files_of(settings.data):
+        if not file.is_file():
+            raise MissingFileError(f"{file}: no such file")
     if settings.refines and settings.data is None:
         raise UsageError(
             "--sequential, --heal and --heal-minutes run the network: give inputs with --calib"
@@ -92,8 +92,8 @@ def input_files(
         plan: a plan, or its file.
     """
     paths = [x for x in (model, plan, calibration.stats) if isinstance(x, str) or is_path(x)]
-    given = [file_of(x) for x in (data, calibration.data) if x is not None]
-    return [*map(as_path, cast("list[str | Path]", paths)), *(x for x in given if x is not None)]
+    files = (file for x in (data, calibration.data) if x is not None for file in files_of(x))
+    return [*map(as_path, cast("list[str | Path]", paths)), *files]
 
 
 def calibration_source(

@@ -18,6 +18,7 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join, split_modules, widened
 from rmtcli.pipeline.factors import UNBALANCED, balances, recorded
+from rmtcli.pipeline.request import default_output
 from rmtcli.pipeline.stages import Planned, describe, described, on_tensors
 from rmtcli.report.base import Report
 from rmtcli.report.card import read_card, without_section
@@ -32,7 +33,7 @@ M = TypeVar("M", bound="nn.Module")
 @overload
 def densify(
     model: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     key: str | None = None,
     record: str | Path | None = None,
@@ -70,7 +71,8 @@ def densify(
         model: a factored checkpoint, a file or a Hugging Face directory; or a compressed module.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
-        output: file or directory to write; not for a module.
+        output: file or directory to write; by default the input's name with ``.dense`` in place of
+            ``.pruned``. Not for a module.
         record: the file or directory that ``prune`` wrote, for a file that lost its record.
         force: whether an existing output may be replaced.
         verify: whether the output is read back and compared before it appears under its name.
@@ -86,10 +88,8 @@ def densify(
     """
     if hasattr(model, "named_modules"):
         return _dense_copy(model, output)
-    if output is None:
-        raise UsageError(f"{model}: name the file or directory to write")
-    target = as_path(output)
     checkpoint = open_checkpoint(model, key=key)
+    target = default_output(checkpoint.path, "dense") if output is None else as_path(output)
     directory = format_of(checkpoint, target) is DIRECTORY
     inputs = [as_path(file) for file in (model, record) if file is not None]
     check_target(target, inputs=inputs, force=force, directory=directory)

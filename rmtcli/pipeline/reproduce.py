@@ -102,8 +102,6 @@ def _started(experiment: Experiment, data: str, output: str | Path | None) -> Re
     path = Path(output)
     if path.suffix != ".json":
         raise UsageError(f"{path}: results are kept in a .json file")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
     if not path.exists():
         return Reproduction(experiment, data, {})
     try:

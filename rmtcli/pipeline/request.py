@@ -26,19 +26,29 @@ AUTO = "auto"
 Refuse = Callable[[Report], Sequence[str]]
 
 
-def default_output(path: Path) -> Path:
-    """The default output of ``prune``: ``model.pruned.pt`` for ``model.pt``.
+def default_output(path: Path, word: str = "pruned") -> Path:
+    """The default output of a command: ``model.pruned.pt`` for ``model.pt``.
 
     A directory ``model`` becomes ``model.pruned``; a file whose ending names no format that is
-    written, such as an exported program's, becomes a safetensors file.
+    written, such as an exported program's, becomes a safetensors file. A model in the cache of the
+    Hugging Face Hub is written to the working folder.
+
+    Args:
+        path: the input.
+        word: what is added to its name; ``dense`` takes the place of ``pruned``.
     """
+    if path.parent.name == "snapshots":
+        path = Path(path.parents[1].name.split("--")[-1])
+        return path.with_name(f"{path.name}.{word}")
+    stem = path.name if path.is_dir() else path.stem
+    stem = stem.removesuffix(".pruned") if word == "dense" else stem
     if path.is_dir():
         path = path if path.name and path.name != ".." else path.resolve()
-        return path.with_name(f"{path.name}.pruned")
+        return path.with_name(f"{stem or path.name}.{word}")
     file_format = find_format(path)
     if file_format is None or file_format.write is None:
-        return path.with_name(f"{path.stem}.pruned.safetensors")
-    return path.with_name(f"{path.stem}.pruned{path.suffix}")
+        return path.with_name(f"{stem}.{word}.safetensors")
+    return path.with_name(f"{stem}.{word}{path.suffix}")
 
 
 def goal_of(given: Mapping[str, Any]) -> Goal:

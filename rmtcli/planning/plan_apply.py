@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmtcli.calibration import Calibrated, Calibration, data_sha256, file_of
+from rmtcli.calibration import Calibrated, Calibration, data_sha256, files_of
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
@@ -179,10 +179,10 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     stats = given.stats or (planned.stats if data is None else None)
     settings = planned.settings(data, stats)
     source = data or settings.stats or ""
-    file = file_of(source)
-    if file is not None and not file.is_file():
+    missing = next((file for file in files_of(source) if not file.is_file()), None)
+    if missing is not None:
         raise MissingFileError(
-            f"{file}: no such file: name the plan's calibration data with --calib"
+            f"{missing}: no such file: name the plan's calibration data with --calib"
         )
     if data_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")

@@ -47,7 +47,7 @@ def write_plots(report: Report, folder: Path) -> None:
         report: a report with layers.
         folder: created if it does not exist; the caller has checked that it can be written to.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     index: list[Iterable[object]] = [("file", "layer", "n", "p", "sigma", "edge", "spikes", "rank")]
     for number, plan in enumerate(report.layers, 1):
         stem, esd, fit = file_stem(number, plan.layer.name), esd_of(plan), plan.fit

@@ -179,7 +179,8 @@ def data(comparison: Comparison) -> list[tuple[str, str]]:
     if samples is None:
         return []
     scaled = ", byte values divided by 255" if samples.scaled else ""
-    return [("data", f"{samples.path}, {len(samples.inputs):,} samples{scaled}")]
+    taken = f", from {samples.taken}" if samples.taken else ""
+    return [("data", f"{samples.path}, {len(samples.inputs):,} samples{taken}{scaled}")]
 
 
 def dense(report: Report) -> str:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from rmtcli.errors import CheckpointError
-from rmtcli.evaluation.network import import_callable
+from rmtcli.evaluation.user_code import import_named
 from rmtcli.verification.parent import OpenStep, open_fresh
 from tests.attacks import CANARY
 from tests.conftest import Run
@@ -81,5 +81,5 @@ def test_a_named_module_is_found_in_the_working_folder_and_hides_no_other_later(
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     monkeypatch.setattr(sys, "path", list(before))
-    assert import_callable("named_by_the_user:f")() == 3
+    assert import_named("named_by_the_user:f")() == 3
     assert sys.path == [*before, str(tmp_path)]

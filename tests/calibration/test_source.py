@@ -10,7 +10,7 @@ from rmtcli.calibration import (
     Prose,
     RandomTokens,
     data_sha256,
-    file_of,
+    files_of,
     is_made,
     parts_of,
     spelled,
@@ -25,8 +25,9 @@ def test_a_file_may_be_joined_with_inputs_that_are_made() -> None:
         RandomTokens(seed=3),
         Prose(),
     ]
-    assert file_of("tokens+few.txt") == Path("few.txt")
-    assert file_of("tokens+prose") is None
+    assert files_of("tokens+few.txt") == (Path("few.txt"),)
+    assert files_of("tokens+prose") == ()
+    assert files_of("x.npy,y.npy") == (Path("x.npy"), Path("y.npy"))
     assert not is_made("few.txt")
     assert is_made("few.txt+tokens")
 

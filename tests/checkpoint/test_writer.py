@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from rmtcli.checkpoint import format_of, open_checkpoint, staged, write_checkpoint
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.files import check_target, write_file
-from rmtcli.files.atomic import staged_file, with_path
+from rmtcli.files.atomic import staged_directory, staged_file, with_path
 from tests.conftest import SAMPLES, model_directory, tree
 
 
@@ -67,14 +67,13 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     check_target(tmp_path / "there.pt", inputs=[], force=True)
     for target, message in [
         (tmp_path, "is a directory"),
-        (tmp_path / "no" / "a.pt", "its folder does not exist"),
+        (tmp_path / "there.pt" / "a.pt", f"{tmp_path / 'there.pt'} is a file: name a folder"),
         (tmp_path / "there.pt", "exists already: give --force"),
     ]:
         with pytest.raises(UsageError, match=f"^{target}: {message}"):
             check_target(target, inputs=[], force=False)
     for directory in (False, True):
-        with pytest.raises(UsageError, match="its folder does not exist"):
-            check_target(tmp_path / "no" / "a", inputs=[], force=True, directory=directory)
+        check_target(tmp_path / "no" / "a", inputs=[], force=True, directory=directory)
 
 
 def test_a_folder_without_write_permission_is_refused(
@@ -253,6 +252,17 @@ def test_without_force_nothing_is_replaced(
     assert tree(tmp_path) == {"out": b"first"}
 
 
+def test_folders_are_made_for_an_output_and_removed_if_it_fails(tmp_path: Path) -> None:
+    target = tmp_path / "a/b/c.txt"
+    file = staged_file(target, lambda file: file.write(b"x"))
+    for staged_output in (file, staged_directory(target, lambda folder: None, last="x")):
+        with pytest.raises(ZeroDivisionError), staged_output:
+            1 // len(list(target.parent.glob("c.txt")))  # the folder exists, and not the file
+        assert not (tmp_path / "a").exists()
+    write_file(target, lambda file: file.write(b"x"))
+    assert target.read_bytes() == b"x"
+
+
 def test_system_errors_name_the_output() -> None:
     output = Path("out.pt")
     for error in (OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full", "copied.pt")):
@@ -266,6 +276,7 @@ def test_system_errors_name_the_output() -> None:
 
 
 def test_a_file_that_cannot_be_created_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
+    (tmp_path / "no").touch()
+    with pytest.raises(FileExistsError) as caught:
         write_file(tmp_path / "no" / "out", lambda file: file.write(b"x"))
-    assert Path(caught.value.filename).parent == tmp_path / "no"
+    assert Path(caught.value.filename) == tmp_path / "no"

@@ -233,12 +233,6 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         2,
         "there.safetensors: exists already: give --force to replace it",
     ),
-    "output folder missing": (
-        nothing,
-        f"prune {MLP} -o no/such.safetensors",
-        2,
-        "no/such.safetensors: its folder does not exist: create it first",
-    ),
     "output of no known format": (
         nothing,
         f"prune {MLP} -o out.h5",

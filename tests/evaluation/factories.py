@@ -21,6 +21,22 @@ def residual() -> nn.Module:
     return Residual()
 
 
+instance = residual()
+
+
+def failing() -> nn.Module:
+    """A network whose own code is wrong."""
+
+    class Failing(type(residual())):  # type: ignore[misc]
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.helper({"x": x})
+
+        def helper(self, x):  # type: ignore[no-untyped-def]
+            return x["y"]
+
+    return Failing()
+
+
 def not_a_module() -> int:
     return 3
 

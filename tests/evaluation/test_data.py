@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ def test_bytes_are_divided_by_255_and_other_integers_are_not(tmp_path: Path) -> 
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"x": X}, "has no array named 'inputs'"),
     ({"inputs": X[0]}, "'inputs' has shape (4,): it must be (samples, features…)"),
     ({"inputs": X[:0]}, "'inputs' has shape (0, 4): it must be (samples, features…)"),
     (
@@ -71,8 +71,6 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_samples(tmp_path / "none.npz")
     (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(UsageError, match="data must be"):
-        read_samples(tmp_path / "a.csv")
     for content in (b"", b"text", b"PK\x03\x04rest"):
         (tmp_path / "a.npz").write_bytes(content)
         with pytest.raises(EvaluationError, match=r"not a whole \.npz file"):
@@ -113,6 +111,122 @@ def test_unusual_archives_and_arrays_are_read_or_refused(tmp_path: Path) -> None
         np.testing.assert_array_equal(read_samples(path).inputs, X)
     with pytest.raises(UsageError, match="is a directory"):
         read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "taken"),
+    [
+        ({"x": X}, "'x'"),
+        ({"y": Y, "images": X}, "'images' and 'y'"),
+        ({"arr_0": X.reshape(6, 2, 2), "arr_1": Y}, "'arr_0' and 'arr_1'"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_the_only_arrays_are_taken_under_any_name(
+    tmp_path: Path, arrays: dict[str, Any], taken: str, ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        save_file({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    samples = read_samples(path)
+    assert samples.taken == taken
+    np.testing.assert_array_equal(samples.inputs.reshape(6, 4), X)
+    assert samples.targets is None if len(arrays) == 1 else (samples.targets == Y).all()
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+@pytest.mark.parametrize(
+    ("arrays", "guess"),
+    [
+        ({"X": X, "y": Y, "weights": np.ones(3)}, {"inputs": "X", "targets": "y"}),
+        ({"X": X, "y": np.eye(6)}, {"inputs": "X"}),
+        ({"y": Y}, {}),
+    ],
+)
+def test_arrays_of_other_names_are_shown_with_the_command_that_names_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    arrays: dict[str, Any],
+    guess: dict[str, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"it's $5.{ending}")
+    if ending == "npz":
+        np.savez(path, **arrays)
+    else:
+        save_file({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    with pytest.raises(EvaluationError, match="has no array named 'inputs': it holds") as caught:
+        read_samples(path)
+    assert all(f"{name} {array.shape}" in str(caught.value) for name, array in arrays.items())
+    if set(guess) == {"inputs", "targets"}:
+        convert(str(caught.value))
+        samples = read_samples(Path(f"it's $5-named.{ending}"))
+        np.testing.assert_array_equal(samples.inputs, X)
+        np.testing.assert_array_equal(samples.targets, Y)
+
+
+def convert(message: str) -> None:
+    """Run the command at the end of a message, in this process, as a shell would read it."""
+    words = shlex.split(message[message.index("python -c ") :])
+    assert len(words) == 3
+    exec(words[2], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("label,a,b,c,d\n", "a table of 5 columns (label, a, b, …): make arrays of it, here"),
+        ("", "a table of 5 columns: make arrays of it, here with column 5 as the class"),
+        ("a,b,class,c,d\n", "here with column 3 as the class"),
+    ],
+)
+def test_a_table_is_shown_with_the_command_that_converts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    column = {"l": 0, "a": 2}.get(text[:1], 4)
+    rows = np.insert(X.astype(object), column, Y, axis=1)
+    Path("a.csv").write_text(text + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    with pytest.raises(UsageError, match=r"^a\.csv: ") as caught:
+        read_samples("a.csv")
+    assert words in str(caught.value)
+    convert(str(caught.value))
+    samples = read_samples("a.npz")
+    np.testing.assert_allclose(samples.inputs, X, rtol=1e-6)
+    np.testing.assert_array_equal(samples.targets, Y)
+
+
+def test_a_folder_of_images_and_files_of_other_programs_are_told(tmp_path: Path) -> None:
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/1.JPG").touch()
+    (tmp_path / "photos/dog").mkdir()
+    with pytest.raises(
+        UsageError, match=r"a folder of images, by class \(cat, dog\): .*torchvision"
+    ):
+        read_samples(tmp_path / "photos")
+    for name, word in (("a.pt", "torch.load"), ("a.mat", "loadmat"), ("a.h5", "h5py")):
+        (tmp_path / name).touch()
+        with pytest.raises(UsageError, match=rf"with 'inputs' and, .*{word}"):
+            read_samples(tmp_path / name)
+
+
+def test_a_pair_of_npy_files_is_inputs_and_targets(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    alone = read_samples(tmp_path / "x.npy")
+    assert alone.targets is None
+    pair = read_samples(f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}")
+    np.testing.assert_array_equal(pair.inputs, X)
+    np.testing.assert_array_equal(pair.targets, Y)
+    assert not has_training_part(f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}")
+    with pytest.raises(UsageError, match=r"z\.npy: no such file"):
+        read_samples(f"{tmp_path / 'x.npy'},{tmp_path / 'z.npy'}")
+    (tmp_path / "y.npy").write_bytes(b"text")
+    with pytest.raises(EvaluationError, match=r"not a whole \.npy file"):
+        read_samples(f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}")
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])

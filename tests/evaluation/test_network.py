@@ -16,6 +16,7 @@ from rmtcli.evaluation.chain import _MODULES
 from rmtcli.evaluation.harness import ACTIVATIONS
 from rmtcli.evaluation.network import build
 from rmtcli.layers import find_layers
+from tests.conftest import ROOT
 
 FACTORIES = "tests.evaluation.factories"
 X = torch.randn(8, 40, generator=torch.Generator().manual_seed(0))
@@ -124,8 +125,17 @@ def test_a_factory_can_build_any_network(residual: Path) -> None:
         ("tests.evaluation.broken:f", "'tests.evaluation.broken:f' cannot be imported: NameError"),
         (".relative:f", "'.relative:f' cannot be imported: TypeError"),
         ("no.such.module:f", "'no.such.module:f' cannot be imported: No module named 'no'"),
-        (f"{FACTORIES}:missing", f"'{FACTORIES}:missing' cannot be imported: AttributeError"),
-        (f"{FACTORIES}:value", f"'{FACTORIES}:value' is not a function or class"),
+        ("net.py", "'net.py' must be written package.module:function: it is a file: name a"),
+        ("net.Net", "'net.Net' must be written package.module:function: did you mean net:Net?"),
+        (f"{FACTORIES}:missing", f"'{FACTORIES}:missing': {FACTORIES} has no 'missing'"),
+        (
+            f"{FACTORIES}:residul",
+            f"'{FACTORIES}:residul': {FACTORIES} has no 'residul': did you mean residual?",
+        ),
+        (
+            f"{FACTORIES}:value",
+            f"'{FACTORIES}:value' is not a network, or a function that returns one, but int",
+        ),
     ],
 )
 def test_factories_that_cannot_be_imported_are_refused(
@@ -160,6 +170,8 @@ def test_a_function_may_score_every_sample(residual: Path) -> None:
 def test_unknown_devices_and_activations_are_refused(residual: Path) -> None:
     with pytest.raises(UsageError, match="unknown activation 'sine': choose one of relu"):
         Evaluation(activation="sine")
+    with pytest.raises(UsageError, match="unknown device 'gpu': write cuda"):
+        Evaluation(device="gpu")
     for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
         evaluation = Evaluation(model=f"{FACTORIES}:residual", device=device)
         with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
@@ -177,12 +189,47 @@ def test_cuda_gives_the_same_accuracy(residual: Path) -> None:
 
 
 def test_factories_and_scores_that_raise_give_one_line(residual: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"raises failed: KeyError: 'missing'"):
+    line = r"\(tests/evaluation/factories\.py, line \d+, in raises\)$"
+    with pytest.raises(EvaluationError, match=rf"raises failed: KeyError: 'missing' {line}"):
         build(Evaluation(model=f"{FACTORIES}:raises").resolve(open_checkpoint(residual)))
     for function, message in [("raises", "raises failed: KeyError"), ("nan", "must be finite")]:
         evaluation = Evaluation(model=f"{FACTORIES}:residual", score=f"{FACTORIES}:{function}")
         with pytest.raises(EvaluationError, match=message):
             rmtcli.evaluate(residual, evaluation=evaluation)
+
+
+def test_a_network_that_fails_is_blamed_by_its_own_line(
+    residual: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = residual.with_name("x.npz")
+    evaluation = Evaluation(x, model=f"{FACTORIES}:failing")
+    with (
+        caplog.at_level("INFO", "rmtcli"),
+        pytest.raises(
+            EvaluationError, match=r"fails on inputs of shape .*x\.npz: KeyError"
+        ) as caught,
+    ):
+        rmtcli.evaluate(residual, evaluation=evaluation)
+    assert str(caught.value).endswith("in helper)")
+    assert any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "spec", [f"{FACTORIES}:instance", "tests/evaluation/factories.py:instance"]
+)
+def test_a_name_may_stand_for_a_network_itself(
+    residual: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    from tests.evaluation.factories import instance
+
+    monkeypatch.chdir(ROOT)
+    checkpoint = open_checkpoint(residual)
+    before = instance.state_dict()["fc1.weight"].clone()
+    built = build(Evaluation(model=spec).resolve(checkpoint))
+    np.testing.assert_array_equal(
+        built.state_dict()["fc1.weight"], torch.load(residual)["fc1.weight"]
+    )
+    assert torch.equal(instance.state_dict()["fc1.weight"], before)
 
 
 def test_factors_without_a_record_are_not_run_as_layers(tmp_path: Path) -> None:

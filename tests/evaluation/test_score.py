@@ -74,7 +74,7 @@ class Broken(Pick):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("shape", "does not take inputs of shape (3, 5)"),
+        ("shape", "the network fails on inputs of shape (3, 5) from x.npz: mat1 and mat2"),
         ("nan", "returned values that are NaN or infinite"),
         ("flat", "returned (): one row of outputs per sample is needed"),
         ("dict", "returned dict: one row of outputs per sample is needed"),

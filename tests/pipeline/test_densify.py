@@ -12,6 +12,7 @@ from torch import nn
 import rmtcli
 from rmtcli.checkpoint import Edited, Manifest, open_checkpoint, write_checkpoint
 from rmtcli.errors import LayerError, UsageError
+from rmtcli.pipeline.request import default_output
 from tests.conftest import model_directory, planted
 
 NOTE = "the file was saved again without rmtcli's record, so the factors were told by their names: "
@@ -19,6 +20,23 @@ NOTE = "the file was saved again without rmtcli's record, so the factors were to
 
 def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("a.pruned.pt", "a.dense.pt"),
+        ("b.safetensors", "b.dense.safetensors"),
+        ("m.pruned", "m.dense"),
+        ("models--org--name/snapshots/0f", "name.dense"),
+    ],
+)
+def test_the_default_output_is_named_for_the_input(tmp_path: Path, name: str, output: str) -> None:
+    path = tmp_path / name
+    if "." not in name or name == "m.pruned":
+        path.mkdir(parents=True)
+    wanted = Path(output) if "snapshots" in name else tmp_path / output
+    assert default_output(path, "dense") == wanted
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
@@ -36,9 +54,9 @@ def test_a_state_dict_that_was_trained_and_saved_again(tmp_path: Path, ending: s
     file = tmp_path / f"tuned.{ending}"
     save = save_file if ending == "safetensors" else torch.save
     save(tuned.state_dict(), file)
-    report = rmtcli.densify(file, tmp_path / "c.pt")
+    report = rmtcli.densify(file, tmp_path / "new/c.pt")
     assert f"{NOTE}0, 2" in report.notes
-    dense.load_state_dict(torch.load(tmp_path / "c.pt"))
+    dense.load_state_dict(torch.load(tmp_path / "new/c.pt"))
     torch.testing.assert_close(dense(x), tuned(x), rtol=1e-4, atol=1e-3)
 
 

@@ -101,7 +101,6 @@ def test_directories_are_checked_before_any_work(workdir: Path, rmtcli: Run) -> 
     for folder, words in {
         "full": "full: is not empty: give --force to write into it",
         MLP: f"{MLP}: is a file: give a directory for the figures",
-        "none/x": "none/x: its folder does not exist: create it first",
     }.items():
         done = rmtcli("analyze", MLP, "--plot", folder)
         assert (done.returncode, done.stderr) == (2, f"rmtcli: error: {words}\n")

@@ -27,7 +27,8 @@ Checkpoint = Annotated[
     typer.Argument(
         parser=to_path,
         metavar="FILE|DIR",
-        help="Checkpoint: a file, such as .safetensors or .pt, or a Hugging Face directory.",
+        help="Checkpoint: a file, such as .safetensors or .pt, a Hugging Face directory, or the "
+        "name of a model on the Hub.",
         show_default=False,
         readable=False,  # Typer does not look at it: opening it reports an error in one line
     ),

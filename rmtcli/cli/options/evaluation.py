@@ -23,8 +23,8 @@ class EvaluationOptions:
         typer.Option(
             metavar="FILE",
             help="Held-out samples: .npz or .safetensors with 'inputs' and, for accuracy or R², "
-            "'targets'; for a network that reads text, .txt (one text per line) or .jsonl "
-            "('text', 'label').",
+            "'targets', or x.npy,y.npy; for a network that reads text, .txt (one text per line) or "
+            ".jsonl ('text', 'label').",
             show_default=False,
         ),
     ] = None
@@ -32,8 +32,9 @@ class EvaluationOptions:
         Optional[str],
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="Function that returns the dense network. By default, a chain of linear layers "
-            "is inferred from the checkpoint.",
+            help="Function or class that gives the dense network, or the network itself; "
+            "net.py:Net is a file's. By default, a chain of linear layers is inferred from the "
+            "checkpoint.",
             show_default=False,
         ),
     ] = None

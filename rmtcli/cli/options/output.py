@@ -65,5 +65,7 @@ class OutputOptions:
     ] = False
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Log each step to stderr."),
+        typer.Option(
+            "--verbose", "-v", help="Log each step to stderr, and the tracebacks of your own code."
+        ),
     ] = False

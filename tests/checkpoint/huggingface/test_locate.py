@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -193,6 +195,29 @@ def test_another_kind_of_folder_is_named(tmp_path: Path, name: str) -> None:
     assert words.replace("FOLDER", str(folder)) in str(caught.value)
 
 
+def test_a_name_of_the_hub_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stub := Mock(__spec__=Mock()))
+    snapshot = tmp_path / "cache/models--org--small/snapshots/0f"
+    model_directory(snapshot, state())
+    stub.snapshot_download.return_value = str(snapshot)
+    report = rmtcli.prune("org/small", keep="rank:k=3")
+    assert stub.snapshot_download.call_args.args == ("org/small",)
+    assert (tmp_path / "small.pruned/model.safetensors").is_file()
+    assert report.output is not None
+    assert report.output.path == "small.pruned"
+    stub.snapshot_download.side_effect = OSError("no connection\nat all")
+    with pytest.raises(
+        FileNotFoundError, match=r"^org/small: no such file, and .*\(no connection\)"
+    ):
+        open_checkpoint("org/small")
+    monkeypatch.setattr("rmtcli.checkpoint.hub.find_spec", Mock(return_value=None))
+    with pytest.raises(
+        UsageError, match=r"of the Hub, 'hf download org/small --local-dir FOLDER'$"
+    ):
+        open_checkpoint("org/small")
+
+
 def test_names_that_lead_nowhere_say_where_the_model_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +225,6 @@ def test_names_that_lead_nowhere_say_where_the_model_is(
     write(Path("d"), "__0_0.distcp", config=None)
     messages = {
         "d/__0_0.distcp": f"a distributed checkpoint of torch, in parts: .* {DCP} d FILE.pt",
-        "org/a-model": "no such file: if it is a model of the Hub, 'hf download org/a-model --loc",
         "d/gone.pt": "no such file$",
         "gone": "no such file$",
     }

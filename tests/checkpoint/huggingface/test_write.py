@@ -202,7 +202,6 @@ def test_targets_that_a_directory_must_not_replace(model: Path, tmp_path: Path) 
         (tmp_path, True, "holds an input"),
         (tmp_path / "full", False, "exists already: give --force"),
         (tmp_path / "full", True, "holds no model that could be replaced"),
-        (tmp_path / "no" / "where", False, "its folder does not exist"),
     ]:
         with pytest.raises(UsageError, match=message):
             rmtcli.prune(model, target, keep="rank:k=3", force=force)
