@@ -28,14 +28,14 @@ import rmtcli
 from benchmarks.networks import print_row, trained, write_data
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import open_checkpoint
-from rmtcli.evaluation.confidence import probabilities
+from rmtcli.evaluation.confidence import confidence, probabilities
 from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import scores
 from rmtcli.experiments.idx import read_split
 from rmtcli.pipeline.decide import allocate, at_size
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.request import Request
-from rmtcli.planning import Budget, Drop, Goal, Range, paired_drop, smallest, soft_drop
+from rmtcli.planning import Budget, Drop, Goal, Margins, Range, paired_drop, smallest, soft_drop
 
 WIDTHS = [784, 1000, 1000, 1000, 500, 10]
 #: Number of sizes, and the range of them as shares of the parameters, in percent.
@@ -107,14 +107,15 @@ class Measured:
     Attributes:
         sizes: shape (sizes,), parameters in increasing order; the last is the dense network.
         right: shape (sizes, samples), whether each is right.
-        chosen: shape (sizes, samples), the class that each chooses.
+        margins: shape (sizes, samples), the score of the dense network's class less the largest
+            other score.
         dense: shape (samples, classes), the dense network's scores.
         labels: shape (samples,).
     """
 
     sizes: NDArray[np.int64]
     right: NDArray[np.bool_]
-    chosen: NDArray[np.int64]
+    margins: FloatArray
     dense: FloatArray
     labels: NDArray[np.int64]
 
@@ -142,10 +143,11 @@ def measured(path: Path, data: Path, shares: tuple[float, float], model: str | N
         network = at_size(prepared, allocation, int(share / 100 * allocation.total)).network
         outputs[network.parameters] = scores(build(harness, network), samples, reading)
     sizes = np.array(sorted(outputs))
-    chosen = np.array([outputs[size].argmax(1) for size in sizes])
     labels = np.asarray(samples.targets, np.int64)
+    right = np.array([outputs[size].argmax(1) == labels for size in sizes])
     table = outputs[allocation.total].astype(np.float64)
-    return Measured(sizes, chosen == labels, chosen, table, labels)
+    margins = np.array([confidence(outputs[size], table.argmax(1)) for size in sizes])
+    return Measured(sizes, right, margins, table, labels)
 
 
 Loss = Callable[[Measured, NDArray[np.intp]], Callable[[int], Drop]]
@@ -153,15 +155,10 @@ Loss = Callable[[Measured, NDArray[np.intp]], Callable[[int], Drop]]
 
 def by_soft_drop(network: Measured, rows: NDArray[np.intp]) -> Callable[[int], Drop]:
     """What each size loses on some samples, as ``prune`` measures it."""
-    shares = probabilities(network.dense[rows], network.labels[rows])
-    each = np.arange(len(rows))
-    own = shares[each, network.chosen[-1, rows]]
-
-    def drop(i: int) -> Drop:
-        soft = own - shares[each, network.chosen[i, rows]]
-        return soft_drop(network.right[-1, rows], network.right[i, rows], soft)
-
-    return drop
+    second, first = np.sort(probabilities(network.dense[rows], network.labels[rows]))[:, -2:].T
+    right, margins = network.right[:, rows], network.margins[:, rows]
+    dense = Margins(margins[-1], first - second)
+    return lambda i: soft_drop(right[-1], right[i], dense, dense.own - margins[i])
 
 
 def by_counting(network: Measured, rows: NDArray[np.intp]) -> Callable[[int], Drop]:

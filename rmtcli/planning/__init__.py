@@ -34,7 +34,6 @@ from rmtcli.planning.guard import (
     rise_of_perplexity,
     score_drop,
     smallest,
-    soft_drop,
 )
 from rmtcli.planning.hidden import HiddenLayer, HiddenLayers, NarrowNetwork
 from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
@@ -44,6 +43,7 @@ from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
 from rmtcli.planning.rounding_loss import RoundingLoss, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
+from rmtcli.planning.soft_drop import Margins, soft_drop
 from rmtcli.planning.times import Latency, Times, Timing
 from rmtcli.planning.widths import WidthAllocation
 
@@ -69,6 +69,7 @@ __all__ = [
     "Latency",
     "LayerCalibration",
     "LayerPlan",
+    "Margins",
     "Matrices",
     "Metric",
     "MixedAllocation",

@@ -18,11 +18,6 @@ PROBES = 10
 RESOLUTION = 1.005
 #: Probability with which the limit must be kept.
 CONFIDENCE = 0.9
-#: Points lost per point of soft drop, before labels say more: mean and standard deviation over
-#: networks. It is 1.2 to 2.1 near half a point on the networks of ``benchmarks/guard.py``.
-RATIO, RATIO_SPREAD = 1.75, 0.75
-#: Ratios outside of these are errors of the measurement.
-RATIOS = (0.5, 4.0)
 #: Factor by which standard errors are larger than the formula says, because a drop of few samples
 #: is not normal and sizes are chosen by what is measured.
 INFLATION = 1.5
@@ -164,34 +159,6 @@ def _monotone(drops: dict[int, Drop]) -> list[tuple[int, Drop]]:
             last = blocks.pop()
             blocks[-1] += last
     return [(size, mean(block)) for block in blocks for size in block]
-
-
-def soft_drop(before: NDArray[np.generic], after: NDArray[np.generic], soft: FloatArray) -> Drop:
-    """The accuracy lost, measured by the probabilities of the dense network.
-
-    Where two networks choose different classes, the dense network's probabilities say how much is
-    lost on average, with far less noise than the one label that each sample has. The labels correct
-    this soft drop by one factor, the ratio of points lost to it, which is shrunk towards what it is
-    for other networks: few samples decide it.
-
-    Args:
-        before: shape (samples,), 1 where the dense network is right, else 0.
-        after: shape (samples,), the same of the other network.
-        soft: shape (samples,), the probability of the dense network's class less that of the other
-            network's class.
-    """
-    n, lost = len(soft), before.astype(np.float64) - after.astype(np.float64)
-    total = float(soft.sum())
-    prior = RATIO_SPREAD**2
-    # The variance of Σ lost, given which samples differ; one sample at least.
-    noise = max(float(lost @ lost), 1.0)
-    weight = prior * total**2 / (prior * total**2 + noise)
-    measured = float(lost.sum()) / total if total else RATIO
-    ratio = min(max(RATIO + weight * (measured - RATIO), RATIOS[0]), RATIOS[1])
-    of_ratio = (1 - weight) * prior * total**2
-    # Half a sample may always be lost, so that equal results do not look certain.
-    variance = (ratio**2 * float(soft @ soft) + of_ratio) / n**2 + (0.5 / n) ** 2
-    return Drop(100 * ratio * total / n, 100 * INFLATION * math.sqrt(variance))
 
 
 def paired_drop(before: NDArray[np.generic], after: NDArray[np.generic], step: float = 1.0) -> Drop:

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Harness, Reading, Rows, Samples, Scores
-from rmtcli.evaluation.confidence import probabilities
+from rmtcli.evaluation.confidence import confidence, probabilities
 from rmtcli.evaluation.measures import least_step
 from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import measure
 from rmtcli.planning import (
     Drop,
+    Margins,
     Range,
     paired_drop,
     rise_of_perplexity,
@@ -92,8 +94,7 @@ def _loss(before: Scores, samples: Samples | None, reading: Reading) -> Callable
         return lambda after: rise_of_perplexity(texts, _known(after.texts))
     merits = _known(before.merits)
     if reading.rows is Rows.CLASSES and before.outputs is not None and samples is not None:
-        shares = probabilities(before.outputs, _known(reading.ready(samples).targets))
-        return lambda after: _soft(shares, before, after)
+        return _soft(before.outputs, merits, _known(reading.ready(samples).targets))
     step = least_step(before.outputs, reading.rows)
     return lambda after: paired_drop(merits, _known(after.merits), step)
 
@@ -115,11 +116,19 @@ def _of_score(own: float, before: Scores, after: Scores) -> Drop:
     return score_drop(first, second)
 
 
-def _soft(shares: FloatArray, before: Scores, after: Scores) -> Drop:
-    """The soft drop of a network, by the dense network's probabilities."""
-    rows = np.arange(len(shares))
-    own, other = (shares[rows, _known(scores.predictions)] for scores in (before, after))
-    return soft_drop(_known(before.merits), _known(after.merits), own - other)
+def _soft(
+    outputs: NDArray[np.floating], merits: FloatArray, targets: NDArray[np.generic]
+) -> Callable[[Scores], Drop]:
+    """The function that measures the soft drop against the dense network with these outputs."""
+    classes = outputs.argmax(1)
+    second, first = np.sort(probabilities(outputs, targets), axis=1)[:, -2:].T
+    dense = Margins(confidence(outputs, classes), first - second)
+
+    def drop(after: Scores) -> Drop:
+        moved = dense.own - confidence(_known(after.outputs), classes)
+        return soft_drop(merits, _known(after.merits), dense, moved)
+
+    return drop
 
 
 def _known(value: T | None) -> T:

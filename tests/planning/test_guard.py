@@ -12,7 +12,6 @@ from rmtcli.planning import (
     rise_of_perplexity,
     score_drop,
     smallest,
-    soft_drop,
 )
 
 PASS, FAIL = Drop(0.0, 0.0), Drop(1.0, 0.0)
@@ -54,42 +53,6 @@ def test_a_search_makes_few_measurements() -> None:
     calls.clear()
     smallest(Range(10, 10**8, 10**9), measure, 0.5)
     assert len(calls) <= 26
-
-
-def _pair(rng: np.random.Generator, count: int, ratio: float) -> tuple[np.ndarray, ...]:
-    """Two networks that choose different classes for 5 % of the samples; 0.5 points are lost."""
-    differs = rng.random(count) < 0.05
-    soft = np.where(differs, 0.1 / ratio * 2 * rng.random(count), 0.0)
-    right = rng.random(count) < 0.5 + ratio * soft / 2
-    before = np.where(differs, right, True)
-    return before, np.where(differs, ~right, True), soft
-
-
-@pytest.mark.parametrize("ratio", [1.0, 2.0])
-def test_the_soft_drop_is_corrected_by_the_labels(ratio: float) -> None:
-    rng = np.random.default_rng(0)
-    drop = soft_drop(*_pair(rng, 200_000, ratio))
-    assert drop.drop == pytest.approx(0.5, abs=0.1)
-    assert drop.error < 0.1
-    few = [soft_drop(*_pair(rng, 1000, ratio)) for _ in range(200)]
-    hard = [paired_drop(*_pair(rng, 1000, ratio)[:2]).drop for _ in range(200)]
-    assert np.std([drop.drop for drop in few]) < 0.5 * np.std(hard)
-    assert np.mean([drop.error for drop in few]) > np.std([drop.drop for drop in few])
-
-
-def test_the_confidence_in_a_soft_drop_is_not_too_large() -> None:
-    rng = np.random.default_rng(0)
-    confidences = [soft_drop(*_pair(rng, 1000, 1.75)).confidence(0.5) for _ in range(300)]
-    # The drop is at the limit: a confidence of 90 % may occur in 10 % of all cases.
-    assert np.mean(np.array(confidences) >= 0.9) <= 0.1
-
-
-def test_equal_classes_on_few_samples_are_not_certainty() -> None:
-    right, soft = np.ones(20, dtype=bool), np.zeros(20)
-    assert soft_drop(right, right, soft).drop == 0
-    assert soft_drop(right, right, soft).confidence(0.5) < 0.6
-    many = np.ones(20_000, dtype=bool)
-    assert soft_drop(many, many, np.zeros(20_000)).within(0.5)
 
 
 def test_confidence_is_right_as_often_as_it_says() -> None:
