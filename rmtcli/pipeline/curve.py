@@ -14,11 +14,11 @@ from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
-from rmtcli.pipeline.decide import AnyAllocation, accuracy_drop, allocate, at_size
+from rmtcli.pipeline.decide import accuracy_drop, allocate, at_size, stored_in_bits
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared
-from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.request import Request, bits_of
 from rmtcli.planning import Budget, Goal, size_within
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
@@ -28,6 +28,8 @@ _LOGGER = logging.getLogger(__name__)
 
 #: Sizes that are measured by default, as shares of all parameters.
 SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 2))
+#: Those of networks in few bits, as shares of all bytes.
+SIZES_IN_BYTES = tuple(f"{share:g}%" for share in (25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1.5))
 
 
 def curve(
@@ -37,6 +39,7 @@ def curve(
     sizes: Sequence[str] = (),
     edge: str = "select",
     layout: str = "factored",
+    bits: int | str | None = None,
     rank_multiple: int = 1,
     share_inputs: bool = False,
     per_block: bool = False,
@@ -48,19 +51,21 @@ def curve(
 ) -> Report:
     """Measure networks of several sizes; nothing is written.
 
-    Each size is a budget, and gives the ranks and factors that ``prune`` gives for it. All points
-    are measured on the same samples, so that their differences are known better than the points
-    themselves. Confirm a size that you pick on the curve on other samples, as ``prune`` with
-    ``max_drop`` does.
+    Each size is a budget, and gives the ranks, factors and bits that ``prune`` gives for it; if the
+    smallest needs a directory's tables of tokens, all take them. All points are measured on the
+    same samples, so that their differences are known better than the points themselves. Confirm a
+    size that you pick on the curve on other samples, as ``prune`` with ``max_drop`` does.
 
     Args:
         model: a torch module, a state dict, or the path of a checkpoint.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
-        sizes: budgets in parameters, such as ``"10%"``; by default those of :data:`SIZES` that
-            the checkpoint can meet.
+        sizes: budgets in parameters, or with ``bits`` in bytes, such as ``"10%"``; by default those
+            of :data:`SIZES` or :data:`SIZES_IN_BYTES` that the checkpoint can meet.
         edge: edge estimator with options.
         layout: how pruned layers are stored; ``prune`` lists the layouts.
+        bits: bits per entry of all matrices, or ``"auto"`` for a choice for each within the size;
+            ``"none"`` or None for the types that they have.
         rank_multiple: ranks are multiples of it.
         share_inputs: layers that read the same input share a right factor.
         per_block: whether each hidden layer of a directory gets a width of its own.
@@ -83,9 +88,9 @@ def curve(
     harness = evaluation.resolve(checkpoint)
     calibration = calibration_source(calibration or Calibration(), harness, joint=True)
     check_calibration(calibration, input_files(model, evaluation.data, calibration))
-    # Any budget makes ranks joint, so that the layers are held; the sizes follow below.
-    budget = Budget("100%")
-    goal = Goal("auto", budget, None, rank_multiple, share_inputs=share_inputs, per_block=per_block)
+    few = bits_of(bits)
+    budgets = _budgets(checkpoint, sizes, "parameters" if few is None else "bytes")
+    goal = Goal("auto", budgets[-1], None, rank_multiple, None, share_inputs, None, per_block)
     request = Request(
         goal,
         edge,
@@ -94,9 +99,10 @@ def curve(
         calibration,
         cache=cache,
         track=track,
+        bits=few,
     )
     prepared = prepare(harness, request)
-    points, notes = _measure(prepared, sizes)
+    points, notes = _measure(prepared, budgets, every=bool(sizes))
     return Report(
         "curve",
         prepared.source,
@@ -106,6 +112,7 @@ def curve(
         layout=prepared.method.layout,
         calibrated=_calibrated(prepared, points),
         curve=tuple(points),
+        bits=few,
         notes=(
             *on_chance(points[0].comparison),
             *prepared.notes,
@@ -122,39 +129,49 @@ def _calibrated(prepared: Prepared, points: Sequence[Point]) -> Calibrated | Non
     return calibrated and replace(calibrated, undone=tuple(sorted(undone)))
 
 
-def _measure(prepared: Prepared, sizes: Sequence[str]) -> tuple[list[Point], list[str]]:
-    """A network of each size with its scores, and what a user should know about them."""
+def _measure(
+    prepared: Prepared, budgets: Sequence[Budget], *, every: bool
+) -> tuple[list[Point], list[str]]:
+    """A network of each size with its scores, and what a user should know about them.
+
+    Args:
+        prepared: the dense network.
+        budgets: the sizes, largest first.
+        every: whether it is an error that one of them cannot be met.
+    """
     from rmtcli.evaluation.score import Scorer  # needs torch
 
     checkpoint, allocation = prepared.checkpoint, allocate(prepared)
-    budgets = _budgets(checkpoint, allocation, sizes)
+    met = [b for b in budgets if every or b.amount(allocation.total) >= allocation.least]
+    if not met:
+        texts = ", ".join(b.text for b in budgets)
+        raise UsageError(f"{checkpoint.path}: none of {texts} can be met: name sizes with --size")
     scorer = prepared.scorer or Scorer(prepared.harness, prepared.harness)
     points, notes = [], []
-    for i, budget in enumerate(budgets, 1):
-        _LOGGER.info("network %d of %d: %s of the parameters", i, len(budgets), budget.text)
+    for i, budget in enumerate(met, 1):
+        _LOGGER.info("network %d of %d: %s", i, len(met), budget.words)
         size = size_within(checkpoint, allocation, budget)
         result = at_size(prepared, allocation, size)
-        comparison = scorer.compare(result.network, result.unhealed)
         notes += [f"{budget.text}: {note}" for note in result.notes]
+        result = stored_in_bits(prepared, result)
+        comparison = scorer.compare(result.network, result.unhealed)
         pruned = result.planned.pruned
         ranks = {plan.layer.name: plan.rank for plan in pruned if plan.ranked}
         shapes = {plan.layer.name: plan.narrowed for plan in pruned if plan.narrowed is not None}
         drop = accuracy_drop(comparison)
         error = None if drop is None else drop.error
-        values = result.network.parameters, ranks, shapes
+        values = result.network.parameters, result.network.bytes, ranks, shapes
         points.append(Point(*values, comparison, error, result.undone))
     return points, notes
 
 
-def _budgets(
-    checkpoint: Checkpoint, allocation: AnyAllocation, sizes: Sequence[str]
-) -> list[Budget]:
-    """The sizes, largest first; of the default sizes, those that can be met."""
-    budgets = [Budget(text) for text in sizes or SIZES]
-    if not sizes:
-        budgets = [b for b in budgets if b.amount(allocation.total) >= allocation.least]
-    if not budgets:
-        raise UsageError(
-            f"{checkpoint.path}: none of {', '.join(SIZES)} can be met: name sizes with --size"
-        )
-    return sorted(budgets, key=lambda b: -b.amount(allocation.total))
+def _budgets(checkpoint: Checkpoint, sizes: Sequence[str], unit: str) -> list[Budget]:
+    """The sizes, or those that are measured by default, largest first.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    in_bytes = unit == "bytes"
+    total = checkpoint.bytes if in_bytes else checkpoint.parameters
+    budgets = [Budget(text, unit) for text in sizes or (SIZES_IN_BYTES if in_bytes else SIZES)]
+    return sorted(budgets, key=lambda budget: -budget.amount(total))

@@ -195,6 +195,11 @@ def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | st
         few = goal.budget is not None and goal.budget.unit == "bytes" and not goal.share_inputs
         opens = target.name == "safetensors" or (target is DIRECTORY and _transformers() >= 5)
         return AUTO if few and opens else None
-    if given == "none":
+    return bits_of(given)
+
+
+def bits_of(given: int | str | None) -> int | str | None:
+    """A number of bits, perhaps as digits, or ``auto``; None for ``none``."""
+    if given is None or given == "none":
         return None
     return int(given) if str(given).isdecimal() else given

@@ -176,7 +176,10 @@ class Report:
             "pruned_layers": change_of(*self.pruned_parameters) | {"count": len(self.pruned)},
             "accuracy": measured(self.comparison),
             "latency": [latency_of(latency) for latency in self.latency],
-            "curve": [point.to_dict(self.source.parameters) for point in self.curve],
+            "curve": [
+                point.to_dict(self.source.parameters, self.source.tensor_bytes)
+                for point in self.curve
+            ],
             "layers": [
                 layer_of(plan, readback=self.readback, latency=self.latency) for plan in self.layers
             ],

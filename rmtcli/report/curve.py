@@ -15,6 +15,7 @@ class Point:
 
     Attributes:
         parameters: its number of parameters.
+        bytes: bytes of its tensors.
         ranks: rank of each layer of lower rank, by name; layers that are missing stay dense.
         narrowed: (out, in) of each layer beside a narrower hidden layer, by name.
         comparison: its scores next to those of the dense network.
@@ -24,21 +25,25 @@ class Point:
     """
 
     parameters: int
+    bytes: int
     ranks: dict[str, int]
     narrowed: dict[str, tuple[int, int]]
     comparison: Comparison
     error: float | None
     undone: tuple[str, ...] = ()
 
-    def to_dict(self, dense: int) -> dict[str, Any]:
+    def to_dict(self, dense: int, dense_bytes: int) -> dict[str, Any]:
         """The point as plain values.
 
         Args:
             dense: number of parameters of the dense network.
+            dense_bytes: bytes of its tensors.
         """
         return {
             "parameters": self.parameters,
             "ratio": self.parameters / dense,
+            "bytes": self.bytes,
+            "bytes_ratio": self.bytes / dense_bytes,
             "ranks": self.ranks,
             "narrowed": {name: list(shape) for name, shape in self.narrowed.items()},
             "undone": list(self.undone),

@@ -33,7 +33,7 @@ def check_plots() -> None:
 
 
 def draw_curve(report: Report, path: Path) -> None:
-    """Draw accuracy, or the user's own score, against the share of parameters.
+    """Draw accuracy, or the user's own score, against the share of parameters or bytes.
 
     The band is one standard error of the accuracy lost, from the samples on which the networks
     differ.
@@ -131,6 +131,8 @@ def _quality(comparison: Comparison) -> str:
 def draw_axes(report: Report, axes: Axes) -> None:
     """Draw accuracy, or the user's own score, of each network against its size."""
     shares = [100 * point.parameters / report.source.parameters for point in report.curve]
+    if report.bits is not None:
+        shares = [100 * point.bytes / report.source.tensor_bytes for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
     label = "score" if own else _quality(report.curve[0].comparison)
     after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
@@ -150,7 +152,7 @@ def draw_axes(report: Report, axes: Axes) -> None:
     axes.set_xticks(shares, [f"{share:.2g}" for share in shares], minor=False)
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("parameters left, %")
+    axes.set_xlabel("parameters left, %" if report.bits is None else "bytes left, %")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

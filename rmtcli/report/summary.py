@@ -72,8 +72,10 @@ def _result(report: Report) -> list[Line]:
         return _analysis(report)
     if report.curve:
         comparison = report.curve[0].comparison
-        parameters = f"{report.source.parameters:,} parameters{dense(report)}"
-        return [("dense", parameters), *network(comparison)]
+        size = f"{report.source.parameters:,} parameters"
+        if report.bits is not None:
+            size = f"{report.source.tensor_bytes:,} bytes"
+        return [("dense", size + dense(report)), *network(comparison)]
     if report.action in ("prune", "finetune") and report.layers:
         return [*_vocabulary(report), *_pruning(report)]
     if report.vocabulary is not None:

@@ -15,7 +15,16 @@ _FIT += ("break-even", "stable rank", "tail α", "verdict")
 _PRUNE: tuple[str, ...] = ("layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters")
 _PRUNE += ("action",)
 #: The columns of a curve.
-_CURVE: tuple[str, ...] = ("parameters", "left", "accuracy", "cosine", "R²", "change", "perplexity")
+_CURVE: tuple[str, ...] = (
+    "parameters",
+    "bytes",
+    "left",
+    "accuracy",
+    "cosine",
+    "R²",
+    "change",
+    "perplexity",
+)
 _CURVE += ("agreement", "KL", "score")
 #: Columns whose text is aligned to the left; all others hold numbers.
 _TEXT = {"layer", "shape", "verdict", "action"}
@@ -26,7 +35,7 @@ NUMERIC = {*_FIT, *_PRUNE, *_CURVE} - _TEXT
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Column names, and one row per layer or per network of a curve."""
     if report.curve:
-        rows = [_curve_row(point, report.source.parameters) for point in report.curve]
+        rows = [_curve_row(point, report) for point in report.curve]
         used = [i for i in range(len(_CURVE)) if any(row[i] for row in rows)]
         return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
@@ -102,7 +111,7 @@ def _prune_row(plan: LayerPlan) -> list[str]:
     ]
 
 
-def _curve_row(point: Point, dense: int) -> list[str]:
+def _curve_row(point: Point, report: Report) -> list[str]:
     """A network of a curve; a cell is empty where its quantity was not measured."""
     comparison, error = point.comparison, point.error
     cosines, drop, after = comparison.cosines, comparison.drop, comparison.after
@@ -110,9 +119,13 @@ def _curve_row(point: Point, dense: int) -> list[str]:
         drop = error = None
     needs_targets = comparison.rows.needs_targets
     r_squared = None if after.squared_error is None else after.accuracy
+    size, before = point.parameters, report.source.parameters
+    if report.bits is not None:
+        size, before = point.bytes, report.source.tensor_bytes
     return [
         f"{point.parameters:,}",
-        f"{100 * point.parameters / dense:.1f} %",
+        f"{point.bytes:,}" if report.bits is not None else "",
+        f"{100 * size / before:.1f} %",
         optional(comparison.after.accuracy if needs_targets else None, ".2f", " %"),
         optional(None if cosines is None else float(cosines.mean()), ".4f"),
         optional(None if r_squared is None else r_squared / 100, ".4f"),

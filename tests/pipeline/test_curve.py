@@ -12,6 +12,7 @@ import rmtcli
 from rmtcli.errors import UsageError
 from rmtcli.pipeline.curve import SIZES
 from rmtcli.planning import Budget
+from rmtcli.report.table import table
 from tests.conftest import SAMPLES, Run, tree
 
 DEEP, MNIST = SAMPLES / "mnist_deep.pt", rmtcli.Evaluation(SAMPLES / "mnist.npz")
@@ -63,6 +64,23 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, rmtcli: Run) -> Non
     points = json.loads(as_json.stdout)["curve"]
     assert [round(p["ratio"], 1) for p in points] == [0.5, 0.1]
     assert all(p["accuracy"]["drop_error"] > 0 for p in points)
+
+
+def test_networks_in_few_bits_are_measured_by_their_bytes() -> None:
+    options = {"bits": "auto", "layout": "pivoted", "evaluation": MNIST}
+    report = rmtcli.curve(DEEP, sizes=["2%"], **options)
+    pruned = rmtcli.prune(DEEP, budget=Budget("2%", "bytes"), dry_run=True, **options)
+    (point,) = report.curve
+    assert (point.parameters, point.bytes) == (pruned.parameters[1], pruned.tensor_bytes[1])
+    assert pruned.comparison is not None
+    assert point.comparison.divergence == pruned.comparison.divergence
+    cells = dict(zip(table(report)[0], table(report)[1][0], strict=True))
+    assert cells["bytes"] == f"{point.bytes:,}"
+    assert cells["left"] == "2.0 %"
+    assert report.to_dict()["curve"][0]["bytes_ratio"] == point.bytes / 4_244_520
+    (axes,) = report.plot().axes
+    assert axes.get_xlabel() == "bytes left, %"
+    assert axes.lines[0].get_xdata() == pytest.approx([100 * point.bytes / 4_244_520])
 
 
 def score(model: object) -> float:
