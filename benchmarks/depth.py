@@ -1,22 +1,30 @@
-"""Time of --sequential against depth, for an MLP and a small transformer: docs/benchmarks.md.
+"""Time of --sequential and memory of --heal against depth: tables of docs/benchmarks.md.
 
     python -m benchmarks.depth [--depth 6 12 24 48]
 
-Networks have random weights, and every layer half of its rank. Prints Markdown.
+An MLP and a small transformer have random weights, and for --sequential every layer half of its
+rank. Healing's memory is that of the tensors which one step keeps for its backward pass, and of
+what it keeps between steps. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.networks import print_row
+from rmtcli.evaluation import Rows
+from rmtcli.running.distill import BATCH as HEALED
+from rmtcli.running.distill import DistillationLoss
 from rmtcli.running.resume import Course
 from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
@@ -42,17 +50,22 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks one after another; the output is the last block's, as one vector."""
+    """Blocks one after another; the output is the last block's, as one vector.
+
+    Attributes:
+        again: whether the backward pass computes the values within each block again.
+    """
 
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block() for _ in range(depth))
+        self.again = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one vector per sample."""
         x = x.unflatten(1, (TOKENS, SIDE))
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.again else block(x)
         return x.flatten(1)
 
 
@@ -83,6 +96,30 @@ def seconds(model: nn.Module) -> float:
     return time.process_time() - start
 
 
+def megabytes(depth: int, *, again: bool) -> tuple[float, float]:
+    """What a step of healing keeps for its backward pass, and what is kept between steps."""
+    dense = Transformer(depth).eval()
+    pruned = deepcopy(dense)
+    dense.requires_grad_(False)
+    pruned.again = again
+    inputs = np.random.default_rng(0).standard_normal((HEALED, WIDTH)).astype(np.float32)
+    loss = DistillationLoss(dense, pruned, inputs, lambda m, x: m(x), rows=Rows.VECTORS)
+    own = {p.untyped_storage().data_ptr() for p in pruned.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        loss(torch.arange(HEALED), torch.Generator())
+    # Weights, gradients, and the two means of Adam.
+    between = 4 * 4 * sum(p.numel() for p in pruned.parameters())
+    return sum(kept.values()) / 1e6, between / 1e6
+
+
 def main() -> None:
     """Time networks of several depths, with states kept and without, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -98,6 +135,17 @@ def main() -> None:
             whole = [seconds(make(depth)) for depth in arguments.depth]
         print_row(title, "from kept states", *(f"{s:.2f} s" for s in kept))
         print_row(title, "from the start", *(f"{s:.2f} s" for s in whole))
+    print()
+    print_row("healing keeps", *(f"{depth} blocks" for depth in arguments.depth))
+    print_row(*["---"] * (1 + len(arguments.depth)))
+    print_memory("for the backward pass", arguments.depth, 0)
+    print_memory("the same, blocks computed again", arguments.depth, 0, again=True)
+    print_memory("between steps", arguments.depth, 1)
+
+
+def print_memory(title: str, depths: Sequence[int], which: int, *, again: bool = False) -> None:
+    """Print one row of the table of healing's memory."""
+    print_row(title, *(f"{megabytes(depth, again=again)[which]:.1f} MB" for depth in depths))
 
 
 if __name__ == "__main__":
