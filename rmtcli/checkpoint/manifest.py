@@ -118,8 +118,14 @@ class Manifest:
                 and manifest.narrowed.keys() >= manifest.shapes.keys()
                 and all(len(shape) == 2 for shape in shapes)
                 and all(type(module) is str for module in modules)
-                and all(entry["dtype"] in FLOATS for entry in manifest.packed.values())
+                and all(map(_describes_packed, manifest.packed.values()))
             )
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             return None
         return manifest if valid and manifest.version == MANIFEST_VERSION else None
+
+
+def _describes_packed(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of ``packed`` says what a tensor in few bits is."""
+    numbers = all(type(entry[key]) is int and entry[key] > 0 for key in ("bits", "group"))
+    return numbers and type(entry["plain"]) is bool and entry["dtype"] in FLOATS

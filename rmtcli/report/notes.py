@@ -212,7 +212,8 @@ def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
     from rmtcli.checkpoint.huggingface.write import source_of
 
     config = source_of(checkpoint).config
-    own = str((config.get("auto_map") or {}).get("AutoConfig", LOADER))
+    classes = config.get("auto_map")
+    own = str(classes.get("AutoConfig", LOADER) if isinstance(classes, dict) else LOADER)
     if not own.startswith(LOADER.removesuffix(".py")):
         why = "the model comes with its own code"
     elif config_class(config) is None:

@@ -16,14 +16,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
     parser.add_argument("--start", type=int, default=0, help="number of the first file")
     parser.add_argument("--keep", type=Path, help="folder for files that led to findings")
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", help="damage the seed files whose names match")
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        scratch = Path(given.work[0])
-        seed, start, stop = map(int, given.work[1:])
-        work(scratch, seed, start, stop, scratch.parent / f"{start}.state")
+        scratch, only = Path(given.work[0]), given.work[1]
+        seed, start, stop = map(int, given.work[2:])
+        work(scratch, only, seed, start, stop, scratch.parent / f"{start}.state")
         return 0
-    tally = run(given.count, seed=given.seed, start=given.start, keep=given.keep)
+    tally = run(given.count, seed=given.seed, start=given.start, keep=given.keep, only=given.only)
     refused = ", ".join(f"{count} {name}" for name, count in sorted(tally.refused.items()))
     print(
         f"{tally.files} files in {tally.seconds:.0f} s: {tally.accepted} read, refused: {refused}"

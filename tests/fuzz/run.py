@@ -87,11 +87,11 @@ def _peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) // 1024  # type: ignore[index]
 
 
-def work(scratch: Path, seed: int, start: int, stop: int, state: Path) -> None:
+def work(scratch: Path, only: str, seed: int, start: int, stop: int, state: Path) -> None:
     """Read the damaged files with some numbers; ``state`` has the results after each."""
     warnings.simplefilter("ignore")
     faulthandler.enable()
-    seeds = write_seeds(scratch)
+    seeds = [item for item in write_seeds(scratch) if re.search(only, item.name)]
     contents = [item.file.read_bytes() for item in seeds]
     for item in seeds:  # whole files are read, and modules that are imported late are imported now
         item.read()
@@ -180,7 +180,9 @@ def _watch(scratch: Path) -> None:
     sys.addaudithook(hook)
 
 
-def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) -> Tally:
+def run(
+    count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None, only: str = ""
+) -> Tally:
     """Read damaged files in a process of its own, which is started again if it dies.
 
     Args:
@@ -188,6 +190,7 @@ def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) 
         seed: seed of the damage; each seed always gives the same files.
         start: number of the first file.
         keep: folder for copies of the files that led to findings.
+        only: a pattern in the names of the seed files to damage; all by default.
     """
     tally, begin, stop = Tally(), time.monotonic(), start + count
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -198,7 +201,7 @@ def run(count: int, *, seed: int = 0, start: int = 0, keep: Path | None = None) 
             scratch.mkdir()
             end = min(stop, start + 20_000)
             done = subprocess.run(
-                [sys.executable, "-B", "-m", "tests.fuzz", "--work", str(scratch)]
+                [sys.executable, "-B", "-m", "tests.fuzz", "--work", str(scratch), only]
                 + [str(number) for number in (seed, start, end)],
                 env=os.environ | {"TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.DEVNULL,

@@ -8,7 +8,9 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +86,11 @@ def pruned(path: Path, target: Path) -> None:
         read_checkpoint(target)
 
 
+def joined(path: Path) -> None:
+    """Multiply the factors of a checkpoint."""
+    join(open_checkpoint(path))
+
+
 def write_seeds(folder: Path) -> list[Seed]:
     """Write the file of every seed to ``folder``."""
     seeds: list[Seed] = []
@@ -103,9 +110,7 @@ def write_seeds(folder: Path) -> list[Seed]:
     low = {"low.0.weight": torch.randn(2, 6), "low.1.weight": torch.randn(5, 2)}
     save_file(tensors | low, folder / "a.safetensors", metadata={"rmtcli": record.to_json()})
     add_checkpoint("safetensors", folder / "a.safetensors")
-    add(
-        "densify", folder / "a.safetensors", lambda: join(open_checkpoint(folder / "a.safetensors"))
-    )
+    add("densify", folder / "a.safetensors", partial(joined, folder / "a.safetensors"))
 
     nested = {"epoch": 3, "state_dict": state(), "lr": [0.1, None, {"a": b"x"}]}
     torch.save(nested, folder / "a.pt")
@@ -134,6 +139,7 @@ def write_seeds(folder: Path) -> list[Seed]:
     add_checkpoint("directory of a pickle", pickled / "pytorch_model.bin", pickled)
 
     seeds += described_seeds(folder / "described", tensors)
+    seeds += packed_seeds(folder / "packed")
 
     made = model_directory(
         folder / "made",
@@ -221,6 +227,41 @@ def described_seeds(described: Path, tensors: dict[str, torch.Tensor]) -> list[S
     for name, values in files.items():
         (described / name).write_text(json.dumps(values))
         seeds.append(Seed(f"described {name}", described / name, read))
+    return seeds
+
+
+def packed_seeds(folder: Path) -> list[Seed]:
+    """Files and directories in few bits, with dense, factored and pivoted layers and a table."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"a.weight": (40, 9), "b.weight": (6, 40), "c.weight": (33, 34), "emb.weight": (35, 4)}
+    tensors = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+    dense = model_directory(folder / "dense", tensors | {"b.bias": torch.ones(6)})
+    factored = Selection(include=["c.weight"], min_side=0)
+
+    def made(bits: int, **options: Any) -> Path:
+        target = folder / f"{bits}{options.get('ending', '')}"
+        source = dense if target.suffix == "" else dense / "model.safetensors"
+        options.pop("ending", None)
+        rmtcli.prune(source, target, bits=bits, selection=factored, **options)
+        return target
+
+    few = made(3, ending=".safetensors", keep="rank:k=2")
+    torched = made(4, ending=".pt", keep="rank:k=2", layout="pivoted")
+    split = made(5, keep="rank:k=2", layout="pivoted")
+    plain = made(8, keep="fraction:of=1.0")
+    seeds = []
+    for whole in (few, torched, split, plain):
+        inside = [whole / "config.json", whole / "model.safetensors"]
+        for file in inside if whole.is_dir() else [whole]:
+            name = f"packed {file.relative_to(folder)}"
+            seeds.append(Seed(name, file, partial(read_checkpoint, whole)))
+            if whole is split:
+                seeds.append(Seed(f"{name}, verified", file, partial(open_factored, whole)))
+        if whole is not plain:
+            seeds.append(Seed(f"{name}, joined", file, partial(joined, whole)))
+        if whole is not torched:
+            target = folder / f"out-{whole.name}"
+            seeds.append(Seed(f"{name}, pruned", file, partial(pruned, whole, target)))
     return seeds
 
 

@@ -36,6 +36,15 @@ def test_damaged_files_are_read_or_refused(seed: int, tmp_path: Path) -> None:
     assert tally.peak < 1024
 
 
+@pytest.mark.slow
+def test_damaged_files_in_few_bits_are_read_or_refused() -> None:
+    tally = run(200_000, seed=2, only="packed")
+    assert tally.findings == {}
+    assert tally.files == 200_000
+    assert tally.accepted > 20_000
+    assert sum(tally.refused.values()) > 60_000
+
+
 @given(st.binary(min_size=1, max_size=300), st.randoms(use_true_random=False))
 @example(b"PK\x03\x04 and no archive", Random(1))
 def test_any_bytes_can_be_damaged(data: bytes, rng: object) -> None:
