@@ -120,11 +120,16 @@ class Packed:
         return self.codes.nbytes + self.scales.nbytes + 8 * len(self.shape)
 
     def read(self) -> RawTensor:
-        """The values: each code times the scale of its group, rounded to ``dtype``."""
+        """The values: each code times the scale of its group, rounded to ``dtype``.
+
+        Raises:
+            OverflowError: a value is beyond the range of ``dtype``.
+        """
         words = decode(self.codes.read())
         codes = unpack(words.astype(np.int32, copy=False), self.bits, self.entries)
         each = np.repeat(decode(self.scales.read()), self.group, axis=1)[:, : self.entries]
-        values = codes * each.astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # encode refuses what comes of it
+            values = codes * each.astype(np.float32)
         return encode(values.T if self.columnwise else values, self.dtype)
 
     @property

@@ -78,8 +78,17 @@ class Unpacked(FileCheckpoint):
         return self.file.files
 
     def raw(self, name: str) -> RawTensor:
-        """The bytes of one tensor; those of a packed one are computed."""
-        return self._packed[name].read() if name in self._packed else self.file.raw(name)
+        """The bytes of one tensor; those of a packed one are computed.
+
+        Raises:
+            CheckpointError: they are beyond the range of the tensor's type.
+        """
+        if name not in self._packed:
+            return self.file.raw(name)
+        try:
+            return self._packed[name].read()
+        except OverflowError as error:
+            raise CheckpointError(f"{self.path}: '{name}': damaged scales: {error}") from None
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor in the file."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -464,13 +465,23 @@ class FactoredExperts(nn.Module):
 class Unpack(ConversionOps):
     """Makes a weight of its codes, scales and shape, which transformers reads from the file.
 
+    It keeps the scales, so that a weight that has not changed is saved as it was stored.
+
     Args:
         bits: bits per code.
         group: codes of a row that share a scale.
+        name: the weight's name in the model.
+        stored: its name in the checkpoint.
     """
 
-    def __init__(self, bits: int, group: int) -> None:
-        self.bits, self.group = bits, group
+    def __init__(self, bits: int, group: int, name: str, stored: str) -> None:
+        self.bits, self.group, self.name, self.stored = bits, group, name, stored
+        self.scales: Tensor | None = None
+        self.columnwise = False
+
+    def __deepcopy__(self, memo: Any) -> Unpack:
+        """This object: transformers loads with a copy, and saves with the original."""
+        return self
 
     def convert(
         self, parts: Mapping[str, Any], *, full_layer_name: str, model: Module, **kwargs: Any
@@ -478,31 +489,102 @@ class Unpack(ConversionOps):
         """The weight under its full name, in the model's type."""
         tensors = [each[0] if isinstance(each, list) else each for each in parts.values()]
         by_kind = {tensor.dtype: tensor for tensor in tensors}
-        codes, shape = by_kind[torch.int32], by_kind[torch.int64].tolist()
+        words, shape = by_kind[torch.int32], by_kind[torch.int64].tolist()
         (scales,) = (tensor for tensor in tensors if tensor.is_floating_point())
-        columnwise = len(codes) != shape[0]
-        entries = shape[0] if columnwise else shape[1]
-        each = scales.float().repeat_interleave(self.group, dim=1)[:, :entries]
-        weight = unpacked_codes(codes, self.bits, entries) * each
+        self.scales, self.columnwise = scales.clone(), len(words) != shape[0]
+        entries = shape[0] if self.columnwise else shape[1]
+        weight = codes_of(words, self.bits, entries) * self._spread(entries)
         dtype = model.get_parameter(full_layer_name).dtype
-        return {full_layer_name: (weight.T if columnwise else weight).contiguous().to(dtype)}
+        return {full_layer_name: (weight.T if self.columnwise else weight).contiguous().to(dtype)}
+
+    def _spread(self, entries: int) -> Tensor:
+        """The scale of each code."""
+        assert self.scales is not None
+        return self.scales.float().repeat_interleave(self.group, dim=1)[:, :entries]
+
+    def codes(self, weight: Tensor | None) -> Tensor | None:
+        """The codes that stand for a weight exactly; None if it has changed since it was loaded."""
+        if self.scales is None or weight is None or weight.is_meta:
+            return None
+        rows = (weight.T if self.columnwise else weight).detach()
+        each = self._spread(rows.shape[1]).to(rows.device)
+        half = 2 ** (self.bits - 1)
+        codes = (rows.float() / each).round().nan_to_num(0, 0, 0).clamp(-half, half - 1)
+        return codes.to(torch.int8) if torch.equal((codes * each).to(rows.dtype), rows) else None
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """What transformers does with the weight when it saves the model."""
+        return Pack(self)
 
 
-def unpacked_codes(words: Tensor, bits: int, entries: int) -> Tensor:
+class Pack(ConversionOps):
+    """Makes codes, scales and shape of a weight: the inverse of :class:`Unpack`."""
+
+    def __init__(self, reverse_op: Unpack) -> None:
+        self._unpack = reverse_op
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """Its inverse."""
+        return self._unpack
+
+    def convert(
+        self, parts: Mapping[str, Any], source_patterns: Any, target_patterns: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """The three tensors of the file."""
+        ((weight,),) = parts.values()
+        codes, scales = self._unpack.codes(weight), self._unpack.scales
+        assert codes is not None
+        assert scales is not None
+        shape = torch.tensor(weight.shape, dtype=torch.int64)
+        tensors = (words_of(codes, self._unpack.bits), scales, shape)
+        return dict(zip(target_patterns, tensors, strict=True))
+
+
+#: Codes that are converted at a time.
+_BLOCK = 2**20
+
+
+def codes_of(words: Tensor, bits: int, entries: int) -> Tensor:
     """Codes from a stream of bits in words, the low bits first.
 
     Args:
         words: shape (rows, words), int32.
         bits: bits per code.
         entries: codes in a row.
+
+    Returns:
+        Shape (rows, entries), int8.
     """
     starts = torch.arange(entries, device=words.device) * bits
     first, offset = starts // 32, starts % 32
     second = (first + 1).clamp(max=words.shape[1] - 1)
-    stream = words.long() & 0xFFFFFFFF
-    both = stream[:, first] | (stream[:, second] << 32)
-    codes: Tensor = ((both >> offset) & (2**bits - 1)) - 2 ** (bits - 1)
+    codes = torch.empty(len(words), entries, dtype=torch.int8, device=words.device)
+    step = max(1, _BLOCK // entries)
+    for row in range(0, len(words), step):
+        stream = words[row : row + step].long() & 0xFFFFFFFF
+        both = stream[:, first] | (stream[:, second] << 32)
+        codes[row : row + step] = ((both >> offset) & (2**bits - 1)) - 2 ** (bits - 1)
     return codes
+
+
+def words_of(codes: Tensor, bits: int) -> Tensor:
+    """Words with a stream of bits from codes: the inverse of :func:`codes_of`."""
+    rows, entries = codes.shape
+    starts = torch.arange(entries, device=codes.device) * bits
+    first, offset = starts // 32, starts % 32
+    count = -(-entries * bits // 32)
+    words = torch.empty(rows, count, dtype=torch.int32, device=codes.device)
+    step = max(1, _BLOCK // entries)
+    for row in range(0, rows, step):
+        shifted = (codes[row : row + step].long() + 2 ** (bits - 1)) << offset
+        stream = shifted.new_zeros(len(shifted), count + 1)
+        stream.index_add_(1, first, shifted & 0xFFFFFFFF)
+        stream.index_add_(1, first + 1, shifted >> 32)
+        low = stream[:, :count]
+        words[row : row + step] = torch.where(low < 2**31, low, low - 2**32)
+    return words
 
 
 def _checked_tables(tables: Any, ranks: Mapping[str, int]) -> Mapping[str, list[str]]:
@@ -781,9 +863,9 @@ class _NameMap:
         """
         tensor, converter = self.find(f"{name}.weight")
         if converter is not None:
-            return self._locate_expert(name, tensor, converter)
+            return self.locate_expert(name, tensor, converter)
         if tensor not in self.state:
-            if self._left_out(name, names):
+            if self.leaves_out(name, names):
                 return None
             raise ValueError(
                 f"rmtcli: config.json changes '{name}', and {type(self.model).__name__} "
@@ -799,7 +881,7 @@ class _NameMap:
             )
         return _Location(module)
 
-    def _left_out(self, name: str, names: Iterable[str]) -> bool:
+    def leaves_out(self, name: str, names: Iterable[str]) -> bool:
         """Whether the model was built without the part that holds a layer.
 
         A bare encoder has no head; a model with a head may set a part, such as the pooler, to None.
@@ -821,7 +903,7 @@ class _NameMap:
                 return True
         return False
 
-    def _locate_expert(self, name: str, tensor: str, converter: Any) -> _Location:
+    def locate_expert(self, name: str, tensor: str, converter: Any) -> _Location:
         """Find the experts that one expert's layer is joined with.
 
         Args:
@@ -897,7 +979,7 @@ class RmtcliQuantizer(HfQuantizer):
         self._renamings: list[Any] = []  # for factors that transformers would not find otherwise
         self._ties: dict[str, str] = {}  # tied weights that are factored
         self._apart: set[str] = set()  # joined weights whose experts stay separate
-        self._packed: dict[str, str] = {}  # names in the model of tensors in few bits
+        self._unpack: list[Any] = []  # what makes weights of tensors in few bits
         self._widths: dict[str, tuple[int, int]] = {}  # dense shapes of layers with other ones
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -907,15 +989,12 @@ class RmtcliQuantizer(HfQuantizer):
     def update_weight_conversions(self, weight_conversions: list[Any], *args: Any) -> list[Any]:
         """Transforms of names, without those that would join experts that stay separate."""
         kept = (item for item in weight_conversions if item.target_patterns[0] not in self._apart)
-        packed = [
-            WeightConverter(
-                [f"^{re.escape(name)}_{part}$" for part in ("packed", "scale", "shape")],
-                self._packed.get(name, name),
-                [Unpack(entry["bits"], entry["group"])],
-            )
-            for name, entry in getattr(self.quantization_config, "packed", {}).items()
-        ]
-        return [*self._renamings, *kept, *packed]
+        return [*self._renamings, *kept, *self._unpack]
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """The type in which a tensor is read: scales stay as stored, so that weights are exact."""
+        unpacks = any(isinstance(op, Unpack) for op in getattr(converter, "operations", ()))
+        return None if unpacks else super().get_new_dtype(converter, param, dtype)
 
     def _process_model_before_weight_loading(self, model: Module, **kwargs: Any) -> None:
         ranks = self.quantization_config.ranks
@@ -935,11 +1014,13 @@ class RmtcliQuantizer(HfQuantizer):
         self._replace_linears(model, locations)
         alone = {name for others in tables.values() for name in others}
         self._untie(model, _share_tables(model, groups, alone))
-        kinds = {type(model.get_submodule(x.module)): x for x in locations.values() if x.leaves}
+        experts = {**_packed_experts(names, packed), **locations}
+        kinds = {type(model.get_submodule(x.module)): x for x in experts.values() if x.leaves}
         for kind, location in kinds.items():
-            self._replace_experts(model, kind, location, locations)
+            self._replace_experts(model, kind, location, experts)
         self._share_maps(model, locations)
         self._check_names(model, transforms, locations)
+        self._find_packed(model, transforms, packed)
 
     def _narrow(self, model: Module, names: _NameMap) -> None:
         """Give layers beside narrower hidden layers the shapes of their weights.
@@ -1031,10 +1112,36 @@ class RmtcliQuantizer(HfQuantizer):
                         raise ValueError(f"rmtcli: transformers does not load {key} into {wanted}")
                     self._renamings.append(WeightRenaming(f"^{key}", wanted))
 
+    def _find_packed(
+        self, model: Module, transforms: list[Any], packed: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Have transformers make weights of the tensors that are stored in few bits.
+
+        Raises:
+            ValueError: the model should have one of these weights and does not.
+        """
+        names = _NameMap(model, self.update_weight_conversions(transforms))
+        modules = [name.rpartition(".")[0] for name in packed]
+        for name, entry in packed.items():
+            wanted, _ = names.find(name)
+            if wanted not in names.state:
+                if names.leaves_out(name.rpartition(".")[0], modules):
+                    continue
+                raise ValueError(
+                    f"rmtcli: config.json says that '{name}' is stored in few bits, and "
+                    f"{type(model).__name__} of transformers {transformers.__version__} has no "
+                    "such weight: run 'rmtcli densify' on the directory"
+                )
+            keys = (f"{name}_{part}" for part in ("packed", "scale", "shape"))
+            # A converter meets the names that transformers' renamings leave.
+            parts = [rename_source_key(key, names.renamings, [])[0] for key in keys]
+            unpack = Unpack(entry["bits"], entry["group"], wanted, name)
+            patterns = [f"^{re.escape(part)}" for part in parts]
+            self._unpack.append(WeightConverter(patterns, wanted, [unpack]))
+
     def _process_model_after_weight_loading(self, model: Module, **kwargs: Any) -> Module:
         if self.quantization_config.dequantize:
             return self.dequantize(model)
-        self.quantization_config.__dict__.pop("packed", None)  # the weights are whole now
         model.is_quantized = False  # weights are ordinary floats: half(), float() and training work
         model.save_pretrained = functools.partial(save_with_loader, model)
         return model
@@ -1054,12 +1161,30 @@ class RmtcliQuantizer(HfQuantizer):
         for name, sides in self._widths.items():
             _resize(model.get_submodule(name), *sides, fill=True)
         model.__dict__.pop("save_pretrained", None)
+        _forget(model, _unpacking(model))
         if self._ties:
             getattr(model, _TIES).update(self._ties)
         getattr(model.config, "auto_map", {}).pop("AutoConfig", None)
         if dtype not in (None, model.config.dtype):
             model.to(dtype)
         return model
+
+
+def _packed_experts(
+    names: _NameMap, packed: Mapping[str, Mapping[str, int]]
+) -> dict[str, _Location]:
+    """The layers of experts in few bits, which transformers could join only as whole weights.
+
+    Raises:
+        ValueError: experts that cannot be taken apart.
+    """
+    located = {}
+    for name in packed:
+        tensor, converter = names.find(name)
+        if converter is not None:
+            layer = name.removesuffix(".weight")
+            located[layer] = names.locate_expert(layer, tensor, converter)
+    return located
 
 
 def _split_expert(
@@ -1144,8 +1269,42 @@ def _put(model: Module, name: str, module: Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def _unpacking(model: Module) -> list[Unpack]:
+    """What made the weights of a model that were stored in few bits."""
+    conversions = getattr(model, "_weight_conversions", None) or []
+    operations = (each for item in conversions for each in getattr(item, "operations", ()))
+    return [each for each in operations if isinstance(each, Unpack)]
+
+
+def _forget(model: Module, unpacking: Collection[Unpack]) -> None:
+    """Save the weights that these made as any others."""
+    if unpacking:
+        kept = (c for c in model._weight_conversions if not _has(c, unpacking))
+        model._weight_conversions = list(kept)
+        packed = model.config.quantization_config.packed
+        for each in unpacking:
+            packed.pop(each.stored, None)
+
+
+def _has(conversion: Any, unpacking: Collection[Unpack]) -> bool:
+    return any(each in unpacking for each in getattr(conversion, "operations", ()))
+
+
 def save_with_loader(model: Module, directory: str | Path, *args: Any, **kwargs: Any) -> Any:
-    """``save_pretrained`` that also copies this file, which loading the weights again needs."""
+    """``save_pretrained`` that also copies this file, which loading the weights again needs.
+
+    Weights in few bits are saved as they were stored. Those that have changed since are saved in
+    the model's type.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    changed = [each for each in _unpacking(model) if each.codes(weights.get(each.name)) is None]
+    if changed:
+        warnings.warn(
+            f"rmtcli: {len(changed)} weights are no longer those that were stored in few bits, and "
+            "are saved in the model's type: 'rmtcli prune --bits' rounds them again",
+            stacklevel=2,
+        )
+    _forget(model, changed)
     loader = {"AutoConfig": f"rmtcli_loading.{type(model.config).__name__}"}
     model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | loader
     result = type(model).save_pretrained(model, directory, *args, **kwargs)

@@ -25,7 +25,14 @@ from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.request import Refuse, Request, chosen_bits, default_output, goal_of
+from rmtcli.pipeline.request import (
+    Refuse,
+    Request,
+    chosen_bits,
+    default_output,
+    goal_of,
+    on_kept_types,
+)
 from rmtcli.pipeline.stages import described, on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.pipeline.vocabulary import prune_vocabulary
@@ -158,7 +165,8 @@ def prune(
         layouts, chosen = layout_for(layout, goal.plan), chosen_bits(bits, goal, written)
         request = Request(goal, edge, layouts, *options, goal.plan is None, chosen)
         report, result = carried_out(harness, request, batches)
-    report = replace(report, notes=(*report.notes, *on_extras(checkpoint, target)))
+    notes = (*on_kept_types(bits, goal, written), *on_extras(checkpoint, target))
+    report = replace(report, notes=(*report.notes, *notes))
     if dry_run or not report.changes or refuse(report):
         return report
     return _written(report, result, target, force=force, verify=verify)

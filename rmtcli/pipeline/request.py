@@ -22,6 +22,18 @@ from rmtcli.report.base import Report
 
 #: The word for bits that a budget of bytes chooses for each matrix.
 AUTO = "auto"
+#: The first version of transformers that opens weights in few bits.
+NEEDED = 5
+#: The note on a directory where transformers is older than that.
+OLD = (
+    f"all types were kept, because transformers is older than {NEEDED} here and does not open "
+    "weights in few bits: update it, or give --bits auto"
+)
+#: The note on a file that is read by load_state_dict.
+IN_TORCH = (
+    "all types were kept, because load_state_dict reads no weights in few bits: with --bits auto "
+    "they take less, and rmtcli.load opens the file"
+)
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
 
@@ -192,9 +204,7 @@ def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | st
             raise UsageError("the plan sets the bits of each matrix: leave out --bits")
         return AUTO
     if given is None:
-        few = goal.budget is not None and goal.budget.unit == "bytes" and not goal.share_inputs
-        opens = target.name == "safetensors" or (target is DIRECTORY and _transformers() >= 5)
-        return AUTO if few and opens else None
+        return AUTO if _divides_bytes(goal) and not on_kept_types(given, goal, target) else None
     return bits_of(given)
 
 
@@ -203,3 +213,23 @@ def bits_of(given: int | str | None) -> int | str | None:
     if given is None or given == "none":
         return None
     return int(given) if str(given).isdecimal() else given
+
+
+def on_kept_types(given: int | str | None, goal: Goal, target: Format) -> tuple[str, ...]:
+    """A note where a budget of bytes would choose bits, and others could not open the output.
+
+    Args:
+        given: the bits that were asked for; None for the default.
+        goal: how ranks are decided.
+        target: the format of the destination.
+    """
+    if given is not None or not _divides_bytes(goal):
+        return ()
+    if target is DIRECTORY:
+        return (OLD,) if _transformers() < NEEDED else ()
+    return () if target.name == "safetensors" else (IN_TORCH,)
+
+
+def _divides_bytes(goal: Goal) -> bool:
+    budget = goal.budget
+    return budget is not None and budget.unit == "bytes" and not goal.share_inputs

@@ -127,6 +127,14 @@ def test_parts_that_do_not_fit_are_refused_by_name(network: Path, damage: object
         open_checkpoint(target)
 
 
+def test_scales_that_are_not_finite_are_refused_by_name(network: Path) -> None:
+    target = network.with_name("b.safetensors")
+    write_checkpoint(rounded(network), target)
+    save_file(load_file(target) | {"fc.weight_scale": np.full((6, 2), np.inf, "f2")}, target)
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: 'fc\.weight': damaged scales"):
+        open_checkpoint(target).raw("fc.weight")
+
+
 def test_a_tensor_with_zero_points_is_of_another_kind(network: Path) -> None:
     target = network.with_name("b.safetensors")
     write_checkpoint(rounded(network), target)

@@ -205,7 +205,9 @@ def test_a_torch_file_keeps_its_types_unless_it_is_asked_for(tmp_path: Path) -> 
     options = {"budget": Budget("20%", "bytes"), "dry_run": True}
     kept, asked = (rmtcli.prune(MODEL, bits=bits, **options) for bits in (None, "auto"))
     assert kept.bits is None
+    assert any("load_state_dict reads no weights in few bits" in note for note in kept.notes)
     assert asked.bits == "auto"
+    assert not any("load_state_dict" in note for note in asked.notes)
     assert {plan.bits for plan in asked.layers} == {8}  # there are no data
     assert any("fewer than 8 bits" in note for note in asked.notes)
 

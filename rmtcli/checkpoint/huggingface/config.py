@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
 
 def about(config: Mapping[str, Any]) -> About:
     """The facts in a configuration that the tensors do not tell, those of its parts included."""
-    parts = list(_parts(config))
+    parts = list(parts_of(config))
     types = {part["model_type"] for part in parts if isinstance(part.get("model_type"), str)}
     sizes = {part["vocab_size"] for part in parts if type(part.get("vocab_size")) is int}
     transposed = _CONV1D_NAMES if types & _CONV1D_TYPES else frozenset()
@@ -78,9 +78,9 @@ def about(config: Mapping[str, Any]) -> About:
     return About(transposed, frozenset(sizes), "" if method == METHOD else method, linear_only=True)
 
 
-def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def parts_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A configuration and those inside it, such as a vision model's and a text model's."""
     yield config
     for value in config.values():
         if isinstance(value, dict):
-            yield from _parts(value)
+            yield from parts_of(value)

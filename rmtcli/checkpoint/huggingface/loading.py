@@ -6,7 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rmtcli.checkpoint.huggingface.config import COMPRESSED, METHOD, PACKED_FORMAT, about, reads
+from rmtcli.checkpoint.huggingface.config import (
+    COMPRESSED,
+    METHOD,
+    PACKED_FORMAT,
+    about,
+    parts_of,
+    reads,
+)
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.names import module_of
 
@@ -101,7 +108,8 @@ def needs_loader(config: Mapping[str, Any], manifest: Manifest) -> bool:
 def _is_compressed(config: Mapping[str, Any], manifest: Manifest) -> bool:
     """Whether compressed-tensors reads all tensors in few bits.
 
-    Layers must be dense, in one grid, and no ``Conv1D``, whose weights are stored as in × out.
+    Layers must be dense, in one grid, named as in transformers' model, and no ``Conv1D``, whose
+    weights are stored as in × out.
     """
     transposed, packed = about(config).transposed, manifest.packed
     return (
@@ -109,7 +117,28 @@ def _is_compressed(config: Mapping[str, Any], manifest: Manifest) -> bool:
         and len({(entry["bits"], entry["group"]) for entry in packed.values()}) == 1
         and all(entry["plain"] for entry in packed.values())
         and not any(module_of(name).rpartition(".")[2] in transposed for name in packed)
+        and not _renames(config)
     )
+
+
+def _renames(config: Mapping[str, Any]) -> bool:
+    """Whether transformers gives modules other names than their weights have in the file.
+
+    compressed-tensors would not know such a module as one in few bits, and leave its weights at
+    random values. Where transformers 5 is not installed to say so, its modules may be renamed.
+    """
+    try:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+        from transformers.models.auto import modeling_auto
+    except ImportError:
+        return True
+    bases = vars(modeling_auto)["MODEL_MAPPING_NAMES"]
+    for part in parts_of(config):
+        kind, classes = str(part.get("model_type")), part.get("architectures")
+        names = {kind, bases.get(kind), *(classes if isinstance(classes, list) else ())}
+        if any(get_checkpoint_conversion_mapping(name) for name in names):
+            return True
+    return False
 
 
 def compressed_config(manifest: Manifest) -> dict[str, Any]:
