@@ -9,7 +9,7 @@ of the tensor, or its columns where these are longer and other programs need not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,11 @@ class Packed:
             "group": self.group,
             "plain": self.plain,
         }
+
+    @property
+    def held(self) -> Packed:
+        """The tensor with its parts in memory."""
+        return replace(self, codes=self.codes.read(), scales=self.scales.read())
 
     def parts(self, name: str) -> Mapping[str, Stored]:
         """The three tensors of a file, by name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from rmtcli.calibration import Calibrated, Calibration, GivenInputs
-from rmtcli.checkpoint import Edited, RawTensor, open_checkpoint
+from rmtcli.checkpoint import Edited, RawTensor, format_of, open_checkpoint
 from rmtcli.errors import EvaluationError, LayerError, UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.harness import Score
@@ -21,7 +21,7 @@ from rmtcli.pipeline.calibrate import check_calibration, input_files
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.in_python import in_python, python_errors
 from rmtcli.pipeline.prune import carried_out, layout_for, settled_calibration
-from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.request import Request, chosen_bits
 from rmtcli.planning import Budget, Goal, LayerPlan, Plan
 from rmtcli.report.base import Report
 
@@ -39,6 +39,7 @@ def compress(
     keep: str = "auto",
     max_drop: float | None = None,
     layout: str = "factored",
+    bits: int | str | None = None,
     calibration: Any = None,
     data: Any = None,
     score: Score | None = None,
@@ -62,10 +63,14 @@ def compress(
 
     Args:
         model: the module, on any device.
-        budget: what the whole model may cost, such as ``"20%"`` of its parameters.
+        budget: what the whole model may cost, such as ``"20%"`` of its parameters, or
+            ``Budget("10%", "bytes")``.
         keep: keep rule with options, if there is neither a budget nor ``max_drop``.
         max_drop: points of accuracy, or units of ``score``, that may be lost.
         layout: ``factored``, ``pivoted``, ``dense``, ``narrow`` or ``auto``.
+        bits: bits per entry of all matrices, ``"auto"`` for a choice for each within a budget of
+            bytes or a limit, which is the default of such a budget, or ``"none"``. The module holds
+            the rounded values in the types that it had; :func:`~rmtcli.save` writes few bits.
         calibration: inputs like those that the network will see, which make the result much better:
             an array or tensor, a DataLoader or another iterable of batches (labels are ignored), a
             data set, dictionaries of a tokenizer, a list of texts for a SentenceTransformer, or a
@@ -111,8 +116,10 @@ def compress(
     harness = evaluation.resolve(checkpoint)
     settings = settled_calibration(given, harness, selection, goal, alone=False)
     check_calibration(settings, input_files(model, evaluation.data, settings, plan))
-    values = layout_for(layout, planned), selection, settings, cache, None, track, planned is None
-    report, result = carried_out(harness, Request(goal, edge, *values))
+    few = chosen_bits(bits, goal, format_of(checkpoint, Path("saved.safetensors")))
+    values = selection, settings, cache, None, track, planned is None, few
+    request = Request(goal, edge, layout_for(layout, planned), *values)
+    report, result = carried_out(harness, request)
     _finish(result_copy, result.network, report, in_place=in_place)
     return model if in_place else cast(M, result_copy)
 
@@ -135,7 +142,7 @@ def compress_(model: M, **options: Any) -> M:
 
 def _finish(whole: nn.Module, network: Edited, report: Report, *, in_place: bool) -> None:
     """Put the new tensors, the record and the report into the module that is returned."""
-    from rmtcli.checkpoint.torch.memory import core_of, put_record
+    from rmtcli.checkpoint.torch.memory import core_of, keep_packed, put_record
     from rmtcli.layouts.copies import keep_shell, shell_of, unshare
     from rmtcli.layouts.structure import install
 
@@ -145,6 +152,7 @@ def _finish(whole: nn.Module, network: Edited, report: Report, *, in_place: bool
             shell = shell_of(core)
         install(core, network)
         put_record(core, network.manifest)
+        keep_packed(core, network)
         keep_shell(core, shell)
         for entry, width in (network.manifest.entries if network.manifest else {}).items():
             part, _, key = entry.rpartition(".")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 M = TypeVar("M", bound="nn.Module")
+#: What a record says of factors and of few bits.
+_OF_FACTORS = ("factored", "shared", "pivoted", "tables", "ranks", "packed")
 
 
 @overload
@@ -135,13 +137,16 @@ def _dense_copy(model: nn.Module, output: object) -> nn.Module:
         raise UsageError("a module is made dense in memory: leave out the output, and save it")
     _refuse_narrow(checkpoint)
     manifest, core = checkpoint.manifest, core_of(model)
-    edits, shell = join(checkpoint), kept_shell(core)
+    packed = any(map(checkpoint.packed, checkpoint.infos))
+    edits = join(checkpoint) if split_modules(checkpoint) or not packed else {}
+    shell = kept_shell(core)
     if shell is None or manifest is None:
         raise LayerError(
             f"{checkpoint.path}: its dense structure is not known, because the module cannot be "
             "copied or was not made by rmtcli: save it, and densify the file"
         )
-    left = replace(manifest, factored={}, shared={}, pivoted={}, tables={}, ranks={})
+    none: dict[str, Any] = {key: {} for key in _OF_FACTORS}
+    left = replace(manifest, **none)
     network = Edited(checkpoint, edits, left if manifest.narrowed else None)
     dense, first = own_copy(shell), next(core.parameters())
     resize(dense, network, "")

@@ -29,7 +29,9 @@ _OWN = {
     "budget-latency": 'Budget(…, "ms")',
 }
 #: An option, and a value after it that is one for certain.
-_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: (FILE|'[^']*'|[\d.]+%?(?![\w%])))?")
+_OPTION = re.compile(
+    r"--([a-z]+(?:-[a-z]+)*)(?: (FILE|'[^']*'|[\d.]+%?(?![\w%])|(?:none|auto)\b))?"
+)
 
 
 def in_python(text: str) -> str:
@@ -58,5 +60,6 @@ def _parameter(match: re.Match[str]) -> str:
     own = _OWN.get(option, f"{option.replace('-', '_')}=")
     if value is None or value == "FILE":
         return own
-    written = value if value[0] == "'" or "%" not in value else f'"{value}"'
+    word = "%" in value or value.isalpha()
+    written = f'"{value}"' if word and value[0] != "'" else value
     return own.replace("…", written) if "…" in own else f"{own}{written}"

@@ -20,8 +20,9 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
     """Write a module's tensors, and rmtcli's record if it was compressed.
 
     :func:`~rmtcli.load` reads the file into the dense class, also after the compressed module was
-    trained. Without an ending, a model of transformers is written as a directory, with its
-    configuration: ``AutoModel.from_pretrained`` opens it after ``import
+    trained. Matrices in few bits are written so as long as they have the values that
+    :func:`~rmtcli.compress` gave them. Without an ending, a model of transformers is written as a
+    directory, with its configuration: ``AutoModel.from_pretrained`` opens it after ``import
     rmtcli.integrations.transformers``. A tokenizer is not part of such a model: save it there
     yourself; a SentenceTransformer brings its own.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -130,6 +131,41 @@ def test_a_compressed_module_is_what_prune_writes(kind: str, layout: str, tmp_pa
     own = {value.untyped_storage().data_ptr() for value in net.state_dict().values()}
     stored = {value.untyped_storage().data_ptr() for value in small.state_dict().values()}
     assert not own & stored
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 4, "keep": "fraction:of=1"},
+        {"bits": 3, "budget": "60%", "layout": "pivoted"},
+        {"budget": Budget("20%", "bytes")},
+    ],
+)
+def test_a_module_in_few_bits_is_saved_as_prune_writes_it(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    net, x = made("mlp"), inputs()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    np.savez(tmp_path / "data.npz", inputs=x.numpy())
+    small = rmtcli.compress(net, calibration=x, **options)
+    rmtcli.save(small, tmp_path / "a.safetensors")
+    calibration = Calibration(tmp_path / "data.npz")
+    report = rmtcli.prune(
+        tmp_path / "net.safetensors", tmp_path / "b.safetensors", calibration=calibration, **options
+    )
+    assert same(*(load_file(tmp_path / f"{name}.safetensors") for name in "ab"))
+    assert small.report.tensor_bytes == report.tensor_bytes
+    assert report.tensor_bytes[1] < 0.2 * report.tensor_bytes[0]
+    # The module runs as it is, and is made dense with the values that it has.
+    with torch.no_grad():
+        outputs = small(x)
+        assert torch.equal(rmtcli.load(made("mlp"), tmp_path / "a.safetensors")(x), outputs)
+        assert torch.allclose(rmtcli.densify(small)(x), outputs, atol=1e-4)
+        small[0].weight.add_(1)
+    rmtcli.save(small, tmp_path / "c.safetensors")
+    packed = [name for name in load_file(tmp_path / "c.safetensors") if "_packed" in name]
+    assert packed
+    assert not any(name.startswith("0.") for name in packed)
 
 
 def test_in_place_only_compressed_layers_change() -> None:
@@ -339,6 +375,7 @@ def test_messages_name_parameters_of_python() -> None:
     assert in_python(sentence) == (
         "give calibration=, max_drop=0.5, budget=\"80%\" or Selection(exclude='fc1.weight'): score="
     )
+    assert in_python("--bits none keeps, --bits auto.") == 'bits="none" keeps, bits="auto".'
     net = made("mlp")
     assert any("data= or score=" in note for note in rmtcli.compress(net).report.notes)
     with pytest.raises(UsageError, match=r"^max_drop= needs data= with 'targets', or score="):

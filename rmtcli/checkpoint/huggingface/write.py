@@ -16,6 +16,7 @@ from rmtcli.checkpoint.edited import Edited
 from rmtcli.checkpoint.huggingface.loading import LOADER, needs_loader, new_config
 from rmtcli.checkpoint.huggingface.locate import INDEX, WEIGHTS, is_adapter
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
+from rmtcli.checkpoint.packing import Packed
 from rmtcli.checkpoint.safetensors import write_safetensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import CONFIG, is_remote
@@ -51,6 +52,10 @@ class Part(Checkpoint):
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor."""
         return self.whole.raw(name)
+
+    def packed(self, name: str) -> Packed | None:
+        """The parts of a tensor in few bits; None for any other."""
+        return self.whole.packed(name)
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""
@@ -99,9 +104,10 @@ def write_directory(
         CheckpointError: the source is not a directory, or links to files outside of it.
     """
     manifest = checkpoint.manifest
-    if isinstance(checkpoint, WithConfig):
-        home, old = folder, checkpoint.config
-        _fill(checkpoint, folder)
+    below = checkpoint.source if isinstance(checkpoint, Edited) else checkpoint
+    if isinstance(below, WithConfig):
+        home, old = folder, below.config
+        _fill(below, folder)
     else:
         source = source_of(checkpoint)
         home, old = folder / inside(source.home, source.path), source.config

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from rmtcli.checkpoint.base import IN_MEMORY, About, one_network
+from rmtcli.checkpoint.base import IN_MEMORY, About, Checkpoint, one_network
 from rmtcli.checkpoint.huggingface.config import about
 from rmtcli.checkpoint.manifest import Manifest
+from rmtcli.checkpoint.packing import Packed
 from rmtcli.checkpoint.ties import shared_storages
 from rmtcli.checkpoint.torch.state_dict import MANIFEST_ATTRIBUTE, at, find_state_dict, word
 from rmtcli.checkpoint.torch.tensors import DTYPES, HeldTensors, info_of
@@ -23,6 +27,8 @@ _WRAPPED = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
 }
+#: The attribute of a compressed module that holds its matrices in few bits, by name.
+_PACKED = "_rmtcli_packed"
 
 
 class InMemory(HeldTensors):
@@ -33,6 +39,8 @@ class InMemory(HeldTensors):
         name: what messages call the network; it ends in a mark that no path has.
         module: the module that the tensors are of, without wrappers; None for a state dict.
         manifest: rmtcli's record, if the network was compressed.
+        packed: the matrices in few bits of which tensors hold the values; one whose values have
+            changed since is an ordinary tensor.
 
     Raises:
         CheckpointError: a tensor has no values.
@@ -47,6 +55,7 @@ class InMemory(HeldTensors):
         name: str,
         module: nn.Module | None = None,
         manifest: Manifest | None = None,
+        packed: Mapping[str, Packed] = MappingProxyType({}),
     ) -> None:
         self.state, self.path, self.module = state, Path(name), module
         empty = (key for key, value in state.items() if _is_tensor(value) and value.is_meta)
@@ -60,9 +69,26 @@ class InMemory(HeldTensors):
         others = (x for key, x in state.items() if key not in own and isinstance(x, torch.Tensor))
         self.opaque_bytes = sum(x.numel() * x.element_size() for x in others)
         self.about = About() if module is None else _about(core_of(module))
+        self._packed = {name: part for name, part in packed.items() if self._holds(name, part)}
         if manifest is not None:
-            self.adopt(manifest)
+            records = {name: part.record for name, part in self._packed.items()}
+            self.adopt(replace(manifest, packed=records))
         self.aliases = shared_storages(self)
+
+    def _holds(self, name: str, part: Packed) -> bool:
+        """Whether a tensor still has the values of a matrix in few bits."""
+        info = self.infos.get(name)
+        if info is None or (info.shape, info.dtype) != (part.shape, part.dtype):
+            return False
+        return np.array_equal(self.raw(name).data, part.read().data)
+
+    def packed(self, name: str) -> Packed | None:
+        """The parts of a matrix in few bits; None for any other tensor."""
+        return self._packed.get(name)
+
+    def nbytes(self, name: str) -> int:
+        """Bytes that a file takes for one tensor."""
+        return self._packed[name].nbytes if name in self._packed else super().nbytes(name)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -88,7 +114,8 @@ def in_memory(source: object, key: str | None = None) -> InMemory:
         name = f"{type(core).__name__}{IN_MEMORY}"
         if key is not None:
             raise one_network(Path(name), "module")
-        return InMemory(core.state_dict(), name, module, record_of(core))
+        packed = vars(core).get(_PACKED, {})
+        return InMemory(core.state_dict(), name, module, record_of(core), packed)
     if isinstance(source, Mapping):
         name = f"state dict{IN_MEMORY}"
         state = at(source, find_state_dict(Path(name), source, _is_tensor, key))
@@ -108,6 +135,17 @@ def put_record(module: nn.Module, record: Manifest | None) -> None:
     """Keep rmtcli's record in a module, as an attribute."""
     if record is not None:
         vars(module)[MANIFEST_ATTRIBUTE] = record.to_json()
+
+
+def keep_packed(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Keep the matrices in few bits whose values a module holds, so that it can be saved so.
+
+    Args:
+        module: the module.
+        checkpoint: the network whose tensors it holds.
+    """
+    parts = {name: checkpoint.packed(name) for name in checkpoint.infos}
+    vars(module)[_PACKED] = {name: part.held for name, part in parts.items() if part is not None}
 
 
 def bare(module: nn.Module) -> nn.Module:
