@@ -11,6 +11,7 @@ file, because they depend on every weight in it.
 from rmtcli.calibration.base import Calibrated, Calibration
 from rmtcli.calibration.clean import CLEANERS, Cleaner, clean_moments
 from rmtcli.calibration.given import given_inputs
+from rmtcli.calibration.heads import HeadNarrowing, narrow_queries, narrow_values
 from rmtcli.calibration.metric import (
     MetricDecomposition,
     decompose,
@@ -55,6 +56,7 @@ __all__ = [
     "Data",
     "FileShare",
     "GivenInputs",
+    "HeadNarrowing",
     "MadeInputs",
     "MetricDecomposition",
     "Moments",
@@ -75,7 +77,9 @@ __all__ = [
     "held_out_loss",
     "is_made",
     "metric_losses",
+    "narrow_queries",
     "narrow_units",
+    "narrow_values",
     "parts_of",
     "read_stats",
     "redirect",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,21 @@ class Narrowing:
         """The units of a width, in the order of the layer."""
         return np.sort(self.order[:width])
 
+    def rows(self, writer: int, width: int, matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+        """A writer's matrix, shape (units, …), without the rows of the units that go."""
+        return matrix[self.units(width)]
+
+    def outputs(self, writer: int, width: int, gradient: FloatArray) -> FloatArray:
+        """The moment of a writer's output gradients at a width."""
+        units = self.units(width)
+        return gradient[np.ix_(units, units)]
+
+    def inputs(self, width: int, moments: Moments) -> Moments:
+        """The moments of what the readers read at a width."""
+        units = self.units(width)
+        second = moments.second[np.ix_(units, units)]
+        return replace(moments, mean=moments.mean[units], second=second)
+
     def readers(self, width: int) -> list[Reader]:
         """The layers that read the units of a width, fitted to give the dense layers' outputs.
 
@@ -67,7 +82,7 @@ class Narrowing:
         W E[h] − W' E[h_P].
         """
         units, mean = self.units(width), self.moments[0].mean
-        second = _ridged(_second(self.moments[0], self.bias))
+        second = ridged(second_of(self.moments[0], self.bias))
         dense: list[FloatArray] = [weight.astype(np.float64) for weight in self.weights]
         stacked = np.concatenate(dense)
         new = np.linalg.solve(second[np.ix_(units, units)], second[units] @ stacked.T).T
@@ -82,13 +97,13 @@ class Narrowing:
         units = self.units(width)
         rest = np.eye(len(self.order))
         rest[:, units] -= self._maps(units)
-        second = _second(self.moments[0], self.bias)
-        measure = _measure(self.weights, self.moments, gradients=self.gradients)
+        second = second_of(self.moments[0], self.bias)
+        measure = measure_of(self.weights, self.moments, gradients=self.gradients)
         return max(float(np.sum((measure @ rest) * (rest @ second))), 0.0)
 
     def _maps(self, units: NDArray[np.int64]) -> FloatArray:
         """Shape (units, width): W ↦ W' of :meth:`readers`."""
-        second = _ridged(_second(self.moments[0], self.bias))
+        second = ridged(second_of(self.moments[0], self.bias))
         own = second[np.ix_(units, units)]
         return np.asarray(np.linalg.solve(own, second[units]).T)
 
@@ -124,8 +139,8 @@ def narrow_units(
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    second = _ridged(_second(moments[0], bias))
-    measure = _measure(weights, moments, gradients=gradients)
+    second = ridged(second_of(moments[0], bias))
+    measure = measure_of(weights, moments, gradients=gradients)
     inverse: FloatArray = np.linalg.inv(second).astype(np.float64, copy=False)
     dropped, costs = eliminate(inverse, measure)
     losses = np.append(np.cumsum(costs)[::-1], 0.0)
@@ -186,19 +201,19 @@ def _among(matrix: FloatArray, free: NDArray[np.bool_]) -> FloatArray:
     return np.asarray(np.compress(free, np.compress(free, matrix, axis=0), axis=1))
 
 
-def _second(moments: Moments, bias: bool) -> FloatArray:
+def second_of(moments: Moments, bias: bool) -> FloatArray:
     """The moment of the units by which errors are measured; centred if a bias takes the mean."""
     return moments.covariance if bias else moments.second
 
 
-def _ridged(second: FloatArray) -> FloatArray:
+def ridged(second: FloatArray) -> FloatArray:
     """A moment plus ε on its diagonal."""
     mean = float(np.trace(second)) / len(second)
     ridge = RIDGE * mean + np.finfo(np.float64).tiny
     return np.asarray(second + ridge * np.eye(len(second)))
 
 
-def _measure(
+def measure_of(
     weights: Sequence[NDArray[np.floating]], moments: Sequence[Moments], *, gradients: bool
 ) -> FloatArray:
     """Σ uses_i W_iᵀ G_i W_i, shape (units, units); the eigenvalues of G are raised as elsewhere.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Narrowing, Reader
+from rmtcli.calibration import HeadNarrowing, Narrowing, Reader
 from rmtcli.checkpoint import Checkpoint, Edited, Edits, RawTensor
 from rmtcli.checkpoint.names import member, module_of, plain
 from rmtcli.checkpoint.spill import Spill, Stored
@@ -40,13 +40,13 @@ class NarrowBlock:
     """A block with the order of its units, at one width."""
 
     block: Block
-    narrowing: Narrowing
+    narrowing: Narrowing | HeadNarrowing
     width: int
 
-    @cached_property
-    def units(self) -> NDArray[np.int64]:
-        """The units that stay."""
-        return self.narrowing.units(self.width)
+    def rows(self, name: str, matrix: FloatArray) -> FloatArray:
+        """The rows of a writer's matrix or bias at this width."""
+        rows = self.narrowing.rows(self.block.writers.index(name), self.width, matrix)
+        return np.asarray(rows, np.float64)
 
     @cached_property
     def readers(self) -> Mapping[str, Reader]:
@@ -76,16 +76,18 @@ def narrow_edits(
     for name in dict.fromkeys((*writes, *reads)):
         layer, reader = layers[name], reads.get(name)
         matrix = layer.load().astype(np.float64) if reader is None else reader.weight
-        rows = writes[name].units if name in writes else np.arange(len(matrix))
-        matrix = matrix[rows]
+        matrix = writes[name].rows(name, matrix) if name in writes else matrix
         put(layer.tensor, np.ascontiguousarray(matrix.T if layer.view.transposed else matrix))
         bias = member(module_of(layer.tensor), "bias")
         if bias in checkpoint.infos:
             shift = 0.0 if reader is None or reader.shift is None else reader.shift
-            put(bias, (checkpoint.array(bias).astype(np.float64) + shift)[rows])
+            values = checkpoint.array(bias).astype(np.float64) + shift
+            put(bias, writes[name].rows(name, values) if name in writes else values)
     for item in blocks:
-        for name in item.block.vectors:
-            edits[name] = {name: spill.keep(_entries(checkpoint.raw(name), item.units))}
+        if isinstance(item.narrowing, Narrowing):
+            units = item.narrowing.units(item.width)
+            for name in item.block.vectors:
+                edits[name] = {name: spill.keep(_entries(checkpoint.raw(name), units))}
     return edits
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from rmtcli.calibration import narrow_units
+from rmtcli.calibration import (
+    HeadNarrowing,
+    Narrowing,
+    narrow_queries,
+    narrow_units,
+    narrow_values,
+)
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Block, Layer, Skipped
@@ -14,6 +20,7 @@ from rmtcli.planning import HiddenLayer, HiddenLayers, LayerCalibration
 
 if TYPE_CHECKING:
     from rmtcli.evaluation.pretrained import Pretrained
+    from rmtcli.running.calibrate import CalibrationInputs
 
 
 def _check_narrow(request: Request) -> None:
@@ -97,6 +104,8 @@ def hidden_layers(
         if request.goal.per_block or request.goal.plan:
             known = {block: entry for some, entry in groups for block in some}
             groups = [([block], known.get(block)) for block in resizable(pretrained, blocks)]
+    if harness.pretrained:
+        groups += _heads(cast("Pretrained", model), harness, source, layers, calibrations)
     hidden = [_hidden(some, layers, calibrations, entry) for some, entry in groups]
     if not hidden and request.layout.ranks:
         return None
@@ -107,8 +116,30 @@ def hidden_layers(
             f"{harness.checkpoint.path}: has no hidden layer that can be made narrower: one whose "
             f"units only the layers beside it write and read, each unit on its own{entry}"
         )
-    around = frozenset(name for block in blocks for name in block.layers)
+    pairs = (block for some, _ in groups for block in some)
+    around = frozenset(name for block in (*blocks, *pairs) for name in block.layers)
     return HiddenLayers(harness.checkpoint, layers, tuple(hidden), around, harness.transformers)
+
+
+def _heads(
+    model: Pretrained,
+    harness: Harness,
+    source: CalibrationInputs,
+    layers: Mapping[str, Layer],
+    calibrations: Mapping[str, LayerCalibration],
+) -> list[tuple[list[Block], str | None]]:
+    """The pairs of layers around attention heads, by the entry that is the size of a head.
+
+    An entry of which some pairs were not calibrated is left alone, because it resizes them all.
+    """
+    from rmtcli.running.heads import find_heads
+
+    groups = find_heads(model, harness.checkpoint, list(layers.values()), source)
+    return [
+        (pairs, entry)
+        for entry, pairs in groups.items()
+        if all(calibrations.keys() >= set(block.layers) for block in pairs)
+    ]
 
 
 def on_kept_widths(request: Request) -> str:
@@ -130,15 +161,22 @@ def _hidden(
     calibrations: Mapping[str, LayerCalibration],
     entry: str | None = None,
 ) -> HiddenLayer:
-    narrowings = []
-    for block in blocks:
-        seen = [calibrations[name] for name in block.readers]
-        narrowings.append(
-            narrow_units(
-                [layers[name].load() for name in block.readers],
-                [item.moments for item in seen],
-                bias=all(item.bias for item in seen),
-                gradients=all(item.gradients for item in seen),
-            )
-        )
-    return HiddenLayer(tuple(blocks), tuple(narrowings), entry)
+    made = [_narrowing(block, layers, calibrations) for block in blocks]
+    return HiddenLayer(tuple(blocks), tuple(made), entry)
+
+
+def _narrowing(
+    block: Block, layers: Mapping[str, Layer], calibrations: Mapping[str, LayerCalibration]
+) -> Narrowing | HeadNarrowing:
+    """The order of the units of one block."""
+    known = [calibrations[name] for name in block.readers or block.writers]
+    gradients, bias = (all(getattr(x, key) for x in known) for key in ("gradients", "bias"))
+    weights = [layers[name].load() for name in (block.layers if block.heads else block.readers)]
+    own = [item.moments for item in known]
+    if not block.heads:
+        return narrow_units(weights, own, bias=bias, gradients=gradients)
+    first, second = weights
+    if block.readers:
+        options = {"bias": bias, "gradients": gradients}
+        return narrow_values(first, second, own[0], block.heads, **options)
+    return narrow_queries(first, second, (own[0], own[1]), block.heads, gradients=gradients)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rmtcli.calibration import Narrowing
+from rmtcli.calibration import HeadNarrowing, Narrowing
 from rmtcli.checkpoint import Checkpoint, Edits
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.names import member
@@ -20,7 +20,7 @@ from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.widths import Side, Table, WidthAllocation
 
 #: The number of a hidden layer, one of its blocks, and the order of that block's units.
-Owner = tuple[int, Block, Narrowing]
+Owner = tuple[int, Block, Narrowing | HeadNarrowing]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class HiddenLayer:
     """
 
     blocks: tuple[Block, ...]
-    narrowings: tuple[Narrowing, ...]
+    narrowings: tuple[Narrowing | HeadNarrowing, ...]
     entry: str | None = None
 
     @property
@@ -127,10 +127,7 @@ class HiddenLayers:
     def _sides(self, layer: Layer) -> tuple[Side, Side]:
         """The rows and columns of a layer, each fixed or the width of a hidden layer."""
         writes, reads = self.writes.get(layer.name), self.reads.get(layer.name)
-        return (
-            Side(layer.shape[0], None if writes is None else writes[0]),
-            Side(layer.shape[1], None if reads is None else reads[0]),
-        )
+        return _side(layer.shape[0], writes), _side(layer.shape[1], reads)
 
     @cached_property
     def writes(self) -> Mapping[str, Owner]:
@@ -159,9 +156,9 @@ class HiddenLayers:
         infos = self.checkpoint.infos
         for i, item in enumerate(self.hidden):
             for block in item.blocks:
-                for name in block.writers:
-                    if member(self.layers[name].module, "bias") in infos:
-                        yield Table(Side(item.units, i), Side(1), price(self.layers[name]))
+                for layer in (self.layers[name] for name in block.writers):
+                    if member(layer.module, "bias") in infos:
+                        yield Table(self._sides(layer)[0], Side(1), price(layer))
                 for info in (infos[name] for name in block.vectors):
                     if counted or info.counts:
                         size = TYPES[info.dtype].width if counted else 1
@@ -205,18 +202,20 @@ class NarrowNetwork:
         """The shapes of the layers of some blocks, if these alone become narrower."""
         shapes = {n: self.source.layers[n].shape for item in blocks for n in item.block.layers}
         for item in blocks:
-            shapes |= {name: (item.width, shapes[name][1]) for name in item.block.writers}
-            shapes |= {name: (shapes[name][0], item.width) for name in item.block.readers}
+            side = item.block.sides(item.width)
+            shapes |= {name: (side, shapes[name][1]) for name in item.block.writers}
+            shapes |= {name: (shapes[name][0], side) for name in item.block.readers}
         return shapes
 
     @cached_property
     def losses(self) -> Mapping[str, float]:
-        """The predicted loss of each reader, as a share of that of dropping all its inputs."""
+        """The predicted loss of each reader, as a share of that of dropping all its units."""
         losses: dict[str, float] = {}
         for item in self.blocks:
             whole = item.narrowing.loss(0)
             loss = item.narrowing.loss(item.width) / whole if whole else 0.0
-            losses |= dict.fromkeys(item.block.readers, loss)
+            # Queries have the loss of their pair: keys see them as maps of lower rank.
+            losses |= dict.fromkeys(item.block.readers or item.block.writers[:1], loss)
         return losses
 
     def edits(self) -> Edits:
@@ -240,3 +239,8 @@ class NarrowNetwork:
             return plan
         loss = self.losses.get(name)
         return replace(plan, untouched=None, narrowed=self.shapes[name], predicted_loss=loss)
+
+
+def _side(size: int, owner: Owner | None) -> Side:
+    """A layer's side of a size, which a hidden layer may own."""
+    return Side(size) if owner is None else Side(size, owner[0], max(1, owner[1].heads))

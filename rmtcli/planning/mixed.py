@@ -87,19 +87,24 @@ class CutLayers:
         else:
             index, block, narrowing = reads
             matrix = narrowing.readers(self.widths[index])[block.readers.index(name)].weight
-        rows = self._units(self.hidden.writes, name)
-        return matrix if rows is None else matrix[rows]
+        writes = self._cut(self.hidden.writes, name)
+        if writes is None:
+            return matrix
+        index, block, narrowing = writes
+        return narrowing.rows(block.writers.index(name), self.widths[index], matrix)
 
     def calibration(self, name: str) -> LayerCalibration:
         """A layer's calibration, without the inputs and outputs that it loses."""
         own = self.calibrations[name]
-        rows, columns = (self._units(x, name) for x in (self.hidden.writes, self.hidden.reads))
+        writes, reads = (self._cut(x, name) for x in (self.hidden.writes, self.hidden.reads))
         moments = own.moments
-        if columns is not None:
-            second = moments.second[np.ix_(columns, columns)]
-            moments = replace(moments, mean=moments.mean[columns], second=second)
-        if rows is not None and moments.gradient is not None:
-            moments = replace(moments, gradient=moments.gradient[np.ix_(rows, rows)])
+        if reads is not None:
+            moments = reads[2].inputs(self.widths[reads[0]], moments)
+        if writes is not None and moments.gradient is not None:
+            index, block, narrowing = writes
+            writer, width = block.writers.index(name), self.widths[index]
+            gradient = narrowing.outputs(writer, width, moments.gradient)
+            moments = replace(moments, gradient=gradient)
         return replace(own, moments=moments)
 
     def losses(self, name: str) -> FloatArray:
@@ -114,12 +119,11 @@ class CutLayers:
         options = {"bias": seen.bias, "gradients": seen.gradients}
         return decompose(self.weight(name), seen.moments, **options)
 
-    def _units(self, owners: Mapping[str, Owner], name: str) -> NDArray[np.int64] | None:
-        """The units that stay of the hidden layer beside a layer; None if all do."""
+    def _cut(self, owners: Mapping[str, Owner], name: str) -> Owner | None:
+        """The hidden layer beside a layer, if it is narrower."""
         owner = owners.get(name)
-        if owner is None or self.widths[owner[0]] == owner[1].units:
-            return None
-        return owner[2].units(self.widths[owner[0]])
+        narrower = owner is not None and self.widths[owner[0]] < owner[1].units
+        return owner if narrower else None
 
 
 @dataclass(frozen=True, eq=False)

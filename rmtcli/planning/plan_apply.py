@@ -72,7 +72,10 @@ def _widths(layers: Sequence[LayerPlan], hidden: HiddenLayers) -> tuple[PlannedH
     shapes = {item.layer.name: item.shape for item in layers}
     blocks = (block for item in hidden.hidden for block in item.blocks)
     return tuple(
-        PlannedHidden(x.writers, x.readers, x.units, shapes[x.writers[0]][0]) for x in blocks
+        PlannedHidden(
+            x.writers, x.readers, x.units, shapes[x.writers[0]][0] // max(1, x.heads), x.heads
+        )
+        for x in blocks
     )
 
 
@@ -81,22 +84,31 @@ def widths_of(plan: Plan, hidden: HiddenLayers | None, path: Path) -> list[int]:
 
     Args:
         plan: the plan.
-        hidden: the hidden layers, each of one block; None if the checkpoint has none.
+        hidden: the hidden layers; None if the checkpoint has none.
         path: the checkpoint, for messages.
 
     Raises:
-        LayerError: the checkpoint does not have one of the plan's hidden layers.
+        LayerError: the checkpoint does not have one of the plan's hidden layers, or attention
+            heads with one width for all get several.
     """
-    wanted = {(x.writers, x.readers, x.units): x for x in plan.hidden}
+    wanted = {(x.writers, x.readers, x.units, x.heads): x.width for x in plan.hidden}
     items = () if hidden is None else hidden.hidden
-    keys = [(x.blocks[0].writers, x.blocks[0].readers, x.units) for x in items]
-    missing = [x for key, x in wanted.items() if key not in keys]
+    keys = [[(x.writers, x.readers, x.units, x.heads) for x in i.blocks] for i in items]
+    missing = wanted.keys() - {key for group in keys for key in group}
     if missing:
+        writers, readers, units, _ = min(missing)
         raise LayerError(
-            f"{path}: the plan's hidden layer of {missing[0].units} units that "
-            f"'{missing[0].readers[0]}' reads cannot be made narrower: make a new plan"
+            f"{path}: the plan's hidden layer of {units} units beside "
+            f"'{(readers or writers)[0]}' cannot be made narrower: make a new plan"
         )
-    return [wanted[key].width if key in wanted else key[2] for key in keys]
+    widths = [{wanted.get(key, key[2]) for key in group} for group in keys]
+    for item, several in zip(items, widths, strict=True):
+        if len(several) > 1:
+            raise LayerError(
+                f"{path}: all attention heads have one width, that of '{item.entry}' in "
+                f"config.json, and the plan gives them {len(several)}: edit it"
+            )
+    return [own for (own,) in widths]
 
 
 def check_plan(

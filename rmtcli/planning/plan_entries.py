@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,24 @@ class PlannedHidden:
     Attributes:
         writers: names of the layers that write its units.
         readers: names of the layers that read them.
-        units: its dense width.
+        units: its dense width; of attention, the units of each head.
         width: the width to give it.
+        heads: number of attention heads; 0 for a hidden layer without any.
     """
 
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     units: int
     width: int
+    heads: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry in the file, which names heads only where there are some."""
+        return {key: value for key, value in asdict(self).items() if key != "heads" or value}
+
+    def sides(self) -> int:
+        """Rows of the writers and columns of the readers."""
+        return self.width * max(1, self.heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +179,18 @@ def hidden_entry(item: Any, index: int, path: Path) -> PlannedHidden:
         UsageError: it is wrong.
     """
     where = f"{path}: hidden[{index}]"
+    if isinstance(item, dict):
+        item = {"heads": 0} | item  # older plans do not know attention
     values = checked(item, _HIDDEN, where)
     for key in ("writers", "readers"):
-        if not values[key] or not all(type(name) is str for name in values[key]):
+        missing = not values[key] and not (key == "readers" and values["heads"])
+        if missing or not all(type(name) is str for name in values[key]):
             raise UsageError(f"{where}: '{key}' must be names of layers")
         values[key] = tuple(values[key])
     if not 1 <= values["width"] <= values["units"]:
         raise UsageError(f"{where}: 'width' must be from 1 to 'units', {values['units']}")
+    if values["heads"] < 0:
+        raise UsageError(f"{where}: 'heads' must be at least 0")
     return PlannedHidden(**values)
 
 
@@ -221,6 +236,7 @@ _HIDDEN: dict[str, tuple[type, ...]] = {
     "readers": (list,),
     "units": (int,),
     "width": (int,),
+    "heads": (int,),
 }
 _MATRIX: dict[str, tuple[type, ...]] = {"name": (str,), "bits": (int,), "group": (int,)}
 _WORDS = {

@@ -65,8 +65,8 @@ class Plan:
         """(out, in) of a layer at the planned widths."""
         rows, columns = layer.shape
         for item in self.hidden:
-            rows = item.width if layer.name in item.writers else rows
-            columns = item.width if layer.name in item.readers else columns
+            rows = item.sides() if layer.name in item.writers else rows
+            columns = item.sides() if layer.name in item.readers else columns
         return rows, columns
 
     @property
@@ -111,7 +111,7 @@ class Plan:
                 del item["layout"]
         else:
             head["layout"] = self.layout
-            lists = {"hidden": [asdict(x) for x in self.hidden]} | lists
+            lists = {"hidden": [x.to_dict() for x in self.hidden]} | lists
         if self.matrices:
             lists["matrices"] = [asdict(x) for x in self.matrices]
         parts = [f'  "{key}": {json.dumps(value)}' for key, value in head.items()]

@@ -21,14 +21,16 @@ class Side:
     Attributes:
         size: its dense size.
         layer: number of the hidden layer whose width it is; None if it stays.
+        times: how often it has that width: once for each attention head.
     """
 
     size: int
     layer: int | None = None
+    times: int = 1
 
     def at(self, widths: Sequence[int]) -> int:
         """Its size at these widths of the hidden layers."""
-        return self.size if self.layer is None else widths[self.layer]
+        return self.size if self.layer is None else self.times * widths[self.layer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Table:
         """What it costs at each width of one hidden layer, the others at these widths."""
         cost = np.full(len(options), self.price, np.int64)
         for side in (self.rows, self.columns):
-            cost *= options if side.layer == layer else side.at(widths)
+            cost *= side.times * options if side.layer == layer else side.at(widths)
         return cost
 
 

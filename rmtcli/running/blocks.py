@@ -52,23 +52,31 @@ def find_blocks(
         layers: the layers that may be changed.
         source: what the network runs on.
     """
-    shared = {*checkpoint.aliases, *checkpoint.aliases.values()}
-    modules = modules_of(model, checkpoint, layers)
-    free = {
-        names[0]: layer
-        for layer in layers
-        for names in (modules[layer.name],)
-        if len(names) == 1 and layer.linear and not layer.tied and layer.tensor not in shared
-    }
+    free = unshared(model, checkpoint, layers)
     search = _Search.start(model, source, free)
     names = _names(model, checkpoint)
     made = (_block(search, readers, free, names) for readers in search.readers())
-    used = checkpoint.infos.keys() - shared
+    used = checkpoint.infos.keys() - _shared(checkpoint)
     return [
         block
         for block in made
         if block is not None and used >= {*block.vectors, *_biases(checkpoint, block)}
     ]
+
+
+def unshared(model: nn.Module, checkpoint: Checkpoint, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The linear layers whose weight no other layer has, by the name of their only module."""
+    shared, modules = _shared(checkpoint), modules_of(model, checkpoint, layers)
+    return {
+        names[0]: layer
+        for layer in layers
+        for names in (modules[layer.name],)
+        if len(names) == 1 and layer.linear and not layer.tied and layer.tensor not in shared
+    }
+
+
+def _shared(checkpoint: Checkpoint) -> set[str]:
+    return {*checkpoint.aliases, *checkpoint.aliases.values()}
 
 
 def _biases(checkpoint: Checkpoint, block: Block) -> Iterator[str]:

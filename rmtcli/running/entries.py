@@ -34,7 +34,7 @@ def entries_of(model: Pretrained, blocks: Sequence[Block]) -> dict[str, list[Blo
         without an entry, or with one that other tensors share, is missing.
     """
     network = cast(Any, model.network)
-    dense = _shapes(type(network), network.config)
+    dense = shapes_of(type(network), network.config)
     modules = model.modules_of([module_of(name) for block in blocks for name in block.layers])
     tensors = [_tensors(block, modules, dense) for block in blocks]
     groups: dict[str, list[Block]] = {}
@@ -43,7 +43,7 @@ def entries_of(model: Pretrained, blocks: Sequence[Block]) -> dict[str, list[Blo
         part, _, key = entry.rpartition(".")
         setattr(attrgetter(part)(config) if part else config, key, units // 2)
         try:
-            narrow = _shapes(type(network), config)
+            narrow = shapes_of(type(network), config)
         # A class of transformers may raise anything for a configuration that makes no sense.
         except Exception:
             continue
@@ -60,7 +60,7 @@ def resizable(model: Pretrained, blocks: Sequence[Block]) -> list[Block]:
     Experts that transformers joins are not.
     """
     network = cast(Any, model.network)
-    dense = _shapes(type(network), network.config)
+    dense = shapes_of(type(network), network.config)
     modules = model.modules_of([module_of(name) for block in blocks for name in block.layers])
     return [block for block in blocks if _tensors(block, modules, dense)]
 
@@ -91,7 +91,7 @@ def _candidates(config: Any, widths: set[int]) -> Iterator[tuple[str, int]]:
                 yield from ((name, units) for units in sorted(widths))
 
 
-def _shapes(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters of a network, which takes no memory."""
     with torch.device("meta"):
         network = kind(config)

@@ -129,7 +129,7 @@ BROKEN: dict[str, tuple[Any, type[RmtcliError], str]] = {
     "other block": (
         lambda v: v["hidden"][0].update(readers=["4.weight"]),
         LayerError,
-        "the plan's hidden layer of 60 units that '4.weight' reads cannot be made narrower",
+        "the plan's hidden layer of 60 units beside '4.weight' cannot be made narrower",
     ),
     "rank": (
         lambda v: (v["hidden"][0].update(width=9), v["layers"][1].update(rank=10)),
