@@ -44,6 +44,7 @@ def command(
     singular values stand above the edge, and what 'prune --keep auto' would save.
     """
     from rmtcli import analyze
+    from rmtcli.pipeline.stages import refuse_not_finite
 
     reporter = Reporter.open(outputs, file)
     report = analyze(
@@ -58,3 +59,4 @@ def command(
         track=progress,
     )
     reporter.show(report)
+    refuse_not_finite(file, report.skipped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,32 @@ from rmtcli.errors import UsageError
 _CODE = ("model", "eval", "executor")
 
 
-def defaults(commands: Mapping[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+#: The defaults that a command has taken, and their file, in words; empty where it took none.
+TAKEN: ContextVar[str] = ContextVar("the defaults that a command has taken", default="")
+#: Options that decide one thing: one on the command line takes the place of all in the file.
+_ONE_THING = (
+    "budget",
+    "budget-bytes",
+    "budget-macs",
+    "budget-latency",
+    "max-drop",
+    "keep",
+    "apply",
+)
+#: Options that are for some of these alone.
+_WITH_IT = ("rank-multiple", "share-inputs", "per-block")
+
+
+def defaults(
+    commands: Mapping[str, Any], folder: Path
+) -> tuple[dict[str, dict[str, Any]], Path | None]:
     """Options by command, as click's ``default_map``, from the nearest file at or above a folder.
 
     The file has one table per command, with options by their long names: ``[prune]``,
     ``keep = "edge"``. The command line overrides them.
+
+    Returns:
+        The options, and the file; None without one.
 
     Args:
         commands: click's commands by name.
@@ -35,8 +57,8 @@ def defaults(commands: Mapping[str, Any], folder: Path) -> dict[str, dict[str, A
         ):
             tables = _read(path, table)
             if tables is not None:
-                return _checked(commands, tables, path)
-    return {}
+                return _checked(commands, tables, path), path
+    return {}, None
 
 
 def _read(path: Path, table: tuple[str, ...]) -> Any:
@@ -81,3 +103,38 @@ def _checked(commands: Mapping[str, Any], tables: Any, path: Path) -> dict[str, 
                 )
             result.setdefault(name, {})[known[option]] = value
     return result
+
+
+def apply_defaults(command: Any, ctx: Any) -> None:
+    """Let options on the command line replace defaults that decide the same thing.
+
+    What is left of a file's defaults is kept in :data:`TAKEN`.
+
+    Args:
+        command: click's command.
+        ctx: its context, after parsing; the object of its root is the file.
+    """
+    own = {option: p for p in command.params for option in map(_bare, getattr(p, "opts", ()))}
+    sources = {name: str(ctx.get_parameter_source(p.name)) for name, p in own.items()}
+    typed = [name for name in _ONE_THING if "COMMANDLINE" in sources.get(name, "")]
+    taken = []
+    for name, parameter in own.items():
+        if not sources[name].endswith("DEFAULT_MAP"):
+            continue
+        if typed and name in (*_ONE_THING, *_WITH_IT):
+            ctx.params[parameter.name] = parameter.default
+        else:
+            taken.append(_spelled(name, ctx.params[parameter.name]))
+    TAKEN.set(f"{', '.join(taken)} of {ctx.find_root().obj}" if taken else "")
+
+
+def _bare(option: str) -> str:
+    return option.lstrip("-")
+
+
+def _spelled(name: str, value: Any) -> str:
+    """An option as it would be typed."""
+    if isinstance(value, bool):
+        return f"--{name}"
+    values = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"--{name} {one}" for one in values)

@@ -1,15 +1,14 @@
-"""Help texts: options by topic, examples, and the program's own form of an error of usage."""
+"""Help texts: options by topic, and examples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import typer
 from typer.core import TyperCommand, TyperGroup
 
-#: The base of all of Typer's errors of usage, which Typer does not export itself.
-UsageFailure: Any = typer.BadParameter.__bases__[0]
+from rmtcli.cli.defaults import apply_defaults
+
 #: Columns that help texts take at most; a narrower terminal gets narrower ones.
 WIDTH = 110
 #: Topic -> its options, in the order of the help; an option of no topic is under "Options".
@@ -51,6 +50,12 @@ class Command(TyperCommand):
 
     A command's epilog holds its examples, one shell command a line.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, and settle which of a file's defaults count."""
+        rest = super().parse_args(ctx, args)
+        apply_defaults(self, ctx)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the examples, the arguments, and the options of each topic."""
@@ -107,11 +112,3 @@ def _by_topic(command: TyperCommand, ctx: Any) -> Mapping[str, list[tuple[str, s
         topics[topic] = [options.pop(name) for name in names if name in options]
     topics["Options"] = list(options.values())
     return {topic: records for topic, records in topics.items() if records}
-
-
-def words_of(error: Any) -> str:
-    """One of Typer's errors of usage, as a line that says where to look."""
-    text = error.format_message().rstrip(".")
-    where = f"see '{error.ctx.command_path} --help'" if error.ctx else ""
-    text = f"{text[:1].lower()}{text[1:]}"
-    return f"{text} ({where})" if where else text

@@ -26,12 +26,13 @@ from rmtcli.cli import (
     simulate,
     verify,
 )
-from rmtcli.cli.defaults import defaults
+from rmtcli.cli.defaults import TAKEN, defaults
 from rmtcli.cli.groups import expand_groups
-from rmtcli.cli.help import WIDTH, Command, Commands, UsageFailure, words_of
+from rmtcli.cli.help import WIDTH, Command, Commands
 from rmtcli.cli.memory import libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
-from rmtcli.errors import RmtcliError, one_line, out_of_memory
+from rmtcli.cli.usage import UsageFailure, words_of
+from rmtcli.errors import RmtcliError, UsageError, one_line, out_of_memory
 from rmtcli.version import __version__
 
 app = typer.Typer(
@@ -85,11 +86,15 @@ def main() -> None:
     try:
         _prepare()
         group: Any = typer.main.get_command(app)
-        settings = defaults(group.commands, Path.cwd())
+        settings, path = defaults(group.commands, Path.cwd())
+        options = {"default_map": settings, "obj": path, "standalone_mode": False}
         # Typer returns the code of an exit where it does not exit itself.
-        sys.exit(group(prog_name="rmtcli", default_map=settings, standalone_mode=False) or 0)
+        sys.exit(group(prog_name="rmtcli", **options) or 0)
     except UsageFailure as error:
         _fail(words_of(error), 2)
+    except UsageError as error:
+        taken = f" (with {TAKEN.get()})" if TAKEN.get() else ""
+        _fail(f"{error}{taken}", error.exit_code)
     except KeyboardInterrupt:  # where Typer does not catch it
         sys.exit(130)
     except RmtcliError as error:

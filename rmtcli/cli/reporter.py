@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from rmtcli.cli.defaults import TAKEN
 from rmtcli.cli.output import check_file, check_plots, check_report, draw_layers
 from rmtcli.cli.progress import finish, is_quiet, listen
 from rmtcli.errors import ConditionError
@@ -86,6 +87,8 @@ class Reporter:
         from rmtcli.report.renderers import Context, write_report
         from rmtcli.report.renderers.markdown import to_markdown
 
+        if TAKEN.get():
+            report = replace(report, notes=(*report.notes, f"defaults: {TAKEN.get()}"))
         draw_layers(report, self.options.plot)
         finish()
         checked = outcomes(self.conditions, values_of(report)) if self.conditions else ()

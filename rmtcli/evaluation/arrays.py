@@ -21,6 +21,8 @@ from rmtcli.evaluation.conversion import of_arrays, of_other
 
 #: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
 LARGE, RATIO = 256 * 2**20, 100
+#: Endings of files that hold arrays.
+ENDINGS = (".safetensors", ".npz", ".npy")
 #: The names of the arrays of a pair of ``.npy`` files, and of a single one.
 PAIR = ("inputs", "targets")
 
@@ -118,7 +120,7 @@ def _check_file(path: Path) -> None:
     Raises:
         UsageError: it does not, or is not.
     """
-    if path.suffix.lower() in (".safetensors", ".npz", ".npy") and path.is_file():
+    if path.suffix.lower() in ENDINGS and path.is_file():
         return
     if not path.exists():
         raise MissingFileError(f"{path}: no such file")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rmtcli.calibration import Data, FileShare, GivenInputs
 from rmtcli.errors import EvaluationError
-from rmtcli.evaluation.arrays import names_in, read_arrays
+from rmtcli.evaluation.arrays import ENDINGS, names_in, read_arrays
 
 #: Endings of files that hold text.
 TEXTS = (".txt", ".jsonl")
@@ -76,7 +76,7 @@ def has_training_part(data: Data) -> bool:
     if isinstance(data, GivenInputs | FileShare):
         return False
     path = Path(data)
-    return path.suffix.lower() not in TEXTS and "train_inputs" in names_in(path)
+    return path.suffix.lower() in ENDINGS and "train_inputs" in names_in(path)
 
 
 def read_samples(path: str | Path, part: str = "") -> Samples:

@@ -35,7 +35,8 @@ Model: TypeAlias = "str | nn.Module | Callable[[], nn.Module]"
 Score: TypeAlias = "str | Callable[[nn.Module], float]"
 
 #: Activations that an inferred chain of linear layers may have.
-ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
+RELU = "relu"
+ACTIVATIONS = (RELU, "gelu", "silu", "tanh", "sigmoid", "identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Evaluation:
         model: ``package.module:factory`` that returns the dense module; or the factory itself; or
             a module, of which copies are used. Without it, a network in memory is its own, and for
             a file a chain of linear layers is inferred.
-        activation: the activation between the layers of an inferred chain.
+        activation: the activation between the layers of an inferred chain; by default ``relu``, or
+            with targets the one that scores best on a few hundred samples.
         score: ``package.module:function`` that takes a module and returns a number, or one number
             per sample, whose mean is the score; or the function itself.
         device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, unless it is a module
@@ -65,7 +67,7 @@ class Evaluation:
 
     data: Any = None
     model: Model | None = None
-    activation: str = "relu"
+    activation: str | None = None
     score: Score | None = None
     device: str = "cpu"
     task: str | None = None
@@ -73,7 +75,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.data is not None and not isinstance(self.data, Data):
             object.__setattr__(self, "data", given_inputs(self.data))
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in (*ACTIVATIONS, None):
             known = ", ".join(ACTIVATIONS)
             raise UsageError(f"unknown activation '{self.activation}': choose one of {known}")
         for given in (self.model, self.score):
@@ -112,6 +114,7 @@ class Harness:
         checkpoint: the network's checkpoint.
         reading: how its outputs are read, once :func:`rmtcli.evaluation.network.reading_of` has
             seen some; None before.
+        activation: that of an inferred chain, once it was built; None before.
         notes: what a user should know about how the network took the weights, once it was built.
     """
 
@@ -119,6 +122,7 @@ class Harness:
         self.evaluation = evaluation
         self.checkpoint = checkpoint
         self.reading: Reading | None = None
+        self.activation: str | None = None
         self.notes: tuple[str, ...] = ()
 
     def note(self, sentences: Iterable[str]) -> None:
@@ -216,14 +220,14 @@ class Harness:
             )
         return self.task.read(Path(data), self.checkpoint.path, part)
 
-    @cached_property
+    @property
     def description(self) -> str:
         """The network in words, for reports."""
         if self.model is not None:
             return words_of(self.model)
         if self.pretrained:
             return f"transformers' {self.task.auto}, for {TASKS.spell(self.task)}"
-        activation = self.evaluation.activation
+        activation = self.activation or self.evaluation.activation or RELU
         return f"a chain of linear layers with {activation} between them (inferred)"
 
     @property

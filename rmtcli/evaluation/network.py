@@ -12,6 +12,7 @@ from torch import nn
 from rmtcli.checkpoint import Checkpoint, Edited
 from rmtcli.computing.device import using
 from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation.activation import settled_activation
 from rmtcli.evaluation.chain import infer_chain
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.harness import Harness, Model
@@ -49,7 +50,8 @@ def build(harness: Harness, checkpoint: Checkpoint | None = None) -> nn.Module:
         return harness.live.build(checkpoint, harness.checkpoint, harness.task)
     given = evaluation.model
     if given is None:
-        model: Any = infer_chain(checkpoint, evaluation.activation)
+        harness.activation = harness.activation or settled_activation(harness)
+        model: Any = infer_chain(checkpoint, harness.activation)
     else:
         model = _from_user(given)
     ignored = fill(model, checkpoint)
@@ -72,7 +74,7 @@ def _from_user(given: Model) -> nn.Module:
     if not callable(made):
         kind = type(made).__name__
         raise UsageError(f"'{name}' is not a network, or a function that returns one, but {kind}")
-    model = call(made)
+    model = call(given if isinstance(given, str) else made)
     if not isinstance(model, nn.Module):
         raise EvaluationError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -136,7 +138,8 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
     if not tensor or outputs.ndim != 2:
         result = tuple(outputs.shape) if tensor else type(outputs).__name__
         raise EvaluationError(
-            f"the network returned {result}: one row of outputs per sample is needed"
+            f"the network returned {result}: one row of outputs per sample is needed: name a "
+            "factory of a network that returns it with --model"
         )
     if not bool(torch.isfinite(outputs).all()):
         raise EvaluationError("the network returned values that are NaN or infinite")

@@ -16,10 +16,9 @@ from rmtcli.errors import EvaluationError, RmtcliError, UsageError, first_line
 
 _LOGGER = logging.getLogger(__name__)
 #: Folders whose code is not the user's: this package, Python's library and what is installed.
-_OTHERS = (
-    Path(__file__).parents[1],
-    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")),
-)
+_OTHERS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
+#: Folders with these names hold what is installed.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def check_spelling(spec: str) -> None:
@@ -112,7 +111,8 @@ def last_line(error: Exception) -> str:
     """The last line of a user's own code that led to an error; empty if there is none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.is_file() and not any(path.is_relative_to(folder) for folder in _OTHERS):
+        installed = any(path.is_relative_to(folder) for folder in _OTHERS)
+        if path.is_file() and not installed and _INSTALLED.isdisjoint(path.parts):
             near = path.is_relative_to(Path.cwd())
             shown = path.relative_to(Path.cwd()) if near else path
             return f"{shown}, line {frame.lineno}, in {frame.name}"

@@ -148,6 +148,8 @@ def prune(
     evaluation, calibration = evaluation or Evaluation(), calibration or Calibration()
     check_batches(batches)
     goal = goal_of(given)
+    if goal.max_drop is not None and not evaluation.measures:
+        raise UsageError("--max-drop needs --data with 'targets', or --eval")
     checkpoint = open_checkpoint(model, key=key)
     target = default_output(checkpoint.path) if output is None else as_path(output)
     if output is None and not checkpoint.files:

@@ -54,6 +54,10 @@ class Goal:
             )
         if self.rank_multiple < 1:
             raise UsageError(f"--rank-multiple must be at least 1, not {self.rank_multiple}")
+        if self.rank_multiple > 1 and not self.joint:
+            raise UsageError(
+                "--rank-multiple rounds the ranks of a budget: give --budget or --max-drop"
+            )
         if self.share_inputs and not self.joint:
             raise UsageError("--share-inputs divides a budget: give --budget or --max-drop")
         if self.share_inputs and self.budget is not None and self.budget.unit in ("macs", "ms"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from rmtcli.cli.defaults import defaults
 from rmtcli.cli.main import app
 from rmtcli.errors import UsageError
 from tests.conftest import ROOT, Run
+from tests.sandbox import Sandbox
 
 DEEP = "sample_models/mnist_deep.pt"
 
@@ -50,6 +52,37 @@ def test_only_the_nearest_file_is_read(workdir: Path, rmtcli: Run) -> None:
     (below / "rmtcli.toml").unlink()
     (below / "pyproject.toml").write_text("broken [")
     assert rmtcli("info", "mnist_deep.pt", cwd=below).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taken"),
+    [
+        ("--keep edge", "defaults: --exclude fc3 of {}"),
+        ("--keep edge --exclude fc2", None),
+        ("--budget 60%", "defaults: --exclude fc3 of {}"),
+        ("", "defaults: --exclude fc3, --budget-macs 50%, --rank-multiple 4 of {}"),
+    ],
+)
+def test_one_option_takes_the_place_of_all_defaults_that_decide_the_same(
+    workdir: Path, sandbox: Sandbox, arguments: str, taken: str | None
+) -> None:
+    path = workdir / "rmtcli.toml"
+    path.write_text('[prune]\nexclude = ["fc3"]\nbudget-macs = "50%"\nrank-multiple = 4\n')
+    done = sandbox.run("prune", DEEP, "--dry-run", "--json", *arguments.split(), cwd=workdir)
+    assert done.code == 0, done.stderr
+    result = json.loads(done.stdout)
+    notes = [note for note in result["notes"] if note.startswith("defaults: ")]
+    assert notes == ([] if taken is None else [taken.format(path)])
+
+
+def test_an_error_names_the_defaults_that_lead_to_it(workdir: Path, sandbox: Sandbox) -> None:
+    (workdir / "rmtcli.toml").write_text('[prune]\nkeep = "edge"\nmax-drop = 1\n')
+    done = sandbox.run("prune", DEEP, "--data", "sample_models/mnist.npz", cwd=workdir)
+    assert done.code == 2
+    assert done.stderr == (
+        "rmtcli: error: --keep edge sets ranks itself: leave it out here (with --keep edge, "
+        f"--max-drop 1.0 of {workdir / 'rmtcli.toml'})\n"
+    )
 
 
 @pytest.mark.parametrize(

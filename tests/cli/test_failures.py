@@ -402,7 +402,7 @@ def test_an_invalid_input_is_reported_in_one_line(
         (["prune"], "missing argument"),
         (["prune", MLP, "--kep", "auto"], "no such option"),
         (["nonsense"], "no such command"),
-        (["analyze", MLP, "--min-side", "-1"], "invalid value"),
+        (["analyze", MLP, "--min-side", "-1"], "--min-side must be at least 0, not '-1'"),
     ],
 )
 def test_an_invalid_command_line_exits_with_2(

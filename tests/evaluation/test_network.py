@@ -232,6 +232,56 @@ def test_a_name_may_stand_for_a_network_itself(
     assert torch.equal(instance.state_dict()["fc1.weight"], before)
 
 
+@pytest.fixture(scope="module")
+def tanh_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file whose network has tanh between its layers, and its own classes as targets."""
+    folder = tmp_path_factory.mktemp("tanh")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 6))
+    x = 2 * torch.randn(300, 30)
+    with torch.no_grad():
+        network[0].weight.mul_(4)
+        targets = network(x).argmax(1)
+    torch.save(network.state_dict(), folder / "a.pt")
+    np.savez(folder / "d.npz", inputs=x.numpy(), targets=targets.numpy())
+    return folder / "a.pt", folder / "d.npz"
+
+
+@pytest.mark.parametrize(
+    ("given", "accuracy", "words"),
+    [
+        (None, 100, "tanh was taken"),
+        ("relu", None, "tanh was not taken, because --activation names another"),
+        ("tanh", 100, None),
+    ],
+)
+def test_targets_tell_the_activation_of_a_chain(
+    tanh_network: tuple[Path, Path], given: str | None, accuracy: int | None, words: str | None
+) -> None:
+    path, data = tanh_network
+    report = rmtcli.evaluate(path, evaluation=Evaluation(data, activation=given))
+    assert report.comparison is not None
+    after = report.comparison.after.accuracy
+    assert after is not None
+    assert after == accuracy if accuracy else after < 95
+    notes = [note for note in report.notes if note.startswith("on 300 samples the network")]
+    assert len(notes) == (words is not None)
+    assert words is None or notes[0].endswith(words)
+    assert f"{given or 'tanh'} between them" in report.comparison.network
+
+
+def test_without_targets_the_activation_is_relu(
+    tanh_network: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, data = tanh_network
+    np.savez(tmp_path / "x.npz", inputs=np.load(data)["inputs"])
+    for evaluation in (Evaluation(), Evaluation(tmp_path / "x.npz")):
+        harness = evaluation.resolve(open_checkpoint(path))
+        build(harness)
+        assert harness.activation == "relu"
+        assert harness.notes == ()
+
+
 def test_factors_without_a_record_are_not_run_as_layers(tmp_path: Path) -> None:
     """A fine-tuned and re-saved network: a ReLU between its factors would change it."""
     torch.save(chain().state_dict(), tmp_path / "a.pt")

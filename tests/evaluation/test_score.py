@@ -76,7 +76,7 @@ class Broken(Pick):
     [
         ("shape", "the network fails on inputs of shape (3, 5) from x.npz: mat1 and mat2"),
         ("nan", "returned values that are NaN or infinite"),
-        ("flat", "returned (): one row of outputs per sample is needed"),
+        ("flat", "returned (): one row of outputs per sample is needed: name a factory"),
         ("dict", "returned dict: one row of outputs per sample is needed"),
     ],
 )

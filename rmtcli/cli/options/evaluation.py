@@ -39,13 +39,14 @@ class EvaluationOptions:
         ),
     ] = None
     activation: Annotated[
-        str,
+        Optional[str],
         typer.Option(
             metavar="NAME",
             help="Activation between the layers of an inferred chain: relu, gelu, silu, tanh, "
-            "sigmoid, identity.",
+            "sigmoid, identity. [default: relu, or with targets the one that scores best]",
+            show_default=False,
         ),
-    ] = "relu"
+    ] = None
     score: Annotated[
         Optional[str],
         typer.Option(
