@@ -30,7 +30,9 @@ def command(
     key: Key = None,
     edge: Edge = "select",
     selection: Annotated[SelectionOptions, Only("include", "exclude", "min_side")],
-    outputs: Annotated[OutputOptions, Only("json", "fail_if", "quiet", "verbose")],
+    outputs: Annotated[
+        OutputOptions, Only("json", "report", "fail_if", "force", "quiet", "verbose")
+    ],
 ) -> None:
     """Compare two checkpoints, layer by layer.
 

@@ -17,7 +17,7 @@ from rmtcli.errors import ConditionError
 if TYPE_CHECKING:
     from rmtcli.cli.options.output import OutputOptions
     from rmtcli.report.base import Report
-    from rmtcli.report.conditions import Condition
+    from rmtcli.report.conditions import Condition, Outcome
     from rmtcli.report.difference import Difference
     from rmtcli.report.reproduction import Reproduction
     from rmtcli.report.verification import Verification
@@ -84,7 +84,7 @@ class Reporter:
             UsageError: a condition names a value that was not measured.
         """
         from rmtcli.report.conditions import failures, outcomes, values_of
-        from rmtcli.report.renderers import Context, write_report
+        from rmtcli.report.renderers.base import Context
         from rmtcli.report.renderers.markdown import to_markdown
 
         if TAKEN.get():
@@ -92,8 +92,7 @@ class Reporter:
         draw_layers(report, self.options.plot)
         finish()
         checked = outcomes(self.conditions, values_of(report)) if self.conditions else ()
-        if self.options.report is not None:
-            write_report(report, self.options.report, Context(_command_line(), checked))
+        self._write(report, checked)
         self.show_result(report, lambda result: _print_report(result, self.options.verbose))
         _conclude(
             f"rmtcli {report.action}",
@@ -110,16 +109,27 @@ class Reporter:
             ConditionError: a condition holds.
             UsageError: a condition names a value that was not measured.
         """
-        from rmtcli.report.conditions import reasons
+        from rmtcli.report.conditions import failures, outcomes
+        from rmtcli.report.renderers.base import Context
         from rmtcli.report.renderers.markdown import difference_to_markdown
 
+        finish()
+        checked = outcomes(self.conditions, difference.values)
+        self._write(difference, checked)
         self.show_result(difference, _print_difference)
         _conclude(
             "rmtcli diff",
             difference.after.path,
-            lambda: difference_to_markdown(difference),
-            reasons(self.conditions, difference.values),
+            lambda: difference_to_markdown(difference, Context()),
+            failures(checked),
         )
+
+    def _write(self, result: Report | Difference, checked: tuple[Outcome, ...]) -> None:
+        """Write the file that the user asked for, if there is one."""
+        from rmtcli.report.renderers import Context, today, write_report
+
+        if self.options.report is not None:
+            write_report(result, self.options.report, Context(_command_line(), checked, today()))
 
     def show_result(self, result: Result, show: Callable[[Result], None]) -> None:
         """Print a result as JSON, or with ``show``."""

@@ -10,6 +10,7 @@ from rmtcli.computing import connected
 from rmtcli.edges import EDGES
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored
+from rmtcli.pipeline.contents import tensors_of, with_plans
 from rmtcli.pipeline.fits import Fitter, Track, decomposer_for, fit_layers
 from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
@@ -74,6 +75,7 @@ def analyze(
         layers=planned.layers,
         skipped=planned.skipped,
         latency=time_layers(planned.layers, batches, device),
+        tensors=with_plans(tensors_of(checkpoint, checkpoint), planned.pruned),
         notes=(
             *checkpoint.remarks,
             *on_tensors(checkpoint, planned),

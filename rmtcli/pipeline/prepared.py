@@ -14,6 +14,7 @@ from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
 from rmtcli.layouts import Factored, Layout, Replacements, choices_for, with_values
+from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.fits import (
     FitStream,
     FittedLayers,
@@ -278,6 +279,7 @@ class Prepared:
             left=result.network.parameters,
             bytes_left=result.network.bytes,
             bits=self.request.bits,
+            tensors=tensors_of(self.checkpoint, result.network),
         )
 
 

@@ -16,10 +16,11 @@ from rmtcli.checkpoint.huggingface.vocabulary import check, make_cut, rewrite_fi
 from rmtcli.errors import UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.files.path import inside
+from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.request import default_output, goal_of
 from rmtcli.pipeline.stages import describe, described
 from rmtcli.planning import Budget, Goal
-from rmtcli.report.base import Report, Source
+from rmtcli.report.base import Report, Source, Tensor
 from rmtcli.report.card import read_card, with_section
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ class Vocabulary:
         source: the checkpoint that it was made from.
         before: number of tokens of that checkpoint.
         after: number of tokens that are left.
+        tensors: bytes of each tensor, before and after.
     """
 
     path: Path
     source: Source
     before: int
     after: int
+    tensors: tuple[Tensor, ...]
 
     def rest(self, goal: Goal, left: Checkpoint) -> Goal | None:
         """The goal for what is left, whose shares are shares of the whole; None if it is met.
@@ -62,7 +65,10 @@ class Vocabulary:
 
     def reported(self, report: Report) -> Report:
         """A report of what was done to the rest, as one of what was done to the whole."""
-        return replace(report, source=self.source, vocabulary=(self.before, self.after))
+        left = {tensor.name: tensor.after for tensor in report.tensors}
+        tensors = (replace(x, after=left.get(x.name, x.after)) for x in self.tensors)
+        counts = self.before, self.after
+        return replace(report, source=self.source, vocabulary=counts, tensors=tuple(tensors))
 
 
 def prune_vocabulary(text: Path, prune: Callable[..., Report], given: Mapping[str, Any]) -> Report:
@@ -142,7 +148,8 @@ def with_fewer_tokens(checkpoint: Checkpoint, text: Path, source: Source) -> Ite
         rewrite_files(new, cut)
         _check_shapes(open_checkpoint(small), new)
         _check_same(tokenizer, tokenizer_of(new), texts, text)
-        yield Vocabulary(small, source, cut.rows, len(cut.kept))
+        tensors = tensors_of(checkpoint, open_checkpoint(small))
+        yield Vocabulary(small, source, cut.rows, len(cut.kept), tensors)
 
 
 def _check_fast(home: Path, tokenizer: Any) -> None:

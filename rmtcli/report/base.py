@@ -52,6 +52,21 @@ class Source:
     tensor_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the dense network.
+
+    Attributes:
+        name: its name.
+        before: its bytes.
+        after: bytes of the tensors that take its place; 0 where another tensor holds its values.
+    """
+
+    name: str
+    before: int
+    after: int
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Report:
     """Results of a run.
@@ -84,6 +99,8 @@ class Report:
         bytes_left: bytes of its tensors.
         bits: bits per entry in which matrices are stored; None for the types that they had.
         vocabulary: numbers of tokens before and after; None where no tokens were dropped.
+        tensors: bytes of each tensor, before and after; storage shared by several names is the
+            first one's. Empty where nothing is pruned. They are on the page only, not in JSON.
     """
 
     action: str
@@ -109,6 +126,7 @@ class Report:
     bytes_left: int | None = None
     bits: int | str | None = None
     vocabulary: tuple[int, int] | None = None
+    tensors: tuple[Tensor, ...] = ()
 
     @property
     def pruned(self) -> tuple[LayerPlan, ...]:

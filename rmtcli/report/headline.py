@@ -50,7 +50,7 @@ def headline(report: Report) -> Headline | None:
     """The result of a run that made a smaller network; None for any other."""
     if report.action not in ("prune", "finetune") or not report.changes:
         return None
-    text, grade = _cost(report.comparison)
+    text, grade = cost(report.comparison)
     return Headline(_smaller(report), text, grade)
 
 
@@ -72,7 +72,7 @@ def _smaller(report: Report) -> str:
     return f"{ratio:.3g}× smaller"
 
 
-def _cost(comparison: Comparison | None) -> tuple[str, Grade]:
+def cost(comparison: Comparison | None) -> tuple[str, Grade]:
     """The main score before and after, and how small the loss is."""
     if comparison is None:
         return "what it costs was not measured", Grade.UNKNOWN

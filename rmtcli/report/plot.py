@@ -116,7 +116,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         )
 
 
-def _quality(comparison: Comparison) -> str:
+def quality(comparison: Comparison) -> str:
     """The measure of a network's quality, for an axis."""
     compared = (
         ""
@@ -134,7 +134,7 @@ def draw_axes(report: Report, axes: Axes) -> None:
     if report.bits is not None:
         shares = [100 * point.bytes / report.source.tensor_bytes for point in report.curve]
     own = report.curve[0].comparison.after.accuracy is None
-    label = "score" if own else _quality(report.curve[0].comparison)
+    label = "score" if own else quality(report.curve[0].comparison)
     after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
     values = [value for value in after if value is not None]
     axes.plot(shares, values, marker="o", markersize=4, label="pruned")

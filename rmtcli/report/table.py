@@ -14,6 +14,9 @@ _FIT += ("break-even", "stable rank", "tail α", "verdict")
 #: The columns after pruning.
 _PRUNE: tuple[str, ...] = ("layer", "shape", "edge s₊", "fit", "spikes", "rank", "parameters")
 _PRUNE += ("action",)
+#: The columns after pruning where there is room for more.
+_FULL: tuple[str, ...] = ("layer", "shape", "verdict", "edge s₊", "fit", "spikes", "rank", "error")
+_FULL += ("predicted loss", "parameters", "action")
 #: The columns of a curve.
 _CURVE: tuple[str, ...] = (
     "parameters",
@@ -29,18 +32,26 @@ _CURVE += ("agreement", "KL", "score")
 #: Columns whose text is aligned to the left; all others hold numbers.
 _TEXT = {"layer", "shape", "verdict", "action"}
 #: Columns of numbers, aligned to the right.
-NUMERIC = {*_FIT, *_PRUNE, *_CURVE} - _TEXT
+NUMERIC = {*_FIT, *_FULL, *_CURVE} - _TEXT
 
 
-def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Column names, and one row per layer or per network of a curve."""
+def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Column names, and one row per layer or per network of a curve.
+
+    Args:
+        report: the report.
+        full: whether pruned layers have verdicts, errors and predicted losses, too.
+    """
     if report.curve:
         rows = [_curve_row(point, report) for point in report.curve]
         used = [i for i in range(len(_CURVE)) if any(row[i] for row in rows)]
         return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
         return list(_FIT), [_fit_row(plan) for plan in report.layers]
-    return list(_PRUNE), [_prune_row(plan) for plan in report.layers]
+    measured = any(plan.predicted_loss is not None for plan in report.layers)
+    columns = [name for name in (_FULL if full else _PRUNE) if measured or name != "predicted loss"]
+    cells = map(_prune_cells, report.layers)
+    return columns, [[row[column] for column in columns] for row in cells]
 
 
 def action(plan: LayerPlan) -> str:
@@ -97,18 +108,22 @@ def _fit_row(plan: LayerPlan) -> list[str]:
     ]
 
 
-def _prune_row(plan: LayerPlan) -> list[str]:
+def _prune_cells(plan: LayerPlan) -> dict[str, str]:
+    """The cells of a pruned layer, by column."""
     layer, fit, after = plan.layer, plan.fit, plan.size
-    return [
-        shown(layer.name),
-        shape_of(layer.shape),
-        f"{plan.spectrum.singular_value(fit.edge):.4g}",
-        f"{fit.ks_distance:.4f}",
-        str(plan.spikes),
-        _rank(plan),
-        f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
-        action(plan),
-    ]
+    return {
+        "layer": shown(layer.name),
+        "shape": shape_of(layer.shape),
+        "verdict": word_of(fit.verdict),
+        "edge s₊": f"{plan.spectrum.singular_value(fit.edge):.4g}",
+        "fit": f"{fit.ks_distance:.4f}",
+        "spikes": str(plan.spikes),
+        "rank": _rank(plan),
+        "error": f"{100 * plan.relative_error:.3g} %" if plan.ranked else "",
+        "predicted loss": optional(plan.predicted_loss, ".3g"),
+        "parameters": f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
+        "action": action(plan),
+    }
 
 
 def _curve_row(point: Point, report: Report) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +11,7 @@ from rmtcli.files import as_path, check_target
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import shown
 from rmtcli.report.headline import headline
-from rmtcli.report.renderers import RENDERERS, Context, write_report
-from rmtcli.report.summary import summary
-from rmtcli.report.table import table
+from rmtcli.report.renderers import RENDERERS, Context, today, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,17 +36,10 @@ def as_words(report: Report) -> str:
 
 
 def as_fragment(report: Report) -> str:
-    """The table and the summary as an HTML fragment without any style."""
-    columns, rows = table(report) if report.layers or report.curve else ([], [])
-    parts = [
-        f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in row)}</tr>"
-        for row, tag in [(columns, "th"), *((row, "td") for row in rows)]
-    ]
-    lines = (f"<tr><th>{_text(a)}</th><td>{_text(b)}</td></tr>" for a, b in summary(report))
-    grid = f"<table>{''.join(parts)}</table>" if rows else ""
-    title = headline(report)
-    result = f"<p><b>{_text(title.size)}</b> · {_text(title.cost)}</p>" if title else ""
-    return f"{result}{grid}<table>{''.join(lines)}</table>"
+    """The result, a map of the bytes and the table as a part of an HTML page."""
+    from rmtcli.report.renderers.html import to_fragment
+
+    return to_fragment(report)
 
 
 def save(report: Report, path: str | Path) -> None:
@@ -64,7 +54,7 @@ def save(report: Report, path: str | Path) -> None:
         raise UsageError(f"{target}: its name must end in {' or '.join(RENDERERS)}")
     renderer.check()
     check_target(target, inputs=[as_path(report.source.path)], force=True)
-    write_report(report, target, Context())
+    write_report(report, target, Context(made=today()))
 
 
 def figure(report: Report, layer: str | None) -> Figure:
@@ -85,7 +75,3 @@ def figure(report: Report, layer: str | None) -> Figure:
         names = ", ".join(plan.layer.name for plan in report.layers[:3]) or "no layer at all"
         raise UsageError(f"the report has no layer '{layer}': it has {names}")
     return esd_figure(esd_of(plans[0]), legend=True)
-
-
-def _text(text: str) -> str:
-    return escape(shown(text))

@@ -114,9 +114,11 @@ def test_a_layer_of_zeros(tmp_path: Path) -> None:
 
 def test_the_command(workdir: Path, rmtcli: Run) -> None:
     other = changed(workdir / "b.safetensors", **{"fc2.weight": np.ones((10, 1000), np.float32)})
-    same = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed > 0")
+    report = workdir / "d.html"
+    same = rmtcli("diff", MLP, MLP, "--fail-if", "layers.changed > 0", "--report", report)
     assert same.returncode == 0, same.stderr
     assert "changed       0 of 2 layers" in same.stdout
+    assert "layers.changed &gt; 0" in report.read_text()
     result = rmtcli("diff", MLP, other, "--json", "--fail-if", "change.max > 0.5")
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1

@@ -50,7 +50,10 @@ def test_hostile_names_do_no_harm_in_a_comparison_of_two_checkpoints(
     found = rmtcli.diff(tmp_path / "a.pt", tmp_path / "a.pt")
     stream = io.StringIO()
     show_difference(found, Console(file=stream, width=200, force_terminal=True, color_system=None))
-    for text in (re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()), difference_to_markdown(found)):
+    for text in (
+        re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()),
+        difference_to_markdown(found, Context()),
+    ):
         assert all(c.isprintable() or c == "\n" for c in text)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1

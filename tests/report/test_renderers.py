@@ -12,7 +12,6 @@ from rmtcli.report.conditions import Outcome
 from rmtcli.report.renderers import RENDERERS, Context
 from tests.conftest import ROOT, SAMPLES, Run
 
-pytest.importorskip("jinja2")
 pytest.importorskip("junitparser")
 CONTEXT = Context(
     "rmtcli analyze planted", (Outcome("layers.count > 9", None), Outcome("params.ratio < 2", "so"))

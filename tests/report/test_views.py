@@ -20,10 +20,14 @@ def report() -> Report:
     return rmtcli.prune(SAMPLES / "mnist_deep.pt", keep="edge", dry_run=True)
 
 
-def test_a_notebook_shows_the_table(report: Report) -> None:
+def test_a_notebook_shows_the_result_the_map_and_the_table(report: Report) -> None:
     text = report._repr_html_()
-    assert text.count("<tr>") == len(report.layers) + 1 + len(summary(report))
-    assert "<td>27 of 512</td>" in text
+    assert "<strong>17.1× smaller</strong>" in text
+    assert text.count("<tr>") == len(report.layers) + 1
+    assert text.count("<dt>") == len(summary(report)) + 1
+    assert '<td class="number">27 of 512</td>' in text
+    assert '<ul class="map">' in text
+    assert "href=" not in text  # panels are on the page only
 
 
 def test_a_data_frame_has_one_row_per_layer(report: Report) -> None:

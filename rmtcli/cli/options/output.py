@@ -34,8 +34,8 @@ class OutputOptions:
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Also write the report to a file: .html (needs rmtcli[report]), .md, .json, or "
-            ".xml for JUnit (needs rmtcli[ci]).",
+            help="Also write the report to a file: .html, .md, .json, or .xml for JUnit (needs "
+            "rmtcli[ci]).",
             show_default=False,
         ),
     ] = None

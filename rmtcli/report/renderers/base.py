@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rmtcli.report.base import Report
 from rmtcli.report.conditions import Outcome
+from rmtcli.report.difference import Difference
 from rmtcli.report.extras import check_extra
 
 
@@ -17,10 +18,12 @@ class Context:
     Attributes:
         command: the command line, or None in a report made from Python.
         outcomes: the conditions that the user set, each with its outcome.
+        made: the date, or None to leave it out.
     """
 
     command: str | None = None
     outcomes: tuple[Outcome, ...] = ()
+    made: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Renderer:
         name: the format as messages name it, such as ``HTML``.
         ending: the file ending that selects it, such as ``.html``.
         render: turns a report and its context into the text of the file.
+        compare: turns the difference between two checkpoints into the text of the file.
         needs: packages that it imports beyond rmtcli's own requirements.
         extra: the extra of rmtcli that installs them.
     """
@@ -38,6 +42,7 @@ class Renderer:
     name: str
     ending: str
     render: Callable[[Report, Context], str]
+    compare: Callable[[Difference, Context], str]
     needs: tuple[str, ...] = ()
     extra: str = "report"
 

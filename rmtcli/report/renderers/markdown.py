@@ -27,11 +27,11 @@ def to_markdown(report: Report, context: Context) -> str:
     return _page(title, context.command, facts, options(report), cells)
 
 
-def difference_to_markdown(difference: Difference) -> str:
+def difference_to_markdown(difference: Difference, context: Context) -> str:
     """A comparison of two checkpoints: a heading, the summary as a list, the layers as a table."""
     title = f"diff: {difference.before.path} and {difference.after.path}"
     edge = [("edge", difference.edge)]
-    return _page(title, None, difference.summary(), edge, difference.rows())
+    return _page(title, context.command, difference.summary(), edge, difference.rows())
 
 
 def _page(
@@ -66,4 +66,4 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-MARKDOWN = Renderer("Markdown", ".md", to_markdown)
+MARKDOWN = Renderer("Markdown", ".md", to_markdown, difference_to_markdown)

@@ -1,12 +1,12 @@
-"""A report as one HTML page that works offline.
+"""A report as one HTML page that works offline, or as a part of a notebook.
 
-``page.py`` gathers the content, and ``opening.py`` that of the first screen; ``page.html.j2`` lays
-it out, and ``style.css`` and ``sort.js`` are copied into it. ``svg.py`` makes a matplotlib figure
-part of the page, in the page's fonts and colours.
+``pages.py`` makes a page's content (``content.py``) of a report, from tiles, a map, a table and
+one panel per layer; ``render.py`` puts it into a template, together with ``style.css`` and
+``table.js``. ``spectrum.py`` and ``curve.py`` draw SVG in the page's own fonts and colours.
 """
 
 from __future__ import annotations
 
-from rmtcli.report.renderers.html.page import HTML, to_html
+from rmtcli.report.renderers.html.render import HTML, difference_to_html, to_fragment, to_html
 
-__all__ = ["HTML", "to_html"]
+__all__ = ["HTML", "difference_to_html", "to_fragment", "to_html"]
