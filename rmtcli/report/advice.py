@@ -20,6 +20,9 @@ _DECIDED |= {"--report", "--plan", "--plot"}
 #: Options that it leaves out, without a value.
 _FLAGS = {"--dry-run", "--force", "--json", "--quiet", "-q", "--verbose", "-v"}
 
+#: Options for a budget, by unit.
+_OPTIONS = {"parameters": "--budget", "bytes": "--budget-bytes"}
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
@@ -84,7 +87,7 @@ def _after_pruning(report: Report, command: str | None) -> Advice | None:
 def _against_loss(report: Report, again: _Again) -> Advice:
     """How to lose less at about the same size, or, where all was tried, at a larger one."""
     before, after, unit = sizes(report)
-    option = "--budget-bytes" if unit == "bytes" else "--budget"
+    option = _OPTIONS[unit]
     share = after / before
     if report.calibrated is None:
         text = (
@@ -122,15 +125,16 @@ def _after_curve(report: Report, command: str | None) -> Advice | None:
     point = chosen(report)
     if point is None:
         return Advice("No network on this curve costs little: measure larger ones with --size.")
-    share = 100 * point.parameters / report.source.parameters
+    before, after, unit = sizes(report, point)
+    share = 100 * after / before
     perplexity = point.comparison.after.perplexity is not None
     limit = f"{PERCENT[0]:g} % of perplexity" if perplexity else (
         f"{POINTS[0]:g} points of {point.comparison.rows.points}"
     )  # fmt: skip
     return Advice(
         f"The smallest of these {count_of(len(report.curve), 'network')} that costs at most "
-        f"{limit} has {share:.3g} % of the parameters:",
-        _Again(report, command).to("--budget", str(point.parameters)),
+        f"{limit} has {share:.3g} % of the {unit}:",
+        _Again(report, command).to(_OPTIONS[unit], str(after)),
     )
 
 

@@ -13,6 +13,7 @@ from rmtcli.edges import Verdict
 from rmtcli.evaluation import Comparison, Rows
 from rmtcli.files import as_path
 from rmtcli.report.base import Report
+from rmtcli.report.curve import Point
 from rmtcli.report.formatting import count_of, percent_change
 
 #: Losses up to which a result is good, and up to which it is fair: points of accuracy (100 times
@@ -54,11 +55,18 @@ def headline(report: Report) -> Headline | None:
     return Headline(_smaller(report), text, grade)
 
 
-def sizes(report: Report) -> tuple[int, int, str]:
-    """Size before and after, and its unit: bytes where entries have fewer bits, else parameters."""
+def sizes(report: Report, point: Point | None = None) -> tuple[int, int, str]:
+    """Size before and after, and its unit: bytes where entries have fewer bits, else parameters.
+
+    Args:
+        report: the report.
+        point: the network of a curve whose size is asked for, in place of the output's.
+    """
     if report.bits is not None:
-        return *report.tensor_bytes, "bytes"
-    return *report.parameters, "parameters"
+        before, after = report.tensor_bytes
+        return before, after if point is None else point.bytes, "bytes"
+    before, after = report.parameters
+    return before, after if point is None else point.parameters, "parameters"
 
 
 def _smaller(report: Report) -> str:

@@ -11,6 +11,7 @@ from rmtcli.evaluation import Comparison
 from rmtcli.files import write_file
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
+from rmtcli.report.headline import sizes
 from rmtcli.training.step import Change
 
 if TYPE_CHECKING:
@@ -130,9 +131,8 @@ def quality(comparison: Comparison) -> str:
 
 def draw_axes(report: Report, axes: Axes) -> None:
     """Draw accuracy, or the user's own score, of each network against its size."""
-    shares = [100 * point.parameters / report.source.parameters for point in report.curve]
-    if report.bits is not None:
-        shares = [100 * point.bytes / report.source.tensor_bytes for point in report.curve]
+    sized = [sizes(report, point) for point in report.curve]
+    shares = [100 * after / before for before, after, _ in sized]
     own = report.curve[0].comparison.after.accuracy is None
     label = "score" if own else quality(report.curve[0].comparison)
     after = [p.comparison.after.score if own else p.comparison.after.accuracy for p in report.curve]
@@ -152,7 +152,7 @@ def draw_axes(report: Report, axes: Axes) -> None:
     axes.set_xticks(shares, [f"{share:.2g}" for share in shares], minor=False)
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("parameters left, %" if report.bits is None else "bytes left, %")
+    axes.set_xlabel(f"{sized[0][2]} left, %")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

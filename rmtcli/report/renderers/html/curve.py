@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from rmtcli.report.advice import chosen
 from rmtcli.report.base import Report
+from rmtcli.report.curve import Point
+from rmtcli.report.headline import sizes
 from rmtcli.report.plot import quality
 from rmtcli.report.renderers.html.svg import Axis, frame, label, line, path, powers, svg, ticks
 
@@ -43,14 +45,13 @@ def curve_svg(report: Report) -> Markup:
     pad = 0.06 * (high - low)
     x = Axis(*_shares(points), 110, 980, logarithmic=True)
     y = Axis(low - pad, high + pad, 330, 20)
-    best, best_share = chosen(report), 0.0
-    if best is not None:
-        best_share = 100 * best.parameters / report.source.parameters
+    best, unit = chosen(report), sizes(report)[2]
+    best_share = 0.0 if best is None else _share(report, best)
     parts = [frame(x, y, [(v, f"{v:g}") for v in powers(x.low, x.high)], ticks(y.low, y.high, 5))]
     parts += [_band(points, x, y), _dense_line(dense, x, y)]
     parts.append(path(line((x(point.share), y(point.value)) for point in points), "law"))
     parts += [_dot(point, x, y, best_share) for point in points]
-    parts += [label("parameters left, % (logarithmic)", 545, 406), label(name, 30, 175, "turned")]
+    parts += [label(f"{unit} left, % (logarithmic)", 545, 406), label(name, 30, 175, "turned")]
     outside = sum(not low <= point.value <= high for point in points)
     more = f" {outside} of them are beyond the axis, which shows the interesting part." * bool(
         outside
@@ -75,10 +76,15 @@ def _points(report: Report, name: str) -> list[_Point | None]:
     for point in report.curve:
         after = point.comparison.after
         value = {"perplexity": after.perplexity, "score": after.score}.get(name, after.accuracy)
-        share = 100 * point.parameters / report.source.parameters
+        share = _share(report, point)
         error = 0.0 if name in ("perplexity", "score") else point.error or 0.0
         points.append(None if value is None else _Point(share, value, error))
     return points
+
+
+def _share(report: Report, point: Point) -> float:
+    before, after, _ = sizes(report, point)
+    return 100 * after / before
 
 
 def _interesting(

@@ -96,12 +96,12 @@ def _tensors(report: Report) -> str:
 
 def _of_curve(report: Report) -> Iterator[Tile]:
     point, count = chosen(report), count_of(len(report.curve), "network")
-    yield Tile("dense", f"{report.source.parameters:,}", f"parameters; {count} measured")
+    before, after, unit = sizes(report, point)
+    yield Tile("dense", f"{before:,}", f"{unit}; {count} measured")
     if point is None:
         smallest = min(report.curve, key=lambda item: item.parameters)
         yield _cost(smallest.comparison)
         return
-    change = percent_change(report.source.parameters, point.parameters)
-    detail = f"{point.parameters:,} parameters, the smallest that costs little"
-    yield Tile("chosen", change, detail)
+    detail = f"{after:,} {unit}, the smallest that costs little"
+    yield Tile("chosen", percent_change(before, after), detail)
     yield _cost(point.comparison)
