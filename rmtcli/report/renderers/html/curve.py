@@ -51,7 +51,7 @@ def curve_svg(report: Report) -> Markup:
     parts += [_band(points, x, y), _dense_line(dense, x, y)]
     parts.append(path(line((x(point.share), y(point.value)) for point in points), "law"))
     parts += [_dot(point, x, y, best_share) for point in points]
-    parts += [label(f"{unit} left, % (logarithmic)", 545, 406), label(name, 30, 175, "turned")]
+    parts += [label(f"{unit} left, % (logarithmic)", 545, 406), label(name, 30, 175, "rotated")]
     outside = sum(not low <= point.value <= high for point in points)
     more = f" {outside} of them are beyond the axis, which shows the interesting part." * bool(
         outside

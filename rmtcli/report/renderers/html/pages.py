@@ -55,18 +55,18 @@ def page_of_difference(difference: Difference) -> Page:
     columns, rows = difference.rows()
     values = difference.values
     widest = max(difference.layers, key=lambda layer: layer.change, default=None)
-    found = [Tile("changed", f"{values['layers.changed']} of {values['layers.count']}", "layers")]
+    result = [Tile("changed", f"{values['layers.changed']} of {values['layers.count']}", "layers")]
     if widest is not None:
         share = f"{100 * widest.change:.3g} %"
-        found.append(Tile("most changed", share, f"of the norm of {shown(widest.name)}"))
+        result.append(Tile("most changed", share, f"of the norm of {shown(widest.name)}"))
     sizes = f"{difference.before.parameters:,} → {difference.after.parameters:,}"
-    found.append(Tile("parameters", sizes, "of all tensors"))
+    result.append(Tile("parameters", sizes, "of all tensors"))
     if difference.missing:
-        found.append(Tile("not compared", str(len(difference.missing)), "layers"))
+        result.append(Tile("not compared", str(len(difference.missing)), "layers"))
     return Page(
         "rmtcli diff",
         f"{difference.before.path} and {difference.after.path}",
-        found,
+        result,
         map=map_of_difference(difference),
         grid=Grid("Layers", [(column, column not in ("layer", "shape")) for column in columns],
                   [Row(cells) for cells in rows]),

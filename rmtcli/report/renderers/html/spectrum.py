@@ -50,7 +50,7 @@ def spectrum_svg(plan: LayerPlan, text: str) -> Markup:
         *_edge(esd, x, y),
         _spikes(esd.spikes, x, y),
         label("singular value s", 390, 368),
-        label("count", 24, 160, "turned"),
+        label("count", 24, 160, "rotated"),
     ]
     return svg(parts, SIZE, text)
 
