@@ -24,6 +24,7 @@ class PackedWeight(nn.Module):
 
     words: Tensor
     scales: Tensor
+    starts: Tensor
 
     def __init__(self, packed: Packed, like: Tensor) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class PackedWeight(nn.Module):
         both = words[:, first] | (words[:, second] << 32)
         codes = ((both >> offset) & (2**self.bits - 1)) - 2 ** (self.bits - 1)
         each = self.scales.float().repeat_interleave(self.group, 1)[:, : self.entries]
-        weight = (codes * each).to(empty.dtype)
+        weight: Tensor = (codes * each).to(empty.dtype)
         return weight.T if self.columnwise else weight
 
 
@@ -78,5 +79,6 @@ def keep_packed(
             if parameter is not None and id(parameter) in made:
                 part = made[id(parameter)]
                 parametrize.register_parametrization(module, key, part, unsafe=True)
-                module.parametrizations[key].original.requires_grad_(False)
+                parts: Any = module.parametrizations
+                parts[key].original.requires_grad_(False)
     return model
