@@ -75,8 +75,8 @@ def _after_pruning(report: Report, command: str | None) -> Advice | None:
     if result.grade is Grade.UNKNOWN:
         return Advice("Whether this cost is acceptable is for you to say.")
     if result.grade is Grade.GOOD:
-        if report.guard is not None or report.budget is not None:
-            return Advice("The cost is small. No better command is known for this goal.")
+        if report.guard is not None:
+            return Advice("The cost is small; the search tried smaller networks already.")
         return Advice(
             "The cost is small. The smallest network within a limit on the loss is given by:",
             again.to("--max-drop", limit),
