@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rmtcli
 from rmtcli import training
@@ -25,8 +26,7 @@ from tests.conftest import ROOT, SAMPLES
 
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-#: Markers in README.md -> the command whose output is in the block after it.
-BLOCKS = {"help": "rmtcli --help", "methods": "rmtcli methods"}
+METHODS = (ROOT / "docs/methods.md").read_text()
 #: A block after this marker shows the output of the last command above it.
 OUTPUT = "output"
 SHOWING = [page for page in (ROOT / "README.md", *DOCS) if f"<!-- {OUTPUT} -->" in page.read_text()]
@@ -75,9 +75,8 @@ def reference() -> str:
     return text.strip() + "\n"
 
 
-@pytest.mark.parametrize("marker", ["help", "methods"])
-def test_readme_shows_what_the_program_prints(marker: str, workdir: Path) -> None:
-    assert block(marker).search(README)[2].strip() == printed(BLOCKS[marker], workdir)  # type: ignore[index]
+def test_the_page_of_methods_shows_what_the_program_prints(workdir: Path) -> None:
+    assert block("methods").search(METHODS)[2].strip() == printed("rmtcli methods", workdir)  # type: ignore[index]
 
 
 def test_every_kind_of_file_has_a_test_that_exists() -> None:
@@ -140,7 +139,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_every_name_is_documented() -> None:
     terms = (ROOT / "docs/checkpoint-format.md").read_text()
     for name in (*EDGES.choices, *KEEP_RULES.choices):
-        assert re.search(rf"^  {name}\b", README, re.M), name
+        assert re.search(rf"^  {name}\b", METHODS, re.M), name
     for ending in endings():
         assert f"`{ending}`" in terms
     changelog = (ROOT / "CHANGELOG.md").read_text()
@@ -151,6 +150,12 @@ def test_every_name_is_documented() -> None:
         assert f"`{name}:" in (ROOT / "docs/training.md").read_text()
     for name in rmtcli.__all__:
         assert name in docs or name == "__version__"
+
+
+def test_the_citation_and_the_changelog_have_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == rmtcli.__version__
+    assert f"## [{rmtcli.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_sample_models_have_the_hashes_in_their_readme() -> None:
@@ -198,10 +203,8 @@ def rewrite() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(SAMPLES, Path(folder) / SAMPLES.name)
         run = functools.cache(lambda command: printed(command, Path(folder)))
-        text = README
-        for marker, command in BLOCKS.items():
-            text = block(marker).sub(lambda m, c=command: f"{m[1]}{run(c)}\n{m[3]}", text)
-        (ROOT / "README.md").write_text(text)
+        text = block("methods").sub(lambda m: f"{m[1]}{run('rmtcli methods')}\n{m[3]}", METHODS)
+        (ROOT / "docs/methods.md").write_text(text)
         for page in SHOWING:
             text = page.read_text()
             text = block(OUTPUT).sub(

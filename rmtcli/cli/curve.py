@@ -60,7 +60,7 @@ def command(
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="Plot the curve: .svg, .png or .pdf (needs rmtcli[report]).",
+            help="Plot the curve: .svg, .png or .pdf (needs matplotlib).",
             show_default=False,
         ),
     ] = None,

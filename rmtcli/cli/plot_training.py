@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Plot the ranks, parameters and losses of a training run.
 
-    Needs rmtcli[report]. The log is written by a pruner's callback or rmtcli.training.write_log.
+    Needs matplotlib. The log is written by a pruner's callback or rmtcli.training.write_log.
     """
     from rmtcli.report.plot import ENDINGS, check_plots, draw_training
     from rmtcli.training import read_log

@@ -70,7 +70,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     if scheme != "dask" or not host:
         raise UsageError(f"--executor {address}: name a Dask scheduler, as dask://host:port")
     if find_spec("distributed") is None:
-        raise UsageError("--executor needs distributed: pip install 'rmtcli[dask]'")
+        raise UsageError("--executor needs distributed: pip install distributed")
     from distributed import Client
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker

@@ -36,9 +36,7 @@ def task_of(directory: Path, spelling: str | None) -> Task:
         UsageError: the task is unknown, the files imply none, or transformers is not installed.
     """
     if find_spec("transformers") is None:
-        raise UsageError(
-            f"{directory}: running it needs transformers: pip install 'rmtcli[transformers]'"
-        )
+        raise UsageError(f"{directory}: running it needs transformers: pip install transformers")
     if spelling is not None:
         return _of_transformers(directory, spelling)
     if (directory / "modules.json").is_file():

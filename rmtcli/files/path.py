@@ -33,7 +33,7 @@ def as_path(path: str | Path) -> Path:
     if not _URL.match(path):
         return Path(path)
     if find_spec("upath") is None:
-        raise UsageError(f"{path}: URLs need universal_pathlib: pip install 'rmtcli[remote]'")
+        raise UsageError(f"{path}: URLs need universal_pathlib: pip install universal_pathlib")
     from upath import UPath
 
     try:

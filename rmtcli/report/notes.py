@@ -202,8 +202,8 @@ def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str
     """What opens a network whose layers' layouts the user did not choose."""
     if not any(plan.layout.splits for plan in pruned):
         return ()
-    how = _BY_LOADER if checkpoint.is_directory else "rmtcli.load opens the file"
-    return (f"{how}; --layout narrow gives a network that opens without rmtcli",)
+    how = f"{_BY_LOADER}; " if checkpoint.is_directory else ""  # a file's report has the line
+    return (f"{how}--layout narrow gives a network that opens without rmtcli",)
 
 
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -102,9 +102,7 @@ def open_fresh(steps: Iterable[OpenStep], folder: Path) -> list[OpenedModel]:
         CheckpointError: the process ended without an answer.
     """
     if find_spec("transformers") is None:
-        raise UsageError(
-            "verify opens models with transformers: pip install 'rmtcli[transformers]'"
-        )
+        raise UsageError("verify opens models with transformers: pip install transformers")
     folder.mkdir()
     values = [
         {"directory": str(step.path.resolve()), "route": step.route, "dtype": step.dtype}

@@ -103,7 +103,7 @@ def test_missing_matplotlib_is_reported_before_any_work(monkeypatch: pytest.Monk
     from rmtcli.report import extras, plot
 
     monkeypatch.setattr(extras, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'rmtcli\[report\]'"):
+    with pytest.raises(UsageError, match=r"pip install matplotlib"):
         plot.check_plots()
 
 

@@ -113,7 +113,7 @@ Executor = Annotated[
     typer.Option(
         metavar="dask://HOST:PORT",
         help="Decompose layers on a Dask cluster, whose workers must reach the checkpoint under "
-        "the same path or URL (needs rmtcli[dask]).",
+        "the same path or URL (needs distributed).",
         show_default=False,
     ),
 ]

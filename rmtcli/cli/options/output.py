@@ -25,7 +25,7 @@ class OutputOptions:
             "--plot",
             metavar="DIR",
             help="Plot each layer's spectrum in this directory: .svg, .pdf, .png, and the numbers "
-            "as .csv (needs rmtcli[report]).",
+            "as .csv (needs matplotlib).",
             show_default=False,
         ),
     ] = None
@@ -35,7 +35,7 @@ class OutputOptions:
             "--report",
             metavar="FILE",
             help="Also write the report to a file: .html, .md, .json, or .xml for JUnit (needs "
-            "rmtcli[ci]).",
+            "junitparser).",
             show_default=False,
         ),
     ] = None

@@ -36,7 +36,6 @@ class Renderer:
         render: turns a report and its context into the text of the file.
         compare: turns the difference between two checkpoints into the text of the file.
         needs: packages that it imports beyond rmtcli's own requirements.
-        extra: the extra of rmtcli that installs them.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Renderer:
     render: Callable[[Report, Context], str]
     compare: Callable[[Difference, Context], str]
     needs: tuple[str, ...] = ()
-    extra: str = "report"
 
     def check(self) -> None:
         """Check, before any work is done, that the packages it needs are installed.
@@ -52,4 +50,4 @@ class Renderer:
         Raises:
             UsageError: one of them is not.
         """
-        check_extra(f"{self.name} reports need", *self.needs, extra=self.extra)
+        check_extra(f"{self.name} reports need", *self.needs)

@@ -53,4 +53,4 @@ def _document(
     return written.decode("utf-8")
 
 
-JUNIT = Renderer("JUnit", ".xml", to_junit, difference_to_junit, needs=("junitparser",), extra="ci")
+JUNIT = Renderer("JUnit", ".xml", to_junit, difference_to_junit, needs=("junitparser",))
