@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 # Several test processes share the cores: an idle thread must not keep one busy. OpenMP reads this
 # when torch is imported.
@@ -22,6 +23,7 @@ from hypothesis import settings
 from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 
+import tests.warm
 from rmtcli.computing import cores
 from rmtcli.planning import Timing
 
@@ -93,9 +95,9 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def rmtcli() -> Run:
-    """Run the program as a user does, in a separate process, with its output in a pipe."""
+@pytest.fixture(scope="session")
+def process() -> Run:
+    """Run the program as a user does, in a new process, with its output in a pipe."""
 
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-B", "-m", "rmtcli", *map(str, arguments)]
@@ -106,11 +108,37 @@ def rmtcli() -> Run:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """Run the program in forks of one process, which take a tenth of the time of ``rmtcli``."""
+    """Run the program in forks of one process, which take a tenth of the time of ``process``."""
     from tests.sandbox import Sandbox  # needs Linux
 
     with Sandbox() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def rmtcli(request: pytest.FixtureRequest) -> Run:
+    """Run the program as :func:`process` does, in the sandbox where the system has one."""
+    if sys.platform != "linux":
+        return cast("Run", request.getfixturevalue("process"))
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+
+    def run(
+        *arguments: object, cwd: Path | None = None, env: Mapping[str, str] = os.environ
+    ) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        where = cwd or Path.cwd()
+        outcome = sandbox.run(*words, cwd=where, env=dict(env), patience=600)
+        return subprocess.CompletedProcess(words, outcome.code, outcome.stdout, outcome.stderr)
+
+    return run
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``verify`` start processes that have imported transformers already, where it can fork."""
+    if sys.platform == "linux":
+        instead = SimpleNamespace(run=tests.warm.run)
+        monkeypatch.setattr("rmtcli.verification.parent.subprocess", instead)
 
 
 @pytest.fixture

@@ -27,8 +27,10 @@ from typing import Any
 #: Audit events by which a file's content would be run, or the network be reached.
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.chmod")
-#: Seconds after which a run is killed.
+#: Seconds after which a run is killed, unless it says how many.
 PATIENCE = 30
+#: What may be said of a run that nothing watches or limits.
+UNDISTURBED = {"argv", "cwd", "env", "out", "patience"}
 #: Exit code of a run with such an event, or with a change outside of its folder.
 ESCAPED = 99
 
@@ -102,7 +104,8 @@ class Sandbox:
         Args:
             arguments: the command line.
             cwd: the working directory; if ``watched``, writing elsewhere is an escape.
-            how: ``watched``; the limits ``memory`` (bytes beyond the program's own) and
+            how: ``env``, the whole environment; ``patience``, the seconds after which the run is
+                killed; ``watched``; the limits ``memory`` (bytes beyond the program's own) and
                 ``file_size``; ``user``, the number of a user to become; ``counted``, to count the
                 points at which the run writes. At the point with the number ``at``: ``send``, a
                 signal that it receives; ``fail``, the number of an error that the system returns;
@@ -208,7 +211,11 @@ def _child(request: dict[str, Any], folder: Path) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
     os.chdir(request["cwd"])
-    os.environ["TMPDIR"] = tempfile.tempdir = request["cwd"]
+    if "env" in request:
+        os.environ.clear()
+        os.environ.update(request["env"])
+    else:
+        os.environ["TMPDIR"] = tempfile.tempdir = request["cwd"]
     sys.argv = ["rmtcli", *request["argv"]]
     _limit(request)
     report = os.open(folder / "points", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -230,7 +237,13 @@ def _child(request: dict[str, Any], folder: Path) -> None:
         traceback.print_exc()
     finally:
         os.write(report, json.dumps(points.names).encode())
-        if request.keys() == {"argv", "cwd", "out"}:  # nothing watches or limits the run
+        if request.keys() <= {
+            "argv",
+            "cwd",
+            "env",
+            "out",
+            "patience",
+        }:  # nothing watches or limits the run
             _save_coverage()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
@@ -330,12 +343,12 @@ def _serve() -> None:
         if not process:
             quiet.__exit__()
             _child(request, folder)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + (patience := request.get("patience", PATIENCE))
         while not (ended := os.wait4(process, os.WNOHANG))[0]:
             time.sleep(0.002)
             if time.monotonic() > end:
                 os.kill(process, signal.SIGKILL)
-                end += PATIENCE
+                end += patience
         _, status, usage = ended
         points = folder / "points"
         text = points.read_text() if points.exists() else ""

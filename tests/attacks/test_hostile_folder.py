@@ -52,9 +52,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_no_module_of_the_working_folder_is_imported(
-    where: str, command: str, hostile: Path, rmtcli: Run
+    where: str, command: str, hostile: Path, process: Run
 ) -> None:
-    done = rmtcli(*shlex.split(command), cwd=hostile / where)
+    done = process(*shlex.split(command), cwd=hostile / where)
     assert done.returncode == 0, done.stderr
     assert not (hostile / CANARY).exists()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,6 @@ from rmtcli.keep import Untouched
 from rmtcli.planning import Budget
 from tests.conftest import SAMPLES, Run, tree
 
-DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
 ORIGIN = Origin("a", "b", True, "c")
 
 
@@ -67,20 +68,36 @@ def test_files_without_statistics_are_refused(tmp_path: Path, record: object) ->
         read_stats(tmp_path / "s.safetensors")
 
 
-def pruned(stats: Path, output: Path, **options: object) -> rmtcli.Calibration:
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small network, ``deep.pt``, and two files of inputs."""
+    folder, rng = tmp_path_factory.mktemp("network"), torch.Generator().manual_seed(0)
+    sides = (64, 96, 96, 64, 10)
+    state = {}
+    for i, (inputs, outputs) in enumerate(pairwise(sides), 1):
+        state[f"fc{i}.weight"] = torch.randn(outputs, inputs, generator=rng) / inputs**0.5
+        state[f"fc{i}.bias"] = torch.zeros(outputs)
+    torch.save(state, folder / "deep.pt")
+    for name, count in (("inputs.npz", 200), ("other.npz", 40)):
+        np.savez(folder / name, inputs=torch.randn(count, 64, generator=rng).numpy())
+    return folder
+
+
+def pruned(network: Path, stats: Path, output: Path, **options: object) -> rmtcli.Calibration:
     calibration = rmtcli.Calibration(**({"stats": stats} | options))  # type: ignore[arg-type]
-    rmtcli.prune(DEEP, output, budget=Budget("10%"), calibration=calibration, force=True)
+    model = network / "deep.pt"
+    rmtcli.prune(model, output, budget=Budget("50%"), calibration=calibration, force=True)
     return calibration
 
 
-def test_statistics_replace_the_data(tmp_path: Path) -> None:
+def test_statistics_replace_the_data(network: Path, tmp_path: Path) -> None:
     stats = tmp_path / "s.safetensors"
-    pruned(stats, tmp_path / "a.pt", data=MNIST)
+    pruned(network, stats, tmp_path / "a.pt", data=network / "inputs.npz")
     written = stats.read_bytes()
-    pruned(stats, tmp_path / "b.pt")
-    pruned(stats, tmp_path / "c.pt", data=MNIST)
+    pruned(network, stats, tmp_path / "b.pt")
+    pruned(network, stats, tmp_path / "c.pt", data=network / "inputs.npz")
     # One-sided ranks need no gradients, and may come from the same file.
-    pruned(stats, tmp_path / "d.pt", metric="one-sided")
+    pruned(network, stats, tmp_path / "d.pt", metric="one-sided")
     assert stats.read_bytes() == written
     first = (tmp_path / "a.pt").read_bytes()
     assert (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes() == first
@@ -105,13 +122,15 @@ def test_siblings_share_one_array() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Statistics of the deep sample: whole, without gradients, partial, and misshapen."""
+def made(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the network: whole, without gradients, partial, and misshapen."""
     folder = tmp_path_factory.mktemp("statistics")
     for name, options in {"one": {"metric": "one-sided"}, "deep": {}}.items():
         stats = folder / f"{name}.safetensors"
-        calibration = rmtcli.Calibration(MNIST, stats=stats, **options)  # type: ignore[arg-type]
-        rmtcli.prune(DEEP, budget=Budget("10%"), calibration=calibration, dry_run=True)
+        data = network / "inputs.npz"
+        calibration = rmtcli.Calibration(data, stats=stats, **options)  # type: ignore[arg-type]
+        budget = Budget("50%")
+        rmtcli.prune(network / "deep.pt", budget=budget, calibration=calibration, dry_run=True)
     loaded, origin = read_stats(folder / "deep.safetensors")
     part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
     write_stats(folder / "part.safetensors", ByLayer(part, {}), origin)
@@ -136,29 +155,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_statistics_of_something_else_are_refused(
-    tmp_path: Path, rmtcli: Run, arguments: str, line: str, made: Path
+    tmp_path: Path, rmtcli: Run, arguments: str, line: str, network: Path, made: Path
 ) -> None:
-    (tmp_path / "deep.pt").symlink_to(DEEP)
+    for name in ("deep.pt", "other.npz"):
+        (tmp_path / name).symlink_to(network / name)
     (tmp_path / "mlp.safetensors").symlink_to(SAMPLES / "mnist_mlp.safetensors")
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "other.npz", inputs=rng.random((40, 784), np.float32))
     for name in ("deep", "one", "part", "bent"):
         (tmp_path / f"{name}.safetensors").symlink_to(made / f"{name}.safetensors")
     before = tree(tmp_path)
-    result = rmtcli("prune", *arguments.split(), "--budget", "10%", "-o", "o.pt", cwd=tmp_path)
+    result = rmtcli("prune", *arguments.split(), "--budget", "50%", "-o", "o.pt", cwd=tmp_path)
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.returncode in (1, 2)
     assert tree(tmp_path) == before
 
 
-def test_the_record_names_its_sources(tmp_path: Path) -> None:
-    pruned(tmp_path / "s.safetensors", tmp_path / "a.pt", data=MNIST)
+def test_the_record_names_its_sources(network: Path, tmp_path: Path) -> None:
+    model, data = network / "deep.pt", network / "inputs.npz"
+    pruned(network, tmp_path / "s.safetensors", tmp_path / "a.pt", data=data)
     with safe_open(tmp_path / "s.safetensors", "np") as file:
         record = json.loads(file.metadata()[KEY])
-    import hashlib
-
-    assert record["checkpoint"] == hashlib.sha256(DEEP.read_bytes()).hexdigest()
-    assert record["data"] == hashlib.sha256(MNIST.read_bytes()).hexdigest()
+    assert record["checkpoint"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert record["data"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    planted = SAMPLES / "planted.safetensors"
     with pytest.raises(RmtcliError):
-        pruned(tmp_path / "s.safetensors", tmp_path / "a.pt", data=SAMPLES / "planted.safetensors")
+        pruned(network, tmp_path / "s.safetensors", tmp_path / "a.pt", data=planted)

@@ -437,14 +437,14 @@ def test_lack_of_memory_is_reported_in_one_line(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_lack_of_memory_at_the_start_is_reported_and_ends_the_program(
-    workdir: Path, rmtcli: Run, threads: int
+    workdir: Path, process: Run, threads: int
 ) -> None:
     """The limit is that of ``ulimit -v``, under which OpenBLAS would retry for ever."""
     resource = pytest.importorskip("resource")
     codes, before = [], tree(workdir)
     for megabytes in (200, 300, 400, 500, 600, 4000):
         limit = megabytes * 10**6
-        result = rmtcli(
+        result = process(
             "analyze",
             MLP,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -475,7 +475,7 @@ def test_a_file_without_permission_is_reported_in_one_line(workdir: Path, rmtcli
 
 
 @pytest.mark.parametrize("source", [MLP, "m"])
-def test_a_full_disk_leaves_no_file(workdir: Path, rmtcli: Run, source: str) -> None:
+def test_a_full_disk_leaves_no_file(workdir: Path, process: Run, source: str) -> None:
     resource = pytest.importorskip("resource")
 
     def limit() -> None:  # a file beyond this size fails as on a full disk
@@ -489,7 +489,7 @@ def test_a_full_disk_leaves_no_file(workdir: Path, rmtcli: Run, source: str) -> 
     # A coverage measurement is written at exit, and would fail as well.
     measured = "COVERAGE_PROCESS_CONFIG"
     environment = {name: value for name, value in os.environ.items() if name != measured}
-    result = rmtcli("prune", source, "--keep", "edge", preexec_fn=limit, env=environment)
+    result = process("prune", source, "--keep", "edge", preexec_fn=limit, env=environment)
     assert result.returncode == 1
     assert result.stderr.startswith("rmtcli: error: ")
     assert result.stderr.count("\n") == 1

@@ -25,6 +25,8 @@ from tests.conftest import Run
 from tests.evaluation.test_tasks import TASKED, data_for, directory
 from tests.integrations.factored import CASES, load, logits
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 #: Siblings of the last block: attention's, and the gated MLP's or an expert's.
 SIBLINGS = {
     "bert": [("attention.self.key", "attention.self.query", "attention.self.value")],

@@ -26,6 +26,8 @@ from rmtcli.planning import Budget
 from tests.evaluation.test_tasks import TASKED, data_for, directory
 from tests.integrations.factored import CASES, load, logits
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 #: The layout and the share of the multiply-adds of each case.
 MADE = {"bert": ("narrow", "85%"), "llama": ("narrow", "85%"), "gpt2": ("auto", "80%")}
 

@@ -17,14 +17,14 @@ pytest.importorskip("matplotlib")
 
 
 @pytest.mark.parametrize("name", ["mnist_deep.pt", "planted.safetensors"])
-def test_threads_and_time_do_not_change_a_byte(name: str, tmp_path: Path, rmtcli: Run) -> None:
+def test_threads_and_time_do_not_change_a_byte(name: str, tmp_path: Path, process: Run) -> None:
     result = []
     for threads, epoch in (("1", "0"), ("2", "1700000000")):
         folder = tmp_path / threads
         folder.mkdir()
         environment = os.environ | {"OMP_NUM_THREADS": threads, "SOURCE_DATE_EPOCH": epoch}
         for ending in (".html", ".md", ".json"):
-            done = rmtcli(
+            done = process(
                 "prune",
                 SAMPLES / name,
                 "-o",

@@ -26,6 +26,8 @@ from rmtcli.verification.parent import OpenStep, open_fresh
 from tests.conftest import Run, tree
 from tests.integrations.factored import CASES, write
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 LAYER, PIVOTED = "encoder.layer.1.intermediate.dense", "encoder.layer.1.output.dense"
 
 
