@@ -19,15 +19,22 @@ from rmtcli.errors import CheckpointError, EvaluationError
 from rmtcli.layouts.base import Layout
 from rmtcli.layouts.copies import keep_shell, shell_of
 from rmtcli.layouts.edits import recognised
+from rmtcli.layouts.packed_module import keep_packed
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
 from rmtcli.layouts.resize import resize
 from rmtcli.layouts.split import own_part
 from rmtcli.layouts.tables import Maps, maps_of, with_maps
-from rmtcli.layouts.wrapped import prefix_of, unwrapped
+from rmtcli.layouts.wrapped import naming, prefix_of, unwrapped
 
 
-def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None = None) -> nn.Module:
+def load(
+    model: nn.Module,
+    source: str | Path | Checkpoint,
+    *,
+    key: str | None = None,
+    packed: bool = False,
+) -> nn.Module:
     """Load a checkpoint, factored or not, into a plain module.
 
     Every ``nn.Linear`` or convolution that the file holds as two factors is replaced, in place, by
@@ -46,6 +53,9 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
         source: a file, or an open checkpoint.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
+        packed: whether weights that the file holds in few bits stay so in memory, as
+            parametrizations of torch, and are computed in each forward pass: slower, and not to be
+            trained or saved. By default they are computed once.
 
     Returns:
         ``model``.
@@ -62,6 +72,8 @@ def load(model: nn.Module, source: str | Path | Checkpoint, *, key: str | None =
     if ignored := fill(model, checkpoint):
         names = ", ".join(f'"{name}"' for name in ignored)
         raise _misfit(model, checkpoint, f"Unexpected key(s) in state_dict: {names}.")
+    if packed:
+        return keep_packed(model, checkpoint, naming(model, checkpoint))
     if not prefix_of(model, checkpoint):
         put_record(model, checkpoint.manifest)
         keep_shell(model, shell)

@@ -15,7 +15,7 @@ from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.request import AUTO
-from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_rounding
+from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_memory, on_rounding
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     CONFIDENCE,
@@ -182,7 +182,7 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
         planned=replace(result.planned, layers=rounded),
         network=network,
         unhealed=unhealed,
-        notes=(*result.notes, *notes[0], *notes[1]),
+        notes=(*result.notes, *notes[0], *notes[1], *on_memory(network)),
         grids=made.grids,
     )
 

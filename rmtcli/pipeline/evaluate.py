@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rmtcli.checkpoint import Openable, open_checkpoint
-from rmtcli.errors import UsageError
-from rmtcli.evaluation import Evaluation
+from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 
@@ -27,8 +29,8 @@ def evaluate(
     Raises:
         UsageError: a wrong option or path, or nothing to evaluate with.
         CheckpointError: a file cannot be read, or does not fit the network.
-        EvaluationError: the network cannot be built, fed or scored, or the dense one is worse than
-            chance at its task.
+        EvaluationError: the network cannot be built, fed or scored, the dense one is worse than
+            chance at its task, or the two have other tokens.
     """
     if not evaluation.measures:
         raise UsageError("nothing to evaluate on: give --data or --eval")
@@ -38,6 +40,8 @@ def evaluate(
     reference = None if against is None else open_checkpoint(against, key=key)
     harness = evaluation.resolve(checkpoint)
     dense = None if reference is None else evaluation.resolve(reference)
+    if dense is not None:
+        _check_tokens(harness, dense)
     comparison = Scorer(harness, dense).compare(checkpoint)
     return Report(
         "evaluate",
@@ -45,4 +49,26 @@ def evaluate(
         reference=None if reference is None else describe(reference),
         comparison=comparison,
         notes=harness.notes,
+    )
+
+
+def _check_tokens(harness: Harness, dense: Harness) -> None:
+    """Make sure that the tokens of one directory's tokenizer are those of another's.
+
+    Raises:
+        EvaluationError: some have another number, or the samples are divided in another way.
+    """
+    data = harness.evaluation.data
+    if data is None or not (harness.pretrained and dense.pretrained):
+        return
+    try:
+        own, other = (item.tokenizer().get_vocab() for item in (harness, dense))
+    except EvaluationError:  # a network of images, or one that lacks a tokenizer
+        return
+    if own == other or np.array_equal(harness.read(data).inputs, dense.read(data).inputs):
+        return
+    raise EvaluationError(
+        f"{dense.checkpoint.path}: its tokenizer gives other token numbers than that of "
+        f"{harness.checkpoint.path}, so that the two cannot read the same samples: compare with a "
+        "directory of the same tokens, or leave out --against"
     )

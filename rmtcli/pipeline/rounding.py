@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Edited, encode
-from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.dtypes import FLOATS, TYPES
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.packing import Packed, pack
 from rmtcli.checkpoint.spill import Spill, Stored
@@ -227,3 +228,15 @@ def on_chosen(grids: Mapping[str, Grid], *, safe: bool) -> tuple[str, ...]:
         safe: whether the choice was one of safe numbers, because there were no data.
     """
     return (*((OPENS,) if grids else ()), *((SAFE_ONLY,) if safe else ()))
+
+
+def on_memory(network: Edited) -> tuple[str, ...]:
+    """A note on the memory that the tensors take, by how they are loaded."""
+    infos = [network.infos[name] for name in network.distinct]
+    whole = sum(math.prod(info.shape) * TYPES[info.dtype].width for info in infos)
+    if whole == network.bytes:
+        return ()
+    return (
+        f"loaded, all tensors take {whole:,} bytes of memory, and {network.bytes:,} with "
+        "rmtcli.load(…, packed=True), which computes weights at each use",
+    )

@@ -32,11 +32,17 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
         force: whether an existing file may be replaced.
 
     Raises:
-        UsageError: something else than a module, an unknown ending, or a path that exists.
+        UsageError: something else than a module, one that keeps weights in few bits, an unknown
+            ending, or a path that exists.
         CheckpointError: the file differs from what was intended.
     """
     if not hasattr(model, "named_modules"):
         raise UsageError(f"save takes a torch module, not {type(model).__name__}")
+    if is_kept_packed(model):
+        raise UsageError(
+            "the module keeps weights in few bits in memory: copy the file that it was loaded "
+            "from, or load it without packed=True"
+        )
     checkpoint, target = open_checkpoint(model), as_path(path)
     whole = cast("nn.Module", checkpoint.module)
     directory = find_format(target) is None and not target.suffix
@@ -44,6 +50,13 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
         checkpoint = WithConfig(checkpoint, _config(whole, target), _files_of(whole))
     check_target(target, inputs=[], force=force, directory=directory)
     write_checkpoint(checkpoint, target, force=force)
+
+
+def is_kept_packed(model: nn.Module) -> bool:
+    """Whether a module keeps weights in few bits in memory."""
+    from rmtcli.layouts.packed_module import PackedWeight
+
+    return any(isinstance(module, PackedWeight) for module in model.modules())
 
 
 def _config(whole: nn.Module, target: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rmtcli.calibration import Calibrated, Calibration, data_sha256, files_of
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
-from rmtcli.layouts import LAYOUTS, Layout, undivided
+from rmtcli.layouts import LAYOUTS, Layout, choices_for, undivided
 from rmtcli.planning.hidden import HiddenLayers
 from rmtcli.planning.plan import LayerPlan
 from rmtcli.planning.plan_entries import PlannedCalibration, PlannedHidden, PlannedLayer
@@ -140,7 +140,8 @@ def check_plan(
         if fingerprint(layer.read()) != planned.sha256:
             raise LayerError(f"{where} holds other weights: make a new plan")
         if planned.rank is not None:
-            own = layout if planned.layout is None else LAYOUTS.parse(planned.layout)
+            usual = choices_for(layout, layer)[0]
+            own = usual if planned.layout is None else LAYOUTS.parse(planned.layout)
             _check_rank(plan, planned, planned.rank, layer, own, where)
     for name in {name for x in plan.hidden for name in (*x.writers, *x.readers)} - layers.keys():
         raise LayerError(f"{checkpoint.path}: the plan's layer '{name}' is not there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from rmtcli.evaluation.text import MASK, TOKENS
 from rmtcli.evaluation.which_task import task_of
 from rmtcli.layers import Layer, find_layers
 from rmtcli.planning import Budget
+from rmtcli.report.base import Report
 from rmtcli.report.notes import TABLES_TAKEN
 from rmtcli.report.summary import summary
 from rmtcli.report.table import table
@@ -131,23 +133,26 @@ def test_tables_are_calibrated_and_healed_with_layers(case: str, tmp_path: Path)
 
 def test_a_budget_takes_tables_that_it_needs(tmp_path: Path) -> None:
     source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+    given: dict[str, Any] = {
+        "dry_run": True,
+        "layout": "pivoted",
+        "evaluation": Evaluation(task="sentence-embedding"),
+    }
 
-    def tables(share: str, **options: object) -> tuple[int, bool]:
-        report = prune(
-            source,
-            dry_run=True,
-            budget=Budget(share),
-            layout="pivoted",
-            selection=Selection(**options),
-            evaluation=Evaluation(task="sentence-embedding"),
-            calibration=Calibration(data),
-        )
+    def pruned(share: str, **options: object) -> Report:
+        chosen = {"selection": Selection(**options), "calibration": Calibration(data)}
+        return prune(source, budget=Budget(share), **given, **chosen)
+
+    def tables(report: Report) -> tuple[int, bool]:
         return sum(plan.layer.view.table for plan in report.layers), TABLES_TAKEN in report.notes
 
-    assert tables("90%") == (0, False)
-    assert tables("40%") == (1, True)
+    assert tables(pruned("90%")) == (0, False)
+    small = pruned("40%")
+    assert tables(small) == (1, True)
+    # Its plan names the table, so that nobody has to ask for it again.
+    assert prune(source, plan=small.plan, **given).parameters == small.parameters
     with pytest.raises(UsageError, match="cannot be met"):
-        tables("15%", exclude=["*word_embeddings*"])
+        pruned("15%", exclude=["*word_embeddings*"])
 
 
 def test_lines_are_calibrated_healed_and_guarded_without_their_padding(tmp_path: Path) -> None:

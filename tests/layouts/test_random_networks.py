@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 import rmtcli
 from rmtcli.layouts import LAYOUTS
 from rmtcli.planning import Budget
 
-#: Layouts that change each layer alone.
-ALONE = [name for name in LAYOUTS.choices if not LAYOUTS.parse(name).narrows]
+#: Kinds with hidden layers that can be made narrower.
+NARROWED = ("mlp", "norm")
 KINDS = ("mlp", "residual", "norm", "lstm", "gru", "attention", "convolution", "tied")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SELECTION = rmtcli.Selection(min_side=4, convolutions=True, recurrent=True)
@@ -64,18 +64,28 @@ class Drawn(nn.Module):
 
 
 def check(seed: int, folder: Path) -> None:
-    """Draw a network, prune it under a budget of bytes, load it and its densified form."""
+    """Draw a network, prune it under a budget of bytes, load it and its densified form.
+
+    Beside a narrower network is a module of ordinary layers in the shapes of the file.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    kind, layout = str(rng.choice(KINDS)), str(rng.choice(ALONE))
+    kind, layout = str(rng.choice(KINDS)), str(rng.choice(list(LAYOUTS.choices)))
+    layout = "auto" if layout == "narrow" and kind not in NARROWED else layout
     dtype, ending = DTYPES[rng.integers(4)], str(rng.choice([".pt", ".safetensors"]))
-    model = Drawn(kind, [int(w) for w in rng.integers(8, 48, 2)], bool(rng.integers(2))).to(dtype)
+    widths, bias = [int(w) for w in rng.integers(8, 48, 2)], bool(rng.integers(2))
+    model = Drawn(kind, widths, bias).to(dtype)
     dense, small, back = (folder / f"{name}{seed}{ending}" for name in ("dense", "small", "back"))
     if ending == ".pt":
         torch.save(model.state_dict(), dense)
     else:
         save_model(model, str(dense))
     options: dict[str, Any] = {"selection": SELECTION, "layout": layout}
+    if LAYOUTS.parse(layout).narrows:
+        inputs = rng.standard_normal((60, 3, widths[0])).astype(np.float32)
+        np.savez(folder / f"{seed}.npz", inputs=inputs)
+        options["calibration"] = rmtcli.Calibration(folder / f"{seed}.npz")
+        options["evaluation"] = rmtcli.Evaluation(model=lambda: Drawn(kind, widths, bias))
     if layout == "dense":
         report = rmtcli.prune(dense, small, keep="rank:k=3", **options)
     else:
@@ -85,17 +95,40 @@ def check(seed: int, folder: Path) -> None:
         before, after = report.tensor_bytes
         assert after <= share / 100 * before + 1, (seed, kind, layout)
     assert report.pruned, (seed, kind, layout)
-    if layout == "dense":
-        back = small
-    else:
+    if any(plan.layout.splits for plan in report.pruned):
         rmtcli.densify(small, back)
-    networks = [rmtcli.load(copy.deepcopy(model), file) for file in (small, back)]
+    else:
+        back = small
+    if LAYOUTS.parse(layout).narrows:
+        other = narrower(model, back)
+    else:
+        other = rmtcli.load(copy.deepcopy(model), back)
+    networks = rmtcli.load(copy.deepcopy(model), small), other
     loaded, plain = (network.eval().double() for network in networks)
     x = torch.randn(4, 3, model.first.in_features, dtype=torch.float64)
     a, b = loaded(x), plain(x)
     # The densified weight is rounded once more, in the network's type.
     rounding = 40 * torch.finfo(dtype).eps if dtype != torch.float64 else 1e-11
     assert (a - b).abs().max() <= rounding * (1 + b.abs().max()), (seed, kind, layout, dtype)
+
+
+def narrower(model: nn.Module, file: Path) -> nn.Module:
+    """A module with the tensors of a file of dense layers, in linear layers of their shapes."""
+    made = copy.deepcopy(model)
+    state = torch.load(file) if file.suffix == ".pt" else load_file(file)
+    for name, module in list(made.named_modules()):
+        weight = state.get(f"{name}.weight")
+        if isinstance(module, nn.Linear) and weight is not None and weight.ndim == 2:
+            out, inputs = weight.shape
+            linear = nn.Linear(inputs, out, module.bias is not None, dtype=weight.dtype)
+            made.set_submodule(name, linear)
+    missing, unexpected = made.load_state_dict(state, strict=False)
+    if getattr(model, "kind", "") == "tied":  # one of two names of a weight is in the file
+        made.layers[1].weight = made.layers[0].weight
+        missing = [name for name in missing if name not in ("layers.0.weight", "layers.1.weight")]
+    assert not missing
+    assert not unexpected
+    return made
 
 
 @pytest.mark.parametrize("seed", range(24))

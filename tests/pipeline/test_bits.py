@@ -236,3 +236,68 @@ def test_widths_and_bits_share_a_budget_of_bytes(tmp_path: Path, layout: str) ->
     assert 0.027 * dense < size <= 0.03 * dense
     assert report.comparison is not None
     assert report.comparison.drop < 2
+
+
+def test_weights_can_stay_in_few_bits_in_memory(small: tuple[Path, Report], tmp_path: Path) -> None:
+    """The same outputs as with weights that were computed on loading, in less memory."""
+    target, _ = small
+    whole, packed = rmtcli.load(network(), target), rmtcli.load(network(), target, packed=True)
+    x = torch.rand(8, 784)
+    with torch.no_grad():
+        assert torch.equal(packed(x), whole(x))
+    note = next(note for note in small[1].notes if "packed=True" in note)
+    kept, computed = (sum(t.nbytes for t in m.state_dict().values()) for m in (packed, whole))
+    shapes = 16 * sum(open_checkpoint(target).packed(x) is not None for x in whole.state_dict())
+    assert kept + shapes == open_checkpoint(target).bytes
+    assert kept < 0.4 * computed
+    assert f"take {computed:,} bytes of memory, and {kept + shapes:,} with" in note
+    with pytest.raises(UsageError, match="without packed=True"):
+        rmtcli.save(packed, tmp_path / "again.pt")
+
+
+def test_tied_and_transposed_weights_stay_in_few_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(50, 40), nn.Linear(40, 50)
+            self.head.weight = self.table.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.table(x))
+
+    torch.save(Tied().state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="fraction:of=1.0", bits=5)
+    packed = rmtcli.load(Tied(), tmp_path / "b.pt", packed=True)
+    assert packed.table.parametrizations.weight[0] is packed.head.parametrizations.weight[0]
+    x = torch.arange(9)
+    assert torch.equal(packed(x), rmtcli.load(Tied(), tmp_path / "b.pt")(x))
+
+
+def test_the_four_totals_are_those_by_hand(tmp_path: Path) -> None:
+    """Two layers of rank 4 in 4 bits, with biases in 32."""
+    tensors = {"0.weight": torch.randn(48, 64), "0.bias": torch.randn(48)}
+    tensors |= {"2.weight": torch.randn(40, 48), "2.bias": torch.randn(40)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    target = tmp_path / "b.safetensors"
+    report = rmtcli.prune(
+        tmp_path / "a.safetensors",
+        target,
+        keep="rank:k=4",
+        bits=4,
+        selection=rmtcli.Selection(min_side=0, include=["0.weight", "2.weight"]),
+        batches=[2],
+    )
+    dense, biases = 48 * 64 + 40 * 48, 48 + 40
+    factors = 4 * (64 + 48) + 4 * (48 + 40)
+    assert report.parameters == (dense + biases, factors + biases)
+    # Each of the 4 rows has half a byte per code and a scale of 2 bytes; a shape has 16 bytes.
+    rows = sum(4 * (side // 2 + 2) + 16 for side in (64, 48, 48, 40))
+    assert report.tensor_bytes == (4 * (dense + biases), rows + 4 * biases)
+    macs = [layer["macs_per_position"] for layer in report.to_dict()["layers"]]
+    assert sum(change["before"] for change in macs) == dense
+    assert sum(change["after"] for change in macs) == factors
+    (latency,) = report.latency
+    assert latency.layers.keys() == {"0.weight", "2.weight"}
+    assert all(timing.median > 0 for timing in latency.total)

@@ -25,7 +25,7 @@ import rmtcli  # noqa: E402
 from rmtcli.checkpoint import open_checkpoint  # noqa: E402
 from rmtcli.checkpoint.huggingface.vocabulary import REMOVED, make_cut  # noqa: E402
 from rmtcli.checkpoint.huggingface.vocabulary import cut as cutting  # noqa: E402
-from rmtcli.errors import UsageError  # noqa: E402
+from rmtcli.errors import EvaluationError, UsageError  # noqa: E402
 from rmtcli.planning import Budget  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -233,6 +233,82 @@ def test_tokens_go_first_and_ranks_after(tmp_path: Path) -> None:
     assert again.comparison.after.perplexity == pytest.approx(expected, rel=1e-4)
 
 
+def embedder(folder: Path) -> Path:
+    """A directory of sentence-transformers, with its files beside those of transformers."""
+    sentences = pytest.importorskip("sentence_transformers")
+    source = made("bert", folder)
+    sentences.SentenceTransformer(str(source), device="cpu").save(str(folder / "sentences"))
+    return folder / "sentences"
+
+
+def test_a_sentence_transformer_opens_a_cut_directory_that_is_pruned_again(tmp_path: Path) -> None:
+    import sentence_transformers
+
+    source, text = embedder(tmp_path), tmp_path / "text.txt"
+    rmtcli.prune(source, tmp_path / "cut", vocab=text)
+    dense, cut = (
+        sentence_transformers.SentenceTransformer(str(path), device="cpu").encode(USED)
+        for path in (source, tmp_path / "cut")
+    )
+    torch.testing.assert_close(torch.tensor(cut), torch.tensor(dense), atol=1e-5, rtol=1e-5)
+    report = rmtcli.prune(
+        tmp_path / "cut",
+        tmp_path / "small",
+        layout="narrow",
+        budget=Budget("95%"),
+        evaluation=rmtcli.Evaluation(text),
+        calibration=rmtcli.Calibration(text),
+    )
+    # The record of tokens that went, the tokenizer and the modules go along.
+    files = [{file.name for file in (tmp_path / name).iterdir()} for name in ("cut", "small")]
+    assert {REMOVED, "tokenizer.json", "modules.json"} <= files[0] == files[1]
+    opened = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")
+    vectors = torch.tensor(opened.encode(USED))
+    cosines = torch.cosine_similarity(vectors, torch.tensor(dense))
+    assert report.comparison is not None
+    assert report.comparison.cosines is not None
+    assert float(cosines.mean()) == pytest.approx(float(report.comparison.cosines.mean()), abs=1e-4)
+    config = json.loads((tmp_path / "small" / "config.json").read_text(encoding="utf-8"))
+    assert config["intermediate_size"] < SIZES["intermediate_size"]
+
+
+def test_a_cut_network_is_not_compared_on_the_tokens_of_another(tmp_path: Path) -> None:
+    source, text = made("gpt2", tmp_path), tmp_path / "text.txt"
+    rmtcli.prune(source, tmp_path / "small", vocab=text)
+    evaluation = rmtcli.Evaluation(text, task="causal-lm:lines=1")
+    with pytest.raises(EvaluationError, match="gives other token numbers than that of"):
+        rmtcli.evaluate(tmp_path / "small", evaluation=evaluation, against=source)
+    scores = [
+        rmtcli.evaluate(path, evaluation=evaluation).comparison
+        for path in (source, tmp_path / "small")
+    ]
+    assert all(scores)
+
+
+@pytest.mark.parametrize("layout", ["narrow", "factored"])
+def test_tokens_are_not_cut_after_layers(layout: str, tmp_path: Path) -> None:
+    source, text = made("gpt2", tmp_path), tmp_path / "text.txt"
+    evaluation = rmtcli.Evaluation(task="causal-lm:lines=1")
+    calibration = rmtcli.Calibration(text)
+    options = {"layout": layout, "evaluation": evaluation, "calibration": calibration}
+    rmtcli.prune(source, tmp_path / "small", budget=Budget("92%"), **options)
+    if layout == "factored":
+        with pytest.raises(UsageError, match="is compressed already"):
+            rmtcli.prune(tmp_path / "small", tmp_path / "smaller", vocab=text)
+        return
+    rmtcli.prune(tmp_path / "small", tmp_path / "smaller", vocab=text)
+    old, new = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / x) for x in ("small", "smaller")
+    )
+    (tokens, dense), (same, cut) = (
+        outputs(tmp_path / x, tokenizer, "GPT2LMHeadModel")
+        for x, tokenizer in (("small", old), ("smaller", new))
+    )
+    assert tokens == same
+    kept = old.convert_tokens_to_ids(new.convert_ids_to_tokens(range(cut.shape[-1])))
+    torch.testing.assert_close(cut, dense[..., kept], rtol=1e-5, atol=1e-5)
+
+
 def test_a_budget_that_fewer_tokens_keep_needs_no_ranks(tmp_path: Path) -> None:
     source = made("bert", tmp_path)
     text, budget = tmp_path / "text.txt", Budget("95%")
@@ -293,13 +369,6 @@ def test_what_cannot_be_cut_is_refused(fault: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=FAULTS[fault]):
         rmtcli.prune(source, tmp_path / "small", vocab=tmp_path / "text.txt")
     assert not (tmp_path / "small").exists()
-
-
-def test_compressed_directories_are_refused(tmp_path: Path) -> None:
-    source, text = made("bert", tmp_path), tmp_path / "text.txt"
-    rmtcli.prune(source, tmp_path / "small", keep="rank:k=4")
-    with pytest.raises(UsageError, match="is compressed already"):
-        rmtcli.prune(tmp_path / "small", tmp_path / "smaller", vocab=text)
 
 
 def test_tokens_that_a_configuration_names_are_kept(tmp_path: Path) -> None:
