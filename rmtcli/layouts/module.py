@@ -14,7 +14,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, open_checkpoint
 from rmtcli.checkpoint.names import member, unit_of, weight_of
 from rmtcli.checkpoint.torch.file import to_torch
-from rmtcli.checkpoint.torch.memory import put_record
+from rmtcli.checkpoint.torch.memory import core_of, is_sentence_transformer, put_record
 from rmtcli.errors import CheckpointError, EvaluationError
 from rmtcli.layouts.base import Layout
 from rmtcli.layouts.copies import keep_shell, shell_of
@@ -49,7 +49,8 @@ def load(
     Wrappers' parts inside names (``_checkpoint_wrapped_module``) do not count either.
 
     Args:
-        model: the dense module.
+        model: the dense module. Of a SentenceTransformer, the network in it, if the file has the
+            network's names.
         source: a file, or an open checkpoint.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
@@ -65,6 +66,10 @@ def load(
             several prefixes fit.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source, key=key)
+    core = core_of(model) if is_sentence_transformer(model) else model
+    if core is not model and checkpoint.infos.keys().isdisjoint(model.state_dict()):
+        load(core, checkpoint, packed=packed)
+        return model
     shell = None
     if checkpoint.manifest is not None and checkpoint.manifest.factored:
         with suppress(EvaluationError):  # densify will need the class

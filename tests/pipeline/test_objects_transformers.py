@@ -165,6 +165,10 @@ def test_a_sentence_transformer_is_compressed_with_its_tokenizer(tmp_path: Path)
     rmtcli.save(small, tmp_path / "small")
     opened = sentences.SentenceTransformer(str(tmp_path / "small"), device="cpu")
     vectors = small.encode(LINES)
+    rmtcli.save(small, tmp_path / "small.safetensors")
+    fresh = sentences.SentenceTransformer(str(tmp_path / "dense"), device="cpu")
+    assert rmtcli.load(fresh, tmp_path / "small.safetensors") is fresh
+    np.testing.assert_allclose(fresh.encode(LINES), vectors, atol=1e-5)
     np.testing.assert_allclose(opened.encode(LINES), vectors, atol=1e-5)
     np.testing.assert_allclose(rmtcli.densify(small).encode(LINES), vectors, atol=1e-4)
     assert np.abs(model.encode(LINES) - vectors).max() > 1e-3

@@ -14,8 +14,11 @@ from transformers import AutoModel, BertConfig, LlamaConfig, LlamaForCausalLM
 
 import rmtcli
 from tests.conftest import ROOT
+from tests.integrations.factored import WORDS, tokenizer
 
 LINES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/api.md").read_text(), re.S | re.M)[0]
+
+TEXTS = [" ".join(WORDS[i % 80 : i % 80 + 9]) for i in range(60)]
 
 
 class Residual(nn.Module):
@@ -62,6 +65,13 @@ def llama() -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**sizes(128), num_key_value_heads=2))
 
 
+def sentence_transformer(folder: Path) -> Any:
+    sentences = pytest.importorskip("sentence_transformers")
+    bert().save_pretrained(folder / "dense")
+    tokenizer(30).save_pretrained(folder / "dense")
+    return sentences.SentenceTransformer(str(folder / "dense"), device="cpu")
+
+
 def tokens() -> list[dict[str, torch.Tensor]]:
     ids = torch.randint(5, 97, (60, 9), generator=torch.Generator().manual_seed(0))
     return [{"input_ids": part} for part in ids.split(20)]
@@ -78,11 +88,12 @@ KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[], Any]]] = {
     "residual": (lambda _: Residual(), samples),
     "bert": (lambda _: bert(), tokens),
     "llama": (lambda _: llama(), tokens),
+    "sentence-transformer": (sentence_transformer, lambda: TEXTS),
 }
 
 
 #: Kinds whose lines take a minute on a busy machine.
-SLOW = ("bert", "llama")
+SLOW = ("bert", "llama", "sentence-transformer")
 
 
 @pytest.mark.parametrize(
