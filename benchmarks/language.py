@@ -120,14 +120,16 @@ class Bench:
 
     Args:
         folder: the directory for text, network and statistics.
+        embeddings: whether all layers and the table of tokens are pruned, not the blocks alone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, embeddings: bool = False) -> None:
         training, self.calibration, test = write_text(folder)
         self.source, self.folder = folder / "dense", folder
         if not self.source.exists():
             train(training, self.source)
-        self.selection = rmtcli.Selection(include=["model.layers.*"])
+        blocks = rmtcli.Selection(include=["model.layers.*"])
+        self.selection = rmtcli.Selection(embeddings=True) if embeddings else blocks
         self.evaluation = rmtcli.Evaluation(test)
         dense = rmtcli.analyze(self.source, selection=self.selection)
         self.parameters = dense.source.parameters
