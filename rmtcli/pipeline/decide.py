@@ -14,6 +14,7 @@ from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
+from rmtcli.pipeline.refined import UNDONE
 from rmtcli.pipeline.request import AUTO
 from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_memory, on_rounding
 from rmtcli.pipeline.tried import tried
@@ -177,7 +178,7 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     unhealed = result.unhealed and rounding(result.unhealed).apply(layers)[0]
     safe = bits == AUTO and request.goal.joint and not calibrated
     notes = on_rounding(whole, calibrated=calibrated), on_chosen(result.grids, safe=safe)
-    return replace(
+    result = replace(
         result,
         planned=replace(result.planned, layers=rounded),
         network=network,
@@ -185,6 +186,19 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
         notes=(*result.notes, *notes[0], *notes[1], *on_memory(network)),
         grids=made.grids,
     )
+    heals = request.heals_in_bits(result.planned.pruned)
+    return _healed_in_bits(prepared, result) if heals else result
+
+
+def _healed_in_bits(prepared: Prepared, result: Result) -> Result:
+    """The result in few bits after it was trained, if that helps."""
+    from rmtcli.running.heal_rounded import heal_rounded  # needs torch
+
+    healed = heal_rounded(prepared.harness, result.network, prepared.request.calibration)
+    if healed is None:
+        notes = (*result.notes, UNDONE.format("heal"))
+        return replace(result, notes=notes, undone=(*result.undone, "heal"))
+    return replace(result, network=healed, unhealed=result.network)
 
 
 def compare(prepared: Prepared, result: Result) -> Comparison | None:

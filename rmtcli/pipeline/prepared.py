@@ -15,10 +15,7 @@ from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
 from rmtcli.layouts import Factored, Layout, Replacements, choices_for, with_values
 from rmtcli.pipeline.contents import tensors_of
-from rmtcli.pipeline.fits import (
-    FitStream,
-    FittedLayers,
-)
+from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.pipeline.refined import UNDONE, in_layout
 from rmtcli.pipeline.reliability import with_reliability
 from rmtcli.pipeline.request import Request
@@ -206,6 +203,8 @@ class Prepared:
         from rmtcli.running.heal import heal  # needs torch
 
         planned, ranks = result.planned, self.method.layout.ranks
+        if self.request.heals_in_bits(planned.pruned):
+            return result
         start = self._split(planned) if ranks else result.network
         values = heal(self.teacher or self.harness, start, self.request.calibration)
         if values is None:

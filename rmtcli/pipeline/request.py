@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +13,11 @@ from rmtcli.checkpoint import DIRECTORY, Format, find_format
 from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
-from rmtcli.layouts import Factored, Layout
+from rmtcli.layouts import Factored, Layout, Pivoted
 from rmtcli.pipeline.fits import (
     Track,
 )
-from rmtcli.planning import BITS, SAFE, Budget, Goal, Plan
+from rmtcli.planning import BITS, SAFE, Budget, Goal, LayerPlan, Plan
 from rmtcli.report.base import Report
 
 #: The word for bits that a budget of bytes chooses for each matrix.
@@ -162,6 +162,15 @@ class Request:
         budget = self.goal.budget
         in_bytes = budget is not None and budget.unit == "bytes"
         return self.goal.joint and self.bits is not None and (self.bits == AUTO or in_bytes)
+
+    def heals_in_bits(self, plans: Iterable[LayerPlan]) -> bool:
+        """Whether a network is healed after it is stored in few bits, with rounding in the loop.
+
+        One with pivot rows is healed before, as two factors for each weight.
+        """
+        runs = self.calibration.heals and self.calibration.data is not None
+        few = self.bits is not None and runs
+        return few and not any(isinstance(plan.layout, Pivoted) for plan in plans)
 
     @property
     def choices(self) -> tuple[int | None, ...]:

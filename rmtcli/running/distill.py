@@ -61,6 +61,7 @@ def distill(
     start: float,
     batch: int = BATCH,
     seed: int = 0,
+    around: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None,
 ) -> None:
     """Train parameters of the compressed network, in place, to reproduce the dense one's outputs.
 
@@ -74,10 +75,12 @@ def distill(
         start: value of ``time.monotonic`` from which on time counts.
         batch: samples per step.
         seed: random seed for the order of the samples and their mixing.
+        around: adds what is to be done around each step to the optimizer.
     """
     rate = DEEP_RATE if loss.deep else RATE
     groups = [{"params": [p], "lr": rate * scale, "most": rate * scale} for p, scale in trained]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    around(optimizer)
     generator = torch.Generator().manual_seed(seed)
     loss.pruned.requires_grad_(False)
     for parameter, _ in trained:

@@ -72,6 +72,12 @@ class NewParameters:
         return list(scales.items())
 
     @property
+    def by_name(self) -> Mapping[str, nn.Parameter]:
+        """The parameters, by the names of the checkpoint."""
+        every = (parameter for group in self._units.values() for parameter in group)
+        return {name: p for p in every for name in self._names[id(p)]}
+
+    @property
     def values(self) -> Mapping[str, FloatArray]:
         """The parameters' values, by the names of the checkpoint."""
         return dict(self._values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import OrderedDict
 from pathlib import Path
@@ -301,3 +302,37 @@ def test_the_four_totals_are_those_by_hand(tmp_path: Path) -> None:
     (latency,) = report.latency
     assert latency.layers.keys() == {"0.weight", "2.weight"}
     assert all(timing.median > 0 for timing in latency.total)
+
+
+def test_healing_in_few_bits_brings_the_outputs_nearer(tmp_path: Path) -> None:
+    """The scales and the bytes stay."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32))
+    x = torch.randn(2_000, 64)
+    inputs = {"inputs": x.numpy()}
+    np.savez(tmp_path / "x.npz", **inputs)
+    save_file(dense.state_dict(), tmp_path / "a.safetensors")
+    distances, sizes, networks = [], [], []
+    for heal in (0, 20):
+        target = tmp_path / f"{heal}.safetensors"
+        calibration = rmtcli.Calibration(tmp_path / "x.npz", heal=heal)
+        report = rmtcli.prune(
+            tmp_path / "a.safetensors",
+            target,
+            keep="fraction:of=1.0",
+            bits=2,
+            calibration=calibration,
+            evaluation=rmtcli.Evaluation(tmp_path / "x.npz"),
+        )
+        assert not any("undone" in note for note in report.notes)
+        networks.append(open_checkpoint(target))
+        sizes.append(networks[-1].bytes)
+        loaded = rmtcli.load(copy.deepcopy(dense), target)
+        with torch.no_grad():
+            distances.append(float((loaded(x) - dense(x)).square().mean()))
+    assert distances[1] < 0.95 * distances[0]
+    assert sizes[0] == sizes[1]
+    before, after = (network.packed("0.weight") for network in networks)
+    assert before is not None
+    assert after is not None
+    assert np.array_equal(before.scales.read().data, after.scales.read().data)
