@@ -200,7 +200,8 @@ def test_a_mistake_is_told_in_one_line_with_its_cure(
 
 #: Rows for which torch is needed: a network runs, or weights are in torch's own format.
 NEEDS_TORCH = re.compile(
-    r"--(eval|model) mycode:|many|narrow|tpu|latency|tokens|finetune|broken_code|nothing:Net|m --"
+    r"--(eval|model) mycode:|many|narrow|tpu|latency|--calib|finetune|unlabelled|"
+    r"broken_code|nothing:Net|m --"
 )
 
 
