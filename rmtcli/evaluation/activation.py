@@ -25,6 +25,9 @@ ERRORS = 3
 def settled_activation(harness: Harness) -> str:
     """The activation that the user names; or else, with targets, the one that scores best.
 
+    Another one than the default has to be better than it, and better than a guess: with wrong
+    targets, which are reported as such, one of them is better than the others.
+
     Args:
         harness: a network that is inferred; is told if another activation than the user's, or than
             the default one, is better than can be chance.
@@ -33,11 +36,11 @@ def settled_activation(harness: Harness) -> str:
     first = given or RELU
     if samples is None or samples.targets is None or samples.next_tokens:
         return first
-    qualities = _qualities(harness, samples.some(TRIED), first)
+    qualities, chance = _qualities(harness, samples.some(TRIED), first)
     if not qualities:
         return first
     top = max(qualities.values(), key=np.mean)
-    if not _better(top, qualities[first]):
+    if not _better(top, qualities[first]) or not _better(top, np.full(len(top), chance)):
         return first
     # The most common one of those that may be the best.
     best = next(name for name in ACTIVATIONS if not _better(top, qualities[name]))
@@ -49,12 +52,16 @@ def settled_activation(harness: Harness) -> str:
 
 
 @torch.inference_mode()
-def _qualities(harness: Harness, samples: Samples, first: str) -> dict[str, FloatArray]:
-    """How good a network's outputs are for each sample, by activation; empty if they cannot be.
+def _qualities(
+    harness: Harness, samples: Samples, first: str
+) -> tuple[dict[str, FloatArray], float]:
+    """How good a network's outputs are for each sample, by activation; and that of a guess.
 
-    Whatever is wrong with the network or the samples is reported when it is measured.
+    Nothing is measured if they are no classes. Whatever is wrong with the network or the samples is
+    reported when it is measured.
     """
     inputs, qualities = torch.from_numpy(samples.inputs), dict[str, FloatArray]()
+    chance = 0.5
     try:
         reading = None
         for name in (first, *(x for x in ACTIVATIONS if x != first)):
@@ -66,11 +73,13 @@ def _qualities(harness: Harness, samples: Samples, first: str) -> dict[str, Floa
                 reading = read_rows(samples.targets, outputs, harness.task.rows)
                 samples = reading.ready(samples)
             if reading.rows not in (Rows.CLASSES, Rows.LABELS) or samples.targets is None:
-                return {}
+                return {}, chance
+            if reading.rows is Rows.CLASSES:
+                chance = 1 / outputs.shape[1]
             qualities[name] = merits(outputs, samples.targets, reading.rows)
     except (RmtcliError, RuntimeError, ValueError, IndexError):
-        return {}
-    return qualities
+        return {}, chance
+    return qualities, chance
 
 
 def _better(one: FloatArray, other: FloatArray) -> bool:
