@@ -181,7 +181,7 @@ def on_minilm(folder: Path) -> None:
             keep="auto",
             selection=None if plan else bench.selection,
             evaluation=rmtcli.Evaluation(data) if data else None,
-            calibration=rmtcli.Calibration("none"),
+            calibration=None if plan else rmtcli.Calibration("none"),
             cache=folder / "cache",
             dry_run=True,
         )

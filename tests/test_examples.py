@@ -51,6 +51,7 @@ SLOW = ("rmtcli verify",)
 OTHER = {("docs/cli.md", "console")}
 #: Files that a page expects to exist -> the checkpoints that they are pruned from.
 PRUNED = {
+    ("README.md", "python"): {"all-MiniLM-L6-v2.pruned": "all-MiniLM-L6-v2"},
     ("docs/faq.md", "python"): {"small.pt": "model.pt"},
     ("docs/mlp.md", "python"): {"small.pt": "sample_models/mnist_deep.pt"},
     ("docs/transformers.md", "sh"): {"small": "MODEL_DIR"},
