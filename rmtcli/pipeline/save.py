@@ -21,10 +21,10 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
 
     :func:`~rmtcli.load` reads the file into the dense class, also after the compressed module was
     trained. Matrices in few bits are written so as long as they have the values that
-    :func:`~rmtcli.compress` gave them. Without an ending, a model of transformers is written as a
-    directory, with its configuration: ``AutoModel.from_pretrained`` opens it after ``import
-    rmtcli.integrations.transformers``. A tokenizer is not part of such a model: save it there
-    yourself; a SentenceTransformer brings its own.
+    :func:`~rmtcli.compress` gave them. Without the ending of a file, a model of transformers is
+    written as a directory, with its configuration: ``AutoModel.from_pretrained`` opens it after
+    ``import rmtcli.integrations.transformers``. A tokenizer is not part of such a model: save it
+    there yourself; a SentenceTransformer brings its own.
 
     Args:
         model: the module.
@@ -45,7 +45,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = False) -> None:
         )
     checkpoint, target = open_checkpoint(model), as_path(path)
     whole = cast("nn.Module", checkpoint.module)
-    directory = find_format(target) is None and not target.suffix
+    directory = find_format(target) is None and (not target.suffix or _has_config(whole))
     if directory:
         checkpoint = WithConfig(checkpoint, _config(whole, target), _files_of(whole))
     check_target(target, inputs=[], force=force, directory=directory)
@@ -59,16 +59,23 @@ def is_kept_packed(model: nn.Module) -> bool:
     return any(isinstance(module, PackedWeight) for module in model.modules())
 
 
+def _has_config(whole: nn.Module) -> bool:
+    """Whether a module is a model of transformers, or a SentenceTransformer around one."""
+    from rmtcli.checkpoint.torch.memory import core_of, is_pretrained
+
+    return is_pretrained(core_of(whole))
+
+
 def _config(whole: nn.Module, target: Path) -> dict[str, Any]:
     """The configuration of a model of transformers, as its file has it.
 
     Raises:
         UsageError: it is another network.
     """
-    from rmtcli.checkpoint.torch.memory import core_of, is_pretrained
+    from rmtcli.checkpoint.torch.memory import core_of
 
     core = core_of(whole)
-    if not is_pretrained(core):
+    if not _has_config(whole):
         raise UsageError(
             f"{target}: only a model of transformers is written as a directory: name a "
             ".safetensors or .pt file"

@@ -63,10 +63,10 @@ def test_a_model_in_memory_is_compressed_like_its_directory(
     mine, theirs = ({p.layer.name: p.rank for p in r.layers} for r in (small.report, report))
     assert mine == theirs
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    rmtcli.save(small, tmp_path / "saved")
+    rmtcli.save(small, tmp_path / "saved-1.5")
     auto = getattr(transformers, CASES[name].auto)
     inputs = CASES[name].inputs()
-    opened = auto.from_pretrained(tmp_path / "saved")
+    opened = auto.from_pretrained(tmp_path / "saved-1.5")
     torch.testing.assert_close(opened(**inputs)[0], small(**inputs)[0])
     dense = rmtcli.densify(small)
     assert type(dense) is type(model)
@@ -116,9 +116,9 @@ def test_hidden_layers_of_a_model_become_narrower(name: str, own: bool, tmp_path
     small = rmtcli.compress(model, budget="80%", **options)
     assert (small.config.intermediate_size < model.config.intermediate_size) is not own
     assert any(plan.narrowed for plan in small.report.pruned)
-    rmtcli.save(small, tmp_path / "saved")
+    rmtcli.save(small, tmp_path / "saved-1.5")
     inputs = CASES[name].inputs()
-    opened = getattr(transformers, CASES[name].auto).from_pretrained(tmp_path / "saved")
+    opened = getattr(transformers, CASES[name].auto).from_pretrained(tmp_path / "saved-1.5")
     torch.testing.assert_close(opened(**inputs)[0], small(**inputs)[0])
 
 
