@@ -12,7 +12,14 @@ from rmtcli.files.path import is_remote, reaching
 CONFIG = "config.json"
 
 
-def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bool = False) -> None:
+def check_target(
+    target: Path,
+    *,
+    inputs: list[Path],
+    force: bool,
+    directory: bool = False,
+    mark: str = CONFIG,
+) -> None:
     """Refuse an output that cannot be written, before any work is done.
 
     Args:
@@ -20,6 +27,7 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
         inputs: files and directories that are read.
         force: whether an existing output may be replaced.
         directory: whether the output is a directory.
+        mark: the file by which a directory is known as an earlier output, and may be replaced.
 
     Raises:
         UsageError: the output is an input, lies in one or holds one, even with ``force``; it exists
@@ -39,7 +47,7 @@ def check_target(target: Path, *, inputs: list[Path], force: bool, directory: bo
                 raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
         if target.exists() and not force:
             raise UsageError(f"{target}: exists already: give --force to replace it")
-        if target.exists() and directory and not (target / CONFIG).is_file():
+        if target.exists() and directory and not (target / mark).is_file():
             raise UsageError(f"{target}: holds no model that could be replaced: name another one")
 
 
