@@ -12,6 +12,7 @@ in :mod:`rmtcli.law`.
 from rmtcli.edges import (  # noqa: F401  (importing an estimator's module registers it)
     bema,
     bema_gamma,
+    change,
     dyson,
     kritchman_nadler,
     median,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.edges.base import EDGES, EdgeFit, Weight
+from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight
 from rmtcli.edges.judge import low_rank, unjudged
-from rmtcli.spectra import Spectrum, spectrum, tall
+from rmtcli.spectra import Spectrum, largest_eigenvalue, tall
 
 
 @EDGES.register("sign-flip")
@@ -43,40 +44,70 @@ class SignFlip:
         """Take an order statistic of the largest eigenvalues under random signs as the edge."""
         if (fit := low_rank(spectrum)) is not None:
             return fit
-        w = _oriented(weight)
-        size = float(np.abs(w).max())
-        w /= size
-        scale = size**2
-        values = spectrum.eigenvalues / scale
-        basis: FloatArray | None = None
-        spikes, rest = 0, w
-        full = spectrum.n * spectrum.p
-        while True:
-            # The spikes that were removed contained noise of their dimensions.
-            dimensions = (spectrum.n - spikes) * (spectrum.p - spikes)
-            edge = self._edge(rest) * full / dimensions
-            above = int(np.count_nonzero(values > edge))
-            if above <= spikes or above > spectrum.p // 2:
-                break
-            spikes = above
-            if basis is None:
-                basis = np.linalg.eigh(w.T @ w)[1]
-            top = basis[:, spectrum.p - spikes :]
-            rest = w - (w @ top) @ top.T
-        sigma = size * math.sqrt(float(np.sum(rest**2)) / dimensions)
-        return unjudged(spectrum, weight, sigma, edge * scale)
+        flipped = flip(spectrum, weight, self._noise, self.beta)
+        return unjudged(spectrum, weight, flipped.sigma, flipped.noise.top)
 
-    def _edge(self, rest: FloatArray) -> float:
-        """Return the 1 − beta order statistic of the largest eigenvalue under random signs."""
-        rng = np.random.default_rng(0)
-        largest = np.sort(
-            [
-                spectrum(rest * rng.choice((-1.0, 1.0), rest.shape)).eigenvalues[-1]
-                for _ in range(self.trials)
-            ]
-        )
+    def _noise(self, rest: FloatArray) -> Noise:
+        """The 1 − beta order statistic of the largest eigenvalue under random signs."""
         order = math.ceil((self.trials + 1) * (1 - self.beta) - 1e-9)
-        return float(largest[order - 1])
+        return Noise(float(np.sort(under_random_signs(rest, self.trials))[order - 1]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """What random signs say about the noise of a weight.
+
+    Attributes:
+        sigma: standard deviation of one noise entry.
+        noise: distribution of the largest eigenvalue of the noise, in eigenvalue units.
+    """
+
+    sigma: float
+    noise: Noise
+
+
+def flip(
+    spectrum: Spectrum, weight: Weight, noise_of: Callable[[FloatArray], Noise], beta: float
+) -> Flipped:
+    """Remove spikes, and draw the signs of the rest again, until no more spikes appear.
+
+    Args:
+        spectrum: the spectrum of ``weight``, of which less than half is 0.
+        weight: shape (out, in).
+        noise_of: the distribution of the largest noise eigenvalue, from the tall matrix without its
+            spikes, whose largest entry is near 1.
+        beta: chance that pure noise exceeds the edge.
+    """
+    w = _oriented(weight)
+    size = float(np.abs(w).max())
+    w /= size
+    values = spectrum.eigenvalues / size**2
+    basis: FloatArray | None = None
+    spikes, rest = 0, w
+    while True:
+        # The spikes that were removed contained noise of their dimensions.
+        dimensions = (spectrum.n - spikes) * (spectrum.p - spikes)
+        noise = noise_of(rest)
+        larger = spectrum.n * spectrum.p / dimensions
+        above = int(np.count_nonzero(values > noise.edge(beta) * larger))
+        if above <= spikes or above > spectrum.p // 2:
+            break
+        spikes = above
+        if basis is None:
+            basis = np.linalg.eigh(w.T @ w)[1]
+        top = basis[:, spectrum.p - spikes :]
+        rest = w - (w @ top) @ top.T
+    unit = size**2 * larger
+    scale = None if noise.scale is None else noise.scale * unit
+    sigma = size * math.sqrt(float(np.sum(rest**2)) / dimensions)
+    return Flipped(sigma, Noise(noise.top * unit, scale))
+
+
+def under_random_signs(rest: FloatArray, trials: int) -> FloatArray:
+    """The largest eigenvalues of a tall matrix under random signs, shape (trials,)."""
+    rng = np.random.default_rng(0)
+    signs = (rng.choice((-1.0, 1.0), rest.shape) for _ in range(trials))
+    return np.array([largest_eigenvalue(rest * sign) for sign in signs])
 
 
 def _oriented(weight: Weight) -> FloatArray:

@@ -18,6 +18,7 @@ from rmtcli.spectra.gram import (
     tall,
     times,
 )
+from rmtcli.spectra.largest import largest_eigenvalue
 from rmtcli.spectra.pivots import Pivots, pivots
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Pivots",
     "Spectrum",
     "factorize",
+    "largest_eigenvalue",
     "leading_vectors",
     "max_abs",
     "pivots",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rmtcli.checkpoint import decode, encode
 from rmtcli.edges import EDGES, EdgeFit, Verdict
 from rmtcli.edges.kritchman_nadler import noise_variance
 from rmtcli.errors import UsageError
@@ -106,6 +107,45 @@ def test_bema_gamma_recovers_the_spread_of_the_variances(side: int, gamma_shape:
     assert min(counts) >= spikes
     assert sum(count > spikes for count in counts) <= 4
     assert np.mean(sigmas) == pytest.approx(1, rel=0.05)
+
+
+def rounded_change(seed: int, shape: tuple[int, int], step: float, rank: int = 0) -> np.ndarray:
+    """A change of weights in bfloat16: noise of the optimizer's size, and strong directions."""
+    rng = np.random.default_rng(seed)
+    base = decode(encode(0.03 * rng.standard_normal(shape), "BF16"))
+    change = drawn(rng, shape, NOISES.parse("gaussian"), sigma=step)
+    if rank:
+        left, right = (np.linalg.qr(rng.standard_normal((m, rank)))[0] for m in shape)
+        change += 0.4 * left @ right.T
+    return decode(encode(base + change, "BF16")).astype(np.float64) - base
+
+
+@pytest.mark.parametrize("step", [1e-4, 1e-5])
+def test_rounding_to_bfloat16_makes_no_spikes_of_a_change(step: float) -> None:
+    """At steps of 1e-5, nine in ten entries do not change, and the law fits no more."""
+    false = {"change": 0, "select:beta=0.001": 0}
+    for seed in range(25):
+        w = rounded_change(seed, (160, 96), step)
+        for name in false:
+            false[name] += fitted(name, w)[0] > 0
+    # beta = 0.001 (P[X > 1 of 25] = 0.03 %).
+    assert false["change"] <= 1
+    assert step == 1e-4 or false["select:beta=0.001"] > 20
+    assert {fitted("change", rounded_change(i, (160, 96), step, 3))[0] for i in range(5)} == {3}
+
+
+def test_a_change_has_p_values_under_random_signs() -> None:
+    w = rounded_change(0, (160, 96), 1e-5)
+    _, fit = fitted("change", w)
+    assert fit.verdict is Verdict.NO_LAW
+    assert fit.chosen.startswith("random signs")
+    p_values = fit.p_values(np.array([*spectrum(w).eigenvalues[-1:], fit.edge, 2 * fit.edge]))
+    assert p_values is not None
+    assert p_values[0] > 0.001
+    assert p_values[1] == pytest.approx(0.001, rel=1e-6)
+    assert p_values[2] < 1e-6
+    with pytest.raises(UsageError, match="trials"):
+        EDGES.parse("change:trials=1")
 
 
 def test_small_layers_are_fitted_by_kritchman_and_nadler() -> None:
