@@ -21,6 +21,7 @@ from rmtcli.evaluation.tasks import Seq2SeqLM, Task, TextClassification
 from rmtcli.evaluation.text import MASK, SEGMENTS, TARGET, TARGET_MASK, TOKENS, quiet
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.split import SplitLinear, is_plain_convolution
+from rmtcli.layouts.tables import SplitHead, SplitTable
 
 
 class Pretrained(nn.Module):
@@ -138,17 +139,17 @@ class Pretrained(nn.Module):
         """Names of the layers' modules, by layer name; layers that the model lacks are missing."""
         if self._live:
             own = dict(self.network.named_modules(remove_duplicate=False))
-            linear = (name for name in names if name in own and _multiplies(own[name]))
-            return {name: f"network.{name}" for name in linear}
+            held = (name for name in names if name in own and _holds_layer(own[name]))
+            return {name: f"network.{name}" for name in held}
         from rmtcli.integrations.transformers import modules_of
 
         modules = modules_of(self.network, names)
         return {name: f"network.{module}" for name, module in modules.items()}
 
 
-def _multiplies(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, split or not, or an ordinary convolution."""
-    kinds = (nn.Linear, SplitLinear, PivotedModule)
+def _holds_layer(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a table, split or not, or an ordinary convolution."""
+    kinds = (nn.Linear, nn.Embedding, SplitLinear, PivotedModule, SplitTable, SplitHead)
     named = type(module).__name__ == "Conv1D"
     return isinstance(module, kinds) or named or is_plain_convolution(module)
 

@@ -19,9 +19,9 @@ LEAST = 0.25
 def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
     """The layers that the selection names, and tables of tokens where a budget needs them.
 
-    Of a directory's network that is calibrated, a budget of parameters or bytes takes tables if the
-    other layers would keep less than a quarter of their weights, and says so. Patterns to include
-    settle what is taken. A plan that names a table takes it.
+    Of a model of transformers that is calibrated, a budget of parameters or bytes takes tables if
+    the other layers would keep less than a quarter of their weights, and says so. Patterns to
+    include settle what is taken. A plan that names a table takes it.
 
     Raises:
         UsageError: a pattern that matches nothing, or a budget that cannot be read.
@@ -35,7 +35,8 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
         return layers_of(checkpoint, replace(selection, embeddings=True), whole=whole)
     if selection.embeddings or selection.include or budget is None or not request.layout.ranks:
         return items
-    if not (harness.pretrained and request.calibrates and budget.unit in ("parameters", "bytes")):
+    runs = harness.transformers and request.calibrates
+    if not (runs and budget.unit in ("parameters", "bytes")):
         return items
     counts = budget.unit == "parameters"
     total = checkpoint.parameters if counts else checkpoint.bytes
