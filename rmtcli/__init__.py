@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.reproduce import reproduce
+    from rmtcli.pipeline.resize import resize
     from rmtcli.pipeline.save import save
     from rmtcli.pipeline.simulate import simulate
     from rmtcli.pipeline.verify import verify
@@ -52,6 +53,7 @@ __all__ = [
     "load",
     "prune",
     "reproduce",
+    "resize",
     "save",
     "simulate",
     "verify",
@@ -78,6 +80,7 @@ _HOMES = {
     "load": "rmtcli.layouts.module",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
+    "resize": "rmtcli.pipeline.resize",
     "save": "rmtcli.pipeline.save",
     "simulate": "rmtcli.pipeline.simulate",
     "verify": "rmtcli.pipeline.verify",

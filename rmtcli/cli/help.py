@@ -25,7 +25,7 @@ TOPICS = {
             "--share-inputs",
             "--apply",
         ),
-        *("--per-block", "--size"),
+        *("--per-block", "--size", "--max-rank", "--style"),
     ),
     "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),
     "Calibration": (

@@ -22,6 +22,7 @@ from rmtcli.cli import (
     plot_training,
     prune,
     reproduce,
+    resize,
     schema,
     simulate,
     verify,
@@ -47,6 +48,7 @@ _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written
 _COMMANDS = {
     "Look": (analyze, info, evaluate, diff, verify),
     "Compress": (prune, curve, finetune, densify),
+    "Adapters": (resize,),
     "Research": (simulate, reproduce, plot_training),
     "Reference": (methods, schema),
 }

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from rmtcli.report.conditions import Condition, Outcome
     from rmtcli.report.difference import Difference
     from rmtcli.report.reproduction import Reproduction
+    from rmtcli.report.resized import Resized
     from rmtcli.report.verification import Verification
 
-Result = TypeVar("Result", "Report", "Difference", "Verification", "Reproduction")
+Result = TypeVar("Result", "Report", "Difference", "Verification", "Reproduction", "Resized")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,10 @@ class Reporter:
             failures(checked),
         )
 
+    def show_resized(self, resized: Resized) -> None:
+        """Print the ranks of an adapter before and after."""
+        self.show_result(resized, _print_resized)
+
     def _write(self, result: Report | Difference, checked: tuple[Outcome, ...]) -> None:
         """Write the file that the user asked for, if there is one."""
         from rmtcli.report.renderers import Context, today, write_report
@@ -160,6 +165,12 @@ def _print_difference(difference: Difference) -> None:
     show_difference(difference, stdout())
 
 
+def _print_resized(resized: Resized) -> None:
+    from rmtcli.report.terminal import show_resized, stdout
+
+    show_resized(resized, stdout())
+
+
 def _conclude(
     title: str,
     path: str | Path,
@@ -179,7 +190,9 @@ def _conclude(
         raise ConditionError(f"{path}: fails: {'; '.join(failed)}")
 
 
-def _print_json(result: Report | Difference | Verification | Reproduction) -> None:
+def _print_json(
+    result: Report | Difference | Verification | Reproduction | Resized,
+) -> None:
     """Print a result as JSON, in ASCII with escapes unless stdout is encoded in UTF-8."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(result.to_json(_command_line(), ascii_only=not unicode))

@@ -16,6 +16,7 @@ from rmtcli.report.difference import Difference
 from rmtcli.report.formatting import shown
 from rmtcli.report.headline import Headline, headline
 from rmtcli.report.reproduction import HEADINGS, Reproduction
+from rmtcli.report.resized import Resized
 from rmtcli.report.sparkline import EDGE, sparkline
 from rmtcli.report.summary import summary
 from rmtcli.report.table import NUMERIC, table
@@ -72,6 +73,11 @@ def show_reproduction(reproduction: Reproduction, console: Console) -> None:
 def show_difference(difference: Difference, console: Console) -> None:
     """Print one row per layer, and the summary under the table."""
     _print([_plain(*difference.rows()), "", _lines(difference.summary())], console)
+
+
+def show_resized(resized: Resized, console: Console) -> None:
+    """Print one row per layer of an adapter, and the summary under the table."""
+    _print([_plain(*resized.rows()), "", _lines(resized.summary())], console)
 
 
 def _plain(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
