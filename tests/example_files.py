@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import rmtcli
+from rmtcli.adapters import AdaptedLayer, Adapter, write_adapter
+from rmtcli.checkpoint import encode
 from tests.conftest import SAMPLES
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
@@ -135,6 +137,23 @@ def write_directories(folder: Path) -> None:
         texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(300)]
         lines = (json.dumps({"text": t, "label": i % 2}) for i, t in enumerate(texts))
         (folder / name).write_text("\n".join(lines))
+
+
+def write_adapters(folder: Path) -> None:
+    """Write an adapter of MODEL_DIR's queries and values, in both styles."""
+    weights = load_file(folder / "MODEL_DIR" / "model.safetensors")
+    layers = []
+    for name, weight in weights.items():
+        if name.endswith(("query.weight", "value.weight")):
+            left, right = (
+                0.1 * torch.randn(shape).numpy()
+                for shape in ((len(weight), 24), (24, weight.shape[1]))
+            )
+            factors = (encode(factor, "F32") for factor in (left, right))
+            layers.append(AdaptedLayer(name.removesuffix(".weight"), *factors, 24))
+    adapter = Adapter(folder / "adapter", tuple(layers), base="MODEL_DIR")
+    write_adapter(adapter, folder / "adapter")
+    write_adapter(adapter, folder / "style.safetensors", style="kohya")
 
 
 def write_small(folder: Path, source: str, target: str) -> None:

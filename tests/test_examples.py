@@ -104,6 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example_files.write_network(folder)
     example_files.write_samples(folder)
     example_files.write_directories(folder)
+    example_files.write_adapters(folder)
     return folder
 
 
