@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 import rmtcli
 from benchmarks.compression import METHODS, SHARES, SIZES, networks, print_reports
 from benchmarks.networks import at_size, print_row, spread
-from rmtcli.planning import Plan
+from rmtcli.planning import LayerPlan, Plan
 from rmtcli.report.base import Report
 
 #: Shares of a layer's numbers to which it is truncated alone.
@@ -40,7 +41,7 @@ BASELINES = ("no data, one budget", "no data, uniform ratio")
 
 
 def predictors(path: Path, data: Path) -> dict[str, list[float]]:
-    """Divergences of truncating one layer at a time, with what may predict them."""
+    """The divergence that truncating one layer at a time causes, with what may predict it."""
     plan = rmtcli.prune(path, dry_run=True).plan
     assert plan is not None
     columns: dict[str, list[float]] = {}
@@ -52,7 +53,7 @@ def predictors(path: Path, data: Path) -> dict[str, list[float]]:
             assert report.comparison is not None
             assert report.comparison.divergence is not None
             row = {
-                "divergence": report.comparison.divergence,
+                "damage": report.comparison.divergence,
                 "γ · stable rank": gamma * stable,
                 "γ alone": gamma,
                 "stable rank alone": stable,
@@ -81,23 +82,36 @@ def alpha_pruning(path: Path, data: Path, share: float) -> Report:
     dense = rmtcli.prune(path, dry_run=True)
     assert dense.plan is not None
     free = [layer for layer in dense.layers if not layer.layer.head]
-    alphas = np.array([layer.diagnostics.tail_alpha or np.nan for layer in free])
-    alphas = np.where(np.isnan(alphas), np.nanmean(alphas), alphas)
-    scaled = (alphas - alphas.min()) / (np.ptp(alphas) or 1.0)
 
     def at(kept: float) -> Report:
-        # No layer keeps less than half of the mean share: a layer that is lost breaks the network.
-        tau = min(TAU, kept / 2 / (1 - kept))
-        shares = 1 - (1 - kept) * (1 - tau + 2 * tau * scaled)
         ranks = {
             item.layer.name: max(1, int(share * item.layer.size / sum(item.layer.shape)))
-            for item, share in zip(free, shares, strict=True)
+            for item, share in zip(free, alpha_shares(free, kept), strict=True)
         }
         assert dense.plan is not None
         return rmtcli.prune(path, plan=with_ranks(dense.plan, ranks), dry_run=True)
 
     sized = at_size(round(share / 100 * dense.parameters[0]), at)
     return rmtcli.prune(path, plan=sized.plan, evaluation=rmtcli.Evaluation(data), dry_run=True)
+
+
+def alpha_shares(layers: Sequence[LayerPlan], kept: float) -> NDArray[np.float64]:
+    """The share of its numbers that each layer keeps in AlphaPruning, ``kept`` on average."""
+    alphas = np.array([layer.diagnostics.tail_alpha or np.nan for layer in layers])
+    alphas = np.where(np.isnan(alphas), np.nanmean(alphas), alphas)
+    scaled = (alphas - alphas.min()) / (np.ptp(alphas) or 1.0)
+    # No layer keeps less than half of the mean share: a layer that is lost breaks the network.
+    tau = min(TAU, kept / 2 / (1 - kept))
+    return np.asarray(1 - (1 - kept) * (1 - tau + 2 * tau * scaled))
+
+
+def print_predictors(tables: Sequence[Mapping[str, list[float]]]) -> None:
+    """Print how each predictor ranks the damage, within each network."""
+    print_row("predictor", "Spearman correlation with the damage")
+    print_row("---", "---")
+    for key in list(tables[0])[1:]:
+        values = [float(spearmanr(table[key], table["damage"]).statistic) for table in tables]
+        print_row(key, spread(values) if len(values) > 1 else f"{values[0]:.2f}")
 
 
 def main() -> None:
@@ -112,11 +126,7 @@ def main() -> None:
         models = networks(arguments.idx_folder, folder, arguments.seeds)
         data = folder / "test.npz"
         tables = [predictors(path, data) for path in models]
-        print_row("predictor", "Spearman correlation with the divergence")
-        print_row("---", "---")
-        for key in list(tables[0])[1:]:
-            values = [float(spearmanr(t[key], t["divergence"]).statistic) for t in tables]
-            print_row(key, spread(values))
+        print_predictors(tables)
         print()
         print_row("method", "parameters left", "dense", "pruned", "drop, points", "largest drop")
         print_row(*["---"] * 6)

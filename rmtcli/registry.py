@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -63,12 +63,7 @@ class Registry(Generic[T]):
 
     def options(self, name: str) -> tuple[Option, ...]:
         """Return the options of one choice, in the order of its fields."""
-        choice: Any = self.choices[name]
-        types = get_type_hints(choice)
-        return tuple(
-            Option(f.name, types[f.name], None if f.default is MISSING else f.default)
-            for f in fields(choice)
-        )
+        return _options(self.choices[name])
 
     def reference(self, name: str) -> str | None:
         """Return the publication that a choice comes from: its class variable ``reference``.
@@ -145,6 +140,16 @@ class Registry(Generic[T]):
             taking = tuple(o for o in options if _reads_as(value, o.type))
             options, value = (taking or options), (value if taking else None)
         return [f"{name}:{o.name}={value or '…'}" for o in options]
+
+
+@cache
+def _options(choice: Any) -> tuple[Option, ...]:
+    """The options of a choice; kept, because resolving annotations is slow."""
+    types = get_type_hints(choice)
+    return tuple(
+        Option(f.name, types[f.name], None if f.default is MISSING else f.default)
+        for f in fields(choice)
+    )
 
 
 def _number(text: str, kind: type[int] | type[float]) -> int | float:

@@ -71,9 +71,10 @@ def certified(
         x = y = x.to(before[0].weight.device)
         radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for old, new, norm in zip(before[:-1], after[:-1], norms, strict=False):
-            own = (old(x) - new(x)).norm(dim=1)
+            z = old(x)
+            own = (z - new(x)).norm(dim=1)
             radius = LIPSCHITZ[type(old.activation)] * (norm * radius + own)
-            x, y = old.activation(old(x)), new.activation(new(y))
+            x, y = old.activation(z), new.activation(new(y))
         for i, bound in enumerate((radius, (x - y).norm(dim=1))):
             certain[i] += int(_keeps(before[-1](x), after[-1](x), after[-1].weight, bound).sum())
     propagated, hidden = 100 * certain / len(inputs)

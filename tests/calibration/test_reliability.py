@@ -24,9 +24,9 @@ from rmtcli.calibration.reliability import EXCESS, HeldOutLoss, kept_apart
 from rmtcli.planning import Budget
 from rmtcli.report.notes import rounded
 from rmtcli.report.summary import summary
-from tests.conftest import SAMPLES
+from tests.conftest import DIGITS
 
-DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
+DEEP, MNIST = DIGITS / "digits.pt", DIGITS / "digits.npz"
 RAW = CLEANERS.parse("none")
 
 

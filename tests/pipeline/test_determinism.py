@@ -11,32 +11,33 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import rmtcli as package
-from tests.conftest import SAMPLES, Run
+from tests.conftest import DIGITS, SAMPLES, Run
 
 pytest.importorskip("matplotlib")
 
 
-@pytest.mark.parametrize("name", ["mnist_deep.pt", "planted.safetensors"])
-def test_threads_and_time_do_not_change_a_byte(name: str, tmp_path: Path, process: Run) -> None:
+@pytest.mark.parametrize("model", [DIGITS / "digits.pt", SAMPLES / "planted.safetensors"])
+def test_threads_and_time_do_not_change_a_byte(model: Path, tmp_path: Path, process: Run) -> None:
     result = []
     for threads, epoch in (("1", "0"), ("2", "1700000000")):
         folder = tmp_path / threads
         folder.mkdir()
         environment = os.environ | {"OMP_NUM_THREADS": threads, "SOURCE_DATE_EPOCH": epoch}
-        for ending in (".html", ".md", ".json"):
+        writes = (["r.html", "--plot", "figures"], ["r.md", "--json"])
+        for number, reports in enumerate(writes):
             done = process(
                 "prune",
-                SAMPLES / name,
+                model,
                 "-o",
-                f"small{Path(name).suffix}",
+                f"small{model.suffix}",
                 "--force",
                 "--report",
-                f"report{ending}",
-                *(["--plot", "figures"] if ending == ".md" else []),
+                *reports,
                 cwd=folder,
                 env=environment,
             )
             assert done.returncode == 0, done.stderr
+            (folder / f"stdout.{number}").write_text(done.stdout)
         files = (path for path in folder.rglob("*") if path.is_file())
         result.append({path.relative_to(folder): _undated(path.read_bytes()) for path in files})
     assert result[0].keys() == result[1].keys()

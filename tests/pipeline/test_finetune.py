@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import EvaluationError, RmtcliError, TrainingError, UsageError
 from rmtcli.planning import Budget
 from rmtcli.running.finetune import Training
-from tests.conftest import SAMPLES, Run, tree
+from tests.conftest import DIGITS, SAMPLES, Run, tree
 
-DEEP, DATA = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
+DEEP, DATA = DIGITS / "digits.pt", DIGITS / "digits.npz"
 EVALUATION = rmtcli.Evaluation(DATA)
 
 
@@ -36,8 +37,10 @@ def test_training_recovers_the_accuracy_lost_by_pruning(tmp_path: Path) -> None:
     assert tuned > pruned + 0.5 * (dense - pruned)
     again = rmtcli.evaluate(out, evaluation=EVALUATION)
     assert again.comparison.after.accuracy == tuned
-    assert open_checkpoint(out).manifest.factored == {"fc1": 27, "fc2": 10, "fc3": 7, "fc4": 7}
-    assert report.parameters == (1_061_130, open_checkpoint(out).parameters)
+    ranks = {plan.layer.module: plan.rank for plan in report.pruned}
+    assert len(ranks) == 4
+    assert open_checkpoint(out).manifest.factored == ranks
+    assert report.parameters == (open_checkpoint(DEEP).parameters, open_checkpoint(out).parameters)
 
 
 def test_a_pruned_checkpoint_learns_from_the_dense_network(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_labels_are_not_needed_where_only_the_teacher_teaches(tmp_path: Path) ->
         ({"keep": "rank:k=1000"}, UsageError, "no layer can be pruned by keep rank:k=1000"),
         ({"path": "gone.pt"}, RmtcliError, "gone.pt: no such file"),
         ({"path": SAMPLES}, UsageError, "is a directory: train it with"),
-        ({"output": DEEP}, UsageError, "mnist_deep.pt"),
+        ({"output": DEEP}, UsageError, "digits.pt"),
         ({"training": {"epochs": 0}}, UsageError, "--epochs and --batch must be at least 1"),
         ({"training": {"lr": 0.0}}, UsageError, "--lr must be above 0"),
         ({"training": {"distill": 1.5}}, UsageError, "--distill must be from 0 to 1"),
@@ -124,31 +127,33 @@ def test_a_pruned_checkpoint_refuses_options_of_pruning(tmp_path: Path) -> None:
     assert set(tree(tmp_path)) == {"small.pt"}
 
 
-def test_the_command(workdir: Path, rmtcli: Run) -> None:
+def test_the_command(tmp_path: Path, rmtcli: Run) -> None:
+    shutil.copy(DEEP, tmp_path)
     done = rmtcli(
         "finetune",
-        "sample_models/mnist_deep.pt",
+        "digits.pt",
         "--data",
-        "sample_models/mnist.npz",
+        DATA,
         "--keep",
         "edge",
         "--epochs",
         1,
         "--distill",
         0.5,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "before fine-tuning" in done.stdout
-    assert (workdir / "sample_models/mnist_deep.finetuned.pt").exists()
-    again = rmtcli("finetune", "sample_models/mnist_deep.pt", "--data", "sample_models/mnist.npz")
+    assert (tmp_path / "digits.finetuned.pt").exists()
+    again = rmtcli("finetune", "digits.pt", "--data", DATA, cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
     assert "--force" in again.stderr
     record = rmtcli(
         "finetune",
-        "sample_models/mnist_deep.pt",
+        "digits.pt",
         "--data",
-        "sample_models/mnist.npz",
+        DATA,
         "--epochs",
         1,
         "--keep",
@@ -156,5 +161,6 @@ def test_the_command(workdir: Path, rmtcli: Run) -> None:
         "-o",
         "x.pt",
         "--json",
+        cwd=tmp_path,
     )
     assert json.loads(record.stdout)["action"] == "finetune"

@@ -14,10 +14,10 @@ from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.keep import Untouched
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
-from tests.conftest import SAMPLES, Run, tree
+from tests.conftest import DIGITS, Run, tree
 
-DEEP = SAMPLES / "mnist_deep.pt"
-MNIST = rmtcli.Evaluation(SAMPLES / "mnist.npz")
+DEEP = DIGITS / "digits.pt"
+MNIST = rmtcli.Evaluation(DIGITS / "digits.npz")
 
 
 def pruned(budget: str, unit: str = "parameters", **options: object) -> Report:
@@ -31,18 +31,19 @@ def drop(report: Report) -> float:
     return report.comparison.drop
 
 
-def test_ten_percent_of_the_parameters_keep_the_accuracy() -> None:
-    report = pruned("10%")
+def test_a_fifth_of_the_parameters_keep_the_accuracy() -> None:
+    report = pruned("20%")
     # At more parameters still, a uniform ratio of plain truncations is far behind.
-    assert 0.095 < report.parameters[1] / report.parameters[0] <= 0.1
-    assert drop(report) < 0.3
-    plain = rmtcli.prune(DEEP, keep="fraction:of=0.06", evaluation=MNIST, dry_run=True)
+    assert 0.195 < report.parameters[1] / report.parameters[0] <= 0.2
+    assert drop(report) < 0.5
+    plain = rmtcli.prune(DEEP, keep="fraction:of=0.12", evaluation=MNIST, dry_run=True)
     assert plain.parameters[1] > report.parameters[1]
     assert drop(plain) > drop(report) + 1
 
 
 def test_a_budget_counts_parameters_bytes_or_multiply_adds(tmp_path: Path) -> None:
-    by_share, by_number = pruned("10%"), pruned(str(round(0.1 * 1_061_130)))
+    by_share = pruned("10%")
+    by_number = pruned(str(round(0.1 * by_share.parameters[0])))
     assert [p.rank for p in by_share.layers] == [p.rank for p in by_number.layers]
     in_bytes = pruned("10%", "bytes")
     assert [p.rank for p in in_bytes.layers] == [p.rank for p in by_share.layers]
@@ -52,9 +53,9 @@ def test_a_budget_counts_parameters_bytes_or_multiply_adds(tmp_path: Path) -> No
 
 
 def test_ranks_are_multiples_of_rank_multiple(tmp_path: Path) -> None:
-    report = pruned("10%", rank_multiple=8)
+    report = pruned("20%", rank_multiple=8)
     assert all(plan.rank % 8 == 0 for plan in report.pruned)
-    assert report.parameters[1] <= 0.1 * report.parameters[0]
+    assert report.parameters[1] <= 0.2 * report.parameters[0]
 
 
 def test_a_budget_without_data_is_divided_by_the_weights() -> None:
@@ -65,11 +66,13 @@ def test_a_budget_without_data_is_divided_by_the_weights() -> None:
 
 
 def test_calibration_improves_the_factors_of_any_rule() -> None:
-    calibration = rmtcli.Calibration(SAMPLES / "mnist.npz")
+    calibration = rmtcli.Calibration(DIGITS / "digits.npz")
     plain = rmtcli.prune(DEEP, evaluation=MNIST, dry_run=True)
     mended = rmtcli.prune(DEEP, evaluation=MNIST, calibration=calibration, dry_run=True)
     assert [p.rank for p in plain.layers] == [p.rank for p in mended.layers]
-    assert drop(mended) < drop(plain) - 1
+    assert plain.comparison is not None
+    assert mended.comparison is not None
+    assert mended.comparison.divergence < 0.6 * plain.comparison.divergence
 
 
 @pytest.mark.parametrize("layout", ["factored", "pivoted", "dense"])
@@ -83,7 +86,7 @@ def test_the_written_network_is_the_measured_one(tmp_path: Path, layout: str) ->
 
 
 def test_the_guard_holds_on_unseen_samples(tmp_path: Path) -> None:
-    with np.load(SAMPLES / "mnist.npz") as file:
+    with np.load(DIGITS / "digits.npz") as file:
         arrays = {name: file[name] for name in file.files}
     for name, rows in (("some", slice(3000)), ("others", slice(3000, None))):
         kept = {key: arrays[key][rows] for key in ("inputs", "targets")}
@@ -93,7 +96,7 @@ def test_the_guard_holds_on_unseen_samples(tmp_path: Path) -> None:
         tmp_path / "small.safetensors",
         max_drop=0.5,
         evaluation=rmtcli.Evaluation(tmp_path / "some.npz"),
-        calibration=rmtcli.Calibration(SAMPLES / "mnist.npz"),
+        calibration=rmtcli.Calibration(DIGITS / "digits.npz"),
     )
     assert report.parameters[1] <= 0.2 * report.parameters[0]
     assert report.guard is not None
@@ -106,18 +109,18 @@ def test_the_guard_holds_on_unseen_samples(tmp_path: Path) -> None:
 
 
 def test_a_guard_without_other_inputs_calibrates_on_a_share_of_its_samples(tmp_path: Path) -> None:
-    with np.load(SAMPLES / "mnist.npz") as file:
+    with np.load(DIGITS / "digits.npz") as file:
         np.savez(tmp_path / "test.npz", inputs=file["inputs"], targets=file["targets"])
     evaluation = rmtcli.Evaluation(tmp_path / "test.npz")
     report = rmtcli.prune(DEEP, max_drop=0.5, evaluation=evaluation, dry_run=True)
     assert report.calibrated is not None
     assert str(report.calibrated.settings.data) == f"{tmp_path / 'test.npz'}@40%"
-    assert report.calibrated.samples == 4000
+    assert report.calibrated.samples == 1600
     assert report.guard is not None
-    assert report.guard.searched == 6000
+    assert report.guard.searched == 2400
     assert report.comparison is not None
     assert report.comparison.samples is not None
-    assert len(report.comparison.samples.inputs) == 6000
+    assert len(report.comparison.samples.inputs) == 2400
     assert report.parameters[1] <= 0.2 * report.parameters[0]
     assert report.plan is not None
     again = rmtcli.prune(DEEP, plan=report.plan, evaluation=evaluation, dry_run=True)
@@ -125,7 +128,7 @@ def test_a_guard_without_other_inputs_calibrates_on_a_share_of_its_samples(tmp_p
 
 
 def test_too_few_samples_promise_nothing(tmp_path: Path) -> None:
-    with np.load(SAMPLES / "mnist.npz") as file:
+    with np.load(DIGITS / "digits.npz") as file:
         np.savez(tmp_path / "few.npz", inputs=file["inputs"][:90], targets=file["targets"][:90])
     evaluation = rmtcli.Evaluation(tmp_path / "few.npz")
     with pytest.raises(EvaluationError, match=r"54 samples are too few for --max-drop 0.5"):
@@ -252,11 +255,11 @@ def calibration_on(tmp_path: Path, inputs: np.ndarray) -> rmtcli.Calibration:
 
 
 def test_bad_calibration_data_is_reported(tmp_path: Path) -> None:
-    good = np.random.default_rng(0).random((50, 784)).astype(np.float32)
+    good = np.random.default_rng(0).random((50, 196)).astype(np.float32)
     nan = good.copy()
     nan[3, 4] = np.nan
     cases = [
-        (good[:, :700], "the network does not take inputs of shape"),
+        (good[:, :150], "the network does not take inputs of shape"),
         (nan, "holds values that are NaN or infinite"),
         (good[:1], "calibration needs samples that differ"),
         (np.repeat(good[:1], 9, axis=0), "calibration needs samples that differ"),
@@ -267,7 +270,7 @@ def test_bad_calibration_data_is_reported(tmp_path: Path) -> None:
 
 
 def test_three_rows_are_poor_but_the_guard_holds(tmp_path: Path) -> None:
-    with np.load(SAMPLES / "mnist.npz") as data:
+    with np.load(DIGITS / "digits.npz") as data:
         rows = data["train_inputs"][:3]
     report = rmtcli.prune(
         DEEP,

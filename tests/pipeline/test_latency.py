@@ -22,9 +22,9 @@ from rmtcli.report.record import times_of
 from rmtcli.report.summary import summary
 from rmtcli.report.totals import totals
 from rmtcli.running.clock import Clock, timed
-from tests.conftest import SAMPLES, Run
+from tests.conftest import DIGITS, SAMPLES, Run
 
-DEEP = SAMPLES / "mnist_deep.pt"
+DEEP = DIGITS / "digits.pt"
 
 
 @given(
@@ -133,7 +133,7 @@ def test_a_report_has_times_of_layers_and_of_the_network() -> None:
         DEEP,
         budget=Budget("60%", "ms"),
         batches=(64, 1),
-        evaluation=rmtcli.Evaluation(SAMPLES / "mnist.npz"),
+        evaluation=rmtcli.Evaluation(DIGITS / "digits.npz"),
         dry_run=True,
     )
     assert [result.batch for result in report.latency] == [1, 64]

@@ -15,9 +15,9 @@ from rmtcli.errors import LayerError, RmtcliError, UsageError
 from rmtcli.keep import Untouched
 from rmtcli.planning import Budget, Plan
 from rmtcli.quantization import Grid
-from tests.conftest import SAMPLES, Run, tree
+from tests.conftest import DIGITS, SAMPLES, Run, tree
 
-DEEP, MNIST = SAMPLES / "mnist_deep.pt", SAMPLES / "mnist.npz"
+DEEP, MNIST = DIGITS / "digits.pt", DIGITS / "digits.npz"
 MLP = SAMPLES / "mnist_mlp.safetensors"
 
 
@@ -194,7 +194,7 @@ def test_calibration_data_may_move_but_not_change(tmp_path: Path) -> None:
     (tmp_path / "moved.npz").write_bytes(MNIST.read_bytes())
     moved = rmtcli.Calibration(tmp_path / "moved.npz")
     assert rmtcli.prune(DEEP, plan=report.plan, calibration=moved, dry_run=True).pruned
-    np.savez(tmp_path / "other.npz", inputs=np.ones((3, 784)))
+    np.savez(tmp_path / "other.npz", inputs=np.ones((3, 196)))
     other = rmtcli.Calibration(tmp_path / "other.npz")
     with pytest.raises(UsageError, match="not the calibration data that the plan was made with"):
         rmtcli.prune(DEEP, plan=report.plan, calibration=other, dry_run=True)
