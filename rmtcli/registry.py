@@ -63,7 +63,8 @@ class Registry(Generic[T]):
 
     def options(self, name: str) -> tuple[Option, ...]:
         """Return the options of one choice, in the order of its fields."""
-        return _options(self.choices[name])
+        choice: Any = self.choices[name]
+        return _options(choice)
 
     def reference(self, name: str) -> str | None:
         """Return the publication that a choice comes from: its class variable ``reference``.
