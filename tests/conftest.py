@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
-#: A network and data a tenth as dear as the sample models.
+#: A network and data that cost a tenth of the sample models.
 DIGITS = Path(__file__).parent / "samples"
 
 settings.register_profile("rmtcli", deadline=None, derandomize=True, max_examples=40)
