@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.densify import densify
     from rmtcli.pipeline.diff import diff
     from rmtcli.pipeline.evaluate import evaluate
+    from rmtcli.pipeline.extract import extract
     from rmtcli.pipeline.finetune import finetune
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.prune import prune
@@ -48,6 +49,7 @@ __all__ = [
     "densify",
     "diff",
     "evaluate",
+    "extract",
     "finetune",
     "info",
     "load",
@@ -75,6 +77,7 @@ _HOMES = {
     "densify": "rmtcli.pipeline.densify",
     "diff": "rmtcli.pipeline.diff",
     "evaluate": "rmtcli.pipeline.evaluate",
+    "extract": "rmtcli.pipeline.extract",
     "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",
     "load": "rmtcli.layouts.module",

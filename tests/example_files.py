@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,16 @@ def write_directories(folder: Path) -> None:
 
 
 def write_adapters(folder: Path) -> None:
-    """Write an adapter of MODEL_DIR's queries and values, in both styles."""
+    """Write an adapter of MODEL_DIR's queries and values, in both styles, and MODEL_DIR tuned."""
     weights = load_file(folder / "MODEL_DIR" / "model.safetensors")
+    shutil.copytree(folder / "MODEL_DIR", folder / "TUNED_DIR")
+    tuned = {
+        name: weight + 0.1 * torch.randn(len(weight), 1) @ torch.randn(1, weight.shape[-1])
+        if weight.ndim == 2
+        else weight
+        for name, weight in weights.items()
+    }
+    save_file(tuned, folder / "TUNED_DIR" / "model.safetensors", metadata={"format": "pt"})
     layers = []
     for name, weight in weights.items():
         if name.endswith(("query.weight", "value.weight")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rmtcli.adapters.base import Adapter, Style
@@ -79,8 +80,17 @@ def write_adapter(
         _write_peft(adapter, target, force)
 
 
-def check_adapter_target(adapter: Adapter, target: Path, *, style: Style, force: bool) -> None:
+def check_adapter_target(
+    adapter: Adapter, target: Path, *, style: Style, force: bool, inputs: Sequence[Path] = ()
+) -> None:
     """Refuse an output that cannot be written, before any work is done.
+
+    Args:
+        adapter: the adapter, as far as it is known.
+        target: the directory or file to write.
+        style: the style.
+        force: whether an output that exists already may be replaced.
+        inputs: files and directories that are read beside the adapter's own.
 
     Raises:
         UsageError: it is an input or exists already, has another ending than the style's, or the
@@ -93,9 +103,9 @@ def check_adapter_target(adapter: Adapter, target: Path, *, style: Style, force:
         )
     if style is Style.KOHYA and target.suffix != ".safetensors":
         raise UsageError(f"{target}: an adapter in kohya's style is a .safetensors file")
-    inputs = [adapter.path] if adapter.source is not None else []
+    own = [adapter.path] if adapter.source is not None else []
     directory = style is Style.PEFT
-    check_target(target, inputs=inputs, force=force, directory=directory, mark=CONFIG)
+    check_target(target, inputs=[*own, *inputs], force=force, directory=directory, mark=CONFIG)
 
 
 def _write_kohya(adapter: Adapter, target: Path, prefix: str, force: bool) -> None:

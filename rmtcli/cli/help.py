@@ -25,7 +25,7 @@ TOPICS = {
             "--share-inputs",
             "--apply",
         ),
-        *("--per-block", "--size", "--max-rank", "--style"),
+        *("--per-block", "--size", "--max-rank", "--style", "--prefix"),
     ),
     "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),
     "Calibration": (
@@ -34,7 +34,7 @@ TOPICS = {
     ),
     "Which layers": (
         *("--include", "--exclude", "--min-side", "--conv", "--recurrent", "--embeddings"),
-        "--key",
+        *("--whole", "--key"),
     ),
     "Training": ("--epochs", "--lr", "--seed", "--distill", "--teacher"),
     "Output": (

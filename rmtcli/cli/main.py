@@ -16,6 +16,7 @@ from rmtcli.cli import (
     densify,
     diff,
     evaluate,
+    extract,
     finetune,
     info,
     methods,
@@ -48,7 +49,7 @@ _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written
 _COMMANDS = {
     "Look": (analyze, info, evaluate, diff, verify),
     "Compress": (prune, curve, finetune, densify),
-    "Adapters": (resize,),
+    "Adapters": (extract, resize),
     "Research": (simulate, reproduce, plot_training),
     "Reference": (methods, schema),
 }

@@ -39,6 +39,12 @@ class Untouched(Enum):
         "its module holds other parameters too, which its factors would lose: only --layout dense "
         "changes it"
     )
+    NO_ADAPTER = "no module of its own multiplies by it, so no adapter changes it"
+    SHARED = (
+        "another module has the same weights, so an adapter would change them twice when it is "
+        "merged: hold them whole with --whole"
+    )
+    UNPAID = "the budget is spent on other layers"
     NO_BLOCK = "it lies beside no hidden layer whose units only the layers around it write and read"
     NO_ENTRY = "config.json has no entry for this width alone, so --layout narrow cannot change it"
     NAME_TAKEN = "the names that its factors need are already in use"

@@ -7,7 +7,15 @@ calls :meth:`Layer.read`, or to compare tensors that may be tied.
 
 from rmtcli.layers.blocks import Block
 from rmtcli.layers.find import find_layers
-from rmtcli.layers.layer import Layer, Selection, Skipped, SkipReason, break_even, fingerprint
+from rmtcli.layers.layer import (
+    Layer,
+    Selection,
+    Skipped,
+    SkipReason,
+    break_even,
+    fingerprint,
+    matches,
+)
 from rmtcli.layers.order import Link, ordered
 from rmtcli.layers.view import GATES, WHOLE, View
 
@@ -24,5 +32,6 @@ __all__ = [
     "break_even",
     "find_layers",
     "fingerprint",
+    "matches",
     "ordered",
 ]

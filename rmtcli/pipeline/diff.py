@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Edited, Openable, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
 from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer, Selection, find_layers
-from rmtcli.layouts import join
+from rmtcli.pipeline.changes import whole
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference
@@ -44,7 +44,7 @@ def diff(
     """
     estimator = EDGES.parse(edge)
     checkpoints = [open_checkpoint(model, key=key) for model in (before, after)]
-    first, second = (_layers(_whole(checkpoint), selection) for checkpoint in checkpoints)
+    first, second = (_layers(whole(checkpoint), selection) for checkpoint in checkpoints)
     common = [
         layer
         for name, layer in first.items()
@@ -65,13 +65,6 @@ def diff(
     )
     a, b = map(describe, checkpoints)
     return Difference(a, b, EDGES.spell(estimator), compared, tuple(missing))
-
-
-def _whole(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with dense weights in place of its factors."""
-    if checkpoint.manifest is None or not checkpoint.manifest.factored:
-        return checkpoint
-    return Edited(checkpoint, join(checkpoint), None)
 
 
 def _layers(checkpoint: Checkpoint, selection: Selection | None) -> dict[str, Layer]:

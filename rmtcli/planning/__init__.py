@@ -5,7 +5,14 @@ takes its values from the stage before: layers are fitted (:func:`fit_layer`), a
 :data:`RankChooser` chooses their ranks, and :func:`plan_layer` decides what is done with each.
 """
 
-from rmtcli.planning.allocation import Allocation, Division, allocation_of, timed_allocation
+from rmtcli.planning.allocate import divide
+from rmtcli.planning.allocation import (
+    Allocation,
+    Division,
+    allocation_of,
+    timed_allocation,
+    uncalibrated,
+)
 from rmtcli.planning.bits import BITS, SAFE, BitAllocation, BitChoices
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.choose import (
@@ -89,6 +96,7 @@ __all__ = [
     "by_rule",
     "calibration_of",
     "check_plan",
+    "divide",
     "fit_layer",
     "measure",
     "nothing_within",
@@ -103,5 +111,6 @@ __all__ = [
     "smallest",
     "soft_drop",
     "timed_allocation",
+    "uncalibrated",
     "widths_of",
 ]

@@ -13,6 +13,7 @@ from rmtcli.layers import Skipped
 from rmtcli.layouts import LAYOUTS, Layout, ReadBack
 from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Plan
 from rmtcli.report.curve import Point
+from rmtcli.report.extracted import Extracted
 from rmtcli.report.measured import measured
 from rmtcli.report.record import (
     as_text,
@@ -75,11 +76,11 @@ class Report:
     this package, so these imports are in the methods.
 
     Attributes:
-        action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``curve``, ``evaluate`` or
-            ``simulate``.
+        action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``curve``, ``evaluate``,
+            ``simulate`` or ``extract``.
         source: the input.
         output: the checkpoint that was written, or None.
-        reference: the network that an evaluation compares with, or None.
+        reference: the network that an evaluation compares with, or the base of an adapter, or None.
         edge: the edge estimator with all its options; None if none was used.
         keep: the keep rule with all its options; None if none was used.
         made_by: the option that decides the ranks, as a user would give it.
@@ -99,6 +100,7 @@ class Report:
         bytes_left: bytes of its tensors.
         bits: bits per entry in which matrices are stored; None for the types that they had.
         vocabulary: numbers of tokens before and after; None where no tokens were dropped.
+        extracted: what an adapter holds of the change that it was made from; None for others.
         tensors: bytes of each tensor, before and after; storage shared by several names is the
             first one's. Empty where nothing is pruned. They are on the page only, not in JSON.
     """
@@ -126,6 +128,7 @@ class Report:
     bytes_left: int | None = None
     bits: int | str | None = None
     vocabulary: tuple[int, int] | None = None
+    extracted: Extracted | None = None
     tensors: tuple[Tensor, ...] = ()
 
     @property
@@ -203,6 +206,7 @@ class Report:
             ],
             "skipped": [{"name": s.name, "reason": s.reason.value} for s in self.skipped],
             "notes": list(self.notes),
+            **({} if self.extracted is None else {"adapter": self.extracted.to_dict()}),
         }
 
     def to_json(self, command: str | None = None, *, ascii_only: bool = False) -> str:

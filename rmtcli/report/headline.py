@@ -14,6 +14,7 @@ from rmtcli.evaluation import Comparison, Rows
 from rmtcli.files import as_path
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
+from rmtcli.report.extracted import Extracted, percent
 from rmtcli.report.formatting import count_of, percent_change
 
 #: Losses up to which a result is good, and up to which it is fair: points of accuracy (100 times
@@ -49,10 +50,23 @@ class Headline:
 
 def headline(report: Report) -> Headline | None:
     """The result of a run that made a smaller network; None for any other."""
+    if report.extracted is not None and report.pruned:
+        return _of_adapter(report, report.extracted)
     if report.action not in ("prune", "finetune") or not report.changes:
         return None
     text, grade = cost(report.comparison)
     return Headline(_smaller(report), text, grade)
+
+
+def _of_adapter(report: Report, extracted: Extracted) -> Headline:
+    """The size of an adapter, its ranks, and its part of the change."""
+    ranks = [plan.rank for plan in report.layers]
+    low, high = min(ranks), max(ranks)
+    words = f"rank {high}" if low == high else f"ranks {low}–{high}"
+    text = (
+        f"{count_of(len(ranks), 'layer')} · {words} · {percent(extracted.kept)} of the change kept"
+    )
+    return Headline(f"adapter of {extracted.size}", text, Grade.UNKNOWN)
 
 
 def sizes(report: Report, point: Point | None = None) -> tuple[int, int, str]:

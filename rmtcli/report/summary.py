@@ -76,6 +76,8 @@ def _result(report: Report) -> list[Line]:
         if report.bits is not None:
             size = f"{report.source.tensor_bytes:,} bytes"
         return [("dense", size + dense(report)), *network(comparison)]
+    if report.extracted is not None:
+        return [*_extraction(report), *report.extracted.lines()]
     if report.action in ("prune", "finetune") and report.layers:
         return [*_vocabulary(report), *_pruning(report)]
     if report.vocabulary is not None:
@@ -88,14 +90,31 @@ def _result(report: Report) -> list[Line]:
 
 def _analysis(report: Report) -> list[Line]:
     """The verdicts, the estimators, and the effect that pruning would have."""
-    verdicts = {plan.fit.verdict: plan.fit.verdict.value for plan in report.layers}
-    lines = [(word_of(verdict), text) for verdict, text in verdicts.items()]
-    chosen = Counter(plan.fit.chosen for plan in report.layers if plan.fit.chosen)
-    lines += [("edge", f"{text} ({count_of(n, 'layer')})") for text, n in chosen.most_common()]
+    lines = _verdicts(report)
     lines.append(("parameters", f"{report.source.parameters:,}"))
     change = before_after(*report.parameters, "parameters")
     lines.append(("prune --keep auto", change if report.pruned else "would change nothing"))
     return lines
+
+
+def _extraction(report: Report) -> list[Line]:
+    """What the verdicts on the changes mean, and which estimators made them."""
+    return [
+        ("base", "" if report.reference is None else report.reference.path),
+        ("tuned", report.source.path),
+        *_verdicts(report),
+        ("adapted", f"{len(report.pruned)} of {count_of(len(report.layers), 'layer')}"),
+    ]
+
+
+def _verdicts(report: Report) -> list[Line]:
+    """The verdicts that occur, and the estimators that were chosen."""
+    verdicts = {plan.fit.verdict: plan.fit.verdict.value for plan in report.layers}
+    lines = [(word_of(verdict), text) for verdict, text in verdicts.items()]
+    chosen = Counter(plan.fit.chosen for plan in report.layers if plan.fit.chosen)
+    return lines + [
+        ("edge", f"{text} ({count_of(n, 'layer')})") for text, n in chosen.most_common()
+    ]
 
 
 def _vocabulary(report: Report) -> list[Line]:

@@ -6,6 +6,7 @@ from rmtcli.keep import Untouched
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
+from rmtcli.report.extracted import percent
 from rmtcli.report.formatting import optional, shape_of, shown, word_of
 
 #: The columns after an analysis.
@@ -17,6 +18,19 @@ _PRUNE += ("action",)
 #: The columns after pruning where there is room for more.
 _FULL: tuple[str, ...] = ("layer", "shape", "verdict", "edge s₊", "fit", "spikes", "rank", "error")
 _FULL += ("predicted loss", "parameters", "action")
+#: The columns after the extraction of an adapter.
+_EXTRACT: tuple[str, ...] = (
+    "layer",
+    "shape",
+    "s₁",
+    "edge s₊",
+    "fit",
+    "p",
+    "spikes",
+    "rank",
+    "kept",
+)
+_EXTRACT += ("by output", "verdict", "action")
 #: The columns of a curve.
 _CURVE: tuple[str, ...] = (
     "parameters",
@@ -32,7 +46,7 @@ _CURVE += ("agreement", "KL", "score")
 #: Columns whose text is aligned to the left; all others hold numbers.
 _TEXT = {"layer", "shape", "verdict", "action"}
 #: Columns of numbers, aligned to the right.
-NUMERIC = {*_FIT, *_FULL, *_CURVE} - _TEXT
+NUMERIC = {*_FIT, *_FULL, *_EXTRACT, *_CURVE} - _TEXT
 
 
 def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -48,10 +62,33 @@ def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[s
         return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
         return list(_FIT), [_fit_row(plan) for plan in report.layers]
+    if report.action == "extract":
+        return _extracted(report)
     measured = any(plan.predicted_loss is not None for plan in report.layers)
     columns = [name for name in (_FULL if full else _PRUNE) if measured or name != "predicted loss"]
     cells = map(_prune_cells, report.layers)
     return columns, [[row[column] for column in columns] for row in cells]
+
+
+def _extracted(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The columns of an extraction, those of calibration only where there was any."""
+    measured = any(plan.predicted_loss is not None for plan in report.layers)
+    columns = [name for name in _EXTRACT if measured or name != "by output"]
+    cells = map(_extract_cells, report.layers)
+    return columns, [[row[column] for column in columns] for row in cells]
+
+
+def _extract_cells(plan: LayerPlan) -> dict[str, str]:
+    """The cells of a layer whose change may be in an adapter, by column."""
+    fit, lost = plan.fit, plan.predicted_loss
+    return _prune_cells(plan) | {
+        "s₁": f"{plan.spectrum.singular_value(plan.largest):.4g}",
+        "p": "–" if fit.p_value is None else f"{fit.p_value:.2g}",
+        "rank": str(plan.rank),
+        "kept": "" if plan.untouched else percent(1 - plan.relative_error**2),
+        "by output": "" if plan.untouched or lost is None else percent(1 - lost),
+        "action": "adapted" if plan.untouched is None else f"left out: {plan.untouched.value}",
+    }
 
 
 def action(plan: LayerPlan) -> str:

@@ -30,6 +30,11 @@ def bytes_of(old: Source, new: Source) -> list[tuple[str, int, int]]:
 
 
 def _counted(report: Report) -> list[tuple[str, int, int]]:
+    if report.action == "extract":
+        lines = [
+            ("parameters of the adapted layers and of their factors", *report.pruned_parameters)
+        ]
+        return lines + ([] if report.output is None else bytes_of(report.source, report.output))
     if report.reference is not None:
         old, new = report.reference, report.source
         return [

@@ -7,6 +7,7 @@ builds, and a test compares the two. Nothing here imports the library before a c
 """
 
 from rmtcli.cli.groups import Only
+from rmtcli.cli.options.adapters import AdapterOptions
 from rmtcli.cli.options.calibration import CalibrationOptions
 from rmtcli.cli.options.common import (
     Batch,
@@ -30,6 +31,7 @@ from rmtcli.cli.options.selection import SelectionOptions
 from rmtcli.cli.options.training import TrainingOptions
 
 __all__ = [
+    "AdapterOptions",
     "Batch",
     "Bits",
     "Cache",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Optional
 
 import typer
@@ -29,3 +30,51 @@ Style = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOptions:
+    """Options of an adapter that is written."""
+
+    budget: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="N|N%",
+            help="Choose the best ranks for an adapter whose factors have N parameters, or N% of "
+            "the base's, instead of --keep.",
+            show_default=False,
+        ),
+    ] = None
+    max_rank: Annotated[
+        Optional[int],
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Largest rank of a layer; vLLM opens no rank above its own --max-lora-rank, which "
+            "is 16 by default.",
+            show_default=False,
+        ),
+    ] = None
+    whole: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="NAME|GLOB",
+            help="Hold these tensors whole if they changed, as PEFT's modules_to_save: an "
+            "embedding, an output head (repeatable). Biases, normalisations and tables with new "
+            "rows are always held.",
+            show_default=False,
+        ),
+    ] = None
+    style: Annotated[
+        str,
+        typer.Option(
+            metavar="peft|kohya",
+            help="A directory that peft opens, or one file as sd-scripts writes it.",
+        ),
+    ] = "peft"
+    prefix: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="In kohya's style: what the names of modules begin with."
+        ),
+    ] = "lora_unet"

@@ -8,6 +8,7 @@ from rmtcli.edges import Verdict
 from rmtcli.evaluation import Comparison
 from rmtcli.report.advice import chosen
 from rmtcli.report.base import Report
+from rmtcli.report.extracted import Extracted, percent
 from rmtcli.report.formatting import count_of, percent_change, time_change, timing
 from rmtcli.report.headline import cost, headline, sizes
 from rmtcli.report.renderers.html.content import Tile
@@ -19,6 +20,8 @@ def tiles(report: Report) -> Iterator[Tile]:
         yield from _of_curve(report)
     elif report.action == "analyze":
         yield from _of_analysis(report)
+    elif report.extracted is not None:
+        yield from _of_adapter(report, report.extracted)
     elif report.action in ("prune", "finetune"):
         yield from _of_pruning(report)
     elif report.comparison is not None:
@@ -42,6 +45,18 @@ def _of_pruning(report: Report) -> Iterator[Tile]:
         old, new = report.source.bytes, report.output.bytes
         yield Tile("bytes on disk", percent_change(old, new), f"{old:,} → {new:,}")
     yield from _work(report)
+
+
+def _of_adapter(report: Report, extracted: Extracted) -> Iterator[Tile]:
+    """The size of an adapter, its ranks, its part of the change, and the noise."""
+    yield Tile("adapter", extracted.size, f"of {extracted.style}'s style")
+    ranks = [plan.rank for plan in report.layers]
+    value = f"{min(ranks)}–{max(ranks)}"
+    yield Tile("ranks", value, f"of {count_of(len(ranks), 'layer')}, {len(report.pruned)} adapted")
+    yield Tile("kept", percent(extracted.kept), "of the change, by its squared norm")
+    if extracted.by_output is not None:
+        yield Tile("by output", percent(extracted.by_output), "in the metric of the calibration")
+    yield Tile("noise", percent(extracted.noise), "of the change, by the fits of the layers")
 
 
 def _cost(comparison: Comparison) -> Tile:

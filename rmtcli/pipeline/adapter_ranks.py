@@ -1,0 +1,108 @@
+"""The ranks of an adapter: by a keep rule for each layer, or by a budget for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmtcli.arrays import FloatArray
+from rmtcli.calibration import ByLayer
+from rmtcli.errors import UsageError
+from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.planning import (
+    Budget,
+    Fitted,
+    LayerCalibration,
+    Plain,
+    RankChooser,
+    divide,
+    uncalibrated,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterGoal:
+    """How the ranks of an adapter are decided, and what it holds beside its layers.
+
+    Attributes:
+        keep: the keep rule, used if there is no budget.
+        budget: most parameters of all factors together.
+        max_rank: largest rank of a layer.
+        edge: the edge estimator.
+        whole: names or patterns of tensors that are held whole if they changed.
+
+    Raises:
+        UsageError: options that exclude each other, or a value out of range.
+    """
+
+    keep: str
+    budget: Budget | None
+    max_rank: int | None
+    edge: str
+    whole: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.keep != "auto":
+            raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
+        if self.budget is not None and self.budget.unit != "parameters":
+            raise UsageError("the budget of an adapter is in parameters: give --budget")
+        if self.max_rank is not None and self.max_rank < 1:
+            raise UsageError(f"--max-rank must be at least 1, not {self.max_rank}")
+
+
+def by_rule(goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None) -> RankChooser:
+    """Ranks by the keep rule, each layer on its own, up to the largest rank allowed."""
+    rule = KEEP_RULES.parse(goal.keep)
+
+    def choose(item: Fitted) -> int | Untouched:
+        stays = _without_adapter(item) or uncalibrated(item, calibrations)
+        chosen = stays or rule.rank(item.spectrum, item.fit)
+        return chosen if isinstance(chosen, Untouched) else min(chosen, _cap(item, goal))
+
+    return choose
+
+
+def by_budget(
+    fitted: Sequence[Fitted],
+    goal: AdapterGoal,
+    budget: int,
+    calibrations: ByLayer[LayerCalibration] | None,
+) -> RankChooser:
+    """Ranks of least total loss: of the change's squared norm, or in the calibration's metric."""
+
+    def stays(item: Fitted) -> Untouched | None:
+        return _without_adapter(item) or uncalibrated(item, calibrations)
+
+    free = [item for item in fitted if not stays(item)]
+    tables = []
+    for item in free:
+        ranks = np.arange(_cap(item, goal) + 1, dtype=np.float64)
+        losses = losses_of(item)
+        tail = np.append(np.cumsum(losses[::-1])[::-1], 0.0)[: len(ranks)]
+        tables.append((ranks * sum(item.layer.shape), tail))
+    picks = divide(tables, budget)
+    chosen = {item.layer.name: pick for item, pick in zip(free, picks, strict=True)}
+    return lambda item: stays(item) or chosen[item.layer.name] or Untouched.UNPAID
+
+
+def losses_of(item: Fitted) -> FloatArray:
+    """What dropping each direction loses: shape (p,), descending."""
+    approximation = item.approximation
+    assert approximation is not None
+    if isinstance(approximation, Plain):
+        return item.spectrum.n * item.spectrum.eigenvalues[::-1]
+    return approximation.losses
+
+
+def _cap(item: Fitted, goal: AdapterGoal) -> int:
+    """The largest rank that a layer may get."""
+    return min(item.spectrum.p, goal.max_rank or item.spectrum.p)
+
+
+def _without_adapter(item: Fitted) -> Untouched | None:
+    """Why no adapter can change a layer."""
+    if not item.layer.view.splits:
+        return Untouched.NO_ADAPTER
+    return Untouched.SHARED if item.layer.tied else None

@@ -1,0 +1,144 @@
+"""Write the difference between two networks as a low-rank adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rmtcli.adapters import Adapter, Style, check_adapter_target, write_adapter
+from rmtcli.calibration import Calibration
+from rmtcli.checkpoint import Openable
+from rmtcli.errors import UsageError
+from rmtcli.evaluation import Evaluation
+from rmtcli.files import as_path
+from rmtcli.layers import Selection
+from rmtcli.layouts import Factored
+from rmtcli.pipeline.adapted import Adapted, adapt
+from rmtcli.pipeline.adapter_parts import described_adapter
+from rmtcli.pipeline.adapter_ranks import AdapterGoal
+from rmtcli.pipeline.changes import Pair
+from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.request import Refuse
+from rmtcli.pipeline.stages import Method, describe
+from rmtcli.planning import Budget
+from rmtcli.report.base import Report
+
+
+def extract(
+    base: Openable,
+    tuned: Openable,
+    output: str | Path | None = None,
+    *,
+    key: str | None = None,
+    keep: str = "auto",
+    budget: Budget | str | None = None,
+    max_rank: int | None = None,
+    edge: str = "change",
+    whole: Sequence[str] = (),
+    style: str = "peft",
+    prefix: str = "lora_unet",
+    selection: Selection | None = None,
+    evaluation: Evaluation | None = None,
+    calibration: Calibration | None = None,
+    dry_run: bool = False,
+    refuse: Refuse = lambda report: (),
+    force: bool = False,
+    track: Track = iter,
+) -> Report:
+    """Write the difference between two networks as a low-rank adapter of the first one.
+
+    The change of each layer, W_tuned − W_base, is a signal of low rank in the noise of training
+    and rounding; the edge between the two gives each layer a rank of its own. Layers are read one
+    after the other, so that memory holds a few of them.
+
+    Args:
+        base: the network before training: the path of a file or Hugging Face directory, a torch
+            module, or a state dict.
+        tuned: the network after training.
+        output: the directory to write, or in kohya's style the file; by default
+            ``<name of tuned>.adapter`` beside it.
+        key: which state dict, in both files, where a torch file holds several.
+        keep: keep rule with options, such as ``"energy:fraction=0.9"``.
+        budget: most parameters of all factors together, as a number or as a share of the base such
+            as ``"2%"``; the best ranks are chosen for all layers together.
+        max_rank: largest rank of a layer; vLLM, for one, opens no rank above its own limit.
+        edge: edge estimator with options.
+        whole: names or patterns of tensors that the adapter holds whole if they changed, beside
+            biases and normalisations and tables with new rows: ``modules_to_save`` of PEFT.
+        style: ``peft``, or ``kohya`` for one file as sd-scripts writes it.
+        prefix: what names begin with in kohya's style.
+        selection: which matrices are layers.
+        evaluation: how the base is built and fed for calibration.
+        calibration: inputs of the base. The directions of a layer are then those that matter most
+            to its outputs, or to the network's loss.
+        dry_run: report, but write nothing.
+        refuse: takes the report, and returns reasons why nothing is to be written.
+        force: whether an existing output may be replaced.
+        track: wraps the iteration over layers, for progress.
+
+    Returns:
+        The report. Its ``output`` is None where no adapter is written: in a dry run, where no
+        change is above its noise, and where ``refuse`` returns a reason.
+
+    Raises:
+        UsageError: a wrong option or path.
+        CheckpointError: a file cannot be read, or the output differs from the adapter.
+        LayerError: the two are not one network before and after training, or a layer's values are
+            not finite.
+        EvaluationError: the network cannot be built or fed.
+    """
+    pair = Pair.open(base, tuned, key)
+    kind = _style(style)
+    target = _default_output(pair.tuned.path, kind) if output is None else as_path(output)
+    base_name = str(base) if pair.base.files else None
+    empty = Adapter(pair.tuned.path, (), base=base_name)
+    if not dry_run:
+        inputs = [x.path for x in (pair.base, pair.tuned) if x.files]
+        check_adapter_target(empty, target, style=kind, force=force, inputs=inputs)
+    goal = AdapterGoal(keep, Budget.of(budget), max_rank, edge, tuple(whole))
+    settings = evaluation or Evaluation(), calibration or Calibration()
+    saves = kind is Style.PEFT
+    adapted = adapt(pair, goal, selection, *settings, saves=saves, track=track)
+    report = _report(pair, goal, adapted, kind)
+    if dry_run or not report.pruned or refuse(report):
+        return report
+    adapter = replace(empty, layers=adapted.layers, saved=adapted.saved, config=adapted.config)
+    write_adapter(adapter, target, style=kind, prefix=prefix, force=force)
+    return replace(report, output=described_adapter(target))
+
+
+def _style(name: str) -> Style:
+    if name not in [*Style]:
+        raise UsageError(f"unknown style '{name}': choose one of {', '.join(Style)}")
+    return Style(name)
+
+
+def _default_output(tuned: Path, style: Style) -> Path:
+    """``tuned.adapter`` beside the tuned network, or ``tuned.adapter.safetensors``."""
+    if tuned.parent.name == "snapshots":  # in the cache of the Hugging Face Hub
+        tuned = Path(tuned.parents[1].name.split("--")[-1])
+    stem = tuned.name if tuned.is_dir() or not tuned.suffix else tuned.stem
+    ending = ".safetensors" if style is Style.KOHYA else ""
+    return tuned.with_name(f"{stem}.adapter{ending}")
+
+
+def _report(pair: Pair, goal: AdapterGoal, adapted: Adapted, style: Style) -> Report:
+    """The report of an adapter that is not written yet."""
+    method = Method.spelled(goal.edge, goal.keep, Factored())
+    size = sum(layer.nbytes for layer in adapted.layers)
+    size += sum(stored.nbytes for stored in adapted.saved.values())
+    return Report(
+        "extract",
+        describe(pair.tuned),
+        reference=describe(pair.base),
+        edge=method.edge,
+        keep=method.keep,
+        layout=method.layout,
+        layers=adapted.plans,
+        skipped=adapted.skipped,
+        calibrated=adapted.calibrated,
+        budget=goal.budget,
+        extracted=replace(adapted.extracted, style=str(style), bytes=size),
+        notes=adapted.notes,
+    )

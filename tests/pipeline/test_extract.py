@@ -1,0 +1,281 @@
+"""An adapter from the difference of two networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import rmtcli as package
+from rmtcli.adapters import read_adapter
+from rmtcli.errors import LayerError, RmtcliError, UsageError
+from rmtcli.keep import Untouched
+from tests.conftest import Run
+from tests.report.test_schema import CHECK
+
+#: Shapes of the layers, and the ranks of the signals that are planted in their changes.
+LAYERS = {"a": ((96, 64), 3), "b": ((64, 96), 0), "c": ((80, 80), 5)}
+STEP = 1e-4
+
+
+def planted(dtype: torch.dtype = torch.float32, *, signal: bool = True) -> list[dict[str, Any]]:
+    """State dicts before and after training: noise of the optimizer's size, and directions."""
+    rng = np.random.default_rng(0)
+    base, tuned = {}, {}
+    for name, ((out, inputs), rank) in LAYERS.items():
+        weight = torch.from_numpy(0.03 * rng.standard_normal((out, inputs))).to(dtype)
+        change = STEP * rng.standard_normal((out, inputs))
+        if rank and signal:
+            left, right = (np.linalg.qr(rng.standard_normal((m, rank)))[0] for m in (out, inputs))
+            change += 3 * STEP * (out * inputs) ** 0.25 * left @ right.T
+        base[f"{name}.weight"] = weight
+        tuned[f"{name}.weight"] = (weight.double() + torch.from_numpy(change)).to(dtype)
+        base[f"{name}.bias"] = tuned[f"{name}.bias"] = torch.zeros(out)
+    return [base, tuned]
+
+
+def files(folder: Path, *states: dict[str, Any]) -> list[Path]:
+    paths = [folder / f"{name}.safetensors" for name in ("base", "tuned")]
+    for path, state in zip(paths, states, strict=True):
+        save_file({name: x.contiguous() for name, x in state.items()}, path)
+    return paths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_layer_gets_the_rank_of_its_signal(tmp_path: Path, dtype: torch.dtype) -> None:
+    base, tuned = planted(dtype)
+    report = package.extract(*files(tmp_path, base, tuned))
+    assert {p.layer.name[0]: p.rank for p in report.layers} == {"a": 3, "b": 0, "c": 5}
+    assert report.layers[1].untouched is Untouched.NO_SPIKES
+    read = read_adapter(tmp_path / "tuned.adapter")
+    assert (read.base, [layer.module for layer in read.layers]) == (
+        str(tmp_path / "base.safetensors"),
+        ["a", "c"],
+    )
+    total = kept = 0.0
+    for layer in read.layers:
+        change = (tuned[f"{layer.module}.weight"].double() - base[f"{layer.module}.weight"]).numpy()
+        left, right = layer.factors()
+        u, s, v = np.linalg.svd(change)
+        best = (u[:, : layer.rank] * s[: layer.rank]) @ v[: layer.rank]
+        error = np.linalg.norm(layer.scale * left @ right - best) / np.linalg.norm(best)
+        assert error < (1e-6 if dtype == torch.float32 else 5e-3)
+        kept += float((s[: layer.rank] ** 2).sum())
+    for name in LAYERS:
+        change = (tuned[f"{name}.weight"].double() - base[f"{name}.weight"]).numpy()
+        total += float((change**2).sum())
+    assert report.extracted is not None
+    assert report.extracted.kept == pytest.approx(kept / total, rel=1e-4)
+    sizes = [np.prod(shape) * STEP**2 for shape, _ in LAYERS.values()]
+    steps = sum(sizes) / total
+    # Rounding is noise, too.
+    assert report.extracted.noise == pytest.approx(
+        steps if dtype == torch.float32 else 1.15 * steps, rel=0.1
+    )
+
+
+def test_noise_gives_no_adapter_and_says_so(tmp_path: Path, rmtcli: Run) -> None:
+    paths = files(tmp_path, *planted(signal=False))
+    done = rmtcli("extract", *paths)
+    assert done.returncode == 1
+    assert "no layer's change is above its noise: no adapter written" in done.stderr
+    assert done.stdout.count("left out: no eigenvalue is above the edge") == 3
+    assert not (tmp_path / "tuned.adapter").exists()
+
+
+def test_equal_networks_have_no_change(tmp_path: Path) -> None:
+    base = planted()[0]
+    report = package.extract(base, base, dry_run=True)
+    assert report.layers == ()
+    assert report.extracted is not None
+    assert report.extracted.unchanged == 3
+
+
+def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli: Run) -> None:
+    base, tuned = planted()
+    table = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    base |= {"norm.weight": torch.ones(16), "embed_tokens.weight": table, "gone.x": torch.ones(2)}
+    tuned |= {"norm.weight": 1.01 * torch.ones(16), "embed_tokens.weight": 1.001 * table}
+    tuned["a.bias"] = torch.full((96,), 0.01)
+    paths = files(tmp_path, base, tuned)
+    done = rmtcli("extract", *paths, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    CHECK.validate(record)
+    beside = {item["name"]: item["saved"] for item in record["adapter"]["beside"]}
+    assert beside == {"a.bias": True, "norm.weight": True, "embed_tokens.weight": False}
+    assert record["adapter"]["only"] == [{"name": "gone.x", "in": "BASE"}]
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    torch.testing.assert_close(
+        written["base_model.model.a.base_layer.bias"], tuned["a.bias"], rtol=0, atol=0
+    )
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["norm"]
+    assert config["bias"] == "all"
+    report = package.extract(*paths, dry_run=True, whole=["embed_tokens"])
+    assert "embed_tokens.weight, 200×16" in str(report)
+    assert "left out  " not in str(report)
+
+
+def test_new_tokens_are_held_with_their_table(tmp_path: Path) -> None:
+    base, tuned = planted()
+    base["embed_tokens.weight"] = torch.ones(50, 16)
+    tuned["embed_tokens.weight"] = torch.ones(53, 16)
+    report = package.extract(base, tuned, tmp_path / "out")
+    saved = read_adapter(tmp_path / "out").saved
+    assert saved["embed_tokens.weight"].shape == (53, 16)
+    assert any("resize_token_embeddings(53)" in note for note in report.notes)
+
+
+def test_ranks_have_limits(tmp_path: Path) -> None:
+    base, tuned = planted()
+
+    def ranks(**options: Any) -> list[int]:
+        report = package.extract(base, tuned, dry_run=True, **options)
+        return [plan.rank for plan in report.layers]
+
+    assert ranks(max_rank=4) == [3, 0, 4]
+    assert ranks(keep="rank:k=2") == [2, 2, 2]
+    assert ranks(keep="rank:k=9", edge="bema", max_rank=7) == [7, 7, 7]
+    given = ranks(budget="1000")
+    assert 800 < sum(r * sum(LAYERS[n][0]) for r, n in zip(given, LAYERS, strict=True)) <= 1000
+    # Directions of the signal come before those of the noise.
+    assert given[1] == 0
+    assert min(given[0], given[2]) > 0
+    assert sum(ranks(budget="10%")) > sum(given)
+
+
+def test_one_file_in_kohyas_style(tmp_path: Path) -> None:
+    base, tuned = planted()
+    tuned["a.bias"] = torch.ones(96)
+    report = package.extract(base, tuned, tmp_path / "out.safetensors", style="kohya", prefix="te")
+    names = set(load_file(tmp_path / "out.safetensors"))
+    assert {f"te_a.{part}" for part in ("alpha", "lora_down.weight", "lora_up.weight")} <= names
+    assert report.extracted is not None
+    assert [item.saved for item in report.extracted.beside] == [False]
+
+
+def test_directions_are_those_that_the_inputs_use(tmp_path: Path) -> None:
+    """Of two directions of one strength, inputs reach one only."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 40))
+    tuned = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 40))
+    tuned.load_state_dict(base.state_dict())
+    basis = torch.linalg.qr(torch.randn(64, 64))[0]
+    with torch.no_grad():
+        tuned[0].weight += basis[:, :1] @ basis[:, 1:2].T + 0.9 * basis[:, 2:3] @ basis[:, 3:4].T
+    inputs = torch.randn(600, 64) @ (torch.eye(64) - basis[:, 1:2] @ basis[:, 1:2].T)
+    calibration = package.Calibration((inputs.numpy(),), metric="one-sided", clean="none")
+    options = {"keep": "rank:k=1", "calibration": calibration}
+    report = package.extract(base, tuned, tmp_path / "out", **options)
+    assert report.extracted is not None
+    assert report.extracted.by_output == pytest.approx(1, abs=1e-3)
+    assert report.extracted.kept == pytest.approx(0.81 / 1.81, rel=0.01)
+    assert report.calibrated is not None
+    assert "by output" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "lora"}, "unknown style 'lora': choose one of peft, kohya"),
+        ({"max_rank": 0}, "--max-rank must be at least 1, not 0"),
+        ({"keep": "rank:k=2", "budget": "9"}, "--keep rank:k=2 sets ranks itself"),
+        ({"whole": ["head"]}, "--whole head: matches no tensor"),
+        ({"calibration": package.Calibration(heal=1)}, "--sequential and --heal refine no adapter"),
+        ({"output": "out.bin", "style": "kohya"}, "is a .safetensors file"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    base, tuned = planted()
+    with pytest.raises(UsageError, match=message):
+        package.extract(base, tuned, **{"output": "out"} | options)
+
+
+def damaged(tuned: dict[str, Any], how: str) -> dict[str, Any]:
+    if how == "other names":
+        return {f"x.{name}": tensor for name, tensor in tuned.items()}
+    if how == "another width":
+        return tuned | {"a.weight": torch.ones(96, 60)}
+    return tuned | {"a.weight": torch.full((96, 64), torch.nan)}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("other names", "have no tensor of the same name"),
+        ("another width", r"not one network before and after training: a.weight"),
+        ("not finite", "a.weight holds values that are NaN or infinite"),
+    ],
+)
+def test_other_networks_are_refused(tmp_path: Path, how: str, message: str) -> None:
+    base, tuned = planted()
+    with pytest.raises(LayerError, match=message):
+        package.extract(base, damaged(tuned, how), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_replaced(tmp_path: Path) -> None:
+    paths = files(tmp_path, *planted())
+    with pytest.raises(RmtcliError, match="is an input"):
+        package.extract(*paths, paths[0], style="kohya", force=True)
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
+    """A tiny Llama with a tied head, before and after training in all of its tensors."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=90,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    network = transformers.LlamaForCausalLM(config).eval()
+    folder = tmp_path_factory.mktemp("llamas")
+    network.save_pretrained(folder / "base")
+    with torch.no_grad():
+        for name, tensor in network.named_parameters():
+            if "proj" in name:
+                tensor += 0.1 * torch.randn(len(tensor), 2) @ torch.randn(2, tensor.shape[1])
+            else:
+                tensor += 0.1 * torch.randn_like(tensor)
+    network.save_pretrained(folder / "tuned", max_shard_size="20KB")
+    return folder / "base", folder / "tuned", network
+
+
+@pytest.mark.filterwarnings("ignore:::peft", "ignore:::transformers")
+def test_peft_opens_it_and_gives_the_tuned_networks_logits(
+    llamas: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    base, tuned, network = llamas
+    assert len(list(tuned.glob("*.safetensors"))) > 1
+    report = package.extract(base, tuned, tmp_path / "out", whole=["model.embed_tokens"])
+    assert {plan.rank for plan in report.layers} == {2}
+    opened = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model = peft.PeftModel.from_pretrained(opened, tmp_path / "out").eval()
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = network(tokens).logits
+        torch.testing.assert_close(model(tokens).logits, expected, rtol=0, atol=1e-4)
+        merged = model.merge_and_unload()
+        torch.testing.assert_close(merged(tokens).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_tied_table_gets_no_factors(llamas: tuple[Path, Path, Any]) -> None:
+    base, tuned, _ = llamas
+    selection = package.Selection(embeddings=True)
+    report = package.extract(base, tuned, dry_run=True, selection=selection)
+    (table,) = (plan for plan in report.layers if plan.layer.view.table)
+    assert table.untouched is Untouched.SHARED
