@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.extract import extract
     from rmtcli.pipeline.finetune import finetune
     from rmtcli.pipeline.info import info
+    from rmtcli.pipeline.merge import merge
     from rmtcli.pipeline.prune import prune
     from rmtcli.pipeline.reproduce import reproduce
     from rmtcli.pipeline.resize import resize
@@ -53,6 +54,7 @@ __all__ = [
     "finetune",
     "info",
     "load",
+    "merge",
     "prune",
     "reproduce",
     "resize",
@@ -81,6 +83,7 @@ _HOMES = {
     "finetune": "rmtcli.pipeline.finetune",
     "info": "rmtcli.pipeline.info",
     "load": "rmtcli.layouts.module",
+    "merge": "rmtcli.pipeline.merge",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
     "resize": "rmtcli.pipeline.resize",

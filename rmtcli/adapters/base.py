@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, decode
+from rmtcli.checkpoint import Checkpoint, RawTensor, decode
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.special import special_values
 from rmtcli.checkpoint.spill import Stored
@@ -112,16 +112,32 @@ class AdaptedLayer:
         Raises:
             CheckpointError: a value is NaN or infinite.
         """
-        left, right = (_values(self.module, stored) for stored in (self.left, self.right))
-        return left.reshape(len(left), -1), right.reshape(len(right), -1)
+        left, right = (decode(_finite(self.module, x)) for x in (self.left, self.right))
+        flat = (factor.reshape(len(factor), -1) for factor in (left, right))
+        left, right = (np.asarray(factor, dtype=np.float64) for factor in flat)
+        return left, right
+
+    def check_finite(self) -> None:
+        """Check the factors and magnitudes.
+
+        Raises:
+            CheckpointError: a value is NaN or infinite.
+        """
+        for stored in (self.left, self.right, self.magnitude):
+            if stored is not None:
+                _finite(self.module, stored)
 
 
-def _values(module: str, stored: Stored) -> FloatArray:
-    """The exact values of a factor."""
+def _finite(module: str, stored: Stored) -> RawTensor:
+    """A factor, whose values are all finite.
+
+    Raises:
+        CheckpointError: one is not.
+    """
     raw = stored.read()
     if any(special_values(raw)):
         raise CheckpointError(f"'{module}' has a factor with values that are NaN or infinite")
-    return np.asarray(decode(raw), dtype=np.float64)
+    return raw
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 #: The part of the name of an adapted module's own weight.
 _OWN = ".base_layer"
+#: Parts of the names of tensors that peft wraps, and a part of those that it keeps of the base.
+_INNER = r"\.(base_layer|modules_to_save)\."
+_ORIGINAL = ".original_module."
 #: Ends of tensors' names, and what the tensors are.
 _PARTS = {
     ".lora_A.weight": ("right", Kind.LINEAR),
@@ -123,8 +127,8 @@ def _sorted_parts(
                 f"{weights.path}: the tensor '{name}' is of a kind that rmtcli does not support: "
                 "merge the adapter with peft"
             )
-        else:
-            saved[own.replace(f"{_OWN}.", ".")] = InFile(weights, name)
+        elif _ORIGINAL not in own:
+            saved[re.sub(_INNER, ".", own)] = InFile(weights, name)
     if not parts:
         raise CheckpointError(f"{weights.path}: holds no factors of LoRA: nothing to read")
     return parts, saved

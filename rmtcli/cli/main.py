@@ -19,6 +19,7 @@ from rmtcli.cli import (
     extract,
     finetune,
     info,
+    merge,
     methods,
     plot_training,
     prune,
@@ -49,7 +50,7 @@ _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written
 _COMMANDS = {
     "Look": (analyze, info, evaluate, diff, verify),
     "Compress": (prune, curve, finetune, densify),
-    "Adapters": (extract, resize),
+    "Adapters": (extract, resize, merge),
     "Research": (simulate, reproduce, plot_training),
     "Reference": (methods, schema),
 }

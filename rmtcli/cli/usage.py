@@ -76,7 +76,6 @@ _COMMANDS = {
     "compare": "diff",
     "eval": "evaluate",
     "train": "finetune",
-    "merge": "densify",
     "restore": "densify",
     "plot": "analyze FILE --plot DIR",
     "report": "analyze FILE --report FILE.html",

@@ -36,7 +36,9 @@ class SkipReason(Enum):
     RECURRENT = "part of a recurrent layer: ask for it with --recurrent"
     NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM, a GRU or an RNN"
     QUANTIZED = "already quantised by another tool: prune the network that it was made from"
-    ADAPTER = "part of an adapter, such as LoRA: merge it into its base model and prune that"
+    ADAPTER = (
+        "part of an adapter, such as LoRA: merge it into its base with rmtcli merge, and prune that"
+    )
     PACKED = (
         "packed in few bits by another tool: prune the network that it was made from, or save it "
         "after model.dequantize()"

@@ -76,8 +76,8 @@ class Report:
     this package, so these imports are in the methods.
 
     Attributes:
-        action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``curve``, ``evaluate``,
-            ``simulate`` or ``extract``.
+        action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``merge``, ``curve``,
+            ``evaluate``, ``simulate`` or ``extract``.
         source: the input.
         output: the checkpoint that was written, or None.
         reference: the network that an evaluation compares with, or the base of an adapter, or None.

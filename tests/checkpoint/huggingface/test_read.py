@@ -196,7 +196,7 @@ BROKEN = {
     ),
     adapter: (
         UsageError,
-        ": holds an adapter only: merge it into its base model and save that",
+        ": holds an adapter only: merge it into its base with rmtcli merge",
     ),
     text_for_index: (CheckpointError, "/model.safetensors.index.json: damaged: not JSON"),
     outside: (
