@@ -32,6 +32,7 @@ TOP_LEVEL = {
     "diagnostics": "figures of a fit that inform and decide nothing: neither edges/ nor keep/",
     "errors": "the exceptions of every package",
     "noise": "matrices of known truth, for tests, null distributions and `rmtcli simulate`",
+    "options": "how the messages of every package name an option",
     "registry": "names and options of what can be chosen, in every package that has a choice",
     "stability": "what confidences say about training, for evaluation/ and training/ alike",
     "version": "read by the build before anything can be imported",

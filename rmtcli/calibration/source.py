@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rmtcli.checkpoint.hashes import file_sha256
 from rmtcli.errors import EvaluationError, UsageError
+from rmtcli.options import option
 from rmtcli.registry import Registry
 
 #: In place of a file: ranks and factors from the weights alone.
@@ -65,7 +66,8 @@ class Prose(MadeInputs):
             topics = import_module("pydoc_data.topics").topics
         except ImportError:
             raise EvaluationError(
-                "--calib prose: this Python has no module 'pydoc_data': give a file instead"
+                f"{option('calib', 'prose')}: this Python has no module 'pydoc_data': give a file "
+                "instead"
             ) from None
         texts = list(dict.fromkeys(s for topic in topics.values() for s in sentences(topic)))
         order = np.random.default_rng(self.seed).permutation(len(texts))

@@ -19,6 +19,7 @@ from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.packing import Packed
 from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 from rmtcli.files import as_path, is_remote, reaching
+from rmtcli.options import option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -242,7 +243,7 @@ def _reopen(
 
 def one_network(path: Path, form: str) -> UsageError:
     """The error for a key where there is nothing to choose."""
-    return UsageError(f"{path}: a {form} holds one network: leave out --key")
+    return UsageError(f"{path}: a {form} holds one network: leave out {option('key')}")
 
 
 def _total_size(files: Iterable[Path]) -> int:

@@ -36,6 +36,7 @@ from rmtcli.cli.memory import libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
 from rmtcli.cli.usage import UsageFailure, words_of
 from rmtcli.errors import RmtcliError, UsageError, one_line, out_of_memory
+from rmtcli.options import on_command_line
 from rmtcli.version import __version__
 
 app = typer.Typer(
@@ -92,8 +93,9 @@ def main() -> None:
         group: Any = typer.main.get_command(app)
         settings, path = defaults(group.commands, Path.cwd())
         options = {"default_map": settings, "obj": path, "standalone_mode": False}
-        # Typer returns the code of an exit where it does not exit itself.
-        sys.exit(group(prog_name="rmtcli", **options) or 0)
+        with on_command_line():
+            # Typer returns the code of an exit where it does not exit itself.
+            sys.exit(group(prog_name="rmtcli", **options) or 0)
     except UsageFailure as error:
         _fail(words_of(error), 2)
     except UsageError as error:

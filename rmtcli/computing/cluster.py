@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rmtcli.computing.here import run_ahead, with_blas_threads
 from rmtcli.errors import ClusterError, UsageError, first_line
+from rmtcli.options import option
 from rmtcli.version import __version__
 
 T = TypeVar("T")
@@ -68,9 +69,11 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
         return
     scheme, _, host = address.partition("://")
     if scheme != "dask" or not host:
-        raise UsageError(f"--executor {address}: name a Dask scheduler, as dask://host:port")
+        raise UsageError(
+            f"{option('executor', address)}: name a Dask scheduler, as dask://host:port"
+        )
     if find_spec("distributed") is None:
-        raise UsageError("--executor needs distributed: pip install distributed")
+        raise UsageError(f"{option('executor')} needs distributed: pip install distributed")
     from distributed import Client
     from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
@@ -78,7 +81,9 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
     try:
         client: Any = Client(f"tcp://{host}", timeout=_TIMEOUT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError):
-        raise UsageError(f"--executor {address}: no Dask scheduler answers there") from None
+        raise UsageError(
+            f"{option('executor', address)}: no Dask scheduler answers there"
+        ) from None
     with client:
         _check(client, address)
         threads = sum(client.nthreads().values())
@@ -100,14 +105,16 @@ def _check(client: Any, address: str) -> None:
         UsageError: it has no workers, or one of them lacks this version.
     """
     if not client.nthreads():
-        raise UsageError(f"--executor {address}: the scheduler has no workers: start some")
+        raise UsageError(f"{option('executor', address)}: the scheduler has no workers: start some")
     try:
         versions = set(client.run(_version).values())
     except ModuleNotFoundError:
-        raise UsageError(f"--executor {address}: install rmtcli on every worker") from None
+        raise UsageError(f"{option('executor', address)}: install rmtcli on every worker") from None
     if versions != {__version__}:
         others = ", ".join(sorted(versions - {__version__}))
-        raise UsageError(f"--executor {address}: a worker has rmtcli {others}, not {__version__}")
+        raise UsageError(
+            f"{option('executor', address)}: a worker has rmtcli {others}, not {__version__}"
+        )
 
 
 def _version() -> str:

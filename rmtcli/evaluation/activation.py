@@ -15,6 +15,7 @@ from rmtcli.evaluation.harness import ACTIVATIONS, RELU, Harness
 from rmtcli.evaluation.measures import merits
 from rmtcli.evaluation.reading import Rows, read_rows
 from rmtcli.layouts.module import fill
+from rmtcli.options import option
 
 #: Number of samples on which all activations are tried.
 TRIED = 512
@@ -45,7 +46,11 @@ def settled_activation(harness: Harness) -> str:
     # The most common one of those that may be the best.
     best = next(name for name in ACTIVATIONS if not _better(top, qualities[name]))
     shares = " and ".join(f"{100 * qualities[x].mean():.1f} % with {x}" for x in (best, first))
-    how = "was taken" if given is None else "was not taken, because --activation names another"
+    how = (
+        "was taken"
+        if given is None
+        else f"was not taken, because {option('activation')} names another"
+    )
     count = len(qualities[best])
     harness.note([f"on {count} samples the network is right for {shares}: {best} {how}"])
     return best if given is None else given

@@ -13,6 +13,7 @@ from rmtcli.checkpoint.names import factors_of, member, module_of, pivots_of
 from rmtcli.errors import EvaluationError
 from rmtcli.layers import Link, ordered
 from rmtcli.layouts import check_factors
+from rmtcli.options import option
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -71,7 +72,8 @@ def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
     except KeyError as error:
         raise EvaluationError(
             f"{checkpoint.path}: no network can be inferred: a layer's name is not one that torch "
-            f"allows ({error.args[0]}): name the network with --model package.module:factory"
+            f"allows ({error.args[0]}): name the network with "
+            f"{option('model', 'package.module:factory')}"
         ) from None
 
 
@@ -96,7 +98,7 @@ def _links(checkpoint: Checkpoint, factored: Mapping[str, int]) -> Sequence[Link
     if why or not chain:
         raise EvaluationError(
             f"{checkpoint.path}: not a plain chain of linear layers ({why}): "
-            "name the network with --model package.module:factory"
+            f"name the network with {option('model', 'package.module:factory')}"
         )
     return chain
 

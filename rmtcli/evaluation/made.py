@@ -21,6 +21,7 @@ from rmtcli.evaluation.tasks import ImageClassification, Task, of_texts
 from rmtcli.evaluation.text import MASK, samples_of
 from rmtcli.evaluation.vocabulary import by_rank, frequencies
 from rmtcli.files import CONFIG
+from rmtcli.options import option
 
 #: Samples of a directory's network, and tokens of each; samples of a chain, which costs less.
 LINES, TOKENS, ROWS = 32, 32, 2000
@@ -60,13 +61,15 @@ def made_samples(harness: Harness, inputs: MadeInputs) -> Samples:
     name = SOURCES.spell(inputs).partition(":")[0]
     if not reads_text(task):
         raise UsageError(
-            f"{path}: --calib {name} is for a Hugging Face directory whose network reads "
+            f"{path}: {option('calib', name)} is for a Hugging Face directory whose network reads "
             "text: give a file"
         )
     rng, tokenizer = np.random.default_rng(inputs.seed), harness.tokenizer()
     if isinstance(inputs, Prose):
         if tokenizer is None:
-            raise UsageError(f"{path}: has no tokenizer of its own: --calib prose needs one")
+            raise UsageError(
+                f"{path}: has no tokenizer of its own: {option('calib', 'prose')} needs one"
+            )
         samples = samples_of(tokenizer, path, inputs.texts())
     elif tokenizer is None:
         samples = _random_tokens(harness, rng, inputs.lines)

@@ -21,6 +21,7 @@ from rmtcli.evaluation.reading import Reading, Rows, read_rows
 from rmtcli.evaluation.tasks import ImageClassification, TextClassification
 from rmtcli.evaluation.user_code import blame, call, import_named, last_line, words_of
 from rmtcli.layouts.module import fill, loads_itself
+from rmtcli.options import option
 
 #: Number of samples on which a network's outputs are looked at.
 READ = 256
@@ -139,7 +140,7 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
         result = tuple(outputs.shape) if tensor else type(outputs).__name__
         raise EvaluationError(
             f"the network returned {result}: one row of outputs per sample is needed: name a "
-            "factory of a network that returns it with --model"
+            f"factory of a network that returns it with {option('model')}"
         )
     if not bool(torch.isfinite(outputs).all()):
         raise EvaluationError("the network returned values that are NaN or infinite")

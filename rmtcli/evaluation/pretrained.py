@@ -22,6 +22,7 @@ from rmtcli.evaluation.text import MASK, SEGMENTS, TARGET, TARGET_MASK, TOKENS, 
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.split import SplitLinear, is_plain_convolution
 from rmtcli.layouts.tables import SplitHead, SplitTable
+from rmtcli.options import option
 
 
 class Pretrained(nn.Module):
@@ -214,7 +215,7 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
     if missing:
         raise EvaluationError(
             f"{directory}: holds no '{missing[0]}', which {type(network).__name__} needs: "
-            "is this the right --task?"
+            f"is this the right {option('task')}?"
         )
     segments = "token_type_ids" in inspect.signature(network.forward).parameters
     return Pretrained(network.eval(), task, task.head(directory), segments=segments)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.data import Samples
+from rmtcli.options import option
 
 #: Norms and sums that differ less from 1 count as 1; half precision gives no better.
 NEAR_ONE = 0.01
@@ -95,7 +96,7 @@ class Reading:
         if self.rows is Rows.LABELS and not _binary(table):
             raise EvaluationError(
                 f"{samples.path}: the targets of {self.rows.value} must be 0 or 1: "
-                "is this the right --task?"
+                f"is this the right {option('task')}?"
             )
         return replace(samples, targets=table.astype(np.float64))
 
@@ -112,7 +113,7 @@ def read_rows(targets: NDArray[Any] | None, outputs: FloatArray, rows: Rows | No
         outputs: shape (samples, width), of the dense network on some samples.
         rows: what the user's task says; None to infer it.
     """
-    why = "--task"
+    why = f"{option('task')}"
     if rows is None and targets is not None:
         rows, why = _by_targets(targets, outputs.shape[1])
     elif rows is None:
@@ -142,7 +143,10 @@ def _by_outputs(outputs: FloatArray) -> tuple[Rows, str]:
         return Rows.LABELS, "inferred: no targets, and outputs between 0 and 1"
     if outputs.shape[1] == 1:
         return Rows.VALUES, "inferred: no targets, and one output"
-    return Rows.CLASSES, "assumed, because there are no targets: name another with --task"
+    return (
+        Rows.CLASSES,
+        f"assumed, because there are no targets: name another with {option('task')}",
+    )
 
 
 def _probabilities(outputs: FloatArray, rows: Rows) -> bool:
@@ -176,7 +180,8 @@ def _classes(samples: Samples, targets: NDArray[Any]) -> NDArray[np.int64]:
     if len(column) != len(targets) or targets.dtype.kind == "f":
         raise EvaluationError(
             f"{samples.path}: the targets of classification must be {len(targets)} class numbers "
-            f"(integers), not {targets.dtype} of shape {targets.shape}: is this the right --task?"
+            f"(integers), not {targets.dtype} of shape {targets.shape}: is this the right "
+            f"{option('task')}?"
         )
     if column.min() < 0 or column.max() > np.iinfo(np.int64).max:
         raise EvaluationError(

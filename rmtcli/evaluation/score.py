@@ -27,6 +27,7 @@ from rmtcli.evaluation.scores import Scores
 from rmtcli.evaluation.sense import check_scores
 from rmtcli.evaluation.tasks import Arrays
 from rmtcli.evaluation.user_code import call, words_of
+from rmtcli.options import option
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Scorer:
             if after.accuracy is None and after.score is None:
                 raise EvaluationError(
                     f"{self.harness.evaluation.data}: has no 'targets', so accuracy cannot be "
-                    "measured: give --against to compare with another network"
+                    f"measured: give {option('against')} to compare with another network"
                 )
         before_training = None
         if unhealed is not None:
@@ -185,7 +186,7 @@ def _check_width(samples: Samples, reading: Reading, width: int) -> None:
     Raises:
         EvaluationError: they do not.
     """
-    targets, which = samples.targets, f"{reading.rows.value}: is this the right --task?"
+    targets, which = samples.targets, f"{reading.rows.value}: is this the right {option('task')}?"
     if targets is None:
         return
     if targets.ndim == 2 and targets.shape[1] != width:

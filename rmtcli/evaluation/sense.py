@@ -13,6 +13,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation.data import Samples
 from rmtcli.evaluation.reading import Rows
 from rmtcli.evaluation.scores import Scores
+from rmtcli.options import option
 
 #: Standard errors by which an accuracy must be below chance.
 ERRORS = 4
@@ -71,9 +72,9 @@ def _worse_than_chance(scores: Scores, samples: int, rows: Rows) -> str | None:
         if scores.perplexity <= EXCESS * classes:
             return None
         return (
-            f"its perplexity is {scores.perplexity:,.0f}, and that of a guess among "
-            f"{classes:,} tokens is {classes:,}: is this its --task, its tokenizer, and text of "
-            "the kind that it was trained on?"
+            f"its perplexity is {scores.perplexity:,.0f}, and that of a guess among {classes:,} "
+            f"tokens is {classes:,}: is this its {option('task')}, its tokenizer, and text of the "
+            "kind that it was trained on?"
         )
     if accuracy is None or scores.merits is None or chance is None:
         return None

@@ -11,6 +11,7 @@ from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation.tasks import TASKS, Arrays, SentenceEmbedding, Task
 from rmtcli.files import CONFIG
+from rmtcli.options import option
 
 #: Tasks by the ending of the name of a transformers class.
 _ARCHITECTURES = {
@@ -77,7 +78,7 @@ def _implied(architectures: Sequence[str]) -> Task | None:
 
 def _unknown(path: Path, what: str) -> NoReturn:
     raise UsageError(
-        f"{path}: {what} not say what the network is for: name a --task: "
+        f"{path}: {what} not say what the network is for: name a {option('task')}: "
         f"{', '.join(_of_directories())}"
     )
 
@@ -91,8 +92,9 @@ def _of_transformers(path: Path, spelling: str) -> Task:
     task = TASKS.parse(spelling)
     if not task.auto:
         raise UsageError(
-            f"{path}: --task {spelling} is for a network of your own, given by --model: "
-            f"for a model of transformers, choose one of {', '.join(_of_directories())}"
+            f"{path}: {option('task', spelling)} is for a network of your own, given by "
+            f"{option('model')}: for a model of transformers, choose one of "
+            f"{', '.join(_of_directories())}"
         )
     return task
 
@@ -113,8 +115,8 @@ def own_task(path: Path, spelling: str | None) -> Task:
     if task.auto:
         own = ", ".join(name for name, choice in TASKS.choices.items() if not choice.auto)
         raise UsageError(
-            f"{path}: --task {spelling} is for Hugging Face directories: leave it out, or choose "
-            f"one of {own}"
+            f"{path}: {option('task', spelling)} is for Hugging Face directories: leave it out, "
+            f"or choose one of {own}"
         )
     return task
 

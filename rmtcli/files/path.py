@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rmtcli.errors import CheckpointError, UsageError, first_line
+from rmtcli.options import option
 
 #: Bytes of the longest header that is read; the safetensors library has the same limit.
 _LONGEST_HEADER = 100_000_000
@@ -122,7 +123,7 @@ def already_written(target: Path) -> UsageError:
     """The error where an output was absent when the work began and exists at its end."""
     return UsageError(
         f"{target}: another run has written it in the meantime, and it was left as it is: "
-        "give --force to replace it"
+        f"give {option('force')} to replace it"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rmtcli.errors import UsageError
 from rmtcli.files.path import is_remote, reaching
+from rmtcli.options import option
 
 #: The file by which a directory is known as a model's, and may be replaced by another model.
 CONFIG = "config.json"
@@ -46,7 +47,7 @@ def check_target(
             if directory and _within(path, target):
                 raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
         if target.exists() and not force:
-            raise UsageError(f"{target}: exists already: give --force to replace it")
+            raise UsageError(f"{target}: exists already: give {option('force')} to replace it")
         if target.exists() and directory and not (target / mark).is_file():
             raise UsageError(f"{target}: holds no model that could be replaced: name another one")
 

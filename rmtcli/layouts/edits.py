@@ -16,6 +16,7 @@ from rmtcli.errors import LayerError
 from rmtcli.layers import Layer
 from rmtcli.layouts.base import LAYOUTS, Layout
 from rmtcli.layouts.factored import Factored, is_table
+from rmtcli.options import option
 from rmtcli.spectra import Factors
 
 
@@ -261,7 +262,7 @@ def encoded(
         return encode(values, "I32" if values.dtype.kind == "i" else dtype)
     except OverflowError as error:
         raise LayerError(
-            f"{checkpoint.path}: {name}: {error}: leave it out with --exclude '{name}'"
+            f"{checkpoint.path}: {name}: {error}: leave it out with {option('exclude', name)}"
         ) from None
 
 

@@ -26,6 +26,7 @@ from rmtcli.layouts.resize import resize
 from rmtcli.layouts.split import own_part
 from rmtcli.layouts.tables import Maps, maps_of, with_maps
 from rmtcli.layouts.wrapped import naming, prefix_of, unwrapped
+from rmtcli.options import option
 
 
 def load(
@@ -250,7 +251,7 @@ def _in_place_of(
         if part is None:
             raise CheckpointError(
                 f"{checkpoint.path}: '{name}' is a {_words(module)}, which cannot be split: run "
-                f"rmtcli densify, or prune with --exclude '{weight_of(_at(full, own))}'"
+                f"rmtcli densify, or prune with {option('exclude', weight_of(_at(full, own)))}"
             )
         parts[own] = part
     return in_steps(module, parts) if recurrent else parts[""]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.names import member
 from rmtcli.errors import CheckpointError
+from rmtcli.options import option
 
 #: Attributes that repeat the shape of a module's first tensor, with the side that they repeat.
 _SIZES: Mapping[str, Mapping[str, int]] = {
@@ -51,7 +52,7 @@ def resize(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
         if sizes is None:
             raise CheckpointError(
                 f"{checkpoint.path}: '{name}' is a {type(module).__name__}, which cannot be made "
-                "narrower: leave its layer out with --exclude when you prune"
+                f"narrower: leave its layer out with {option('exclude')} when you prune"
             )
         for key, shape in changed.items():
             _reshape(module, key, cast(Tensor, own[key]), shape)

@@ -37,8 +37,9 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
 from rmtcli.files import as_path, check_target, is_path
 from rmtcli.layers import Layer
+from rmtcli.options import option
 from rmtcli.planning import LayerCalibration
-from rmtcli.report.notes import MADE_BY_DEFAULT, MADE_OF_NUMBERS
+from rmtcli.report.notes import MADE_OF_NUMBERS, made_by_default
 
 #: Inputs of a directory whose network reads text, where none are given.
 DEFAULT = "tokens+prose"
@@ -66,13 +67,14 @@ def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
             raise MissingFileError(f"{file}: no such file")
     if settings.refines and settings.data is None:
         raise UsageError(
-            "--sequential, --heal and --heal-minutes run the network: give inputs with --calib"
+            f"{option('sequential')}, {option('heal')} and {option('heal-minutes')} run the "
+            f"network: give inputs with {option('calib')}"
         )
     if settings.stats is None or Path(settings.stats).exists():
         return
     if settings.data is None:
         raise MissingFileError(
-            f"{settings.stats}: no such file: give inputs with --calib to make it"
+            f"{settings.stats}: no such file: give inputs with {option('calib')} to make it"
         )
     if Path(settings.stats).suffix != ".safetensors":
         raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
@@ -138,7 +140,7 @@ def calibration_source(
         return replace(calibration, data=FileShare(whole, CALIBRATING))
     if joint and harness.transformers and not alone and _reads_text(harness):
         tokenizer = harness.live is None or harness.live.embeds
-        harness.note([MADE_BY_DEFAULT if tokenizer else MADE_OF_NUMBERS])
+        harness.note([made_by_default() if tokenizer else MADE_OF_NUMBERS])
         return replace(calibration, data=spelled(DEFAULT if tokenizer else WITHOUT_TOKENIZER))
     return calibration
 
@@ -162,7 +164,8 @@ def _without_inputs(calibration: Calibration) -> Calibration:
     """
     if calibration.refines or calibration.stats is not None:
         raise UsageError(
-            f"--calib {NONE} uses the weights alone: leave out --stats, --sequential and --heal"
+            f"{option('calib', NONE)} uses the weights alone: leave out {option('stats')}, "
+            f"{option('sequential')} and {option('heal')}"
         )
     return replace(calibration, data=None)
 
@@ -177,7 +180,7 @@ def _reads_text(harness: Harness) -> bool:
         return reads_text(harness.task)
     except UsageError as error:
         raise UsageError(
-            f"{error}; or give --calib {NONE} to decide from the weights alone"
+            f"{error}; or give {option('calib', NONE)} to decide from the weights alone"
         ) from None
 
 
@@ -270,8 +273,8 @@ def _read_moments(
         raise UsageError(f"{path}: statistics of another network: {origin.network}")
     if wanted.gradients and not origin.gradients:
         raise UsageError(
-            f"{path}: statistics without gradients: use --metric one-sided, or delete the file "
-            "to collect them again"
+            f"{path}: statistics without gradients: use {option('metric', 'one-sided')}, or "
+            "delete the file to collect them again"
         )
     for layer in layers:
         if layer.name in moments.missing:

@@ -19,7 +19,6 @@ from rmtcli.files import is_path
 from rmtcli.layers import Selection
 from rmtcli.pipeline.calibrate import check_calibration, input_files
 from rmtcli.pipeline.fits import Track
-from rmtcli.pipeline.in_python import in_python, python_errors
 from rmtcli.pipeline.prune import carried_out, layout_for, settled_calibration
 from rmtcli.pipeline.request import Request, chosen_bits
 from rmtcli.planning import Budget, Goal, LayerPlan, Plan
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="nn.Module")
 
 
-@python_errors()
 def compress(
     model: M,
     *,
@@ -168,13 +166,7 @@ def _light(report: Report) -> Report:
     layers = tuple(map(_without_weight, report.layers))
     comparison = report.comparison and _without_inputs(report.comparison)
     calibrated = report.calibrated and _without_data(report.calibrated)
-    return replace(
-        report,
-        layers=layers,
-        comparison=comparison,
-        calibrated=calibrated,
-        notes=tuple(map(in_python, report.notes)),
-    )
+    return replace(report, layers=layers, comparison=comparison, calibrated=calibrated)
 
 
 def _without_weight(plan: LayerPlan) -> LayerPlan:

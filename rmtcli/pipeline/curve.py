@@ -13,6 +13,7 @@ from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS
+from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
 from rmtcli.pipeline.decide import accuracy_drop, allocate, at_size, stored_in_bits
 from rmtcli.pipeline.fits import Track
@@ -83,7 +84,7 @@ def curve(
         EvaluationError: the network cannot be built, fed or scored.
     """
     if not evaluation.measures:
-        raise UsageError("nothing to evaluate on: give --data or --eval")
+        raise UsageError(f"nothing to evaluate on: give {option('data')} or {option('eval')}")
     checkpoint = open_checkpoint(model, key=key)
     harness = evaluation.resolve(checkpoint)
     calibration = calibration_source(calibration or Calibration(), harness, joint=True)
@@ -145,7 +146,9 @@ def _measure(
     met = [b for b in budgets if every or b.amount(allocation.total) >= allocation.least]
     if not met:
         texts = ", ".join(b.text for b in budgets)
-        raise UsageError(f"{checkpoint.path}: none of {texts} can be met: name sizes with --size")
+        raise UsageError(
+            f"{checkpoint.path}: none of {texts} can be met: name sizes with {option('size')}"
+        )
     scorer = prepared.scorer or Scorer(prepared.harness, prepared.harness)
     points, notes = [], []
     for i, budget in enumerate(met, 1):

@@ -14,7 +14,7 @@ from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import measured_on
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
-from rmtcli.pipeline.refined import UNDONE
+from rmtcli.pipeline.refined import on_undone
 from rmtcli.pipeline.request import AUTO
 from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_memory, on_rounding
 from rmtcli.pipeline.tried import tried
@@ -196,7 +196,7 @@ def _healed_in_bits(prepared: Prepared, result: Result) -> Result:
 
     healed = heal_rounded(prepared.harness, result.network, prepared.request.calibration)
     if healed is None:
-        notes = (*result.notes, UNDONE.format("heal"))
+        notes = (*result.notes, on_undone("heal"))
         return replace(result, notes=notes, undone=(*result.undone, "heal"))
     return replace(result, network=healed, unhealed=result.network)
 

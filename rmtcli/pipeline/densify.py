@@ -17,6 +17,7 @@ from rmtcli.checkpoint import (
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.layouts import ReadBack, join, split_modules, widened
+from rmtcli.options import option
 from rmtcli.pipeline.factors import UNBALANCED, balances, recorded
 from rmtcli.pipeline.request import default_output
 from rmtcli.pipeline.stages import Planned, describe, described, on_tensors
@@ -193,7 +194,9 @@ def _settle_record(checkpoint: Checkpoint, record: str | Path | None) -> tuple[s
     known = recorded(checkpoint)
     if record is not None:
         if known:
-            raise UsageError(f"{checkpoint.path}: has a record of its factors: leave out --record")
+            raise UsageError(
+                f"{checkpoint.path}: has a record of its factors: leave out {option('record')}"
+            )
         manifest = open_checkpoint(record).manifest
         if manifest is None or not manifest.factored:
             raise UsageError(
@@ -209,7 +212,8 @@ def _settle_record(checkpoint: Checkpoint, record: str | Path | None) -> tuple[s
             raise LayerError(
                 f"{checkpoint.path}: '{module}' may be two layers of the network's own: the norms "
                 f"of its weights differ {ratio:.3g} times, and rmtcli's factors are written with "
-                "equal norms. If prune split it, give the file that prune wrote with --record"
+                "equal norms. If prune split it, give the file that prune wrote with "
+                f"{option('record')}"
             )
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
     return (

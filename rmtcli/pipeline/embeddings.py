@@ -10,7 +10,7 @@ from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import layers_of
-from rmtcli.report.notes import TABLES_TAKEN
+from rmtcli.report.notes import tables_taken
 
 #: Share of the layers' weights below which tables take part.
 LEAST = 0.25
@@ -44,7 +44,7 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
         return items
     more = layers_of(checkpoint, replace(selection, embeddings=True), whole=whole)
     if any(isinstance(item, Layer) and item.view.table for item in more):
-        harness.note([TABLES_TAKEN])
+        harness.note([tables_taken()])
     return more
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from rmtcli.checkpoint import Openable, open_checkpoint
 from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.options import option
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 
@@ -33,7 +34,7 @@ def evaluate(
             chance at its task, or the two have other tokens.
     """
     if not evaluation.measures:
-        raise UsageError("nothing to evaluate on: give --data or --eval")
+        raise UsageError(f"nothing to evaluate on: give {option('data')} or {option('eval')}")
     from rmtcli.evaluation.score import Scorer  # needs torch
 
     checkpoint = open_checkpoint(model, key=key)
@@ -70,5 +71,5 @@ def _check_tokens(harness: Harness, dense: Harness) -> None:
     raise EvaluationError(
         f"{dense.checkpoint.path}: its tokenizer gives other token numbers than that of "
         f"{harness.checkpoint.path}, so that the two cannot read the same samples: compare with a "
-        "directory of the same tokens, or leave out --against"
+        f"directory of the same tokens, or leave out {option('against')}"
     )

@@ -25,6 +25,7 @@ from rmtcli.evaluation.data import has_training_part, read_samples
 from rmtcli.files import check_target, is_path
 from rmtcli.layers import Selection
 from rmtcli.layouts import ReadBack
+from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibration_source
 from rmtcli.pipeline.decide import decide
 from rmtcli.pipeline.fits import Track
@@ -104,7 +105,9 @@ def finetune(
     check_target(target, inputs=inputs, force=force)
     factored = checkpoint.manifest is not None and bool(checkpoint.manifest.factored)
     if factored and (keep is not None or budget is not None):
-        raise UsageError(f"{path}: is pruned already: leave out --keep and --budget")
+        raise UsageError(
+            f"{path}: is pruned already: leave out {option('keep')} and {option('budget')}"
+        )
     dense = _teacher(path, checkpoint, teacher, factored=factored, distills=training.distill > 0)
     harness = evaluation.resolve(checkpoint)
     reference = None if dense is None else evaluation.resolve(dense)
@@ -145,9 +148,11 @@ def _teacher(
         UsageError: a teacher beside a dense checkpoint, or none where one has to teach.
     """
     if not factored and teacher is not None:
-        raise UsageError(f"{path}: is dense, and its own teacher: leave out --teacher")
+        raise UsageError(f"{path}: is dense, and its own teacher: leave out {option('teacher')}")
     if factored and teacher is None and distills:
-        raise UsageError("--distill needs the dense network: name it with --teacher")
+        raise UsageError(
+            f"{option('distill')} needs the dense network: name it with {option('teacher')}"
+        )
     if teacher is not None:
         return open_checkpoint(teacher, key=checkpoint.key)
     return None if factored else checkpoint
@@ -185,12 +190,16 @@ def _data_file(evaluation: Evaluation) -> str | Path | None:
 def _samples(evaluation: Evaluation, *, needs_labels: bool) -> Samples:
     data = _data_file(evaluation)
     if data is None:
-        raise UsageError("nothing to train on: give --data with train_inputs and train_targets")
+        raise UsageError(
+            f"nothing to train on: give {option('data')} with train_inputs and train_targets"
+        )
     if not has_training_part(data):
         raise EvaluationError(f"{data}: has no 'train_inputs' to train on")
     samples = read_samples(data, part="train_")
     if samples.targets is None and needs_labels:
-        raise EvaluationError(f"{data}: has no 'train_targets': add them, or set --distill 1")
+        raise EvaluationError(
+            f"{data}: has no 'train_targets': add them, or set {option('distill', 1)}"
+        )
     return samples
 
 
@@ -243,7 +252,9 @@ def _learned(
         try:
             return made.setdefault(shared.get(name, name), encode(values[key], info.dtype))
         except OverflowError as error:
-            raise TrainingError(f"{name}: {error}: training has diverged: lower --lr") from None
+            raise TrainingError(
+                f"{name}: {error}: training has diverged: lower {option('lr')}"
+            ) from None
 
     names = harness.checkpoint.infos
     return {old: {new: stored(new) for new in edits.get(old, [old])} for old in names}

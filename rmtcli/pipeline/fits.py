@@ -13,6 +13,7 @@ from rmtcli.computing import Cache, Cluster, in_order
 from rmtcli.edges import EdgeEstimator
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped
+from rmtcli.options import option
 from rmtcli.planning import Decomposer, Fitted, LayerCalibration, LayerPlan, fit_layer
 from rmtcli.spectra import spectrum
 
@@ -180,7 +181,8 @@ def decomposer_for(device: str, cache: str | Path | None) -> Decomposer:
         if has_solver(device):
             if cache is not None:
                 raise UsageError(
-                    f"--cache keeps what the processor computes: leave it out, or --device {device}"
+                    f"{option('cache')} keeps what the processor computes: leave it out, or "
+                    f"{option('device', device)}"
                 )
             return OnDevice(device).spectrum
     return spectrum if cache is None else Cache.at(cache).spectrum

@@ -15,6 +15,7 @@ from rmtcli.calibration import (
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Block, Layer, Skipped
+from rmtcli.options import option
 from rmtcli.pipeline.request import Request
 from rmtcli.planning import HiddenLayer, HiddenLayers, LayerCalibration
 
@@ -31,24 +32,33 @@ def _check_narrow(request: Request) -> None:
     """
     goal, settings = request.goal, request.calibration
     if goal.plan is not None and goal.plan.layout is None:
-        raise UsageError("the plan has ranks and no widths: leave out --layout narrow")
+        raise UsageError(
+            f"the plan has ranks and no widths: leave out {option('layout', 'narrow')}"
+        )
     if not (goal.joint or goal.plan):
-        raise UsageError("--layout narrow divides a budget: give --budget or --max-drop")
+        raise UsageError(
+            f"{option('layout', 'narrow')} divides a budget: give {option('budget')} or "
+            f"{option('max-drop')}"
+        )
     if settings.data is None:
         raise UsageError(
-            "--layout narrow runs the network to find its hidden layers and choose their units: "
-            "give inputs with --calib"
+            f"{option('layout', 'narrow')} runs the network to find its hidden layers and choose "
+            f"their units: give inputs with {option('calib')}"
         )
     if settings.sequential:
         raise UsageError(
-            "--layout narrow fits what reads the units in closed form: leave out --sequential; "
-            "--heal and --heal-minutes train it"
+            f"{option('layout', 'narrow')} fits what reads the units in closed form: leave out "
+            f"{option('sequential')}; {option('heal')} and {option('heal-minutes')} train it"
         )
     if goal.share_inputs:
-        raise UsageError("--layout narrow has no factors to share: leave out --share-inputs")
+        raise UsageError(
+            f"{option('layout', 'narrow')} has no factors to share: leave out "
+            f"{option('share-inputs')}"
+        )
     if goal.budget is not None and goal.budget.unit == "ms":
         raise UsageError(
-            "--budget-latency times factors, and --layout narrow has none: give --budget-macs"
+            f"{option('budget-latency')} times factors, and {option('layout', 'narrow')} has "
+            f"none: give {option('budget-macs')}"
         )
 
 
@@ -62,7 +72,8 @@ def check_widths(request: Request) -> None:
         _check_narrow(request)
     if request.goal.per_block and not request.layout.narrows:
         raise UsageError(
-            "--per-block gives hidden layers widths of their own: give --layout narrow or auto"
+            f"{option('per-block')} gives hidden layers widths of their own: give "
+            f"{option('layout', 'narrow')} or auto"
         )
 
 
@@ -145,13 +156,16 @@ def _heads(
 def on_kept_widths(request: Request) -> str:
     """That no hidden layer became narrower, and why."""
     if request.shares:
-        why = "leave out --share-inputs to make them narrower"
+        why = f"leave out {option('share-inputs')} to make them narrower"
     elif request.narrows:
         why = "none can be made narrower"
     elif request.goal.joint:
-        why = "finding those that can be made narrower needs inputs: give --calib"
+        why = f"finding those that can be made narrower needs inputs: give {option('calib')}"
     else:
-        why = "give --budget or --max-drop, and inputs with --calib, to make them narrower"
+        why = (
+            f"give {option('budget')} or {option('max-drop')}, and inputs with {option('calib')}, "
+            "to make them narrower"
+        )
     return f"hidden layers keep their widths: {why}"
 
 

@@ -13,6 +13,7 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Skipped
 from rmtcli.layouts import LAYOUTS
+from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibrate_layers
 from rmtcli.pipeline.embeddings import wanted_layers
 from rmtcli.pipeline.fits import (
@@ -129,8 +130,9 @@ def _calibrate(
     """
     if request.cluster is not None:
         raise UsageError(
-            "--executor computes layers from their weights alone: leave out --calib, --stats "
-            "and, with a budget or limit, the training part of --data"
+            f"{option('executor')} computes layers from their weights alone: leave out "
+            f"{option('calib')}, {option('stats')} and, with a budget or limit, the training part "
+            f"of {option('data')}"
         )
     plan = request.goal.plan
     changed, rounded = set[str](), set[str]()
@@ -183,8 +185,9 @@ def _check_refining(items: Sequence[Layer | Skipped]) -> None:
     """
     if any(isinstance(x, Layer) and x.view.recurrent and not x.view.splits for x in items):
         raise UsageError(
-            "--sequential and --heal refine factors, which recurrent layers have in --layout "
-            "factored only: choose that layout, or leave out --recurrent"
+            f"{option('sequential')} and {option('heal')} refine factors, which recurrent layers "
+            f"have in {option('layout', 'factored')} only: choose that layout, or leave out "
+            f"{option('recurrent')}"
         )
 
 
@@ -196,17 +199,18 @@ def _check_sharing(request: Request) -> None:
     """
     if not request.calibrates:
         raise UsageError(
-            "--share-inputs has to see which layers read the same input: give inputs with --calib"
+            f"{option('share-inputs')} has to see which layers read the same input: give inputs "
+            f"with {option('calib')}"
         )
     if request.calibration.sequential:
         raise UsageError(
-            "--share-inputs and --sequential exclude each other: a sequential fit gives each layer "
-            "factors of its own; --heal does not"
+            f"{option('share-inputs')} and {option('sequential')} exclude each other: a "
+            f"sequential fit gives each layer factors of its own; {option('heal')} does not"
         )
     if not request.layout.shared_parts:
         raise UsageError(
-            f"--share-inputs and --layout {LAYOUTS.spell(request.layout)} exclude each other: "
-            "nothing is shared"
+            f"{option('share-inputs')} and {option('layout', LAYOUTS.spell(request.layout))} "
+            "exclude each other: nothing is shared"
         )
 
 

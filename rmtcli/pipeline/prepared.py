@@ -16,7 +16,7 @@ from rmtcli.layers import Skipped
 from rmtcli.layouts import Factored, Layout, Replacements, choices_for, with_values
 from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.fits import FitStream, FittedLayers
-from rmtcli.pipeline.refined import UNDONE, in_layout
+from rmtcli.pipeline.refined import in_layout, on_undone
 from rmtcli.pipeline.reliability import with_reliability
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import (
@@ -190,7 +190,7 @@ class Prepared:
             refined = refine(self.harness, split, planned.pruned, self.calibrations, settings)
             planned, remarks = _with_factors(planned, refined.factors), refined.remarks
             undone = () if refined.helped else ("sequential",)
-        notes = (*remarks, *map(UNDONE.format, undone))
+        notes = (*remarks, *map(on_undone, undone))
         result = Result(planned, self._edited(planned), notes=notes, undone=undone)
         return self._healed(result) if settings.heals else result
 
@@ -208,7 +208,7 @@ class Prepared:
         start = self._split(planned) if ranks else result.network
         values = heal(self.teacher or self.harness, start, self.request.calibration)
         if values is None:
-            notes = (*result.notes, UNDONE.format("heal"))
+            notes = (*result.notes, on_undone("heal"))
             return replace(result, notes=notes, undone=(*result.undone, "heal"))
         if ranks:
             factors, others = in_layout(values, planned.pruned)

@@ -20,6 +20,7 @@ from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS, Factored, Layout, ReadBack, stored_errors
+from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
@@ -149,7 +150,9 @@ def prune(
     check_batches(batches)
     goal = goal_of(given)
     if goal.max_drop is not None and not evaluation.measures:
-        raise UsageError("--max-drop needs --data with 'targets', or --eval")
+        raise UsageError(
+            f"{option('max-drop')} needs {option('data')} with 'targets', or {option('eval')}"
+        )
     checkpoint = open_checkpoint(model, key=key)
     target = default_output(checkpoint.path) if output is None else as_path(output)
     if output is None and not checkpoint.files:
@@ -253,7 +256,10 @@ def layout_for(name: str, plan: Plan | None) -> Layout:
     if plan is None or plan.layout is None or plan.layout == LAYOUTS.spell(given):
         return given
     if given != Factored():
-        raise UsageError(f"the plan is for --layout {plan.layout}, not {name}: leave out --layout")
+        raise UsageError(
+            f"the plan is for {option('layout', plan.layout)}, not {name}: leave out "
+            f"{option('layout')}"
+        )
     return LAYOUTS.parse(plan.layout)
 
 
@@ -270,7 +276,10 @@ def settled_calibration(
         # --conv and others say which kinds of layers there are, not which of them to prune.
         names = selection or Selection()
         if replace(names, convolutions=False, recurrent=False, embeddings=False) != Selection():
-            raise UsageError("a plan names its layers: leave out --include, --exclude, --min-side")
+            raise UsageError(
+                f"a plan names its layers: leave out {option('include')}, {option('exclude')}, "
+                f"{option('min-side')}"
+            )
         given = calibration_of(goal.plan, given)
     guarded = goal.max_drop is not None
     settings = calibration_source(given, harness, joint=goal.joint, guarded=guarded, alone=alone)
@@ -278,7 +287,8 @@ def settled_calibration(
     used = evaluation.measures or settings.data or settings.stats or goal.tries
     if evaluation.model and not used:
         raise UsageError(
-            "--model is used to evaluate, to calibrate, or to try what --keep auto decides: give "
-            "--data, --eval or --calib"
+            f"{option('model')} is used to evaluate, to calibrate, or to try what "
+            f"{option('keep', 'auto')} decides: give {option('data')}, {option('eval')} or "
+            f"{option('calib')}"
         )
     return settings

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint.names import factors_of, unit_of
+from rmtcli.options import option
 from rmtcli.planning import LayerPlan
 from rmtcli.spectra import Factors
 
-#: The note on a refinement that was undone, by the name of its option.
-UNDONE = (
-    "--{} was undone: on held-out inputs it made the network differ more from the dense network"
-)
+
+def on_undone(name: str) -> str:
+    """The note on a refinement that was undone, by the name of its option."""
+    return (
+        f"{option(name)} was undone: on held-out inputs it made the network differ more from the "
+        "dense network"
+    )
 
 
 def in_layout(

@@ -11,6 +11,7 @@ from rmtcli.errors import UsageError
 from rmtcli.experiments.base import Experiment, Outcome
 from rmtcli.experiments.catalogue import EXPERIMENTS
 from rmtcli.files import write_file
+from rmtcli.options import option
 from rmtcli.report.reproduction import Reproduction
 
 
@@ -46,7 +47,7 @@ def reproduce(
     experiment = _experiment(name, epochs)
     chosen = _chosen(experiment, rows)
     if seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, not {seeds}")
+        raise UsageError(f"{option('seeds')} must be at least 1, not {seeds}")
     folder = Path(data)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder: name one with the four IDX files")
@@ -80,7 +81,7 @@ def _experiment(name: str, epochs: int | None) -> Experiment:
     if epochs is None:
         return EXPERIMENTS[name]
     if epochs < 1:
-        raise UsageError(f"--epochs must be at least 1, not {epochs}")
+        raise UsageError(f"{option('epochs')} must be at least 1, not {epochs}")
     rows = (replace(row, epochs=epochs) for row in EXPERIMENTS[name].rows)
     return replace(EXPERIMENTS[name], rows=tuple(rows))
 

@@ -14,6 +14,7 @@ from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
 from rmtcli.layers import Selection
 from rmtcli.layouts import Factored, Layout, Pivoted
+from rmtcli.options import option
 from rmtcli.pipeline.fits import (
     Track,
 )
@@ -24,16 +25,24 @@ from rmtcli.report.base import Report
 AUTO = "auto"
 #: The first version of transformers that opens weights in few bits.
 NEEDED = 5
-#: The note on a directory where transformers is older than that.
-OLD = (
-    f"all types were kept, because transformers is older than {NEEDED} here and does not open "
-    "weights in few bits: update it, or give --bits auto"
-)
-#: The note on a file that is read by load_state_dict.
-IN_TORCH = (
-    "all types were kept, because load_state_dict reads no weights in few bits: with --bits auto "
-    "they take less, and rmtcli.load opens the file"
-)
+
+
+def _old() -> str:
+    """The note on a directory where transformers is too old."""
+    return (
+        f"all types were kept, because transformers is older than {NEEDED} here and does not open "
+        f"weights in few bits: update it, or give {option('bits', 'auto')}"
+    )
+
+
+def _in_torch() -> str:
+    """The note on a file that is read by load_state_dict."""
+    return (
+        "all types were kept, because load_state_dict reads no weights in few bits: with "
+        f"{option('bits', 'auto')} they take less, and rmtcli.load opens the file"
+    )
+
+
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
 
@@ -122,18 +131,20 @@ class Request:
             return
         if self.bits not in (*BITS, AUTO):
             numbers = ", ".join(map(str, BITS))
-            raise UsageError(f"--bits is {AUTO}, none or one of {numbers}, not {self.bits}")
+            raise UsageError(
+                f"{option('bits')} is {AUTO}, none or one of {numbers}, not {self.bits}"
+            )
         unit = "bytes" if self.goal.budget is None else self.goal.budget.unit
         planned = self.goal.plan is not None and bool(self.goal.plan.matrices)
         if self.bits == AUTO and not planned and not (self.goal.joint and unit == "bytes"):
             raise UsageError(
-                f"--bits {AUTO} divides a budget of bytes: give --budget-bytes or --max-drop, or a "
-                "number of bits"
+                f"{option('bits', AUTO)} divides a budget of bytes: give {option('budget-bytes')} "
+                f"or {option('max-drop')}, or a number of bits"
             )
         if self.chooses_bits and self.goal.share_inputs:
             raise UsageError(
-                "--share-inputs and a budget of bytes in few bits exclude each other: leave out "
-                "--share-inputs, or give --bits none"
+                f"{option('share-inputs')} and a budget of bytes in few bits exclude each other: "
+                f"leave out {option('share-inputs')}, or give {option('bits', 'none')}"
             )
 
     @property
@@ -210,7 +221,7 @@ def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | st
     """
     if goal.plan is not None and goal.plan.matrices:
         if given is not None:
-            raise UsageError("the plan sets the bits of each matrix: leave out --bits")
+            raise UsageError(f"the plan sets the bits of each matrix: leave out {option('bits')}")
         return AUTO
     if given is None:
         return AUTO if _divides_bytes(goal) and not on_kept_types(given, goal, target) else None
@@ -235,8 +246,8 @@ def on_kept_types(given: int | str | None, goal: Goal, target: Format) -> tuple[
     if given is not None or not _divides_bytes(goal):
         return ()
     if target is DIRECTORY:
-        return (OLD,) if _transformers() < NEEDED else ()
-    return () if target.name == "safetensors" else (IN_TORCH,)
+        return (_old(),) if _transformers() < NEEDED else ()
+    return () if target.name == "safetensors" else (_in_torch(),)
 
 
 def _divides_bytes(goal: Goal) -> bool:

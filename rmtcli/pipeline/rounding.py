@@ -15,6 +15,7 @@ from rmtcli.checkpoint.dtypes import FLOATS, TYPES
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.packing import Packed, pack
 from rmtcli.checkpoint.spill import Spill, Stored
+from rmtcli.options import option
 from rmtcli.planning import LayerCalibration, LayerPlan, Matrices, Metric, round_matrices
 from rmtcli.quantization import GROUP, Grid, Rounded, is_rounded, nearest, round_weight, scale_type
 
@@ -207,17 +208,24 @@ def on_rounding(bits: int | None, *, calibrated: bool) -> tuple[str, ...]:
         return ()
     return (
         f"every matrix was rounded to the nearest of {2**bits} values a group, without data: "
-        "with --calib, errors are made up for within each layer",
+        f"with {option('calib')}, errors are made up for within each layer",
     )
 
 
-#: The note on bits that a budget has chosen.
-OPENS = (
-    "matrices are stored in few bits, which rmtcli.load opens and, in a directory, transformers 5; "
-    "--bits none keeps their types"
-)
-#: The note on bits that a budget has chosen without data.
-SAFE_ONLY = "without data, no matrix is stored in fewer than 8 bits: with --calib, some take fewer"
+def _opens() -> str:
+    """What opens matrices in few bits."""
+    return (
+        "matrices are stored in few bits, which rmtcli.load opens and, in a directory, "
+        f"transformers 5; {option('bits', 'none')} keeps their types"
+    )
+
+
+def _safe_only() -> str:
+    """That no matrix has fewer bits than are safe without data."""
+    return (
+        f"without data, no matrix is stored in fewer than 8 bits: with {option('calib')}, some "
+        "take fewer"
+    )
 
 
 def on_chosen(grids: Mapping[str, Grid], *, safe: bool) -> tuple[str, ...]:
@@ -227,7 +235,7 @@ def on_chosen(grids: Mapping[str, Grid], *, safe: bool) -> tuple[str, ...]:
         grids: the grids of the matrices.
         safe: whether the choice was one of safe numbers, because there were no data.
     """
-    return (*((OPENS,) if grids else ()), *((SAFE_ONLY,) if safe else ()))
+    return (*((_opens(),) if grids else ()), *((_safe_only(),) if safe else ()))
 
 
 def on_memory(network: Edited) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import UsageError
 from rmtcli.files import check_target
 from rmtcli.noise import NOISES, Noise, planted
+from rmtcli.options import option
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.base import Report
 
@@ -86,7 +87,9 @@ def simulate(
     try:
         write(drawn, target, force=force)
     except OverflowError as error:
-        raise UsageError(f"{error}: choose another --dtype or a smaller --sigma") from None
+        raise UsageError(
+            f"{error}: choose another {option('dtype')} or a smaller {option('sigma')}"
+        ) from None
     return Report("simulate", describe(open_checkpoint(target)))
 
 

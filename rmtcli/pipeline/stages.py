@@ -18,6 +18,7 @@ from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, find_layers
 from rmtcli.layouts import Layout, Replacements
+from rmtcli.options import option
 from rmtcli.pipeline.factors import on_lost_record
 from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.planning import Fitted, LayerPlan, NarrowNetwork, RankChooser, plan_layer
@@ -287,5 +288,5 @@ def refuse_not_finite(path: Path, items: Iterable[Fitted | Skipped]) -> None:
         if isinstance(item, Skipped) and item.reason is SkipReason.NOT_FINITE:
             raise LayerError(
                 f"{path}: {item.name} {item.reason.value}: repair the checkpoint, or leave "
-                f"the layer out with --exclude '{item.name}'"
+                f"the layer out with {option('exclude', item.name)}"
             )

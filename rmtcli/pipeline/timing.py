@@ -10,6 +10,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
+from rmtcli.options import option
 from rmtcli.planning import Latency, LayerPlan, Timing
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def check_batches(batches: Sequence[int]) -> None:
         UsageError: a batch without samples.
     """
     if any(batch < 1 for batch in batches):
-        raise UsageError("--batch must be at least 1")
+        raise UsageError(f"{option('batch')} must be at least 1")
 
 
 def time_layers(

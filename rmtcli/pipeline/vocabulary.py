@@ -16,6 +16,7 @@ from rmtcli.checkpoint.huggingface.vocabulary import check, make_cut, rewrite_fi
 from rmtcli.errors import UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.files.path import inside
+from rmtcli.options import option
 from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.request import default_output, goal_of
 from rmtcli.pipeline.stages import describe, described
@@ -124,8 +125,8 @@ def with_fewer_tokens(checkpoint: Checkpoint, text: Path, source: Source) -> Ite
     """
     if not isinstance(checkpoint, HuggingFaceDirectory):
         raise UsageError(
-            f"{checkpoint.path}: --vocab cuts a tokenizer and the table that belongs to it, which "
-            "a Hugging Face directory has: name one"
+            f"{checkpoint.path}: {option('vocab')} cuts a tokenizer and the table that belongs to "
+            "it, which a Hugging Face directory has: name one"
         )
     check(checkpoint)
     from rmtcli.evaluation.text import texts_of, tokenizer_of
@@ -137,8 +138,8 @@ def with_fewer_tokens(checkpoint: Checkpoint, text: Path, source: Source) -> Ite
     cut = make_cut(checkpoint, used)
     if tokenizer.get_vocab() != dict(cut.tokens):
         raise UsageError(
-            f"{home}: transformers reads other tokens than those of its tokenizer.json, so --vocab "
-            "cannot cut it: save the tokenizer again with save_pretrained"
+            f"{home}: transformers reads other tokens than those of its tokenizer.json, so "
+            f"{option('vocab')} cannot cut it: save the tokenizer again with save_pretrained"
         )
     _LOGGER.info("%s uses %d of %d tokens", text, len(cut.kept), cut.rows)
     with tempfile.TemporaryDirectory(prefix="rmtcli-vocab-") as folder:
@@ -161,7 +162,7 @@ def _check_fast(home: Path, tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
             f"{home}: its tokenizer, {type(tokenizer).__name__}, is not one of the tokenizers "
-            "package, so --vocab cannot cut it"
+            f"package, so {option('vocab')} cannot cut it"
         )
 
 
@@ -183,7 +184,7 @@ def _check_same(old: Any, new: Any, texts: Sequence[str], file: Path) -> None:
             where = f"text {i + 1}" if i < len(texts) else "the whole text"
             raise UsageError(
                 f"{file}: without the tokens that it does not use, {where} would be divided in "
-                "another way, so --vocab cannot cut this tokenizer: nothing was written"
+                f"another way, so {option('vocab')} cannot cut this tokenizer: nothing was written"
             )
 
 
@@ -207,5 +208,5 @@ def _check_shapes(checkpoint: Checkpoint, home: Path) -> None:
             raise UsageError(
                 f"{checkpoint.path.name}: with {config.vocab_size} tokens, {name} would have the "
                 f"shape {info.shape}, and {kind.__name__} expects {tuple(state[name].shape)}: "
-                "--vocab cannot cut this network"
+                f"{option('vocab')} cannot cut this network"
             )

@@ -15,6 +15,7 @@ from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
 from rmtcli.layouts import Factored, Layout, choices_for, undivided
+from rmtcli.options import option
 from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
@@ -159,18 +160,18 @@ def allocation_of(
 def _refuse_uncounted(checkpoint: Checkpoint, items: Sequence[Fitted]) -> None:
     others = [x for x in items if not (x.layer.linear or x.layer.view.table)]
     if others:
-        kind, option = _words(others[0])
+        kind, asked = _words(others[0])
         raise UsageError(
             f"{checkpoint.path}: {others[0].layer.name} is {kind}, whose multiply-adds depend on "
-            f"the size of its input: give inputs with --calib, or leave out {option}"
+            f"the size of its input: give inputs with {option('calib')}, or leave out {asked}"
         )
 
 
 def _words(item: Fitted) -> tuple[str, str]:
     """What a layer is that is not linear, and the option that asks for it."""
     if item.layer.view.kernel:
-        return "a convolution", "--conv"
-    return "part of a recurrent layer", "--recurrent"
+        return "a convolution", option("conv")
+    return "part of a recurrent layer", option("recurrent")
 
 
 def timed_allocation(

@@ -8,6 +8,7 @@ from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.options import option
 from rmtcli.planning.allocation import Allocation, outside_budget, uncalibrated, without_rank
 from rmtcli.planning.bits import BitAllocation
 from rmtcli.planning.budget import Budget
@@ -63,7 +64,7 @@ def size_within(
     size = budget.amount(allocation.total)
     if size < allocation.least:
         counts = budget.unit in ("macs", "ms")
-        hint = "" if counts else ": --budget-macs counts the layers alone"
+        hint = "" if counts else f": {option('budget-macs')} counts the layers alone"
         if budget.may_be_percent:
             hint = f": for a share of the model, write {budget.text}%"
         least, total = budget.spell(allocation.least), budget.spell(allocation.total)

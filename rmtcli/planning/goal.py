@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rmtcli.errors import UsageError
+from rmtcli.options import option
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.plan_file import Plan
 
@@ -40,30 +41,40 @@ class Goal:
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.max_drop is not None:
-            raise UsageError("a budget and --max-drop exclude each other: give one")
+            raise UsageError(f"a budget and {option('max-drop')} exclude each other: give one")
         ranks = self.joint or self.keep != "auto" or self.rank_multiple > 1
         if self.plan is not None and (ranks or self.share_inputs):
-            raise UsageError("a plan sets the ranks: leave out --keep, budgets and --max-drop")
+            raise UsageError(
+                f"a plan sets the ranks: leave out {option('keep')}, budgets and "
+                f"{option('max-drop')}"
+            )
         if self.joint and self.keep != "auto":
-            raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
+            raise UsageError(f"{option('keep', self.keep)} sets ranks itself: leave it out here")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise UsageError(f"--max-drop must be at least 0, not {self.max_drop}")
+            raise UsageError(f"{option('max-drop')} must be at least 0, not {self.max_drop}")
         if self.budget is not None and self.budget.unit == "ms" and self.batch is None:
             raise UsageError(
-                "--budget-latency is measured: give --batch, the samples to run at once"
+                f"{option('budget-latency')} is measured: give {option('batch')}, the samples to "
+                "run at once"
             )
         if self.rank_multiple < 1:
-            raise UsageError(f"--rank-multiple must be at least 1, not {self.rank_multiple}")
+            raise UsageError(
+                f"{option('rank-multiple')} must be at least 1, not {self.rank_multiple}"
+            )
         if self.rank_multiple > 1 and not self.joint:
             raise UsageError(
-                "--rank-multiple rounds the ranks of a budget: give --budget or --max-drop"
+                f"{option('rank-multiple')} rounds the ranks of a budget: give {option('budget')} "
+                f"or {option('max-drop')}"
             )
         if self.share_inputs and not self.joint:
-            raise UsageError("--share-inputs divides a budget: give --budget or --max-drop")
+            raise UsageError(
+                f"{option('share-inputs')} divides a budget: give {option('budget')} or "
+                f"{option('max-drop')}"
+            )
         if self.share_inputs and self.budget is not None and self.budget.unit in ("macs", "ms"):
             raise UsageError(
-                "--share-inputs saves no multiply-adds and no time, as each layer runs the shared "
-                "factor: give --budget or --budget-bytes"
+                f"{option('share-inputs')} saves no multiply-adds and no time, as each layer runs "
+                f"the shared factor: give {option('budget')} or {option('budget-bytes')}"
             )
 
     @property

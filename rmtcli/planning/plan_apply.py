@@ -10,6 +10,7 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
 from rmtcli.layouts import LAYOUTS, Layout, choices_for, undivided
+from rmtcli.options import option
 from rmtcli.planning.hidden import HiddenLayers
 from rmtcli.planning.plan import LayerPlan
 from rmtcli.planning.plan_entries import PlannedCalibration, PlannedHidden, PlannedLayer
@@ -195,7 +196,7 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     missing = next((file for file in files_of(source) if not file.is_file()), None)
     if missing is not None:
         raise MissingFileError(
-            f"{missing}: no such file: name the plan's calibration data with --calib"
+            f"{missing}: no such file: name the plan's calibration data with {option('calib')}"
         )
     if data_sha256(source) != planned.sha256:
         raise UsageError(f"{source}: not the calibration data that the plan was made with")

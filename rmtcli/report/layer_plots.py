@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rmtcli.errors import UsageError
 from rmtcli.files import check_target, write_file
+from rmtcli.options import option
 from rmtcli.report.base import Report
 from rmtcli.report.draw_esd import esd_figure
 from rmtcli.report.esd import Esd, esd_of
@@ -35,7 +36,7 @@ def check_plot_folder(folder: Path, *, inputs: list[Path], force: bool) -> None:
     # A file that does not exist yet must pass the checks of any new output.
     check_target(folder / "layers.csv" if folder.is_dir() else folder, inputs=inputs, force=force)
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise UsageError(f"{folder}: is not empty: give --force to write into it")
+        raise UsageError(f"{folder}: is not empty: give {option('force')} to write into it")
     if folder.is_dir() and not os.access(folder, os.W_OK):
         raise UsageError(f"{folder}: no permission to write to it")
 

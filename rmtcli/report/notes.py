@@ -8,6 +8,7 @@ from pathlib import Path
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
 from rmtcli.evaluation import Comparison
+from rmtcli.options import option
 from rmtcli.planning import LayerPlan
 from rmtcli.report.formatting import count_of
 
@@ -16,25 +17,38 @@ LARGE_DROP = 0.5
 #: From this excess on, the loss on a calibration's own samples says too little to extrapolate.
 SATURATED = 0.8
 
-NOT_MEASURED = (
-    "accuracy was not measured. The edge separates noise from signal, not harmless from harmful: "
-    "give --data or --eval to measure the cost of pruning"
-)
+
+def not_measured() -> str:
+    """That accuracy was not measured."""
+    return (
+        "accuracy was not measured. The edge separates noise from signal, not harmless from "
+        f"harmful: give {option('data')} or {option('eval')} to measure the cost of pruning"
+    )
+
 
 AT_CHANCE = (
     "the dense network does no better than chance on this data, so that nothing can be lost: its "
     "scores say nothing about pruning. Check the targets and how the inputs are prepared"
 )
 
-MADE_BY_DEFAULT = (
-    "no inputs were given, so the network was calibrated on random tokens of its vocabulary and on "
-    "English sentences: text like that which it will read serves better; give it with --calib FILE"
-)
 
-TABLES_TAKEN = (
-    "the budget takes the tables of tokens too, as with --embeddings: without them, the layers "
-    "would keep less than a quarter of their weights; --exclude leaves a table out"
-)
+def made_by_default() -> str:
+    """That a network was calibrated on inputs that were made."""
+    return (
+        "no inputs were given, so the network was calibrated on random tokens of its vocabulary "
+        "and on English sentences: text like that which it will read serves better; give it with "
+        f"{option('calib')}"
+    )
+
+
+def tables_taken() -> str:
+    """That a budget takes the tables of tokens."""
+    return (
+        f"the budget takes the tables of tokens too, as with {option('embeddings')}: without them, "
+        f"the layers would keep less than a quarter of their weights; {option('exclude')} leaves a "
+        "table out"
+    )
+
 
 MADE_OF_NUMBERS = (
     "no inputs were given, so the network was calibrated on random token numbers: give text like "
@@ -47,14 +61,14 @@ NO_SIBLINGS = "no two layers that may be pruned read the same input, so none sha
 def on_cost(comparison: Comparison | None) -> tuple[str, ...]:
     """Notes on the cost of pruning: it was not measured, or it is large."""
     if comparison is None:
-        return (NOT_MEASURED,)
+        return (not_measured(),)
     drop = comparison.drop
     if comparison.at_chance or drop is None or drop <= LARGE_DROP:
         return on_chance(comparison)
     return (
         f"pruning costs {drop:.2f} points of {comparison.rows.points}: some of the dropped "
-        "directions matter. Limit the loss with --max-drop, keep more, or leave layers out with "
-        "--exclude",
+        f"directions matter. Limit the loss with {option('max-drop')}, keep more, or leave layers "
+        f"out with {option('exclude')}",
     )
 
 
@@ -63,9 +77,12 @@ def on_chance(comparison: Comparison) -> tuple[str, ...]:
     return (AT_CHANCE,) if comparison.at_chance else ()
 
 
-INSTEAD = (
-    "To prune more, say how much and give inputs: --budget 80% --calib FILE; or measure with --data"
-)
+def _instead() -> str:
+    """What to do to prune more."""
+    return (
+        f"To prune more, say how much, as with {option('budget', '80%')}, and give inputs with "
+        f"{option('calib')}; or measure with {option('data')}"
+    )
 
 
 def on_more_samples(calibrated: Calibrated | None) -> tuple[str, ...]:
@@ -105,7 +122,7 @@ def on_trial(inputs: str, moved: float, most: float, pruned: int, spared: int) -
     rest = f"; with {count_of(pruned, 'layer')}, they move by {moved:.2g}" if pruned else ""
     return (
         f"{tried}: {count_of(spared, 'layer')} would move its outputs by more than {most:g}, and "
-        f"will not be pruned{rest}. {INSTEAD}"
+        f"will not be pruned{rest}. {_instead()}"
     )
 
 
@@ -120,7 +137,7 @@ def on_untried(spared: int, why: str) -> str:
     """That layers were left alone because the network cannot be tried, and the reason."""
     return (
         f"{count_of(spared, 'layer')} will not be pruned, because the law alone is no evidence "
-        f"there and the network cannot be tried without data ({why}). {INSTEAD}"
+        f"there and the network cannot be tried without data ({why}). {_instead()}"
     )
 
 
@@ -187,8 +204,9 @@ def on_widths(entries: Mapping[str, int], *, loaded: bool) -> tuple[str, ...]:
     changed = ", ".join(f"{entry} {width}" for entry, width in entries.items())
     if loaded:
         return (
-            f"each hidden layer has a width of its own: {_BY_LOADER}; without --per-block, "
-            "they have one width, and a directory whose layers are not split opens without rmtcli",
+            f"each hidden layer has a width of its own: {_BY_LOADER}; without "
+            f"{option('per-block')}, they have one width, and a directory whose layers are not "
+            "split opens without rmtcli",
         )
     if not entries:
         return ()
@@ -203,7 +221,7 @@ def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str
     if not any(plan.layout.splits for plan in pruned):
         return ()
     how = f"{_BY_LOADER}; " if checkpoint.is_directory else ""  # a file's report has the line
-    return (f"{how}--layout narrow gives a network that opens without rmtcli",)
+    return (f"{how}{option('layout', 'narrow')} gives a network that opens without rmtcli",)
 
 
 def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:

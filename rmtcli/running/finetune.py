@@ -13,6 +13,7 @@ from rmtcli.computing.steps import tracked
 from rmtcli.errors import TrainingError, UsageError
 from rmtcli.evaluation import Reading, Samples
 from rmtcli.evaluation.network import run
+from rmtcli.options import option
 from rmtcli.running.distill import divergence
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,11 +43,11 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
-            raise UsageError("--epochs and --batch must be at least 1")
+            raise UsageError("epochs and samples in a batch must be at least 1")
         if not 0 < self.lr < math.inf:
-            raise UsageError(f"--lr must be above 0, not {self.lr}")
+            raise UsageError(f"{option('lr')} must be above 0, not {self.lr}")
         if not 0 <= self.distill <= 1:
-            raise UsageError(f"--distill must be from 0 to 1, not {self.distill}")
+            raise UsageError(f"{option('distill')} must be from 0 to 1, not {self.distill}")
 
 
 def train(
@@ -87,7 +88,7 @@ def train(
             if not bool(loss.isfinite()):
                 value = float(loss.detach())
                 raise TrainingError(
-                    f"{samples.path}: the loss is {value} in pass {epoch + 1}: lower --lr"
+                    f"{samples.path}: the loss is {value} in pass {epoch + 1}: lower {option('lr')}"
                 )
             optimizer.zero_grad()
             torch.autograd.backward(loss)

@@ -17,6 +17,7 @@ from rmtcli.evaluation.confidence import confidence, probabilities
 from rmtcli.evaluation.measures import least_step
 from rmtcli.evaluation.network import build, reading_of
 from rmtcli.evaluation.score import measure
+from rmtcli.options import option
 from rmtcli.planning import (
     Drop,
     Margins,
@@ -62,14 +63,16 @@ def search(
     reading = reading_of(harness, dense, samples)
     blind = samples is None or (samples.targets is None and reading.rows.needs_targets)
     if function is None and blind:
-        raise UsageError("--max-drop needs --data with 'targets', or --eval")
+        raise UsageError(
+            f"{option('max-drop')} needs {option('data')} with 'targets', or {option('eval')}"
+        )
     before = measure(dense, samples, function, reading, batch=batch)
     loss = _loss(before, samples, reading)
     if not loss(before).within(max_drop):
         raise EvaluationError(
-            f"{harness.evaluation.data}: {len(samples.inputs) if samples else 0:,} samples are too "
-            f"few for --max-drop {max_drop:g}: even of equal results, {loss(before).error:.2g} is "
-            "uncertain: give more samples, or a larger limit"
+            f"{harness.evaluation.data}: {len(samples.inputs) if samples else 0:,} samples are "
+            f"too few for {option('max-drop', max_drop)}: even of equal results, "
+            f"{loss(before).error:.2g} is uncertain: give more samples, or a larger limit"
         )
 
     def lost(size: int) -> Drop:
@@ -110,8 +113,8 @@ def _of_score(own: float, before: Scores, after: Scores) -> Drop:
     first, second = before.scored, after.scored
     if first is None or second is None or first.shape != second.shape:
         raise EvaluationError(
-            "the function of --eval returns one score per sample for some networks only, or for "
-            "other samples: let it score the same samples, in the same order"
+            f"the function of {option('eval')} returns one score per sample for some networks "
+            "only, or for other samples: let it score the same samples, in the same order"
         )
     return score_drop(first, second)
 

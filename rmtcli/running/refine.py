@@ -16,6 +16,7 @@ from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
 from rmtcli.layers import Layer
 from rmtcli.layouts.split import SplitLinear
+from rmtcli.options import option
 from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.running.calibrate import CalibrationInputs, fitted_on, masks_of
 from rmtcli.running.held_out import HeldOut
@@ -23,10 +24,13 @@ from rmtcli.running.modules import modules_of, watchable
 from rmtcli.running.sequential import RefitStep, refit
 from rmtcli.spectra import Factors
 
-NO_KERNELS = (
-    "--sequential fits linear layers again; convolutions keep their calibrated factors, which "
-    "--heal trains"
-)
+
+def no_kernels() -> str:
+    """The note on convolutions that were not fitted again."""
+    return (
+        f"{option('sequential')} fits linear layers again; convolutions keep their calibrated "
+        f"factors, which {option('heal')} trains"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +90,7 @@ def refine(
     helped = held_out.distance(pruned) <= before
     new = {name: item.factors for name, item in held.items()} if helped else {}
     kernels = any(p.layer.view.kernel for p in plans)
-    return Refined({**planned, **new}, helped, (NO_KERNELS,) if kernels else ())
+    return Refined({**planned, **new}, helped, (no_kernels(),) if kernels else ())
 
 
 def _keeps_factors(layer: Layer, modules: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ from rmtcli.keep import Untouched
 from rmtcli.layouts.module import float64_of
 from rmtcli.layouts.split import SplitConvolution
 from rmtcli.planning import Budget
-from rmtcli.running.refine import NO_KERNELS
+from rmtcli.running.refine import no_kernels
 
 KINDS: list[tuple[type[nn.Module], tuple[int, ...], dict[str, Any]]] = [
     (nn.Conv1d, (17,), {"kernel_size": 5, "stride": 3, "padding": 2, "padding_mode": "circular"}),
@@ -147,7 +147,7 @@ def test_a_network_with_convolutions_is_calibrated_healed_and_loaded(
     pruned = {plan.layer.name: plan for plan in report.pruned}
     assert {"second.weight"} <= pruned.keys() <= {"first.weight", "second.weight", "fc.weight"}
     assert 0 < pruned["second.weight"].predicted_loss < 1
-    assert NO_KERNELS in report.notes
+    assert no_kernels() in report.notes
     assert report.comparison.after.accuracy >= report.comparison.before.accuracy - 3
     loaded = rmtcli.load(Small(), tmp_path / "b.pt").eval()
     with np.load(small / "d.npz") as data:

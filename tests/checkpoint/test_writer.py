@@ -68,7 +68,7 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     for target, message in [
         (tmp_path, "is a directory"),
         (tmp_path / "there.pt" / "a.pt", f"{tmp_path / 'there.pt'} is a file: name a folder"),
-        (tmp_path / "there.pt", "exists already: give --force"),
+        (tmp_path / "there.pt", "exists already: give force="),
     ]:
         with pytest.raises(UsageError, match=f"^{target}: {message}"):
             check_target(target, inputs=[], force=False)
@@ -112,7 +112,7 @@ def test_one_path_for_two_outputs_is_refused(tmp_path: Path) -> None:
 
 def test_only_a_directory_with_a_model_is_replaced(tmp_path: Path) -> None:
     model = model_directory(tmp_path / "m", {"a": torch.ones(2)})
-    with pytest.raises(UsageError, match="exists already: give --force to replace it"):
+    with pytest.raises(UsageError, match="exists already: give force= to replace it"):
         check_target(model, inputs=[], force=False, directory=True)
     check_target(model, inputs=[], force=True, directory=True)
     (tmp_path / "home").mkdir()
@@ -247,7 +247,7 @@ def test_without_force_nothing_is_replaced(
     write_file(target, lambda file: file.write(b"first"), force=False)
     assert tree(tmp_path) == {"out": b"first"}
     assert target.stat().st_nlink == 1
-    with pytest.raises(UsageError, match=r"out: another run has written it .* give --force"):
+    with pytest.raises(UsageError, match=r"out: another run has written it .* give force="):
         write_file(target, lambda file: file.write(b"second"), force=False)
     assert tree(tmp_path) == {"out": b"first"}
 

@@ -91,7 +91,7 @@ def test_pruning_on_an_accelerator_gives_the_same_products(
 
 
 def test_a_cache_is_refused_on_an_accelerator(accelerator: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--cache keeps what the processor computes"):
+    with pytest.raises(UsageError, match="cache= keeps what the processor computes"):
         rmtcli.analyze(DEEP, device=accelerator, cache=tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_a_wrong_task_is_reported_before_any_layer_is_decomposed(
 
     with pytest.raises(
         UsageError,
-        match="--task causal-lm is for Hugging Face directories",
+        match='task="causal-lm" is for Hugging Face directories',
     ):
         prune(
             model,

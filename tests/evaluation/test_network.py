@@ -85,7 +85,7 @@ def test_checkpoints_that_are_not_chains_are_refused(
         build(Evaluation().resolve(open_checkpoint(tmp_path / "a.pt")))
     assert str(caught.value) == (
         f"{tmp_path / 'a.pt'}: not a plain chain of linear layers ({why}): "
-        "name the network with --model package.module:factory"
+        'name the network with model="package.module:factory"'
     )
 
 
@@ -251,7 +251,7 @@ def tanh_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ("given", "accuracy", "words"),
     [
         (None, 100, "tanh was taken"),
-        ("relu", None, "tanh was not taken, because --activation names another"),
+        ("relu", None, "tanh was not taken, because activation= names another"),
         ("tanh", 100, None),
     ],
 )

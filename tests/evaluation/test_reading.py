@@ -55,7 +55,7 @@ def test_rows_are_inferred(
     reading = read_rows(targets, outputs, None)
     assert (reading.rows, reading.probabilities) == (rows, probabilities)
     assert reading.words.startswith(rows.value)
-    assert "--task" in read_rows(targets, outputs, Rows.VALUES).words
+    assert "task=" in read_rows(targets, outputs, Rows.VALUES).words
 
 
 def test_scores_of_probabilities_are_those_before_the_softmax_or_sigmoid() -> None:
@@ -232,7 +232,7 @@ def test_a_task_that_is_not_the_networks_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=r"is for Hugging Face directories: leave it out, or choo"):
         scored("causal-lm")
-    with pytest.raises(EvaluationError, match="must be 0 or 1: is this the right --task"):
+    with pytest.raises(EvaluationError, match="must be 0 or 1: is this the right task="):
         scored("multi-label-classification", targets=np.arange(100))
     with pytest.raises(EvaluationError, match="1 targets per sample for a network with 5 outputs"):
         scored("regression", targets=np.arange(100))
@@ -240,7 +240,7 @@ def test_a_task_that_is_not_the_networks_is_refused(tmp_path: Path) -> None:
         scored("classification", targets=np.arange(100) / 2)
     with pytest.raises(EvaluationError, match=r"its R² is -.* are the targets scaled"):
         scored("regression", targets=np.random.default_rng(0).standard_normal((100, 5)) + 9)
-    with pytest.raises(EvaluationError, match="give --against"):
+    with pytest.raises(EvaluationError, match="give against="):
         scored("classification")
 
 

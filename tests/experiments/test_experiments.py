@@ -162,8 +162,8 @@ def test_truncated_networks_are_compared_with_the_dense_one(images: Path) -> Non
     [
         ({"name": "imagenet"}, "unknown experiment 'imagenet': choose one of mnist-pretrained"),
         ({"rows": "x*"}, "no row of mnist-training is called 'x\\*': they are dense, RMT-SVD"),
-        ({"seeds": 0}, "--seeds must be at least 1"),
-        ({"epochs": 0}, "--epochs must be at least 1"),
+        ({"seeds": 0}, "seeds= must be at least 1"),
+        ({"epochs": 0}, "epochs= must be at least 1"),
         ({"data": "nowhere"}, "nowhere: no such folder"),
         ({"output": "results.csv"}, "results.csv: results are kept in a .json file"),
     ],

@@ -184,7 +184,7 @@ def test_it_can_be_narrowed_and_rounded_once_more(written: Any) -> None:
 def test_a_layout_without_widths_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "net.safetensors"
     save_file({"0.weight": torch.randn(64, 64), "1.weight": torch.randn(64, 64)}, source)
-    with pytest.raises(UsageError, match="--per-block gives hidden layers widths of their own"):
+    with pytest.raises(UsageError, match="per_block= gives hidden layers widths of their own"):
         prune(source, per_block=True, budget=Budget("50%"), dry_run=True)
 
 

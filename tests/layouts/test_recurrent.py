@@ -281,7 +281,7 @@ def test_gates_are_calibrated_one_by_one_in_the_dense_layout(folder: Path, tmp_p
     assert (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
     assert len(again.pruned) == len(report.pruned)
     heal = rmtcli.Calibration(folder / "d.npz", heal=1)
-    with pytest.raises(UsageError, match="recurrent layers have in --layout factored only"):
+    with pytest.raises(UsageError, match='recurrent layers have in layout="factored" only'):
         prune(folder, tmp_path / "d.pt", calibration=heal, **options)
 
 

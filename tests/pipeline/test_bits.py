@@ -149,13 +149,13 @@ def test_a_pruned_network_can_be_rounded_later(small: tuple[Path, Report], tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bits": 7}, "--bits is auto, none or one of 8, 6, 5, 4, 3, 2, not 7"),
-        ({"bits": "few"}, "--bits is auto, none or one of"),
-        ({"bits": "auto"}, "give --budget-bytes or --max-drop"),
-        ({"bits": "auto", "budget": Budget("10%")}, "give --budget-bytes or --max-drop"),
+        ({"bits": 7}, "bits= is auto, none or one of 8, 6, 5, 4, 3, 2, not 7"),
+        ({"bits": "few"}, "bits= is auto, none or one of"),
+        ({"bits": "auto"}, r'give Budget\(…, "bytes"\) or max_drop='),
+        ({"bits": "auto", "budget": Budget("10%")}, r'give Budget\(…, "bytes"\) or max_drop='),
         (
             {"bits": "auto", "budget": Budget("10%", "bytes"), "share_inputs": True},
-            "leave out --share-inputs",
+            "leave out share_inputs=",
         ),
     ],
 )

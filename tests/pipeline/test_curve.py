@@ -123,4 +123,4 @@ def test_an_undone_refinement_is_noted(tmp_path: Path, monkeypatch: pytest.Monke
     calibration = rmtcli.Calibration(tmp_path / "two.npz", heal=1)
     report = rmtcli.curve(DEEP, sizes=["20%"], evaluation=MNIST, calibration=calibration)
     assert len(report.notes) == 1
-    assert report.notes[0].startswith("20%: --heal was undone")
+    assert report.notes[0].startswith("20%: Calibration(heal=…) was undone")

@@ -78,7 +78,7 @@ def without_labels(folder: Path) -> Path:
 
 def test_labels_are_not_needed_where_only_the_teacher_teaches(tmp_path: Path) -> None:
     evaluation = rmtcli.Evaluation(without_labels(tmp_path))
-    with pytest.raises(EvaluationError, match="has no 'train_targets': add them, or set --distill"):
+    with pytest.raises(EvaluationError, match="has no 'train_targets': add them, or set distill="):
         rmtcli.finetune(DEEP, tmp_path / "x.pt", evaluation=evaluation)
     done = rmtcli.finetune(
         DEEP, tmp_path / "x.pt", evaluation=evaluation, training=Training(1, distill=1.0)
@@ -89,16 +89,20 @@ def test_labels_are_not_needed_where_only_the_teacher_teaches(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "error", "line"),
     [
-        ({"evaluation": rmtcli.Evaluation()}, UsageError, "nothing to train on: give --data"),
-        ({"teacher": DEEP}, UsageError, "is dense, and its own teacher: leave out --teacher"),
+        ({"evaluation": rmtcli.Evaluation()}, UsageError, "nothing to train on: give data="),
+        ({"teacher": DEEP}, UsageError, "is dense, and its own teacher: leave out teacher="),
         ({"keep": "rank:k=1000"}, UsageError, "no layer can be pruned by keep rank:k=1000"),
         ({"path": "gone.pt"}, RmtcliError, "gone.pt: no such file"),
         ({"path": SAMPLES}, UsageError, "is a directory: train it with"),
         ({"output": DEEP}, UsageError, "digits.pt"),
-        ({"training": {"epochs": 0}}, UsageError, "--epochs and --batch must be at least 1"),
-        ({"training": {"lr": 0.0}}, UsageError, "--lr must be above 0"),
-        ({"training": {"distill": 1.5}}, UsageError, "--distill must be from 0 to 1"),
-        ({"training": {"lr": 1e30}}, TrainingError, "the loss is nan in pass 1: lower --lr"),
+        (
+            {"training": {"epochs": 0}},
+            UsageError,
+            "epochs and samples in a batch must be at least 1",
+        ),
+        ({"training": {"lr": 0.0}}, UsageError, "lr= must be above 0"),
+        ({"training": {"distill": 1.5}}, UsageError, "distill= must be from 0 to 1"),
+        ({"training": {"lr": 1e30}}, TrainingError, "the loss is nan in pass 1: lower lr="),
     ],
 )
 def test_wrong_requests(
@@ -120,9 +124,9 @@ def test_wrong_requests(
 def test_a_pruned_checkpoint_refuses_options_of_pruning(tmp_path: Path) -> None:
     small = tmp_path / "small.pt"
     rmtcli.prune(DEEP, small, keep="edge")
-    with pytest.raises(UsageError, match="is pruned already: leave out --keep and --budget"):
+    with pytest.raises(UsageError, match="is pruned already: leave out keep= and budget="):
         rmtcli.finetune(small, evaluation=EVALUATION, keep="edge")
-    with pytest.raises(UsageError, match="--distill needs the dense network: name it with"):
+    with pytest.raises(UsageError, match="distill= needs the dense network: name it with"):
         rmtcli.finetune(small, evaluation=EVALUATION, training=Training(distill=0.5))
     assert set(tree(tmp_path)) == {"small.pt"}
 

@@ -131,7 +131,7 @@ def test_too_few_samples_promise_nothing(tmp_path: Path) -> None:
     with np.load(DIGITS / "digits.npz") as file:
         np.savez(tmp_path / "few.npz", inputs=file["inputs"][:90], targets=file["targets"][:90])
     evaluation = rmtcli.Evaluation(tmp_path / "few.npz")
-    with pytest.raises(EvaluationError, match=r"54 samples are too few for --max-drop 0.5"):
+    with pytest.raises(EvaluationError, match=r"54 samples are too few for max_drop=0.5"):
         rmtcli.prune(DEEP, max_drop=0.5, evaluation=evaluation, dry_run=True)
 
 
@@ -290,14 +290,14 @@ def test_three_rows_are_poor_but_the_guard_holds(tmp_path: Path) -> None:
         ({"budget": Budget("ten")}, "a budget is a share such as 10% or a number of parameters"),
         ({"budget": Budget("0.1%")}, "a budget of 0.1% cannot be met"),
         ({"budget": Budget("5%"), "max_drop": 1.0}, "exclude each other"),
-        ({"budget": Budget("5%"), "keep": "edge"}, "--keep edge sets ranks itself"),
-        ({"max_drop": -1.0}, "--max-drop must be at least 0"),
-        ({"max_drop": float("nan")}, "--max-drop must be at least 0"),
+        ({"budget": Budget("5%"), "keep": "edge"}, 'keep="edge" sets ranks itself'),
+        ({"max_drop": -1.0}, "max_drop= must be at least 0"),
+        ({"max_drop": float("nan")}, "max_drop= must be at least 0"),
         (
             {"max_drop": 1.0, "evaluation": None},
-            "--max-drop needs --data with 'targets', or --eval",
+            "max_drop= needs data= with 'targets', or score=",
         ),
-        ({"budget": Budget("5%"), "rank_multiple": 0}, "--rank-multiple must be at least 1"),
+        ({"budget": Budget("5%"), "rank_multiple": 0}, "rank_multiple= must be at least 1"),
     ],
 )
 def test_contradictory_goals_are_refused(options: dict[str, object], message: str) -> None:

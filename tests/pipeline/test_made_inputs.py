@@ -58,7 +58,7 @@ def test_none_is_a_budget_for_the_weights_alone(bert: Path) -> None:
     options = {"budget": Budget("70%"), "dry_run": True}
     report = prune(bert, calibration=Calibration("none"), **options)  # type: ignore[arg-type]
     assert report.calibrated is None
-    with pytest.raises(UsageError, match="--calib none uses the weights alone"):
+    with pytest.raises(UsageError, match='calibration="none" uses the weights alone'):
         prune(bert, calibration=Calibration("none", heal=1), **options)  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_wrong_inputs_are_refused(
 
 
 def test_a_directory_that_does_not_tell_its_task_is_refused(bert: Path) -> None:
-    with pytest.raises(UsageError, match=r"name a --task: .* or give --calib none"):
+    with pytest.raises(UsageError, match=r'name a task=: .* or give calibration="none"'):
         prune(bert, budget=Budget("70%"), dry_run=True)
 
 
@@ -122,7 +122,9 @@ def test_images_are_not_made_of_tokens(tmp_path: Path) -> None:
     source = directory("vit", tmp_path)
     report = prune(source, budget=Budget("70%"), dry_run=True)
     assert report.calibrated is None
-    with pytest.raises(UsageError, match="--calib tokens is for a Hugging Face directory whose"):
+    with pytest.raises(
+        UsageError, match='calibration="tokens" is for a Hugging Face directory whose'
+    ):
         prune(source, calibration=Calibration("tokens"), dry_run=True)
 
 

@@ -119,11 +119,11 @@ def test_a_budget_of_time_takes_the_faster_layout(tmp_path: Path, data: Path) ->
 
 #: Options beside the layout, and what the note on the widths says.
 KEPT: dict[str, tuple[dict[str, object], str]] = {
-    "no inputs": ({"budget": Budget("50%")}, "give --calib"),
-    "a rule": ({"keep": "rank:k=5"}, "give --budget or --max-drop"),
+    "no inputs": ({"budget": Budget("50%")}, "give calibration="),
+    "a rule": ({"keep": "rank:k=5"}, "give budget= or max_drop="),
     "sharing": (
         {"budget": Budget("50%"), "share_inputs": True, "calibrated": True},
-        "leave out --share-inputs",
+        "leave out share_inputs=",
     ),
 }
 

@@ -242,16 +242,16 @@ def test_only_a_file_with_the_record_resizes_a_module(tmp_path: Path, data: Path
 
 #: Options beside the layout -> the beginning of the message.
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
-    "no budget": ({"calibrated": True}, "--layout narrow divides a budget"),
-    "no data": ({"budget": Budget("50%")}, "--layout narrow runs the network"),
+    "no budget": ({"calibrated": True}, 'layout="narrow" divides a budget'),
+    "no data": ({"budget": Budget("50%")}, 'layout="narrow" runs the network'),
     "time": (
         {"budget": Budget("50%", "ms"), "batches": [1], "calibrated": True},
-        "--budget-latency times factors",
+        r'Budget\(…, "ms"\) times factors',
     ),
-    "fit": ({"budget": Budget("50%"), "sequential": True}, "--layout narrow fits what reads"),
+    "fit": ({"budget": Budget("50%"), "sequential": True}, 'layout="narrow" fits what reads'),
     "sharing": (
         {"budget": Budget("50%"), "share_inputs": True, "calibrated": True},
-        "--layout narrow has no factors",
+        'layout="narrow" has no factors',
     ),
     "too small": ({"budget": Budget("0.2%"), "calibrated": True}, ".*cannot be met"),
 }

@@ -65,7 +65,7 @@ def test_a_layer_is_refused_or_listed_as_before(tmp_path: Path) -> None:
     report = rmtcli.analyze(tmp_path / "a.pt")
     assert notes_on_values(report) == []
     assert [item.name for item in report.skipped if "NaN" in item.reason.value] == ["up.weight"]
-    with pytest.raises(LayerError, match="leave the layer out with --exclude"):
+    with pytest.raises(LayerError, match="leave the layer out with Selection"):
         rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=3")
     without = rmtcli.Selection(exclude=("up.weight",))
     report = rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=3", selection=without)

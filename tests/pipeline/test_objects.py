@@ -20,7 +20,6 @@ from rmtcli import Calibration, Evaluation, Selection
 from rmtcli.calibration import given_inputs
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, EvaluationError, LayerError, RmtcliError, UsageError
-from rmtcli.pipeline.in_python import in_python
 from rmtcli.planning import Budget
 
 
@@ -371,11 +370,6 @@ def test_other_functions_take_a_module(tmp_path: Path) -> None:
 
 
 def test_messages_name_parameters_of_python() -> None:
-    sentence = "give --calib FILE, --max-drop 0.5, --budget 80% or --exclude 'fc1.weight': --eval"
-    assert in_python(sentence) == (
-        "give calibration=, max_drop=0.5, budget=\"80%\" or Selection(exclude='fc1.weight'): score="
-    )
-    assert in_python("--bits none keeps, --bits auto.") == 'bits="none" keeps, bits="auto".'
     net = made("mlp")
     assert any("data= or score=" in note for note in rmtcli.compress(net).report.notes)
     with pytest.raises(UsageError, match=r"^max_drop= needs data= with 'targets', or score="):

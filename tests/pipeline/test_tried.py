@@ -56,7 +56,7 @@ def test_a_layer_that_moves_the_outputs_of_a_directory_is_left_alone(tmp_path: P
     assert [plan.layer.name for plan in report.pruned] == [FIRST]
     note = next(note for note in report.notes if "tried on random tokens of its vocabulary" in note)
     assert "would move its outputs by more than 0.01" in note
-    assert "--budget 80% --calib FILE" in note
+    assert 'as with budget="80%", and give inputs with calibration=' in note
     written, source = (load_file(tmp_path / n / "model.safetensors") for n in ("small", "bert"))
     assert torch.equal(written[SECOND], source[SECOND])
     assert FIRST not in written
@@ -69,7 +69,7 @@ def test_a_directory_that_cannot_be_tried_is_left_alone(tmp_path: Path) -> None:
     assert report.output is None
     assert not (tmp_path / "small").exists()
     assert {p.untouched for p in report.layers} >= {Untouched.UNTRIED}
-    assert any("cannot be tried without data" in n and "--calib FILE" in n for n in report.notes)
+    assert any("cannot be tried without data" in n and "calibration=" in n for n in report.notes)
     # Another rule is the user's own choice.
     assert rmtcli.prune(source, keep="edge", dry_run=True).pruned
 

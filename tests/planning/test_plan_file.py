@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
                 "heal": 0,
             }
         ),
-        "none.npz: no such file: name the plan's calibration data with --calib",
+        "none.npz: no such file: name the plan's calibration data with calibration=",
     ),
 }
 

@@ -156,7 +156,7 @@ def test_a_plan_that_does_not_fit_is_refused(
 def test_another_layout_than_the_plan_s_is_refused(tmp_path: Path, data: Path) -> None:  # noqa: F811
     plan = planned(tmp_path, data, layout="narrow")
     source = tmp_path / "net.safetensors"
-    with pytest.raises(UsageError, match="the plan is for --layout narrow, not pivoted"):
+    with pytest.raises(UsageError, match='the plan is for layout="narrow", not pivoted'):
         prune(source, plan=plan, layout="pivoted", dry_run=True)
     same = prune(source, plan=plan, layout="narrow", dry_run=True)
     assert {p.untouched for p in same.layers} <= {None, Untouched.NO_BLOCK, Untouched.PLAN}

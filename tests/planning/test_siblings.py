@@ -276,16 +276,16 @@ def test_shared_ranks_are_the_best_possible() -> None:
 
 
 USAGE: dict[str, tuple[dict[str, Any], str]] = {
-    "rule": ({"budget": None}, "--share-inputs divides a budget: give --budget or --max-drop"),
-    "macs": ({"budget": Budget("50%", "macs")}, "--share-inputs saves no multiply-adds"),
+    "rule": ({"budget": None}, "share_inputs= divides a budget: give budget= or max_drop="),
+    "macs": ({"budget": Budget("50%", "macs")}, "share_inputs= saves no multiply-adds"),
     "sequential": (
         {"calibration": rmtcli.Calibration(sequential=True)},
-        "--share-inputs and --sequential exclude each other",
+        r"share_inputs= and Calibration\(sequential=True\) exclude each other",
     ),
-    "dense": ({"layout": "dense"}, "--share-inputs and --layout dense exclude each other"),
+    "dense": ({"layout": "dense"}, 'share_inputs= and layout="dense" exclude each other'),
     "data": (
         {"evaluation": None},
-        "--share-inputs has to see which layers read the same input: give inputs with --calib",
+        "share_inputs= has to see which layers read the same input: give inputs with calibration=",
     ),
 }
 

@@ -133,5 +133,5 @@ def test_statistics_of_a_batch_norm_are_estimated_if_that_helps(
 def test_a_negative_time_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 0 minutes"):
         Calibration(heal_minutes=-1)
-    with pytest.raises(UsageError, match="give inputs with --calib"):
+    with pytest.raises(UsageError, match="give inputs with calibration="):
         rmtcli.prune("sample_models/mnist_deep.pt", calibration=Calibration(heal_minutes=1))

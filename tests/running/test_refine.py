@@ -171,7 +171,7 @@ def test_an_undone_healing_is_not_reported_as_healing(
     for ending in (".md", ".html"):  # a model card is the Markdown
         page = RENDERERS[ending].render(report, Context())
         assert "healed in" not in page
-        assert "--heal was undone" in page
+        assert "Calibration(heal=…) was undone" in page
 
 
 def test_healing_is_reported_separately_and_leaves_other_tensors_alone(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_the_guard_finds_a_smaller_network_with_refinement() -> None:
 
 
 def test_refinement_without_inputs_is_refused() -> None:
-    with pytest.raises(UsageError, match="give inputs with --calib"):
+    with pytest.raises(UsageError, match="give inputs with calibration="):
         rmtcli.prune(DEEP, calibration=rmtcli.Calibration(heal=1), dry_run=True)
     with pytest.raises(UsageError, match="healing takes at least 0 passes"):
         rmtcli.Calibration(heal=-1)

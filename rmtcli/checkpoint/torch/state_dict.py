@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.options import option
 
 #: Keys under which training programs store the state dict, in the order in which they are tried.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "model_state", "net")
@@ -59,7 +60,8 @@ def find_state_dict(
         return min(known, key=lambda where: _rank(where[len(start) :]))
     if len(choices) > 1:
         raise UsageError(
-            f"{path}: holds several state dicts, name one with --key: {_listed(tree, is_tensor)}"
+            f"{path}: holds several state dicts, name one with {option('key')}: "
+            f"{_listed(tree, is_tensor)}"
         )
     return choices[0]
 
@@ -118,7 +120,10 @@ def _listed(tree: object, is_tensor: Callable[[object], bool]) -> str:
     """The key paths that a user can choose from, in words."""
     names = [f"'{'.'.join(where)}'" for where in _choices(tree, is_tensor) if where]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more or "it holds only one, or none: leave out --key"
+    return (
+        ", ".join(names[:_LISTED]) + more
+        or f"it holds only one, or none: leave out {option('key')}"
+    )
 
 
 def at(tree: Any, where: Where) -> Any:

@@ -84,19 +84,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], str | None, type[RmtcliError], str]]
         gan,
         None,
         UsageError,
-        "holds several state dicts, name one with --key: 'generator', 'discriminator'",
+        "holds several state dicts, name one with key=: 'generator', 'discriminator'",
     ),
     "a loss beside two": (
         lambda: {"a": network(0), "b": network(1), "loss": torch.tensor(0.3)},
         None,
         UsageError,
-        "holds several state dicts, name one with --key: 'a', 'b'",
+        "holds several state dicts, name one with key=: 'a', 'b'",
     ),
     "two inside": (
         lambda: {"model": {"g": network(0), "d": network(1)}},
         None,
         UsageError,
-        "holds several state dicts, name one with --key: 'model.g', 'model.d'",
+        "holds several state dicts, name one with key=: 'model.g', 'model.d'",
     ),
     "an unknown name": (
         gan,
@@ -114,13 +114,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str | None, type[RmtcliError], str]]
         lambda: network(0),
         "fc.weight",
         UsageError,
-        "holds no state dict under 'fc.weight': it holds only one, or none: leave out --key",
+        "holds no state dict under 'fc.weight': it holds only one, or none: leave out key=",
     ),
     "many": (
         lambda: {f"n{i}": network(i) for i in range(12)},
         None,
         UsageError,
-        "holds several state dicts, name one with --key: "
+        "holds several state dicts, name one with key=: "
         + ", ".join(f"'n{i}'" for i in range(10))
         + " and 2 more",
     ),
@@ -157,9 +157,9 @@ def test_files_of_one_network_take_no_key(tmp_path: Path) -> None:
         traced = torch.jit.trace(nn.Linear(4, 4), torch.ones(1, 4))  # type: ignore[no-untyped-call]
         torch.jit.save(traced, tmp_path / "b.pt")  # type: ignore[no-untyped-call]
     for name, form in [("a.safetensors", "safetensors file"), ("b.pt", "TorchScript archive")]:
-        with pytest.raises(UsageError, match=f"a {form} holds one network: leave out --key"):
+        with pytest.raises(UsageError, match=f"a {form} holds one network: leave out key="):
             open_checkpoint(tmp_path / name, key="ema")
-    with pytest.raises(UsageError, match="a directory holds one network: leave out --key"):
+    with pytest.raises(UsageError, match="a directory holds one network: leave out key="):
         open_checkpoint(tmp_path, key="ema")
 
 

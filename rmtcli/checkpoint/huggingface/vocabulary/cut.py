@@ -12,6 +12,7 @@ from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.checkpoint.huggingface.vocabulary.models import KINDS, needed, tokens_of
 from rmtcli.errors import UsageError
+from rmtcli.options import option
 
 #: The tokenizer's description, and the list of the tokens that were removed from it.
 TOKENIZER, REMOVED = "tokenizer.json", "removed_tokens.json"
@@ -91,19 +92,20 @@ def check(checkpoint: HuggingFaceDirectory) -> tuple[int, dict[str, Any]]:
     kind = (description.get("model") or {}).get("type")
     if kind not in KINDS:
         raise UsageError(
-            f"{home / TOKENIZER}: a tokenizer of the kind '{kind}', from which --vocab cannot take "
-            f"tokens: it can from {', '.join(KINDS)}"
+            f"{home / TOKENIZER}: a tokenizer of the kind '{kind}', from which {option('vocab')} "
+            f"cannot take tokens: it can from {', '.join(KINDS)}"
         )
     sizes = checkpoint.about.vocabularies
     if len(sizes) != 1:
         raise UsageError(
-            f"{home}: its config.json has {len(sizes)} entries 'vocab_size', and --vocab needs one"
+            f"{home}: its config.json has {len(sizes)} entries 'vocab_size', and "
+            f"{option('vocab')} needs one"
         )
     (rows,) = sizes
     if other := next((key for key, n in _entries(checkpoint.config) if n == rows), None):
         raise UsageError(
-            f"{home}: 'vocab_size' and '{other}' are both {rows}, so that --vocab cannot tell "
-            "which tensors have a row for each token"
+            f"{home}: 'vocab_size' and '{other}' are both {rows}, so that {option('vocab')} "
+            "cannot tell which tensors have a row for each token"
         )
     return rows, description
 
@@ -118,12 +120,13 @@ def _description(checkpoint: HuggingFaceDirectory) -> dict[str, Any]:
     record = checkpoint.manifest
     if checkpoint.about.quantized or (record and (record.factored or record.packed)):
         raise UsageError(
-            f"{path}: is compressed already: give --vocab with the network that it was made from"
+            f"{path}: is compressed already: give {option('vocab')} with the network that it was "
+            "made from"
         )
     if not (home / TOKENIZER).is_file():
         raise UsageError(
-            f"{home}: has no {TOKENIZER}, so --vocab cannot cut its tokenizer: load it with "
-            "transformers' AutoTokenizer and save it with save_pretrained"
+            f"{home}: has no {TOKENIZER}, so {option('vocab')} cannot cut its tokenizer: load it "
+            "with transformers' AutoTokenizer and save it with save_pretrained"
         )
     return read_object(home / TOKENIZER)
 

@@ -12,6 +12,7 @@ from rmtcli.checkpoint.edited import Edited
 from rmtcli.checkpoint.huggingface.vocabulary.cut import Cut
 from rmtcli.checkpoint.spill import Spill, Stored
 from rmtcli.errors import UsageError
+from rmtcli.options import option
 
 
 def without_rows(checkpoint: Checkpoint, cut: Cut) -> Edited:
@@ -29,8 +30,8 @@ def without_rows(checkpoint: Checkpoint, cut: Cut) -> Edited:
             continue
         if info.shape.count(cut.rows) > 1:
             raise UsageError(
-                f"{checkpoint.path}: {name} has several sides of {cut.rows}, and --vocab cannot "
-                "tell which is that of the tokens"
+                f"{checkpoint.path}: {name} has several sides of {cut.rows}, and "
+                f"{option('vocab')} cannot tell which is that of the tokens"
             )
         first = checkpoint.aliases.get(name, name)
         if first not in made:
