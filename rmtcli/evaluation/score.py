@@ -60,12 +60,20 @@ class Scorer:
             if self.samples is not None and reading.rows is Rows.CLASSES:
                 self._dense = dense if certifiable(dense) else None
 
-    def compare(self, checkpoint: Checkpoint, unhealed: Checkpoint | None = None) -> Comparison:
+    def compare(
+        self,
+        checkpoint: Checkpoint,
+        unhealed: Checkpoint | None = None,
+        *,
+        certify: bool = True,
+    ) -> Comparison:
         """Score a network.
 
         Args:
             checkpoint: the network to score.
             unhealed: the network before it was trained, or None.
+            certify: whether to count the samples that are certain to keep their class, which takes
+                several times as long as running both networks.
 
         Raises:
             EvaluationError: the network cannot be built or fed, or there is nothing to measure.
@@ -84,7 +92,7 @@ class Scorer:
         if unhealed is not None:
             before_training = self._measure(build(self.harness, unhealed), self.before)
         certificate = None
-        if self._dense is not None and self.samples is not None:
+        if certify and self._dense is not None and self.samples is not None:
             certificate = certified(self._dense, network, self.samples.inputs)
         return Comparison(
             self.harness.description,
