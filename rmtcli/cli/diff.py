@@ -37,7 +37,9 @@ def command(
     """Compare two checkpoints, layer by layer.
 
     Shows how the spectrum, rank, norms and edge of each layer differ, for example after training,
-    fine-tuning or quantisation. Factored layers are compared by the product of their factors.
+    fine-tuning or quantisation; and the signal in their difference: how many of its directions are
+    above the noise, and how many of them the first checkpoint has not. Factored layers are compared
+    by the product of their factors.
     """
     from rmtcli import diff
     from rmtcli.report.difference import FIELDS

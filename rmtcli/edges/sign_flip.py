@@ -13,6 +13,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight
 from rmtcli.edges.judge import low_rank, unjudged
 from rmtcli.spectra import Spectrum, largest_eigenvalue, tall
+from rmtcli.spectra import spectrum as decompose
 
 
 @EDGES.register("sign-flip")
@@ -82,7 +83,7 @@ def flip(
     size = float(np.abs(w).max())
     w /= size
     values = spectrum.eigenvalues / size**2
-    basis: FloatArray | None = None
+    known: Spectrum | None = None
     spikes, rest = 0, w
     while True:
         # The spikes that were removed contained noise of their dimensions.
@@ -93,9 +94,9 @@ def flip(
         if above <= spikes or above > spectrum.p // 2:
             break
         spikes = above
-        if basis is None:
-            basis = np.linalg.eigh(w.T @ w)[1]
-        top = basis[:, spectrum.p - spikes :]
+        if known is None:  # of this side: vectors of the given spectrum may be those of the other
+            known = decompose(w, vectors=True)
+        top = known.leading(spikes)
         rest = w - (w @ top) @ top.T
     unit = size**2 * larger
     scale = None if noise.scale is None else noise.scale * unit

@@ -8,12 +8,13 @@ from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
 from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError
+from rmtcli.law import overlap
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.pipeline.changes import whole
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.stages import describe
-from rmtcli.report.difference import Difference, Figures, LayerDifference
-from rmtcli.spectra import Spectrum, spectrum
+from rmtcli.report.difference import Difference, Figures, LayerDifference, Update
+from rmtcli.spectra import Spectrum, spectrum, times
 
 
 def diff(
@@ -80,12 +81,42 @@ def _compare(a: Layer, b: Layer, estimator: EdgeEstimator) -> LayerDifference:
     norm = float(np.linalg.norm(weights[0]))
     distance = float(np.linalg.norm(weights[0] - weights[1]))
     change = distance / norm if norm else float(distance > 0)
-    spectra = [spectrum(weight) for weight in weights]
+    spectra = [spectrum(weight, vectors=weight is weights[0]) for weight in weights]
     singular = [np.sqrt(s.eigenvalues * s.n) for s in spectra]
     top = float(singular[0][-1])
     spectral = float(np.abs(singular[0] - singular[1]).max()) / top if top else 0.0
-    figures = [_figures(w, s, estimator) for w, s in zip(weights, spectra, strict=True)]
-    return LayerDifference(a.name, a.shape, change, spectral, *figures)
+    before, after = (_figures(w, s, estimator) for w, s in zip(weights, spectra, strict=True))
+    update = _update(weights[0], weights[1], spectra[0], before.spikes) if distance else None
+    return LayerDifference(a.name, a.shape, change, spectral, before, after, update)
+
+
+def _update(before: FloatArray, after: FloatArray, s: Spectrum, spikes: int) -> Update:
+    """The figures of the difference, and of its spikes beside those of the first weight."""
+    change = after - before
+    own = spectrum(change, vectors=True)
+    fit = EDGES.parse("change").fit(own, change)
+    count = own.count_above(fit.edge)
+    directions, known = _outputs(change, own, count), _outputs(before, s, spikes)
+    overlaps = np.minimum(np.square(known.T @ directions).sum(axis=0), 1.0)
+    total = own.n * float(own.eigenvalues.sum())
+    return Update(
+        fit.law.sigma,
+        own.singular_value(fit.edge),
+        count,
+        min(1.0, change.size * fit.law.sigma**2 / total) if total else 0.0,
+        fit.verdict.name.lower(),
+        tuple(map(float, overlaps)),
+        tuple(map(float, overlap.p_values(overlaps, spikes, len(change)))),
+    )
+
+
+def _outputs(weight: FloatArray, s: Spectrum, count: int) -> FloatArray:
+    """The leading singular vectors over the outputs, shape (out, count)."""
+    vectors = s.leading(count) if count else np.zeros((s.p, 0))
+    if weight.shape[0] < weight.shape[1]:
+        return vectors
+    long = times(weight, vectors)
+    return np.asarray(long / np.maximum(np.linalg.norm(long, axis=0), np.finfo(float).tiny))
 
 
 def _figures(weight: FloatArray, s: Spectrum, estimator: EdgeEstimator) -> Figures:

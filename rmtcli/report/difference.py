@@ -19,7 +19,11 @@ FIELDS = {
     "spikes.max": "largest change of a layer's number of spikes, up or down",
     "edge.max": "largest change of a layer's edge, as a share of the larger edge",
     "rank.max": "largest change of a layer's rank, up or down",
+    "update.spikes": "spikes of the differences of all layers: their ranks above the noise",
+    "update.new": "those of these spikes whose directions have nothing in common with A's",
 }
+#: A direction with a larger p-value overlaps with A's leading directions no more than chance does.
+CHANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,39 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """Figures of the difference B − A of a layer.
+
+    A direction that B has and A has not is what Shuttleworth et al. (2024) call an intruder
+    dimension, and find by a threshold on cosines. Here, each spike of B − A is a direction over
+    the layer's outputs, and its overlap with A's spikes is compared with that of a random one.
+
+    Attributes:
+        sigma: standard deviation of a noise entry.
+        edge: the edge as a singular value, by the estimator ``change``.
+        spikes: number of singular values above the edge.
+        noise: share of ‖B − A‖² that the noise has.
+        verdict: whether the fit of the noise can be trusted, in lower case.
+        overlaps: for each spike, the squared cosine between its direction and the space of A's
+            spikes.
+        p_values: the chance that a random direction overlaps as much (:mod:`rmtcli.law.overlap`).
+    """
+
+    sigma: float
+    edge: float
+    spikes: int
+    noise: float
+    verdict: str
+    overlaps: tuple[float, ...]
+    p_values: tuple[float, ...]
+
+    @property
+    def new(self) -> int:
+        """Number of spikes that overlap with A's no more than chance does."""
+        return sum(p >= CHANCE for p in self.p_values)
+
+
+@dataclass(frozen=True, slots=True)
 class LayerDifference:
     """One layer in both checkpoints, A and B.
 
@@ -57,6 +94,7 @@ class LayerDifference:
             largest singular value.
         before: figures in A.
         after: figures in B.
+        update: figures of B − A; None where the two are equal.
     """
 
     name: str
@@ -65,6 +103,7 @@ class LayerDifference:
     spectral: float
     before: Figures
     after: Figures
+    update: Update | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +130,7 @@ class Difference:
         """The fields that conditions may use; a mean or maximum over no layers is None."""
         changes = [layer.change for layer in self.layers]
         pairs = [(layer.before, layer.after) for layer in self.layers]
+        updates = [layer.update for layer in self.layers if layer.update is not None]
         edges = [abs(b.edge - a.edge) / (max(a.edge, b.edge) or 1.0) for a, b in pairs]
         return {
             "layers.count": len(self.layers),
@@ -101,12 +141,14 @@ class Difference:
             "spikes.max": max((abs(b.spikes - a.spikes) for a, b in pairs), default=None),
             "edge.max": max(edges, default=None),
             "rank.max": max((abs(b.rank - a.rank) for a, b in pairs), default=None),
+            "update.spikes": sum(update.spikes for update in updates),
+            "update.new": sum(update.new for update in updates),
         }
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Column names, and one row per layer."""
         headings = ["layer", "shape", "‖A−B‖/‖A‖", "Δs/s₁", "‖A‖ → ‖B‖", "s₁", "stable rank"]
-        headings += ["rank", "edge s₊", "spikes"]
+        headings += ["rank", "edge s₊", "spikes", "edge of B−A", "spikes of B−A", "new"]
         return headings, [_row(layer) for layer in self.layers]
 
     def summary(self) -> list[tuple[str, str]]:
@@ -123,6 +165,10 @@ class Difference:
             lines.append(
                 ("most changed", f"{widest.name}: {100 * widest.change:.3g} % of its norm")
             )
+        spikes, new = values["update.spikes"], values["update.new"]
+        if spikes:
+            text = f"{spikes} spikes above the noise; {new} of them in directions that A has not"
+            lines.append(("B − A", text))
         lines += [
             (f"only in {which}" if which else "other shape", name) for name, which in self.missing
         ]
@@ -161,7 +207,15 @@ def _row(layer: LayerDifference) -> list[str]:
         _pair(a.rank, b.rank),
         _pair(a.edge, b.edge),
         _pair(a.spikes, b.spikes),
+        *_of_update(layer.update),
     ]
+
+
+def _of_update(update: Update | None) -> list[str]:
+    """Edge and spikes of B − A, and how many of them have new directions."""
+    if update is None:
+        return ["", "", ""]
+    return [f"{update.edge:.4g}", str(update.spikes), str(update.new)]
 
 
 def _pair(before: float, after: float) -> str:

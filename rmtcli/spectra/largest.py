@@ -10,7 +10,7 @@ from rmtcli.arrays import FloatArray
 _SPACE = 32
 #: Residual at which the iteration ends, as a share of the eigenvalue. The eigenvalue's own error is
 #: of the order of its square.
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-4
 
 
 def largest_eigenvalue(matrix: FloatArray) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy import stats
 
 import rmtcli as package
 from rmtcli.errors import LayerError
@@ -33,6 +34,8 @@ def test_a_checkpoint_does_not_differ_from_itself(tmp_path: Path) -> None:
         "spikes.max": 0,
         "edge.max": 0.0,
         "rank.max": 0,
+        "update.spikes": 0,
+        "update.new": 0,
     }
 
 
@@ -109,6 +112,8 @@ def test_a_layer_of_zeros(tmp_path: Path) -> None:
             "spikes.max": 56,
             "edge.max": 1,
             "rank.max": 784,
+            "update.spikes": 55,
+            "update.new": 0 if a == MLP else 55,
         }
 
 
@@ -149,3 +154,41 @@ def test_every_field_is_documented() -> None:
     page = (ROOT / "docs/ci.md").read_text()
     for name, meaning in FIELDS.items():
         assert f"| `{name}` | {meaning} |" in page
+
+
+def planted(*, own: bool, layers: int = 40) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Networks of layers with four spikes, and three more in the change, of their own or not."""
+    rng = np.random.default_rng(0)
+    before, after = {}, {}
+    for i in range(layers):
+        shape = (64, 48) if i % 2 else (48, 64)
+        left, right = (np.linalg.qr(rng.standard_normal((m, 7)))[0] for m in shape)
+        base = 0.05 * rng.standard_normal(shape) + 3 * left[:, :4] @ right[:, :4].T
+        fresh = np.linalg.qr(rng.standard_normal((shape[0], 3)))[0]
+        change = (left[:, :3] if own else fresh) @ right[:, 4:].T
+        before[f"l{i}.weight"] = base
+        after[f"l{i}.weight"] = base + 0.1 * change + 1e-3 * rng.standard_normal(shape)
+    return before, after
+
+
+def test_directions_of_a_change_are_compared_with_random_ones() -> None:
+    result = package.diff(*planted(own=False))
+    updates = [layer.update for layer in result.layers if layer.update is not None]
+    assert [update.spikes for update in updates] == [3] * 40
+    p_values = [p for update in updates for p in update.p_values]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+    assert result.values["update.spikes"] == 120
+    # One in a hundred is below 0.01 by chance (P[X > 5 of 120] = 0.2 %).
+    assert 115 <= (result.values["update.new"] or 0) <= 120
+    for update in updates:
+        assert update.sigma == pytest.approx(1e-3, rel=0.1)
+        assert update.noise == pytest.approx(64 * 48 * 1e-6 / (3 * 0.1**2), rel=0.2)
+
+
+def test_directions_that_the_first_network_has_are_not_new() -> None:
+    result = package.diff(*planted(own=True, layers=4))
+    assert (result.values["update.spikes"], result.values["update.new"]) == (12, 0)
+    assert all(p < 1e-6 for layer in result.layers for p in layer.update.p_values)  # type: ignore[union-attr]
+    assert "12 spikes above the noise; 0 of them in directions that A has not" in dict(
+        result.summary()
+    ).get("B − A", "")
