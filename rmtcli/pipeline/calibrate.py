@@ -185,7 +185,11 @@ def _reads_text(harness: Harness) -> bool:
 
 
 def calibrate_layers(
-    harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
+    harness: Harness,
+    sha256: str,
+    layers: Sequence[Layer],
+    settings: Calibration,
+    tables: Sequence[Layer] = (),
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of each layer by name, and why other layers have none.
 
@@ -194,12 +198,13 @@ def calibrate_layers(
         sha256: hash of its checkpoint.
         layers: the layers to calibrate.
         settings: the inputs to run it on, or the file of statistics to read.
+        tables: tables to calibrate too, unless a file of statistics lacks them.
 
     Raises:
         UsageError: a file of statistics of another checkpoint, network or data.
         EvaluationError: the network cannot be built or fed.
     """
-    raw = _moments(harness, sha256, layers, settings)
+    raw = _moments(harness, sha256, layers, settings, tables)
     cleaner = CLEANERS.parse(settings.clean)
     moments = ByLayer(clean_moments(raw, cleaner), raw.missing)
     unknown = all(m.independent is None for m in moments.values())
@@ -207,7 +212,7 @@ def calibrate_layers(
         harness.note([UNCLEANED])
     calibrations = {
         layer.name: _calibration(harness, layer, moments[layer.name], raw[layer.name], settings)
-        for layer in layers
+        for layer in (*layers, *tables)
         if layer.name in moments
     }
     arrays = {
@@ -234,7 +239,11 @@ def _calibration(
 
 
 def _moments(
-    harness: Harness, sha256: str, layers: Sequence[Layer], settings: Calibration
+    harness: Harness,
+    sha256: str,
+    layers: Sequence[Layer],
+    settings: Calibration,
+    tables: Sequence[Layer],
 ) -> ByLayer[Moments]:
     """The moments of each layer, from the file of statistics if it exists; else it is written."""
     path = None if settings.stats is None else Path(settings.stats)
@@ -245,7 +254,7 @@ def _moments(
     from rmtcli.running.calibrate import calibrate  # needs torch
 
     assert data is not None
-    moments = calibrate(harness, layers, settings)
+    moments = calibrate(harness, [*layers, *tables], settings)
     if path is not None:
         write_stats(path, moments, origin)
     return moments

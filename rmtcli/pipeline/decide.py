@@ -12,6 +12,7 @@ from rmtcli.evaluation.measures import least_step
 from rmtcli.keep import Untouched
 from rmtcli.layouts import LAYOUTS
 from rmtcli.pipeline.calibrate import measured_on
+from rmtcli.pipeline.embeddings import rounded_tables
 from rmtcli.pipeline.mixed import mixed
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.refined import on_undone
@@ -146,10 +147,13 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
     """The choices of ranks and bits, with what rounding each layer costs."""
     layouts = [layout for layout in prepared.method.layout.choices if layout.splits]
     known: Mapping[str, LayerCalibration] = prepared.calibrations or {}
+    fitted = {item.layer.name: item for item in prepared.held.fitted}
+    tables = rounded_tables(prepared.checkpoint, prepared.request, fitted)
     losses = {
-        item.layer.name: measure(item, known.get(item.layer.name), layouts)
-        for item in prepared.held.fitted
+        name: measure(item.layer, item.approximation, known.get(name), layouts)
+        for name, item in fitted.items()
     }
+    losses |= {x.name: measure(x, None, known.get(x.name), layouts) for x in tables}
     return BitChoices(
         prepared.checkpoint,
         prepared.calibrations,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Selection, Skipped
@@ -46,6 +47,23 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
     if any(isinstance(item, Layer) and item.view.table for item in more):
         harness.note([tables_taken()])
     return more
+
+
+def rounded_tables(
+    checkpoint: Checkpoint, request: Request, layers: Collection[str]
+) -> list[Layer]:
+    """Tables of tokens that are calibrated because they are stored in few bits.
+
+    Args:
+        checkpoint: the dense network.
+        request: how it is to be pruned.
+        layers: names of the layers, among which a table may be already.
+    """
+    if request.bits is None or not request.calibrates:
+        return []
+    every = layers_of(checkpoint, Selection(embeddings=True), whole=request.layout.splits)
+    tables = (item for item in every if isinstance(item, Layer) and item.view.table)
+    return [table for table in tables if table.name not in layers]
 
 
 def _size(items: Sequence[Layer | Skipped], *, counts: bool) -> int:

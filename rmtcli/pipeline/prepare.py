@@ -15,7 +15,7 @@ from rmtcli.layers import Layer, Skipped
 from rmtcli.layouts import LAYOUTS
 from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibrate_layers
-from rmtcli.pipeline.embeddings import wanted_layers
+from rmtcli.pipeline.embeddings import rounded_tables, wanted_layers
 from rmtcli.pipeline.fits import (
     FittedLayers,
     Fitter,
@@ -123,7 +123,7 @@ def _calibrate(
     """The calibration of all layers that may change.
 
     Output heads are among them if a plan gives them a rank or hidden layers before them become
-    narrower; all other layers of a plan with bits are rounded with feedback.
+    narrower; all other layers of a plan with bits are rounded with feedback, and so are tables.
 
     Raises:
         UsageError: layers are computed on a cluster.
@@ -144,8 +144,10 @@ def _calibrate(
         body = request.narrows or not layer.head
         return body if plan is None else layer.name in changed or (layer.name in rounded and body)
 
-    layers = [item for item in items if isinstance(item, Layer) and takes_part(item)]
-    return calibrate_layers(harness, source.sha256, layers, request.calibration)
+    every = [item for item in items if isinstance(item, Layer)]
+    tables = rounded_tables(harness.checkpoint, request, {layer.name for layer in every})
+    layers = [layer for layer in every if takes_part(layer)]
+    return calibrate_layers(harness, source.sha256, layers, request.calibration, tables)
 
 
 def _without_heads(

@@ -16,8 +16,15 @@ from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.packing import Packed, pack
 from rmtcli.checkpoint.spill import Spill, Stored
 from rmtcli.options import option
-from rmtcli.planning import LayerCalibration, LayerPlan, Matrices, Metric, round_matrices
-from rmtcli.quantization import GROUP, Grid, Rounded, is_rounded, nearest, round_weight, scale_type
+from rmtcli.planning import (
+    LayerCalibration,
+    LayerPlan,
+    Matrices,
+    Metric,
+    round_matrices,
+    round_rows,
+)
+from rmtcli.quantization import GROUP, Grid, Rounded, is_rounded, scale_type
 
 #: Entries that share a scale where 128 do not divide the rows of a network's matrices.
 SMALL_GROUP = 64
@@ -30,9 +37,9 @@ class Rounding:
 
     Layers are rounded with error feedback where the second moment of their inputs is known, and
     their biases take up the mean of the error; of two factors, the left one is fitted again to the
-    rounded right one. The rows of a table are rounded with feedback where the gradients of its
-    outputs are known. All other matrices are rounded to the nearest value. Vectors stay as they
-    are.
+    rounded right one. The rows of a table, whether it is a layer or not, are rounded with feedback
+    where it is calibrated. All other matrices are rounded to the nearest value. Vectors stay as
+    they are.
 
     Args:
         network: the pruned network.
@@ -82,7 +89,7 @@ class Rounding:
         for name in self.network.distinct:
             grid = self._grid_of(name)
             if name not in self._new and grid is not None and self._is_matrix(name):
-                self._keep(name, nearest(self._array(name), grid.of(self._shape(name))))
+                self._rows(name, self.calibrations.get(name), grid)
         return self._edited(), tuple(after)
 
     def _layer(self, plan: LayerPlan) -> LayerPlan:
@@ -129,9 +136,16 @@ class Rounding:
         name, grid = plan.layer.tensor, self._grid_of(plan.layer.tensor)
         if grid is None or name not in self.network.infos or not self._is_matrix(name):
             return plan
-        outputs = Metric.of(self.calibrations.get(plan.layer.name)).outputs
-        self._keep(name, round_weight(self._array(name), outputs, grid))
-        return replace(plan, bits=grid.bits)
+        loss = self._rows(name, self.calibrations.get(plan.layer.name), grid)
+        return replace(plan, bits=grid.bits, predicted_loss=loss)
+
+    def _rows(self, name: str, known: LayerCalibration | None, grid: Grid) -> float | None:
+        """Round the rows of a matrix, and return the loss if it is calibrated by its outputs."""
+        rows = self._array(name)
+        metric = Metric.of_rows(known, rows)
+        rounded = round_rows(rows, grid.of(rows.shape), metric)
+        self._keep(name, rounded)
+        return metric.loss(Matrices([rows]), Matrices([rounded.values.astype(np.float64)]), None)
 
     def _grid_of(self, name: str) -> Grid | None:
         first = self.network.aliases.get(name, name)

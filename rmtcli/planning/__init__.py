@@ -47,7 +47,7 @@ from rmtcli.planning.mixed import CutLayers, Design, MixedAllocation
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of, widths_of
 from rmtcli.planning.plan_file import Plan
-from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
+from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, round_rows
 from rmtcli.planning.rounding_loss import RoundingLoss, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.soft_drop import Margins, soft_drop
@@ -105,6 +105,7 @@ __all__ = [
     "plan_of",
     "rise_of_perplexity",
     "round_matrices",
+    "round_rows",
     "score_drop",
     "sibling_groups",
     "size_within",

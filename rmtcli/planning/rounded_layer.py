@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.planning.fit import LayerCalibration
-from rmtcli.quantization import Grid, Rounded, round_left, round_weight
+from rmtcli.quantization import OUTPUT_RIDGE, Grid, Rounded, ridged, round_left, round_weight
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,25 @@ class Metric:
             return Metric(moments.covariance, moments.mean, outputs)
         return Metric(moments.second, None, outputs)
 
+    @staticmethod
+    def of_rows(known: LayerCalibration | None, rows: FloatArray) -> Metric:
+        """The metric of a table's rows, which are the outputs that it looks up.
+
+        A row's error counts as often as its token occurs. Rounding changes all rows by about the
+        same share of their norms, so that their mean square, that of the rows which were looked
+        up, is all that has to be known of the frequencies.
+
+        Args:
+            known: the calibration of the table by its outputs; None for any other matrix.
+            rows: shape (tokens, out), the table or some of its rows.
+        """
+        if known is None or not known.moments.of_outputs:
+            return Metric()
+        moments, total = known.moments, float(np.square(rows).sum())
+        outputs = moments.gradient if known.gradients else None
+        used = float(np.trace(moments.second)) / total if total > 0 else 0.0
+        return Metric(used * (np.eye(rows.shape[1]) if outputs is None else outputs))
+
     def square(self, weight: FloatArray) -> float:
         """E‖R W x‖², the mean square of a map's outputs in this metric."""
         assert self.second is not None
@@ -104,6 +123,18 @@ class Metric:
         whole, missed = self.square(before.product), known or 0.0
         added = self.square(after.product - before.product) / whole if whole > 0 else 0.0
         return missed + (1 - missed) * added
+
+
+def round_rows(rows: FloatArray, grid: Grid, metric: Metric) -> Rounded:
+    """Round the rows of a table, with feedback where the gradients of its outputs are known.
+
+    Args:
+        rows: shape (tokens, out).
+        grid: their grid.
+        metric: the measure of an error, by :meth:`Metric.of_rows`.
+    """
+    second = metric.second
+    return round_weight(rows, None if second is None else ridged(second, OUTPUT_RIDGE), grid)
 
 
 def round_matrices(

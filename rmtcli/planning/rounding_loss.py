@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rmtcli.layers import Layer
 from rmtcli.layouts import Layout
-from rmtcli.planning.fit import Approximation, Fitted, LayerCalibration
-from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices
-from rmtcli.quantization import ERRORS, Grid, is_rounded
+from rmtcli.planning.fit import Approximation, LayerCalibration
+from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, round_rows
+from rmtcli.quantization import ERRORS, Grid, is_rounded, nearest
 
 #: Bits at which a layer is rounded to see what that costs; other numbers of bits follow from it.
 TRIED = 4
 #: The rank at which factors are rounded, as a share of full rank.
 SHARE = 0.25
+#: Rows of a table that are rounded to see what that costs.
+ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,10 @@ class RoundingLoss:
 
 
 def measure(
-    item: Fitted, known: LayerCalibration | None, layouts: Sequence[Layout]
+    layer: Layer,
+    approximation: Approximation | None,
+    known: LayerCalibration | None,
+    layouts: Sequence[Layout],
 ) -> RoundingLoss | None:
     """Round a layer to four bits, dense and at one rank in each layout, and measure the losses.
 
@@ -50,34 +56,65 @@ def measure(
     and twice as large with two factors.
 
     Args:
-        item: the layer.
+        layer: the layer.
+        approximation: its low-rank approximations; None if it has none.
         known: its calibration.
         layouts: those that split a layer.
 
     Returns:
         None if its losses are not known.
     """
-    approximation, metric = item.approximation, Metric.of(known)
     if known is None and approximation is not None:
         total = float(approximation.losses.sum())
         return RoundingLoss(total, {type(layout): 2 * total for layout in layouts})
-    if known is None or metric.second is None:
+    if known is None:
+        return None
+    if layer.view.table:
+        return _of_table(layer, approximation, known, layouts)
+    metric = Metric.of(known)
+    if metric.second is None:
         return None
     uses = known.moments.uses / ERRORS[TRIED]
-    weight: NDArray[np.floating] = item.layer.load()
+    weight: NDArray[np.floating] = layer.load()
     dense = uses * _added(Matrices([weight.astype(np.float64)]), metric)
     if approximation is None:
         return RoundingLoss(dense)
-    split = {type(x): uses * _added(_split(item, approximation, x), metric) for x in layouts}
+    split = {type(x): uses * _added(_split(layer, approximation, x), metric) for x in layouts}
     return RoundingLoss(dense, split)
 
 
-def _split(item: Fitted, approximation: Approximation, layout: Layout) -> Matrices:
+def _of_table(
+    table: Layer,
+    approximation: Approximation | None,
+    known: LayerCalibration,
+    layouts: Sequence[Layout],
+) -> RoundingLoss:
+    """The loss of rounding a table, from some of its rows, which are rounded one by one.
+
+    Its two factors are rounded to the nearest.
+    """
+    weight: NDArray[np.floating] = table.load()
+    some = slice(None, None, -(-weight.shape[1] // ROWS))
+    rows = weight[:, some].T.astype(np.float64)
+    metric, uses = Metric.of_rows(known, rows), known.moments.uses / ERRORS[TRIED]
+    rounded = round_rows(rows, Grid(TRIED).of(rows.shape), metric)
+    dense = uses * metric.square(rounded.values.astype(np.float64) - rows)
+    if approximation is None:
+        return RoundingLoss(dense)
+    factors = approximation.factors(max(1, round(SHARE * len(approximation.losses))))
+    parts = factors.right[:, some].T, factors.left
+    right, left = (nearest(part, Grid(TRIED).of(part.shape)).values for part in parts)
+    error = right.astype(np.float64) @ left.T - parts[0] @ parts[1].T
+    split = uses * metric.square(error)
+    return RoundingLoss(dense, {type(layout): split for layout in layouts})
+
+
+def _split(layer: Layer, approximation: Approximation, layout: Layout) -> Matrices:
     """A layer's matrices at one rank in a layout."""
-    most = min(layout.largest_rank(*item.layer.shape), len(approximation.losses))
+    most = min(layout.largest_rank(*layer.shape), len(approximation.losses))
     rank = max(1, min(round(SHARE * len(approximation.losses)), most))
     factors = approximation.factors(rank)
-    parts = [*layout.compress(item.layer, factors, item.layer.shape).values()]
+    parts = [*layout.compress(layer, factors, layer.shape).values()]
     order = parts[2].astype(np.int64) if len(parts) > 2 else None
     return Matrices([part.astype(np.float64) for part in parts[:2]], order)
 

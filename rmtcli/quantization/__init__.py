@@ -6,16 +6,18 @@ of two factors, the left one is fitted again to the rounded right one.
 """
 
 from rmtcli.quantization.factors import round_left, round_weight
-from rmtcli.quantization.feedback import with_feedback
+from rmtcli.quantization.feedback import OUTPUT_RIDGE, ridged, with_feedback
 from rmtcli.quantization.grid import ERRORS, GROUP, Grid, Rounded, is_rounded, nearest, scale_type
 
 __all__ = [
     "ERRORS",
     "GROUP",
+    "OUTPUT_RIDGE",
     "Grid",
     "Rounded",
     "is_rounded",
     "nearest",
+    "ridged",
     "round_left",
     "round_weight",
     "scale_type",

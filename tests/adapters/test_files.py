@@ -77,7 +77,7 @@ def test_what_was_read_is_written_again(tmp_path: Path, style: Style) -> None:
         assert (one.module, one.scale, one.kind) == (other.module, other.scale, other.kind)
         np.testing.assert_array_equal(one.left.read().data, other.left.read().data)
         np.testing.assert_array_equal(one.right.read().data, other.right.read().data)
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force="):
         write_adapter(first, target)
     write_adapter(first, target, force=True)
 

@@ -202,7 +202,7 @@ def test_healing_teaches_siblings_one_factor(tmp_path: Path) -> None:
         evaluation=rmtcli.Evaluation(data, task=TASKED["bert"]),
         calibration=rmtcli.Calibration(data, heal=60),
     )
-    assert not [note for note in report.notes if "--heal" in note]
+    assert not [note for note in report.notes if "heal" in note]
     evaluation = rmtcli.Evaluation(data, task=TASKED["bert"])
     again = rmtcli.evaluate(tmp_path / "small", evaluation=evaluation, against=source).comparison
     assert again is not None

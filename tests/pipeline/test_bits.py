@@ -184,7 +184,7 @@ def test_a_budget_of_bytes_is_met_and_used(chosen: tuple[Path, Report]) -> None:
     few = [plan for plan in report.layers if plan.bits is not None]
     assert len({plan.bits for plan in few}) > 1
     assert any(plan.ranked for plan in few)
-    assert any("--bits none" in note for note in report.notes)
+    assert any('bits="none"' in note for note in report.notes)
     assert report.to_dict()["options"]["bits"] == "auto"
     assert [x["bits"] for x in report.to_dict()["layers"]] == [x.bits for x in report.layers]
 

@@ -93,7 +93,7 @@ def test_the_report_names_each_layers_layout(tmp_path: Path, data: Path) -> None
     assert {type(plan.layout) for plan in report.layers} == {Pivoted, Narrow}
     layers = {layer["name"]: layer for layer in json.loads(report.to_json())["layers"]}
     assert {layer["layout"] for layer in layers.values()} == {"pivoted", "narrow"}
-    assert any(note.startswith("--layout narrow gives a network") for note in report.notes)
+    assert any(note.startswith('layout="narrow" gives a network') for note in report.notes)
     assert ("widths and ranks by", "budget 25% of parameters") in rmtcli.info(target).lines
     # Multiplied again, the factors give dense layers of the narrow shapes.
     rmtcli.densify(target, tmp_path / "dense.safetensors")

@@ -16,6 +16,7 @@ import rmtcli
 import rmtcli.integrations.transformers  # opens factored directories
 from rmtcli import Calibration, Evaluation, Selection
 from rmtcli.errors import RmtcliError
+from rmtcli.quantization import Grid, nearest
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
 LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 4 + i % 12)) for i in range(80)]
@@ -176,3 +177,16 @@ def test_a_sentence_transformer_is_compressed_with_its_tokenizer(tmp_path: Path)
     np.testing.assert_allclose(opened.encode(LINES), vectors, atol=1e-5)
     np.testing.assert_allclose(rmtcli.densify(small).encode(LINES), vectors, atol=1e-4)
     assert np.abs(model.encode(LINES) - vectors).max() > 1e-3
+
+
+def test_a_table_that_is_no_layer_is_rounded_with_feedback() -> None:
+    model = CASES["bert"].model()
+    small = rmtcli.compress(model, keep="fraction:of=1", bits=4, calibration=batches())
+    before, after = model.state_dict(), small.state_dict()
+    to_nearest = {}
+    for name in ("word", "position"):
+        key = f"embeddings.{name}_embeddings.weight"
+        weight = before[key].double().numpy()
+        rounded = nearest(weight, Grid(4).of(weight.shape)).values
+        to_nearest[name] = np.array_equal(rounded.astype(np.float32), after[key].numpy())
+    assert to_nearest == {"word": False, "position": True}

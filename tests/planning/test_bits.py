@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rmtcli.calibration import ByLayer, Moments
+from rmtcli.calibration import ByLayer, Moments, decompose
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.edges import EDGES
-from rmtcli.layers import Layer, find_layers
+from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.layouts import Factored, Pivoted
 from rmtcli.planning import (
     BITS,
@@ -28,12 +28,14 @@ from rmtcli.planning import (
     fit_layer,
     measure,
     round_matrices,
+    round_rows,
 )
 from rmtcli.planning.bits import matrix_bytes
 from rmtcli.quantization import ERRORS, Grid, nearest
 
 SIZES = (96, 120, 80)
 LAYOUTS = (Pivoted(), Factored())
+TABLES = Selection(embeddings=True, min_side=0)
 
 
 def calibration(outputs: int, inputs: int, seed: int) -> LayerCalibration:
@@ -59,7 +61,9 @@ def choices(tmp_path_factory: pytest.TempPathFactory) -> tuple[BitChoices, list[
         item = fit_layer(layer, edge, approximate=True, calibration=seen[layer.name])
         assert isinstance(item, Fitted)
         fitted.append(item)
-    losses = {x.layer.name: measure(x, seen[x.layer.name], LAYOUTS) for x in fitted}
+    losses = {
+        x.layer.name: measure(x.layer, x.approximation, seen[x.layer.name], LAYOUTS) for x in fitted
+    }
     known = {name: loss for name, loss in losses.items() if loss is not None}
     return BitChoices(checkpoint, seen, LAYOUTS, (None, *BITS), known), fitted
 
@@ -101,6 +105,32 @@ def test_the_predicted_loss_of_rounding_is_near_the_real_one(
             after = Matrices([part.values.astype(np.float64) for part in parts])
             real = metric.square(after.product - before.product)
             assert 0.5 * real < known.of(layout, bits) < 2 * real
+
+
+def test_the_predicted_loss_of_rounding_a_table_counts_its_tokens(tmp_path: Path) -> None:
+    """The real one is that of each row, as often as its token occurs."""
+    rng, (tokens, width) = np.random.default_rng(0), (400, 64)
+    rows = rng.standard_normal((tokens, width)) * rng.uniform(0.5, 2, (tokens, 1))
+    often = rng.permutation(1 / np.arange(1, tokens + 1))
+    often /= often.sum()
+    g = rng.standard_normal((900, width)) * np.exp(-3 * np.arange(width) / width)
+    second, gradient = (rows.T * often) @ rows, g.T @ g / 900
+    seen = Moments(900, 300, often @ rows, second, gradient, of_outputs=True)
+    known = LayerCalibration(seen, False, True)
+    save_file({"embed_tokens.weight": torch.tensor(rows)}, tmp_path / "table.safetensors")
+    (table,) = find_layers(open_checkpoint(tmp_path / "table.safetensors"), TABLES)
+    assert isinstance(table, Layer)
+    best = decompose(rows.T, seen, bias=False, gradients=True)
+    loss, metric = measure(table, best, known, LAYOUTS), Metric.of_rows(known, rows)
+    assert loss is not None
+    factors = best.factors(24)
+    for bits in (6, 3):
+        rounded = round_rows(rows, Grid(bits), metric).values - rows
+        parts = (nearest(part, Grid(bits)).values for part in (factors.right.T, factors.left.T))
+        split = np.matmul(*parts) - factors.right.T @ factors.left.T
+        for layout, error in ((None, rounded), (Factored(), split)):
+            real = 3 * often @ np.einsum("ti,ij,tj->t", error, gradient, error)
+            assert 0.5 * real < loss.of(layout, bits) < 2 * real
 
 
 def test_a_division_is_within_one_step_of_the_best(
@@ -153,5 +183,5 @@ def test_without_calibration_losses_follow_the_weight(
     assert item.approximation is not None
     total = float(item.approximation.losses.sum())
     expected = RoundingLoss(total, {Pivoted: 2 * total, Factored: 2 * total})
-    assert measure(item, None, LAYOUTS) == expected
+    assert measure(layer, item.approximation, None, LAYOUTS) == expected
     assert expected.of(None, None) == 0

@@ -119,7 +119,7 @@ def test_healing_trains_the_shared_factor_once(folder: Path, tmp_path: Path) -> 
     options = {"calibration": rmtcli.Calibration(heal=4), "budget": Budget("30%")}
     report = shared(folder, tmp_path / "b.safetensors", **options)
     plain = shared(folder, tmp_path / "c.safetensors", budget=Budget("30%"))
-    assert not [note for note in report.notes if "--heal" in note]
+    assert not [note for note in report.notes if "heal" in note]
     assert report.comparison is not None
     assert plain.comparison is not None
     assert report.comparison.divergence < plain.comparison.divergence
