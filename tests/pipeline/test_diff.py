@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
@@ -156,7 +157,7 @@ def test_every_field_is_documented() -> None:
         assert f"| `{name}` | {meaning} |" in page
 
 
-def planted(*, own: bool, layers: int = 40) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def planted(*, own: bool, layers: int = 40) -> list[dict[str, torch.Tensor]]:
     """Networks of layers with four spikes, and three more in the change, of their own or not."""
     rng = np.random.default_rng(0)
     before, after = {}, {}
@@ -166,9 +167,10 @@ def planted(*, own: bool, layers: int = 40) -> tuple[dict[str, np.ndarray], dict
         base = 0.05 * rng.standard_normal(shape) + 3 * left[:, :4] @ right[:, :4].T
         fresh = np.linalg.qr(rng.standard_normal((shape[0], 3)))[0]
         change = (left[:, :3] if own else fresh) @ right[:, 4:].T
-        before[f"l{i}.weight"] = base
-        after[f"l{i}.weight"] = base + 0.1 * change + 1e-3 * rng.standard_normal(shape)
-    return before, after
+        before[f"l{i}.weight"] = torch.from_numpy(base)
+        new = base + 0.1 * change + 1e-3 * rng.standard_normal(shape)
+        after[f"l{i}.weight"] = torch.from_numpy(new)
+    return [before, after]
 
 
 def test_directions_of_a_change_are_compared_with_random_ones() -> None:
