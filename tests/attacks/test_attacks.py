@@ -16,6 +16,7 @@ from tests.attacks import (
     CANARY,
     MEMORY,
     Attack,
+    adapters,
     archives,
     code,
     directories,
@@ -26,7 +27,9 @@ from tests.attacks import (
 from tests.conftest import tree
 from tests.sandbox import ESCAPED, Outcome, Sandbox
 
-assert all((archives, code, directories, headers, others, pickles))  # they register attacks
+assert all(
+    (adapters, archives, code, directories, headers, others, pickles)
+)  # they register attacks
 #: Beginnings of the names that a successful command may write.
 OUTPUTS = ("a.pruned", "m.pruned", "b.", "out", "r.md", "p.json", "figures", "stranger/a.pruned")
 

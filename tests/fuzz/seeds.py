@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rmtcli
+from rmtcli.adapters import read_adapter
 from rmtcli.calibration import ByLayer, Moments, Origin, read_stats, write_stats
 from rmtcli.checkpoint import Checkpoint, Manifest, open_checkpoint
 from rmtcli.checkpoint.huggingface import refuse_code
@@ -34,6 +35,7 @@ from rmtcli.layouts import Factored, join
 from rmtcli.planning import Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
+from tests.adapters.made import kohya_file, kohya_tensors, peft_directory, two_layers
 from tests.conftest import model_directory
 
 #: Every matrix is a layer, because those of the seeds are tiny.
@@ -198,7 +200,28 @@ def write_seeds(folder: Path) -> list[Seed]:
     add("training log", folder / "log.json", lambda: read_log(folder / "log.json"))
     (folder / "log.csv").write_text("time,parameters,layer,rank,loss\n1,9,fc,2,0.5\n2,9,fc,2,\n")
     add("training log as CSV", folder / "log.csv", lambda: read_log(folder / "log.csv"))
-    return seeds
+    return seeds + adapter_seeds(folder)
+
+
+def adapter_seeds(folder: Path) -> list[Seed]:
+    """Adapters in both styles; they are resized, and merged into a base."""
+    peft, style = folder / "adapter", folder / "style.safetensors"
+    peft_directory(peft, two_layers())
+    kohya_file(style, kohya_tensors())
+    sizes = {"layers.0.q": (12, 10), "layers.0.v": (8, 10), "a.to_q": (12, 10)}
+    weights = {f"{name}.weight": torch.ones(size) for name, size in sizes.items()}
+    weights["conv.weight"] = torch.ones(12, 3, 3, 3)
+    base = save(weights, folder / "adapted.safetensors")
+
+    def use(adapter: Path) -> None:
+        target = folder / f"resized{adapter.suffix}"
+        rmtcli.resize(adapter, target, keep="rank:k=2", force=True)
+        read_adapter(target)
+        rmtcli.merge(base, adapter, folder / "merged.safetensors", force=True)
+
+    files = {peft / name: peft for name in ("adapter_config.json", "adapter_model.safetensors")}
+    files[style] = style
+    return [Seed(f"adapter {x.name}", x, partial(use, whole)) for x, whole in files.items()]
 
 
 def described_seeds(described: Path, tensors: dict[str, torch.Tensor]) -> list[Seed]:
