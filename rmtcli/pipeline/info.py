@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import TypeGuard
 
+from rmtcli.adapters import Adapter, read_adapter
+from rmtcli.adapters.kohya import read_kohya
 from rmtcli.checkpoint import Openable, open_checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
+from rmtcli.checkpoint.huggingface.locate import ADAPTER
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
+from rmtcli.files import CONFIG, as_path
 from rmtcli.pipeline.stages import describe
-from rmtcli.report.info import Info
+from rmtcli.report.info import AdapterFigures, Info
 
 
 def info(model: Openable, *, key: str | None = None) -> Info:
@@ -23,17 +29,42 @@ def info(model: Openable, *, key: str | None = None) -> Info:
         UsageError: a wrong path.
         CheckpointError: it cannot be read.
     """
-    checkpoint = open_checkpoint(model, key=key)
+    adapter = read_adapter(model) if _is_peft(model) else None
+    source = None if adapter is None else adapter.source
+    checkpoint = open_checkpoint(model, key=key) if source is None else source
+    if any(name.endswith(".lora_down.weight") for name in checkpoint.infos):
+        adapter = read_kohya(checkpoint)
     types = Counter(tensor.dtype for tensor in checkpoint.infos.values())
     model_type = None
     if isinstance(checkpoint, HuggingFaceDirectory) and "model_type" in checkpoint.config:
         model_type = str(checkpoint.config["model_type"])
     return Info(
         describe(checkpoint),
-        checkpoint.form,
+        checkpoint.form if adapter is None else f"LoRA adapter ({adapter.style})",
         tuple(file.name for file in checkpoint.weights),
         {TYPES[name].word: count for name, count in types.most_common()},
         model_type,
         checkpoint.manifest,
         checkpoint.remarks,
+        None if adapter is None else _figures(adapter),
+    )
+
+
+def _is_peft(model: Openable) -> TypeGuard[str | Path]:
+    """Whether it is a directory that holds an adapter and no network."""
+    if not isinstance(model, str | Path):
+        return False
+    path = as_path(model)
+    return (path / ADAPTER).exists() and not (path / CONFIG).exists()
+
+
+def _figures(adapter: Adapter) -> AdapterFigures:
+    ranks = [layer.rank for layer in adapter.layers]
+    return AdapterFigures(
+        adapter.style.value,
+        adapter.base,
+        len(adapter.layers),
+        (min(ranks), max(ranks)),
+        len(adapter.saved),
+        adapter.dora,
     )

@@ -15,6 +15,37 @@ from rmtcli.report.record import as_text, header
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFigures:
+    """Figures of a LoRA adapter.
+
+    Attributes:
+        style: its format, ``peft`` or ``kohya``.
+        base: name or path of its base, if known.
+        layers: number of layers that it changes.
+        ranks: the smallest and the largest rank.
+        whole: number of tensors that replace the base's own.
+        magnitudes: whether it has magnitudes (DoRA).
+    """
+
+    style: str
+    base: str | None
+    layers: int
+    ranks: tuple[int, int]
+    whole: int
+    magnitudes: bool
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """The lines that a terminal shows: label and text."""
+        least, largest = self.ranks
+        ranks = f"rank {least}" if least == largest else f"ranks {least} to {largest}"
+        dora = ", with magnitudes (DoRA)" if self.magnitudes else ""
+        lines = [("changes", f"{count_of(self.layers, 'layer')}, {ranks}{dora}")]
+        lines += [("replaces", count_of(self.whole, "tensor"))] if self.whole else []
+        return [*lines, *([("base", self.base)] if self.base else [])]
+
+
+@dataclass(frozen=True, slots=True)
 class Info:
     """A checkpoint's contents and origin.
 
@@ -25,6 +56,7 @@ class Info:
         types: number of tensors of each data type.
         model_type: the model type in its configuration, or None.
         manifest: rmtcli's record of how it was made, or None if rmtcli did not write it.
+        adapter: the figures of a LoRA adapter; None of any other checkpoint.
         notes: what was read that a user may not expect, as sentences.
     """
 
@@ -35,6 +67,7 @@ class Info:
     model_type: str | None
     manifest: Manifest | None
     notes: tuple[str, ...] = ()
+    adapter: AdapterFigures | None = None
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -52,6 +85,8 @@ class Info:
             ("sha256", source.sha256),
             *(("note", text) for text in self.notes),
         ]
+        if self.adapter is not None:
+            return [*lines, *self.adapter.lines]
         if manifest is None:
             return [
                 *lines,
@@ -86,6 +121,7 @@ class Info:
             "types": dict(self.types),
             "model_type": self.model_type,
             "manifest": None if self.manifest is None else asdict(self.manifest),
+            "adapter": None if self.adapter is None else asdict(self.adapter),
             "notes": list(self.notes),
         }
         return as_text(record, ascii_only=True)

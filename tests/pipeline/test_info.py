@@ -8,6 +8,7 @@ import torch
 
 import rmtcli
 from rmtcli.checkpoint.hashes import file_sha256
+from tests.adapters.made import kohya_file, kohya_tensors, peft_directory, two_layers
 from tests.conftest import Run, model_directory, planted
 
 
@@ -45,3 +46,12 @@ def test_info_on_a_directory(tmp_path: Path) -> None:
         "rmtcli",
         "no record: not written by rmtcli, or converted back to dense",
     ) in result.lines
+
+
+def test_info_on_an_adapter(tmp_path: Path) -> None:
+    result = rmtcli.info(peft_directory(tmp_path / "a", two_layers()))
+    assert (result.form, result.types) == ("LoRA adapter (peft)", {"float32": 4})
+    assert ("changes", "2 layers, rank 4") in result.lines
+    style = rmtcli.info(kohya_file(tmp_path / "a.safetensors", kohya_tensors()))
+    assert style.form == "LoRA adapter (kohya)"
+    assert json.loads(style.to_json())["adapter"]["layers"] == 2
