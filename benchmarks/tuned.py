@@ -135,14 +135,13 @@ def compare(folder: Path) -> None:
     widths = sum(sum(x.layer.shape) for x in tuned.extracted(keep="rank:k=1").layers)
     edge = tuned.row("edge")
     energy = tuned.row("energy 0.9", keep="energy:fraction=0.9")
-    stats = folder / "manual.safetensors"
+    settings = rmtcli.Calibration(
+        tuned.text, stats=folder / "manual.safetensors", metric="one-sided"
+    )
     for size in (edge, energy, 16 * widths, 4 * widths):
-        rank, words = size // widths, f"at {size:,}"
-        tuned.row(f"{words}: uniform", keep=f"rank:k={rank}")
-        budget = Budget(str(size))
+        words, budget = f"at {size:,}", Budget(str(size))
+        tuned.row(f"{words}: uniform", keep=f"rank:k={size // widths}")
         tuned.row(f"{words}: budget", budget=budget)
-        for metric in ("one-sided", "two-sided"):
-            settings = rmtcli.Calibration(tuned.text, stats=stats, metric=metric)
-            tuned.row(f"{words}: budget, {metric}", budget=budget, calibration=settings)
+        tuned.row(f"{words}: budget, by output", budget=budget, calibration=settings)
     tuned.row("edge, at most 16", max_rank=16)
     shutil.rmtree(folder / "adapter")

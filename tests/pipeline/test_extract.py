@@ -161,6 +161,19 @@ def test_one_file_in_kohyas_style(tmp_path: Path) -> None:
     assert [item.saved for item in report.extracted.beside] == [False]
 
 
+def test_a_convolution_gets_factors_of_its_kernels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = {"conv.weight": torch.randn(40, 16, 3, 3), "fc.weight": torch.randn(64, 40)}
+    change = (torch.randn(40, 2) @ torch.randn(2, 144)).reshape(40, 16, 3, 3)
+    tuned = base | {"conv.weight": base["conv.weight"] + change}
+    selection = package.Selection(convolutions=True)
+    package.extract(base, tuned, tmp_path / "out", selection=selection)
+    (layer,) = read_adapter(tmp_path / "out").layers
+    assert (layer.left.shape, layer.right.shape) == ((40, 2, 1, 1), (2, 16, 3, 3))
+    left, right = layer.factors()
+    np.testing.assert_allclose((left @ right).reshape(change.shape), change, atol=1e-5)
+
+
 def test_directions_are_those_that_the_inputs_use(tmp_path: Path) -> None:
     """Of two directions of one strength, inputs reach one only."""
     torch.manual_seed(0)
@@ -227,54 +240,74 @@ def test_an_input_is_never_replaced(tmp_path: Path) -> None:
         package.extract(*paths, paths[0], style="kohya", force=True)
 
 
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
-    """A tiny Llama with a tied head, before and after training in all of its tensors."""
+def llama() -> Any:
+    """A tiny Llama with a tied head, which its files do not hold."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=90,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
+    sizes = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+
+
+def gpt2() -> Any:
+    """A tiny GPT-2: weights stored as in × out, and a tied head."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 90, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ends))
+
+
+def bert() -> Any:
+    """A tiny BERT, whose table of tokens gets factors."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    return transformers.BertModel(
+        transformers.BertConfig(**sizes, num_attention_heads=2, max_position_embeddings=32)
     )
+
+
+def tuned_pair(folder: Path, network: Any) -> tuple[Path, Path]:
+    """Save a network, change each matrix by two directions and all else, and save it again."""
     torch.manual_seed(0)
-    network = transformers.LlamaForCausalLM(config).eval()
-    folder = tmp_path_factory.mktemp("llamas")
-    network.save_pretrained(folder / "base")
+    network.eval().save_pretrained(folder / "base")
     with torch.no_grad():
-        for name, tensor in network.named_parameters():
-            if "proj" in name:
+        for tensor in network.parameters():
+            if tensor.ndim == 2:
                 tensor += 0.1 * torch.randn(len(tensor), 2) @ torch.randn(2, tensor.shape[1])
             else:
                 tensor += 0.1 * torch.randn_like(tensor)
     network.save_pretrained(folder / "tuned", max_shard_size="20KB")
-    return folder / "base", folder / "tuned", network
+    assert len(list((folder / "tuned").glob("*.safetensors"))) > 1
+    return folder / "base", folder / "tuned"
+
+
+WHOLE = {
+    llama: ["model.embed_tokens"],
+    gpt2: ["transformer.wte", "transformer.wpe"],
+    bert: ["*position_embeddings*", "*token_type*"],
+}
 
 
 @pytest.mark.filterwarnings("ignore:::peft", "ignore:::transformers")
-def test_peft_opens_it_and_gives_the_tuned_networks_logits(
-    llamas: tuple[Path, Path, Any], tmp_path: Path
-) -> None:
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    base, tuned, network = llamas
-    assert len(list(tuned.glob("*.safetensors"))) > 1
-    report = package.extract(base, tuned, tmp_path / "out", whole=["model.embed_tokens"])
+@pytest.mark.parametrize("make", WHOLE)
+def test_peft_opens_it_and_gives_the_tuned_networks_outputs(make: Any, tmp_path: Path) -> None:
+    peft, network = pytest.importorskip("peft"), make()
+    base, tuned = tuned_pair(tmp_path, network)
+    selection = package.Selection(embeddings=make is bert)
+    report = package.extract(base, tuned, tmp_path / "out", whole=WHOLE[make], selection=selection)
     assert {plan.rank for plan in report.layers} == {2}
-    opened = transformers.AutoModelForCausalLM.from_pretrained(base)
-    model = peft.PeftModel.from_pretrained(opened, tmp_path / "out").eval()
+    assert report.extracted is not None
+    assert report.extracted.kept == pytest.approx(1, abs=1e-6)
+    model = peft.PeftModel.from_pretrained(type(network).from_pretrained(base), tmp_path / "out")
     tokens = torch.arange(20)[None]
     with torch.no_grad():
-        expected = network(tokens).logits
-        torch.testing.assert_close(model(tokens).logits, expected, rtol=0, atol=1e-4)
+        expected = network(tokens)[0]
+        torch.testing.assert_close(model.eval()(tokens)[0], expected, rtol=0, atol=1e-4)
         merged = model.merge_and_unload()
-        torch.testing.assert_close(merged(tokens).logits, expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(merged(tokens)[0], expected, rtol=0, atol=1e-4)
 
 
-def test_a_tied_table_gets_no_factors(llamas: tuple[Path, Path, Any]) -> None:
-    base, tuned, _ = llamas
+def test_a_tied_table_gets_no_factors(tmp_path: Path) -> None:
+    base, tuned = tuned_pair(tmp_path, llama())
     selection = package.Selection(embeddings=True)
     report = package.extract(base, tuned, dry_run=True, selection=selection)
     (table,) = (plan for plan in report.layers if plan.layer.view.table)
