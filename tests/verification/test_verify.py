@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,8 @@ from rmtcli.verification import directory as directory_module
 from rmtcli.verification.directory import open_factored, write_products
 from rmtcli.verification.parent import OpenStep, open_fresh
 from tests.conftest import Run, tree
-from tests.integrations.factored import CASES, write
+from tests.integrations.factored import CASES, load, write
+from tests.integrations.test_few_bits import few, needs_five
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -303,6 +305,23 @@ def test_faults_of_an_opened_model_are_reported(bert: Path, tmp_path: Path) -> N
     assert difference((trusted,), replace(trusted, value=trusted.value[:, 1:])) == math.inf
     assert difference((replace(trusted, value=trusted.value * math.nan),), trusted) == math.inf
     assert difference((trusted,), replace(trusted, value=None)) is None
+
+
+@needs_five
+@pytest.mark.parametrize("name", ["bert-head", "gpt2"])
+def test_few_bits_open_alike_by_both_routes(name: str, tmp_path: Path) -> None:
+    """Also what a model saves that was opened by one route, and opened by the other."""
+    case = CASES[name]
+    few(case, tmp_path)
+    load(tmp_path / "few", case).save_pretrained(tmp_path / "again")
+    outputs = []
+    for route in ("trust_remote_code", "import"):  # in a process of its own each
+        steps = [OpenStep(tmp_path / directory, route) for directory in ("few", "again")]
+        for opened in open_fresh(steps, tmp_path / route):
+            assert opened.fault is None
+            assert opened.value is not None
+            outputs.append(opened.value)
+    assert all(np.array_equal(value, outputs[0]) for value in outputs)
 
 
 @pytest.mark.parametrize("original", [False, pytest.param(True, marks=pytest.mark.slow)])
