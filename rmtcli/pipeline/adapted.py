@@ -14,9 +14,10 @@ from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, matches
 from rmtcli.pipeline.adapter_parts import Maker, config_of, on_resized, saved_whole, tied_head
 from rmtcli.pipeline.adapter_ranks import AdapterGoal, by_budget, by_rule
-from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source, check_calibration
+from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source
 from rmtcli.pipeline.changes import Pair
 from rmtcli.pipeline.fits import FitStream, FittedLayers, Fitter, Track, fit_layers
+from rmtcli.pipeline.inputs import check_calibration
 from rmtcli.pipeline.stages import describe, refuse_not_finite
 from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.report.extracted import Extracted
@@ -138,7 +139,7 @@ def _calibrate(
     settings = calibration_source(calibration, harness, joint=False)
     if settings.data is None and settings.stats is None:
         return None, None, ()
-    check_calibration(settings, list(pair.base.files))
+    check_calibration(settings, list(pair.base.files), harness)
     sha256 = describe(pair.base).sha256
     known, calibrated = calibrate_layers(harness, sha256, layers, settings)
     unbiased = {name: replace(item, bias=False) for name, item in known.items()}

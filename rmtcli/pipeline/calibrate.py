@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from rmtcli.calibration import (
     CLEANERS,
@@ -13,14 +12,12 @@ from rmtcli.calibration import (
     ByLayer,
     Calibrated,
     Calibration,
-    Data,
     FileShare,
     GivenInputs,
     Moments,
     Origin,
     clean_moments,
     data_sha256,
-    files_of,
     is_made,
     parts_of,
     read_stats,
@@ -28,14 +25,12 @@ from rmtcli.calibration import (
     spelled,
     write_stats,
 )
-from rmtcli.checkpoint import Openable
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
-from rmtcli.errors import CheckpointError, MissingFileError, UsageError
+from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
-from rmtcli.files import as_path, check_target, is_path
 from rmtcli.layers import Layer
 from rmtcli.options import option
 from rmtcli.planning import LayerCalibration
@@ -53,49 +48,6 @@ UNCLEANED = (
 #: Percent of the held-out samples that a search within a limit calibrates on, where nothing else is
 #: given.
 CALIBRATING = 40
-
-
-def check_calibration(settings: Calibration, inputs: list[Path]) -> None:
-    """Refuse settings that cannot be carried out, before any work is done.
-
-    Raises:
-        UsageError: inputs that do not exist, an option that needs inputs without any, or a file of
-            statistics that cannot be written.
-    """
-    for file in () if settings.data is None else files_of(settings.data):
-        if not file.is_file():
-            raise MissingFileError(f"{file}: no such file")
-    if settings.refines and settings.data is None:
-        raise UsageError(
-            f"{option('sequential')}, {option('heal')} and {option('heal-minutes')} run the "
-            f"network: give inputs with {option('calib')}"
-        )
-    if settings.stats is None or Path(settings.stats).exists():
-        return
-    if settings.data is None:
-        raise MissingFileError(
-            f"{settings.stats}: no such file: give inputs with {option('calib')} to make it"
-        )
-    if Path(settings.stats).suffix != ".safetensors":
-        raise UsageError(f"{settings.stats}: statistics are kept in a .safetensors file")
-    others = [path for path in inputs if path != Path(settings.stats)]
-    check_target(Path(settings.stats), inputs=others, force=False)
-
-
-def input_files(
-    model: Openable, data: Data | None, calibration: Calibration, plan: object = None
-) -> list[Path]:
-    """The files that a run reads, which no output may replace.
-
-    Args:
-        model: the network, perhaps a path.
-        data: the evaluation's data.
-        calibration: the settings of the calibration.
-        plan: a plan, or its file.
-    """
-    paths = [x for x in (model, plan, calibration.stats) if isinstance(x, str) or is_path(x)]
-    files = (file for x in (data, calibration.data) if x is not None for file in files_of(x))
-    return [*map(as_path, cast("list[str | Path]", paths)), *files]
 
 
 def calibration_source(

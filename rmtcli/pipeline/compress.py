@@ -17,8 +17,8 @@ from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.harness import Score
 from rmtcli.files import is_path
 from rmtcli.layers import Selection
-from rmtcli.pipeline.calibrate import check_calibration, input_files
 from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.inputs import check_calibration, input_files
 from rmtcli.pipeline.prune import carried_out, layout_for, settled_calibration
 from rmtcli.pipeline.request import Request, chosen_bits
 from rmtcli.planning import Budget, Goal, LayerPlan, Plan
@@ -113,7 +113,7 @@ def compress(
     goal = Goal(keep, Budget.of(budget), max_drop, *options)
     harness = evaluation.resolve(checkpoint)
     settings = settled_calibration(given, harness, selection, goal, alone=False)
-    check_calibration(settings, input_files(model, evaluation.data, settings, plan))
+    check_calibration(settings, input_files(model, evaluation.data, settings, plan), harness)
     few = chosen_bits(bits, goal, format_of(checkpoint, Path("saved.safetensors")))
     values = selection, settings, cache, None, track, planned is None, few
     request = Request(goal, edge, layout_for(layout, planned), *values)

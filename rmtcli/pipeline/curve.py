@@ -14,9 +14,10 @@ from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS
 from rmtcli.options import option
-from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
+from rmtcli.pipeline.calibrate import calibration_source
 from rmtcli.pipeline.decide import accuracy_drop, allocate, at_size, stored_in_bits
 from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.inputs import check_calibration, input_files
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request, bits_of
@@ -88,7 +89,7 @@ def curve(
     checkpoint = open_checkpoint(model, key=key)
     harness = evaluation.resolve(checkpoint)
     calibration = calibration_source(calibration or Calibration(), harness, joint=True)
-    check_calibration(calibration, input_files(model, evaluation.data, calibration))
+    check_calibration(calibration, input_files(model, evaluation.data, calibration), harness)
     few = bits_of(bits)
     budgets = _budgets(checkpoint, sizes, "parameters" if few is None else "bytes")
     goal = Goal("auto", budgets[-1], None, rank_multiple, None, share_inputs, None, per_block)

@@ -21,9 +21,10 @@ from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
 from rmtcli.layouts import LAYOUTS, Factored, Layout, ReadBack, stored_errors
 from rmtcli.options import option
-from rmtcli.pipeline.calibrate import calibration_source, check_calibration, input_files
+from rmtcli.pipeline.calibrate import calibration_source
 from rmtcli.pipeline.decide import reach
 from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.inputs import check_calibration, input_files
 from rmtcli.pipeline.prepare import prepare
 from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.request import (
@@ -162,7 +163,7 @@ def prune(
     alone = executor is not None
     calibration = settled_calibration(calibration, harness, selection, goal, alone=alone)
     inputs = input_files(model, evaluation.data, calibration, plan)
-    check_calibration(calibration, inputs)
+    check_calibration(calibration, inputs, harness)
     if not dry_run:
         check_target(target, inputs=inputs, force=force, directory=written is DIRECTORY)
     with connected(executor) as cluster:

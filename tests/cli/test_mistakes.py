@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import rmtcli
+from rmtcli import RmtcliError
 from rmtcli.cli import main
 from tests.conftest import ROOT, tree
 
@@ -233,3 +235,18 @@ def test_mistakes_are_told_before_torch_is_imported(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stderr.count("rmtcli: error: ") == len(commands) > 35
+
+
+@pytest.mark.parametrize("name", ["none.txt", "empty.txt", "latin.txt", "bad.jsonl", "table.csv"])
+def test_texts_are_checked_before_torch_is_imported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "rmtcli.running.calibrate", None)  # importing it fails
+    with pytest.raises(RmtcliError, match=name):
+        rmtcli.prune(
+            folder / "m",
+            budget="80%",
+            evaluation=rmtcli.Evaluation(task="sentence-embedding"),
+            calibration=rmtcli.Calibration(folder / name),
+            dry_run=True,
+        )
