@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,8 +22,8 @@ from rmtcli.layers import Selection
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.inputs import check_calibration, input_files
 from rmtcli.pipeline.prune import carried_out, layout_for, settled_calibration
-from rmtcli.pipeline.request import Request, chosen_bits
-from rmtcli.planning import Budget, Goal, LayerPlan, Plan
+from rmtcli.pipeline.request import Request, chosen_bits, goal_of
+from rmtcli.planning import Budget, LayerPlan, Plan
 from rmtcli.report.base import Report
 
 if TYPE_CHECKING:
@@ -50,7 +52,6 @@ def compress(
     selection: Selection | None = None,
     cache: str | Path | None = None,
     track: Track = iter,
-    in_place: bool = False,
 ) -> M:
     """Compress a copy of a torch module; the module stays as it is.
 
@@ -84,7 +85,6 @@ def compress(
         selection: which matrices are layers.
         cache: folder in which decompositions are kept and looked up; none by default.
         track: wraps the iteration over layers, for progress.
-        in_place: whether the module itself is changed, as :func:`compress_` does.
 
     Returns:
         The compressed module. Its attribute ``report`` is the report. :func:`~rmtcli.save` writes
@@ -96,30 +96,7 @@ def compress(
         LayerError: no layers; a layer whose values are not finite or exceed its type.
         EvaluationError: the module cannot be copied, fed or scored.
     """
-    if not hasattr(model, "named_modules"):
-        raise UsageError(f"compress takes a torch module, not {type(model).__name__}")
-    from rmtcli.layouts.copies import shared_copy
-
-    checkpoint = open_checkpoint(model)
-    inner = cast("nn.Module", checkpoint.module)
-    result_copy = inner if in_place else shared_copy(inner)
-    first = next(inner.parameters(), None)
-    evaluation = Evaluation(data, score=score, task=task)
-    if first is not None:
-        evaluation = replace(evaluation, device=str(first.device))
-    given = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-    planned = plan if plan is None or isinstance(plan, Plan) else Plan.read(plan)
-    options = rank_multiple, planned, share_inputs, None, per_block
-    goal = Goal(keep, Budget.of(budget), max_drop, *options)
-    harness = evaluation.resolve(checkpoint)
-    settings = settled_calibration(given, harness, selection, goal, alone=False)
-    check_calibration(settings, input_files(model, evaluation.data, settings, plan), harness)
-    few = chosen_bits(bits, goal, format_of(checkpoint, Path("saved.safetensors")))
-    values = selection, settings, cache, None, track, planned is None, few
-    request = Request(goal, edge, layout_for(layout, planned), *values)
-    report, result = carried_out(harness, request)
-    _finish(result_copy, result.network, report, in_place=in_place)
-    return model if in_place else cast(M, result_copy)
+    return cast(M, _compressed(locals(), in_place=False))
 
 
 def compress_(model: M, **options: Any) -> M:
@@ -135,7 +112,40 @@ def compress_(model: M, **options: Any) -> M:
     Raises:
         RmtcliError: as :func:`compress`; the module is unchanged then.
     """
-    return compress(model, in_place=True, **options)
+    given = signature(compress).bind(model, **options)
+    given.apply_defaults()
+    _compressed(given.arguments, in_place=True)
+    return model
+
+
+def _compressed(given: Mapping[str, Any], *, in_place: bool) -> nn.Module:
+    """The module or a copy of it, compressed, for the arguments of :func:`compress`."""
+    model = given["model"]
+    if not hasattr(model, "named_modules"):
+        raise UsageError(f"compress takes a torch module, not {type(model).__name__}")
+    from rmtcli.layouts.copies import shared_copy
+
+    checkpoint = open_checkpoint(model)
+    inner = cast("nn.Module", checkpoint.module)
+    whole = inner if in_place else shared_copy(inner)
+    first = next(inner.parameters(), None)
+    evaluation = Evaluation(given["data"], score=given["score"], task=given["task"])
+    if first is not None:
+        evaluation = replace(evaluation, device=str(first.device))
+    goal = goal_of({**given, "batches": ()})
+    harness, selection = evaluation.resolve(checkpoint), given["selection"]
+    settings = given["calibration"]
+    if not isinstance(settings, Calibration):
+        settings = Calibration(settings)
+    settings = settled_calibration(settings, harness, selection, goal, alone=False)
+    inputs = input_files(model, evaluation.data, settings, given["plan"])
+    check_calibration(settings, inputs, harness)
+    few = chosen_bits(given["bits"], goal, format_of(checkpoint, Path("saved.safetensors")))
+    values = selection, settings, given["cache"], None, given["track"], goal.plan is None, few
+    request = Request(goal, given["edge"], layout_for(given["layout"], goal.plan), *values)
+    report, result = carried_out(harness, request)
+    _finish(whole, result.network, report, in_place=in_place)
+    return whole
 
 
 def _finish(whole: nn.Module, network: Edited, report: Report, *, in_place: bool) -> None:
