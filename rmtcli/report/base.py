@@ -68,12 +68,48 @@ class Tensor:
     after: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Report:
-    """Results of a run.
+class ShowsItself:
+    """What a result shows of itself in Python, and writes.
 
-    Renderers read a report, and the report shows itself with them: the one circle of imports in
+    Renderers read results, and results show themselves with them: the one circle of imports in
     this package, so these imports are in the methods.
+    """
+
+    __slots__ = ()
+
+    def save(self: Any, path: str | Path) -> None:
+        """Write the result to a file: ``.html``, ``.md``, ``.json``, or ``.xml`` for JUnit.
+
+        Raises:
+            UsageError: the ending names no format, a package is missing, or the file cannot be
+                written.
+        """
+        from rmtcli.report.views import save
+
+        save(self, path)
+
+    def __str__(self: Any) -> str:
+        """What the command line prints."""
+        from rmtcli.report.views import as_text
+
+        return as_text(self)
+
+    def __repr__(self: Any) -> str:
+        """The result in one line."""
+        from rmtcli.report.views import as_words
+
+        return as_words(self)
+
+    def _repr_html_(self: Any) -> str:
+        """The table and the summary, for IPython."""
+        from rmtcli.report.views import as_fragment
+
+        return as_fragment(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Report(ShowsItself):
+    """Results of a run.
 
     Attributes:
         action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``merge``, ``curve``,
@@ -228,17 +264,6 @@ class Report:
         record = self.to_dict()
         return pandas.json_normalize(record["curve"] or record["layers"])
 
-    def save(self, path: str | Path) -> None:
-        """Write the report to a file: ``.html``, ``.md``, ``.json``, or ``.xml`` for JUnit.
-
-        Raises:
-            UsageError: the ending names no format, a package is missing, or the file cannot be
-                written.
-        """
-        from rmtcli.report.views import save
-
-        save(self, path)
-
     def plot(self, layer: str | None = None) -> Figure:
         """Draw the measured curve, or the spectrum of a layer; by default that of the first one.
 
@@ -248,21 +273,3 @@ class Report:
         from rmtcli.report.views import figure
 
         return figure(self, layer)
-
-    def __str__(self) -> str:
-        """What the command line prints."""
-        from rmtcli.report.views import as_text
-
-        return as_text(self)
-
-    def __repr__(self) -> str:
-        """The result in one line."""
-        from rmtcli.report.views import as_words
-
-        return as_words(self)
-
-    def _repr_html_(self) -> str:
-        """The table and the summary, for IPython."""
-        from rmtcli.report.views import as_fragment
-
-        return as_fragment(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rmtcli.report.base import Source
+from rmtcli.report.base import ShowsItself, Source
 from rmtcli.report.formatting import shown
 from rmtcli.report.record import as_text, header
 
@@ -106,8 +106,8 @@ class LayerDifference:
     update: Update | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+@dataclass(frozen=True, slots=True, repr=False)
+class Difference(ShowsItself):
     """The difference between two checkpoints, A and B.
 
     Attributes:

@@ -1,14 +1,15 @@
-"""What a report shows of itself in Python: as text, in a notebook, in files and as figures."""
+"""What a result shows of itself in Python: as text, in a notebook, in files and as figures."""
 
 from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rmtcli.errors import UsageError
 from rmtcli.files import as_path, check_target
 from rmtcli.report.base import Report
+from rmtcli.report.difference import Difference
 from rmtcli.report.formatting import shown
 from rmtcli.report.headline import headline
 from rmtcli.report.renderers import RENDERERS, Context, today, write_report
@@ -17,33 +18,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def as_text(report: Report) -> str:
+#: What shows itself.
+Result: TypeAlias = "Report | Difference"
+
+
+def as_text(result: Result) -> str:
     """The table, the result in one line and the summary, as a pipe gets them."""
     from rich.console import Console
 
-    from rmtcli.report.terminal import PIPE_WIDTH, show
+    from rmtcli.report.terminal import PIPE_WIDTH, show, show_difference
 
     text = StringIO()
-    show(report, Console(file=text, width=PIPE_WIDTH, highlight=False, emoji=False))
+    console = Console(file=text, width=PIPE_WIDTH, highlight=False, emoji=False)
+    if isinstance(result, Report):
+        show(result, console)
+    else:
+        show_difference(result, console)
     return text.getvalue().rstrip("\n")
 
 
-def as_words(report: Report) -> str:
+def as_words(result: Result) -> str:
     """The result in one line."""
-    title, source = headline(report), shown(report.source.path)
-    result = f"{title.size}, {title.cost}" if title else f"{len(report.layers)} layers"
-    return f"<Report of {report.action}: {source}: {result}>"
+    if not isinstance(result, Report):
+        names = " and ".join(shown(source.path) for source in (result.before, result.after))
+        changed = f"{result.values['layers.changed']} of {len(result.layers)} layers changed"
+        return f"<Difference of {names}: {changed}>"
+    title, source = headline(result), shown(result.source.path)
+    words = f"{title.size}, {title.cost}" if title else f"{len(result.layers)} layers"
+    return f"<Report of {result.action}: {source}: {words}>"
 
 
-def as_fragment(report: Report) -> str:
+def as_fragment(result: Result) -> str:
     """The result, a map of the bytes and the table as a part of an HTML page."""
     from rmtcli.report.renderers.html import to_fragment
 
-    return to_fragment(report)
+    return to_fragment(result)
 
 
-def save(report: Report, path: str | Path) -> None:
-    """Write a report in the format of the path's ending.
+def save(result: Result, path: str | Path) -> None:
+    """Write a result in the format of the path's ending.
 
     Raises:
         UsageError: the ending names no format, a package is missing, or the file cannot be written.
@@ -53,8 +66,9 @@ def save(report: Report, path: str | Path) -> None:
     if renderer is None:
         raise UsageError(f"{target}: its name must end in {' or '.join(RENDERERS)}")
     renderer.check()
-    check_target(target, inputs=[as_path(report.source.path)], force=True)
-    write_report(report, target, Context(made=today()))
+    both = (result.source,) if isinstance(result, Report) else (result.before, result.after)
+    check_target(target, inputs=[as_path(source.path) for source in both], force=True)
+    write_report(result, target, Context(made=today()))
 
 
 def figure(report: Report, layer: str | None) -> Figure:

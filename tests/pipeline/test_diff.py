@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 import rmtcli as package
-from rmtcli.errors import LayerError
+from rmtcli.errors import LayerError, UsageError
 from rmtcli.report.difference import FIELDS, Figures
 from tests.conftest import ROOT, SAMPLES, Run
 
@@ -60,6 +60,20 @@ def test_figures_against_numpy(tmp_path: Path) -> None:
     assert two.change == pytest.approx(1)
     assert two.after.edge == pytest.approx(2 * two.before.edge, rel=1e-6)
     assert two.after.norm == pytest.approx(2 * two.before.norm, rel=1e-9)
+
+
+def test_a_difference_prints_shows_and_saves_itself(tmp_path: Path) -> None:
+    bias = load_file(MLP)["fc2.weight"]
+    other = changed(tmp_path / "b.safetensors", **{"fc2.weight": 2 * bias})
+    result = package.diff(MLP, other)
+    assert repr(result) == f"<Difference of {MLP} and {other}: 1 of 2 layers changed>"
+    assert "1 of 2 layers" in str(result)
+    assert "fc2.weight" in result._repr_html_()
+    for ending in (".html", ".md", ".json"):
+        result.save(tmp_path / f"report{ending}")
+        assert "fc2.weight" in (tmp_path / f"report{ending}").read_text()
+    with pytest.raises(UsageError, match="its name must end in"):
+        result.save(other)
 
 
 def test_factors_are_compared_by_their_product(tmp_path: Path) -> None:

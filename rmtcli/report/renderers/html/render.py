@@ -35,10 +35,14 @@ def difference_to_html(difference: Difference, context: Context) -> str:
     return _page(page_of_difference(difference), context)
 
 
-def to_fragment(report: Report) -> str:
+def to_fragment(result: Report | Difference) -> str:
     """The first screen and the table as a part of another page, such as a notebook."""
+    if isinstance(result, Report):
+        page = page_of(result, panels=False)
+    else:
+        page = page_of_difference(result)
     template = _environment().get_template("fragment.html.j2")
-    return template.render(page=page_of(report, panels=False), style=_asset("style.css"), rows=ROWS)
+    return template.render(page=page, style=_asset("style.css"), rows=ROWS)
 
 
 def _page(page: Page, context: Context) -> str:
