@@ -79,7 +79,7 @@ def distill(
     """
     rate = DEEP_RATE if loss.deep else RATE
     groups = [{"params": [p], "lr": rate * scale, "most": rate * scale} for p, scale in trained]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     around(optimizer)
     generator = torch.Generator().manual_seed(seed)
     loss.pruned.requires_grad_(False)
