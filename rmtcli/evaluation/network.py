@@ -19,7 +19,7 @@ from rmtcli.evaluation.harness import Harness, Model
 from rmtcli.evaluation.problem import reading_of_config
 from rmtcli.evaluation.reading import Reading, Rows, read_rows
 from rmtcli.evaluation.tasks import ImageClassification, TextClassification
-from rmtcli.evaluation.user_code import blame, call, import_named, last_line, words_of
+from rmtcli.evaluation.user_code import blame, called, import_named, last_line, words_of
 from rmtcli.layouts.module import fill, loads_itself
 from rmtcli.options import option
 
@@ -75,7 +75,7 @@ def _from_user(given: Model) -> nn.Module:
     if not callable(made):
         kind = type(made).__name__
         raise UsageError(f"'{name}' is not a network, or a function that returns one, but {kind}")
-    model = call(given if isinstance(given, str) else made)
+    model = called(made, name)
     if not isinstance(model, nn.Module):
         raise EvaluationError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
     return model

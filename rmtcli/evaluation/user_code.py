@@ -78,12 +78,26 @@ def call(spec: str | Callable[..., Any], *arguments: object) -> Any:
     function = import_named(spec) if isinstance(spec, str) else spec
     if not callable(function):
         raise UsageError(f"'{spec}' is not a function or class, but {type(function).__name__}")
+    return called(function, words_of(spec), *arguments)
+
+
+def called(function: Callable[..., Any], words: str, *arguments: object) -> Any:
+    """The result of a user's function.
+
+    Args:
+        function: the function.
+        words: what messages call it.
+        arguments: its arguments.
+
+    Raises:
+        EvaluationError: it raised an exception.
+    """
     try:
         return function(*arguments)
     except RmtcliError:
         raise
     except Exception as error:
-        raise EvaluationError(f"{words_of(spec)} failed: {blame(error)}") from error
+        raise EvaluationError(f"{words} failed: {blame(error)}") from error
 
 
 def words_of(given: object) -> str:

@@ -23,7 +23,7 @@ from rmtcli.evaluation.made import made_for
 from rmtcli.evaluation.network import build
 from rmtcli.evaluation.text import TOKENS
 from tests.evaluation.test_tasks import lines
-from tests.integrations.factored import CASES, WORDS, tokenizer
+from tests.integrations.factored import CASES, T5, WORDS, tokenizer
 
 _SIZES = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
 #: Configurations of families that add embeddings of segments to those of tokens, and one other.
@@ -139,17 +139,8 @@ def classifier(family: str) -> PreTrainedModel:
         )
         return transformers.XLNetForSequenceClassification(config)
     if family == "T5":  # reads the last token of the first word, which ends each text
-        config = transformers.T5Config(
-            vocab_size=99,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            eos_token_id=2,
-            decoder_start_token_id=0,
-            num_labels=2,
-        )
+        special = {"eos_token_id": 2, "decoder_start_token_id": 0}
+        config = transformers.T5Config(**T5, **special, num_labels=2)
         return transformers.T5ForSequenceClassification(config)
     padding = {"GPT-2": 95, "GPT-2 without padding": None}[family]
     config = transformers.GPT2Config(**_SIZES, pad_token_id=padding)

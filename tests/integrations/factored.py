@@ -91,6 +91,8 @@ class Case:
         return {"input_ids": tokens}
 
 
+#: Sizes of a T5.
+T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 _DENSE = r"(query|key|value|dense)"
 CASES = {
     "bert": Case("BertModel", "AutoModel", _BERT, _DENSE),
@@ -108,15 +110,7 @@ CASES = {
     "t5": Case(
         "T5ForConditionalGeneration",
         "AutoModelForSeq2SeqLM",
-        T5Config(
-            vocab_size=99,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            decoder_start_token_id=0,
-        ),
+        T5Config(**T5, decoder_start_token_id=0),
         r"(q|k|v|o|wi|wo)",
     ),
     "vit": Case(

@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 import rmtcli.integrations.transformers  # noqa: E402, F401
 from rmtcli.integrations.rmtcli_loading import HOW  # noqa: E402
 from rmtcli.verification.inputs import run  # noqa: E402
-from tests.integrations.factored import factor  # noqa: E402
+from tests.integrations.factored import T5, factor  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -39,7 +39,6 @@ PAIR = {
     "encoder_ffn_dim": 48,
     "decoder_ffn_dim": 48,
 }
-T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 BLOCKS = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
 #: Class -> model type and configuration.
