@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +69,18 @@ class About:
         quantized: the method with which another tool has quantised the weights, or empty.
         linear_only: whether the program that loads the directory supports factors of linear layers
             and tables only, and ties the names that share a table's storage itself.
+        unmultiplied: names of floating matrices that are not the weights of linear layers; any
+            other matrix is one, stored as out × in. None where no graph tells.
+        activation: the activation between the linear layers of a plain chain, or empty where a
+            graph tells that the network is none; None where no graph tells.
     """
 
     transposed: frozenset[str] = frozenset()
     vocabularies: frozenset[int] = frozenset()
     quantized: str = ""
     linear_only: bool = False
+    unmultiplied: frozenset[str] | None = None
+    activation: str | None = None
 
 
 class Checkpoint(ABC):
@@ -100,6 +106,7 @@ class Checkpoint(ABC):
         key: which of a file's state dicts this is, if the user named one.
         is_directory: whether it is a Hugging Face directory, perhaps edited.
         module: the torch module that tensors in memory are of; None for files.
+        graph: the graph in which an ONNX file holds its tensors; None for other formats.
     """
 
     path: Path
@@ -118,6 +125,7 @@ class Checkpoint(ABC):
     key: str | None = None
     is_directory: bool = False
     module: nn.Module | None = None
+    graph: Any = None
 
     def adopt(self, record: Manifest) -> None:
         """Take a record, which may have been kept elsewhere: of factors that are still shared."""

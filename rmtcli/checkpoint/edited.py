@@ -40,6 +40,7 @@ class Edited(Checkpoint):
         self.about = source.about
         self.stamps = source.stamps
         self.key, self.is_directory = source.key, source.is_directory
+        self.graph = source.graph
         self._new = {new: stored for group in edits.values() for new, stored in group.items()}
         self.infos = self._edited_infos()
         self.aliases = self._edited_aliases()

@@ -7,6 +7,7 @@ format's name, its value a :class:`Format`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,7 +17,14 @@ from typing import Any
 
 from rmtcli.checkpoint.base import FileCheckpoint, one_network
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.checkpoint.recognise import HEAD, is_exported, is_safetensors, is_torch, other_kind
+from rmtcli.checkpoint.recognise import (
+    HEAD,
+    is_exported,
+    is_onnx,
+    is_safetensors,
+    is_torch,
+    other_kind,
+)
 from rmtcli.checkpoint.unpacked import unpacked
 from rmtcli.errors import CheckpointError, MissingFileError, UsageError
 
@@ -54,8 +62,13 @@ class Format:
         endings: file name endings, in lower case with their dots.
         open: opens a file, without reading the tensors if the format allows. If ``keeps_extras``,
             it takes a key as well, which says which of several state dicts is meant.
-        write: writes a checkpoint to an open binary file; None for a format that is only read.
+        write: writes a checkpoint to an open binary file; None for a format that is only read, or
+            that has ``stage``.
+        stage: writes a checkpoint under a temporary name, as ``staged_file`` does (``files/``),
+            for a format that may need several files.
         keeps_metadata: whether a written file holds the source's text metadata.
+        keeps_graph: whether a file holds the network's graph as well, so that only a checkpoint
+            with a graph can be written.
         keeps_extras: whether a written file holds the objects beside the source's tensors.
         recognises: whether a file, given with its first bytes, is of this format under any name;
             None for a format that only the ending tells.
@@ -65,9 +78,16 @@ class Format:
     endings: tuple[str, ...]
     open: Callable[..., FileCheckpoint]
     write: Callable[..., None] | None = None
+    stage: Callable[..., AbstractContextManager[Path]] | None = None
     keeps_metadata: bool = False
+    keeps_graph: bool = False
     keeps_extras: bool = False
     recognises: Callable[[Path, bytes], bool] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether files of this format can be written."""
+        return self.write is not None or self.stage is not None
 
 
 _TORCH = "rmtcli.checkpoint.torch"
@@ -93,6 +113,15 @@ _FORMATS = (
         (".pt2",),
         Deferred(f"{_TORCH}.exported:ExportedFile"),
         recognises=is_exported,
+    ),
+    Format(
+        "ONNX",
+        (".onnx",),
+        Deferred("rmtcli.checkpoint.onnx.open:open_onnx"),
+        stage=Deferred("rmtcli.checkpoint.onnx.write:staged_onnx"),
+        keeps_metadata=True,
+        keeps_graph=True,
+        recognises=is_onnx,
     ),
 )
 

@@ -17,7 +17,8 @@ def checkpoint_sha256(checkpoint: Checkpoint) -> str:
         return _tensors_sha256(checkpoint)
     if checkpoint.files == (checkpoint.path,):
         return file_sha256(checkpoint.path)
-    names = sorted((str(path.relative_to(checkpoint.path)), path) for path in checkpoint.files)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    names = sorted((str(path.relative_to(folder)), path) for path in checkpoint.files)
     lines = (f"{file_sha256(path)}  {name}\n" for name, path in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -15,6 +15,9 @@ _OLD_PROGRAM = "serialized_state_dict.pt"
 #: The longest header of a safetensors file that the library reads.
 _LONGEST_HEADER = 100_000_000
 
+#: Tags of the fields that follow the version in an ONNX file: its maker, its graph, its operators.
+_ONNX_FIELDS = frozenset((0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72))
+
 _DOWNLOAD = "which a failed download leaves: download the file itself"
 #: What files of other kinds begin with, what they are, and what to do.
 _OTHERS = (
@@ -52,6 +55,11 @@ def is_torch(path: Path, head: bytes) -> bool:
     """Whether a file is an archive by ``torch.save`` or ``torch.jit.save``, or a pickle."""
     saved = "data.pkl" in _entries(path, head) and not is_exported(path, head)
     return saved or head.startswith(_PICKLES)
+
+
+def is_onnx(path: Path, head: bytes) -> bool:
+    """Whether a file begins with a version of ONNX, and another field of its files."""
+    return len(head) > 2 and head[0] == 8 and 0 < head[1] < 64 and head[2] in _ONNX_FIELDS
 
 
 def other_kind(path: Path, head: bytes) -> str | None:

@@ -31,8 +31,13 @@ def format_of(checkpoint: Checkpoint, target: Path) -> Format:
     if checkpoint.is_directory and find_format(target) is None:
         return DIRECTORY
     file_format = format_by_ending(target)
-    if file_format.write is None:
+    if not file_format.writes:
         raise UsageError(f"{target}: this format is read only: name a .safetensors or .pt file")
+    if file_format.keeps_graph and checkpoint.graph is None:
+        raise UsageError(
+            f"{target}: the file has a graph, and {checkpoint.path} has none: name a .safetensors "
+            "or .pt file"
+        )
     return file_format
 
 
@@ -112,6 +117,8 @@ def _temporary(
     checkpoint: Checkpoint, target: Path, file_format: Format, card: str | None, force: bool
 ) -> AbstractContextManager[Path]:
     """The output under its temporary name."""
+    if file_format.stage is not None:
+        return file_format.stage(checkpoint, target, force=force)
     write = file_format.write
     assert write is not None
     if file_format is DIRECTORY:

@@ -34,6 +34,9 @@ def settled_activation(harness: Harness) -> str:
             the default one, is better than can be chance.
     """
     given, samples = harness.evaluation.activation, harness.samples
+    known = harness.checkpoint.about.activation
+    if given is None and known:
+        return known
     first = given or RELU
     if samples is None or samples.targets is None or samples.next_tokens:
         return first

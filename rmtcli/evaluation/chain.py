@@ -58,6 +58,12 @@ def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
             order of the layers is ambiguous, or two layers may be unrecorded factors.
         LayerError: factors that the manifest names are missing.
     """
+    if checkpoint.about.activation == "":
+        raise EvaluationError(
+            f"{checkpoint.path}: its graph is not a plain chain of linear layers with one "
+            "activation, and rmtcli does not run ONNX graphs: name the network with --model "
+            "package.module:factory"
+        )
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
     for module in factored:
         check_factors(checkpoint, module)

@@ -185,6 +185,7 @@ def _skip_reason_of_weight(
     # The first reason that applies is the one that is reported.
     reasons = (
         (info.dtype not in FLOATS, SkipReason.NOT_FLOAT),
+        (name in (checkpoint.about.unmultiplied or ()), SkipReason.UNMULTIPLIED),
         (deep and not kernel, SkipReason.NOT_MATRIX),
         (_RECURRENT.search(name) is not None, SkipReason.RECURRENT),
         (not weight, SkipReason.NOT_WEIGHT),
@@ -200,6 +201,9 @@ def _role(roles: Roles, name: str, selection: Selection) -> SkipReason | None:
     """Why a weight is that of something else than a layer; its shape counts unless it is chosen."""
     checkpoint, module = roles.checkpoint, module_of(name)
     info, bias = checkpoint.infos[name], checkpoint.infos.get(member(module, "bias"))
+    if checkpoint.about.unmultiplied is not None and len(info.shape) == 2:
+        outputs = info.shape[0]
+        return SkipReason.ROUTER if roles.is_router(module, outputs) else None
     table = looked_up(roles, name, selection)
     if is_token_table(roles, name, selection) or table in NAMED:
         return table

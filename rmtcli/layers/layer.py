@@ -26,6 +26,9 @@ class SkipReason(Enum):
         "be approximated, give its full name with --include"
     )
     NOT_WEIGHT = "two-dimensional, but not called 'weight' or '….weight'"
+    UNMULTIPLIED = (
+        "its graph reads it otherwise than as the weight of linear layers: looked up, for example"
+    )
     NOT_MATRIX = (
         "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
     )

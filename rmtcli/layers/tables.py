@@ -42,6 +42,8 @@ def is_token_table(roles: Roles, name: str, selection: Selection) -> bool:
     info, module = roles.checkpoint.infos[name], module_of(name)
     if not selection.embeddings or len(info.shape) != 2:
         return False
+    if roles.checkpoint.about.unmultiplied is not None:
+        return False
     if member(module, "bias") in roles.checkpoint.infos:
         return False
     rows, width = info.shape

@@ -67,7 +67,7 @@ def default_output(path: Path, word: str = "pruned") -> Path:
         path = path if path.name and path.name != ".." else path.resolve()
         return path.with_name(f"{stem or path.name}.{word}")
     file_format = find_format(path)
-    if file_format is None or file_format.write is None:
+    if file_format is None or not file_format.writes:
         return path.with_name(f"{stem}.{word}.safetensors")
     return path.with_name(f"{stem}.{word}{path.suffix}")
 
