@@ -61,8 +61,8 @@ def infer_chain(checkpoint: Checkpoint, activation: str) -> Chain:
     if checkpoint.about.activation == "":
         raise EvaluationError(
             f"{checkpoint.path}: its graph is not a plain chain of linear layers with one "
-            "activation, and rmtcli does not run ONNX graphs: name the network with --model "
-            "package.module:factory"
+            "activation, and rmtcli does not run ONNX graphs: name the network with "
+            f"{option('model', 'package.module:factory')}"
         )
     factored = checkpoint.manifest.factored if checkpoint.manifest else {}
     for module in factored:

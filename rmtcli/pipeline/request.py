@@ -43,6 +43,10 @@ def _in_torch() -> str:
     )
 
 
+#: The note on an ONNX file.
+IN_GRAPH = (
+    "all types were kept, because the graph of an ONNX file multiplies by matrices as they are"
+)
 #: Gives reasons why nothing is to be written, from the report of what would be.
 Refuse = Callable[[Report], Sequence[str]]
 
@@ -217,8 +221,16 @@ def chosen_bits(given: int | str | None, goal: Goal, target: Format) -> int | st
         target: the format of the destination.
 
     Raises:
-        UsageError: the plan has bits, and so has the request.
+        UsageError: the plan has bits, and so has the request; or an ONNX file, whose graph would
+            need other nodes, is to have bits or shared factors.
     """
+    shares = goal.share_inputs or bool(goal.plan and goal.plan.groups)
+    few = bits_of(given) is not None or bool(goal.plan and goal.plan.matrices)
+    if target.keeps_graph and (shares or few):
+        raise UsageError(
+            "an ONNX file holds each factor by itself, in the types of its graph: leave out "
+            f"{option('bits')} and {option('share-inputs')}, or write a .safetensors file"
+        )
     if goal.plan is not None and goal.plan.matrices:
         if given is not None:
             raise UsageError(f"the plan sets the bits of each matrix: leave out {option('bits')}")
@@ -247,6 +259,8 @@ def on_kept_types(given: int | str | None, goal: Goal, target: Format) -> tuple[
         return ()
     if target is DIRECTORY:
         return (_old(),) if _transformers() < NEEDED else ()
+    if target.keeps_graph:
+        return (IN_GRAPH,)
     return () if target.name == "safetensors" else (_in_torch(),)
 
 

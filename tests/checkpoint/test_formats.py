@@ -81,7 +81,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("item", [*formats._FORMATS, formats.DIRECTORY], ids=lambda item: item.name)
 def test_the_table_names_existing_functions(item: Format) -> None:
-    for function in (item.open, item.write):
+    for function in (item.open, item.write, item.stage):
         if function is not None:
             assert isinstance(function, formats.Deferred)
             module, _, name = function.target.partition(":")
@@ -129,5 +129,5 @@ def test_an_added_format_cannot_replace_an_ending() -> None:
     file_format = find_format(Path("a.pt"))
     assert file_format is not None
     assert file_format.name == "torch"
-    with pytest.raises(UsageError, match=r"must be one of \.safetensors, .*\.pt2, \.plain$"):
+    with pytest.raises(UsageError, match=r"must be one of \.safetensors, .*\.onnx, \.plain$"):
         formats.format_by_ending(Path("a.txt"))

@@ -36,6 +36,7 @@ from rmtcli.planning import Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
 from tests.adapters.made import kohya_file, kohya_tensors, peft_directory, two_layers
+from tests.checkpoint.graphs import matmul
 from tests.conftest import model_directory
 
 #: Every matrix is a layer, because those of the seeds are tiny.
@@ -129,6 +130,9 @@ def write_seeds(folder: Path) -> list[Seed]:
     (folder / "program.pt2").write_bytes(buffer.getvalue())
     add_checkpoint("TorchScript", folder / "script.pt")
     add_checkpoint("torch.export", folder / "program.pt2")
+
+    (folder / "graph.onnx").write_bytes(matmul().SerializeToString())
+    add_checkpoint("ONNX", folder / "graph.onnx")
 
     shards = model_directory(folder / "shards", tensors, {"model_type": "bert"}, shards=2)
     (shards / "modules.json").write_text(

@@ -79,8 +79,8 @@ class OnnxFile(FileCheckpoint):
     def _info(self, new: str, name: str) -> TensorInfo:
         tensor = self.graph.tensors[name]
         shape = tuple(tensor.dims)
-        turned = shape[::-1] if new in self._weights else shape
-        return TensorInfo(turned, DTYPES[tensor.data_type])
+        sides = shape[::-1] if new in self._weights else shape
+        return TensorInfo(sides, DTYPES[tensor.data_type])
 
     def _about(self) -> About:
         weights = self.graph.linears

@@ -85,19 +85,20 @@ class Network:
     def _linear(self, name: str) -> Linear | None:
         """The layer of a matrix; None if something else reads it, or not always the same way."""
         linear, directions = Linear(name), set[bool]()
-        pending = [(name, False)]
+        pending, seen = [(name, False)], set[str]()
         while pending:
-            value, turned = pending.pop()
-            if value in self.closed or value not in self.readers:
+            value, flipped = pending.pop()
+            if value in self.closed or value not in self.readers or value in seen:
                 return None
+            seen.add(value)
             for number, i in self.readers[value]:
                 node = self.nodes[number]
                 if is_a(node, "Identity") or _is_transpose(node):
                     linear.passed.append(number)
-                    pending.append((node.output[0], turned != _is_transpose(node)))
+                    pending.append((node.output[0], flipped != _is_transpose(node)))
                 elif i == 1 and _multiplies(node):
                     linear.nodes.append(number)
-                    directions.add(turned == bool(integer(node, "transB")))
+                    directions.add(flipped == bool(integer(node, "transB")))
                 else:
                     return None
         if len(directions) != 1:
@@ -166,8 +167,8 @@ class Network:
 
 
 def is_a(node: NodeProto, kind: str) -> bool:
-    """Whether a node is a certain one of ONNX's own operators."""
-    return node.op_type == kind and node.domain in OWN
+    """Whether a node is a certain one of ONNX's own operators, with an output."""
+    return node.op_type == kind and node.domain in OWN and bool(node.output)
 
 
 def attribute(node: NodeProto, name: str) -> AttributeProto | None:

@@ -33,9 +33,9 @@ class Rewriter:
         self._network, self._where, after = network, where, set(names)
         self._new, self._gone = after - network.names.keys(), network.names.keys() - after
         self.renamed = {old: new for new, old in network.names.items() if new in after}
-        self._values = network.values
+        self._used = network.values | {node.name for node in network.nodes}
         self._changed: dict[int, list[NodeProto]] = {}
-        taken = self._new & self._values
+        taken = self._new & network.values
         if taken:
             raise CheckpointError(f"{where}: the name '{min(taken)}' has another meaning in it")
         for name in [x for x in network.linears if x in self._gone]:
@@ -120,14 +120,14 @@ class Rewriter:
                 raise self._other_graph(name)
             first = network.nodes[makers[0] or 0]
             node = helper.make_node("MatMul", [first.input[0], name], gather.output)
-            node.name = gather.name.removesuffix("/order")
+            node.name = gather.name
             self._changed[number] = [node]
             self._drop([concat, *core.nodes, *rest.nodes, *core.passed, *rest.passed])
 
     def _factored(self, node: NodeProto, right: str, left: str) -> list[NodeProto]:
         """Two nodes for one, of which the last adds the bias."""
-        inner = self._value(f"{node.output[0]}/0")
-        first = helper.make_node("MatMul", [node.input[0], right], [inner], f"{node.name}/0")
+        inner = self._fresh(f"{node.output[0]}/0")
+        first = helper.make_node("MatMul", [node.input[0], right], [inner], inner)
         return [first, _multiplying(node, inner, left)]
 
     def _pivoted(self, node: NodeProto, core: str, rest: str, order: str) -> list[NodeProto]:
@@ -139,18 +139,18 @@ class Rewriter:
                 f"--layout pivoted needs {_NEGATIVE_AXES} or newer: use --layout factored"
             )
         names = ("pivot", "rest", "all", "order")
-        pivot, others, both, ordered = (self._value(f"{node.output[0]}/{x}") for x in names)
-        bias = list(node.input[2:3])
+        pivot, others, both, ordered = (self._fresh(f"{node.output[0]}/{x}") for x in names)
+        bias = [name for name in node.input[2:3] if name]
         result = ordered if bias else node.output[0]
         made = [
-            helper.make_node("MatMul", [node.input[0], core], [pivot], f"{node.name}/pivot"),
-            helper.make_node("MatMul", [pivot, rest], [others], f"{node.name}/rest"),
-            helper.make_node("Concat", [pivot, others], [both], f"{node.name}/all", axis=-1),
-            helper.make_node("Gather", [both, order], [result], f"{node.name}/order", axis=-1),
+            helper.make_node("MatMul", [node.input[0], core], [pivot], pivot),
+            helper.make_node("MatMul", [pivot, rest], [others], others),
+            helper.make_node("Concat", [pivot, others], [both], both, axis=-1),
+            helper.make_node("Gather", [both, order], [result], ordered, axis=-1),
         ]
         if bias:
             sums = [result, *bias], [node.output[0]]
-            made.append(helper.make_node("Add", *sums, f"{node.name}/bias"))
+            made.append(helper.make_node("Add", *sums, node.name))
         return made
 
     def _rename_bias(self, old: str, new: str) -> None:
@@ -166,13 +166,12 @@ class Rewriter:
     def _drop(self, numbers: Collection[int]) -> None:
         self._changed |= {number: [] for number in numbers}
 
-    def _value(self, name: str) -> str:
-        """A name for a value that no other value has."""
-        free = next(
-            x for i in range(len(self._values) + 1) if (x := f"{name}{'_' * i}") not in self._values
-        )
-        self._values.add(free)
-        return free
+    def _fresh(self, name: str) -> str:
+        """A name for a node and its output that no other one has."""
+        while name in self._used:
+            name += "_"
+        self._used.add(name)
+        return name
 
     def _other_graph(self, name: str) -> CheckpointError:
         return CheckpointError(

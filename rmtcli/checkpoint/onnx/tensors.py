@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file as bytes, wherever the file keeps them."""
+"""The tensors of an ONNX file as bytes, in the graph or in files beside it."""
 
 from __future__ import annotations
 
