@@ -353,7 +353,9 @@ def test_only_a_network_with_a_graph_becomes_onnx(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"bits": 4}, {"budget": "60%", "share_inputs": True}])
 def test_what_the_graph_cannot_hold_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     source = saved(gemm(), tmp_path / "a.onnx")
-    with pytest.raises(UsageError, match=r"leave out .*bits.* and .*share.inputs.*, or write a \.safe"):
+    with pytest.raises(
+        UsageError, match=r"leave out .*bits.* and .*share.inputs.*, or write a \.safe"
+    ):
         rmtcli.prune(source, **options)
     report = rmtcli.prune(source, budget=rmtcli.Budget("70%", "bytes"), selection=ALL)
     assert any(note.startswith("all types were kept") for note in report.notes)
