@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmtcli.adapters.base import Adapter, Style
-from rmtcli.adapters.kohya import kohya_metadata, kohya_tensors, read_kohya
+from rmtcli.adapters.kohya import kohya_metadata, kohya_tensors, read_kohya, refuse_unfit
 from rmtcli.adapters.peft import CONFIG, WEIGHTS, peft_config, peft_tensors, read_peft
 from rmtcli.adapters.tensors import Tensors
 from rmtcli.checkpoint import open_checkpoint
@@ -101,6 +101,8 @@ def check_adapter_target(
             f"{adapter.path}: names modules with underscores in place of dots, so their names in "
             "PEFT's style are not known: write it in kohya's style"
         )
+    if style is Style.KOHYA:
+        refuse_unfit(adapter)
     if style is Style.KOHYA and target.suffix != ".safetensors":
         raise UsageError(f"{target}: an adapter in kohya's style is a .safetensors file")
     own = [adapter.path] if adapter.source is not None else []

@@ -112,21 +112,11 @@ def kohya_tensors(adapter: Adapter, prefix: str) -> dict[str, Stored]:
             sd-scripts looks for ``lora_unet`` and ``lora_te``.
 
     Raises:
-        UsageError: it holds what the style has no names for, or two names would become one.
+        UsageError: two names would become one.
     """
-    if adapter.saved:
-        raise UsageError(
-            f"{adapter.path}: holds tensors that replace the base's own, such as "
-            f"'{next(iter(adapter.saved))}', which kohya's style cannot hold: write it as PEFT"
-        )
     tensors: dict[str, Stored] = {}
     names: dict[str, str] = {}
     for layer in adapter.layers:
-        if layer.kind is Kind.EMBEDDING:
-            raise UsageError(
-                f"{adapter.path}: changes the embedding '{layer.module}', which kohya's style "
-                "cannot hold: write it as PEFT"
-            )
         name = layer.module
         if adapter.style is not Style.KOHYA:
             name = f"{prefix}_{name.replace('.', '_')}"
@@ -140,6 +130,26 @@ def kohya_tensors(adapter: Adapter, prefix: str) -> dict[str, Stored]:
         if layer.magnitude is not None:
             tensors[f"{name}.dora_scale"] = layer.magnitude
     return tensors
+
+
+def refuse_unfit(adapter: Adapter) -> None:
+    """Refuse an adapter for which the style has no names, or several.
+
+    Raises:
+        UsageError: it is one.
+    """
+    problem = ""
+    if adapter.saved:
+        problem = f"holds whole tensors of the base, such as '{next(iter(adapter.saved))}'"
+    for layer in adapter.layers:
+        if layer.kind is Kind.EMBEDDING:
+            problem = f"changes the embedding '{layer.module}'"
+        elif layer.magnitude is not None and adapter.style is not Style.KOHYA:
+            problem = f"has magnitudes (DoRA) of '{layer.module}'"
+    if problem:
+        raise UsageError(
+            f"{adapter.path}: {problem}, which kohya's style cannot hold: write it as PEFT"
+        )
 
 
 def kohya_metadata(adapter: Adapter) -> dict[str, str]:

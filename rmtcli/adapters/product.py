@@ -24,31 +24,57 @@ _TOGETHER = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Restricted:
+    """B A on the inputs that A reads, without the layer's scale.
+
+    Attributes:
+        matrix: B A in an orthonormal basis of these inputs, out × min(r, in). Its singular values
+            are those of B A.
+        values: the singular values, largest first; those below rounding are 0.
+    """
+
+    matrix: FloatArray
+    values: FloatArray
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum of the matrix.
+
+        An adapter has no noise outside of its r directions, so the law for a matrix of out × in
+        does not apply to it: a noise of independent entries can only be that of the r columns.
+        """
+        n, p = max(self.matrix.shape), min(self.matrix.shape)
+        return Spectrum(self.values[::-1] ** 2 / n, n, p)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Product:
     """B A as left · diag(values) · right, without the layer's scale.
 
     Attributes:
         left: orthonormal columns, out × k.
-        values: the k singular values, largest first; those below rounding are 0.
+        values: the k singular values, largest first.
         right: orthonormal rows, k × in.
-        restricted: B A on the inputs that A reads, in an orthonormal basis of them: out × min(r,
-            in). Its singular values are those of B A.
     """
 
     left: FloatArray
     values: FloatArray
     right: FloatArray
-    restricted: FloatArray
 
-    @property
-    def spectrum(self) -> Spectrum:
-        """The spectrum of the restricted matrix.
 
-        An adapter has no noise outside of its r directions, so the law for a matrix of out × in
-        does not apply to it: a noise of independent entries can only be that of the r columns.
-        """
-        n, p = max(self.restricted.shape), min(self.restricted.shape)
-        return Spectrum(self.values[::-1] ** 2 / n, n, p)
+def restricted(layers: Sequence[AdaptedLayer]) -> Iterator[tuple[int, Restricted]]:
+    """The restriction of every layer, with its index; layers of equal shape follow each other.
+
+    Raises:
+        CheckpointError: a factor has values that are not finite.
+    """
+    for indices, left, right in _stacks(layers):
+        part = _triangle(right)
+        matrices = left @ part.transpose(0, 2, 1)
+        values = np.linalg.svd(_triangle(matrices), compute_uv=False)
+        floor = max(part.shape[1:]) * np.finfo(np.float64).eps * values[:, :1]
+        values = np.where(values > floor, values, 0.0)
+        yield from zip(indices, map(Restricted, matrices, values), strict=True)
 
 
 def products(layers: Sequence[AdaptedLayer]) -> Iterator[tuple[int, Product]]:
@@ -57,6 +83,24 @@ def products(layers: Sequence[AdaptedLayer]) -> Iterator[tuple[int, Product]]:
     Raises:
         CheckpointError: a factor has values that are not finite.
     """
+    for indices, left, right in _stacks(layers):
+        left_basis, left_part = np.linalg.qr(left)
+        right_basis, right_part = np.linalg.qr(right)
+        u, values, vt = np.linalg.svd(left_part @ right_part.transpose(0, 2, 1), False)
+        bases = left_basis @ u, vt @ right_basis.transpose(0, 2, 1)
+        yield from zip(indices, map(Product, bases[0], values, bases[1]), strict=True)
+
+
+def _triangle(matrices: FloatArray) -> FloatArray:
+    """R of the QR decomposition of each matrix in a stack."""
+    triangle: FloatArray = np.asarray(np.linalg.qr(matrices, mode="r"))
+    return triangle
+
+
+def _stacks(
+    layers: Sequence[AdaptedLayer],
+) -> Iterator[tuple[list[int], FloatArray, FloatArray]]:
+    """Layers of equal shape together: their indices, and stacks of B and of Aᵀ."""
     alike: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for index, layer in enumerate(layers):
         alike[(*layer.shape, layer.rank)].append(index)
@@ -64,23 +108,9 @@ def products(layers: Sequence[AdaptedLayer]) -> Iterator[tuple[int, Product]]:
         step = max(1, _TOGETHER // (rank * (out + inputs)))
         for start in range(0, len(indices), step):
             chunk = indices[start : start + step]
-            yield from zip(chunk, _decomposed([layers[i] for i in chunk]), strict=True)
-
-
-def _decomposed(layers: Sequence[AdaptedLayer]) -> list[Product]:
-    """The decompositions of layers of one shape."""
-    pairs = [layer.factors() for layer in layers]
-    left = np.stack([pair[0] for pair in pairs])
-    right = np.stack([pair[1].T for pair in pairs])
-    left_basis, left_part = np.linalg.qr(left)
-    right_basis, right_part = np.linalg.qr(right)
-    restricted = left @ right_part.transpose(0, 2, 1)
-    inner = left_part @ right_part.transpose(0, 2, 1)
-    u, values, vt = np.linalg.svd(inner, full_matrices=False)
-    floor = max(inner.shape[1:]) * np.finfo(np.float64).eps * values[:, :1]
-    values = np.where(values > floor, values, 0.0)
-    bases = left_basis @ u, vt @ right_basis.transpose(0, 2, 1)
-    return [Product(*parts) for parts in zip(bases[0], values, bases[1], restricted, strict=True)]
+            pairs = [layers[i].factors() for i in chunk]
+            left, right = (np.stack(side) for side in zip(*pairs, strict=True))
+            yield chunk, left, right.transpose(0, 2, 1)
 
 
 def truncated(layer: AdaptedLayer, product: Product, rank: int) -> AdaptedLayer:

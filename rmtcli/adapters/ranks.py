@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmtcli.adapters.base import AdaptedLayer
-from rmtcli.adapters.product import products
+from rmtcli.adapters.product import restricted
 from rmtcli.arrays import FloatArray
 from rmtcli.edges import EdgeEstimator, EdgeFit, Verdict
 from rmtcli.edges.base import Noise
@@ -77,10 +77,10 @@ def measure(layers: Sequence[AdaptedLayer], estimator: EdgeEstimator | None) -> 
         CheckpointError: a factor has values that are not finite.
     """
     measured: dict[int, Measured] = {}
-    for index, product in products(layers):
-        spectrum = product.spectrum
-        fit = None if estimator is None else estimator.fit(spectrum, product.restricted)
-        measured[index] = Measured(layers[index], product.values, spectrum, fit)
+    for index, part in restricted(layers):
+        spectrum = part.spectrum
+        fit = None if estimator is None else estimator.fit(spectrum, part.matrix)
+        measured[index] = Measured(layers[index], part.values, spectrum, fit)
     return [measured[index] for index in range(len(layers))]
 
 

@@ -345,7 +345,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         adapter,
         "prune m",
         2,
-        "m: holds an adapter only: merge it into its base with rmtcli merge",
+        "m: holds an adapter only: see rmtcli resize --dry-run, or rmtcli merge",
     ),
     "output lies in the input": (
         two_models,

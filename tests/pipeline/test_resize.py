@@ -133,6 +133,13 @@ def test_magnitudes_stay_and_keep_their_layer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.magnitude.read().data, norms.data)
 
 
+def test_magnitudes_have_no_one_shape_in_kohyas_style(tmp_path: Path) -> None:
+    layer = replace(_noisy("a", 0), magnitude=encode(np.ones(200, np.float32), "F32"))
+    source = _written(tmp_path / "in", layer)
+    with pytest.raises(UsageError, match=r"has magnitudes .* write it as PEFT"):
+        rmtcli.resize(source, tmp_path / "out.safetensors", style="kohya", max_rank=2)
+
+
 def test_factors_that_change_nothing_are_dropped(tmp_path: Path) -> None:
     """Untrained layers: B begins at zero."""
     tensors = kohya_tensors(a_to_q__lora_up__weight=torch.zeros(12, 4))

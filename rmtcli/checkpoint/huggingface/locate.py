@@ -133,7 +133,9 @@ def locate(home: Path) -> Located:
             weight_map = _weight_map(index)
             return Located(index.name, _shards(index, weight_map), weight_map, _beside(home))
     if (home / ADAPTER).exists():
-        raise UsageError(f"{home}: holds an adapter only: merge it into its base with rmtcli merge")
+        raise UsageError(
+            f"{home}: holds an adapter only: see rmtcli resize --dry-run, or rmtcli merge"
+        )
     names = sorted(path.name for pattern in _FOREIGN for path in home.glob(pattern))
     return _numbered(home, names) or _variant(home, names) or _refuse(home, names)
 

@@ -196,7 +196,7 @@ BROKEN = {
     ),
     adapter: (
         UsageError,
-        ": holds an adapter only: merge it into its base with rmtcli merge",
+        ": holds an adapter only: see rmtcli resize --dry-run, or rmtcli merge",
     ),
     text_for_index: (CheckpointError, "/model.safetensors.index.json: damaged: not JSON"),
     outside: (
