@@ -75,6 +75,7 @@ def merge(
     inputs = [as_path(base), change.path]
     check_target(target, inputs=inputs, force=force, directory=directory)
     merged = Edited(network, _edits(network, change), network.manifest)
+    merged.stamps = {**network.stamps, **(change.source.stamps if change.source else {})}
     write_checkpoint(merged, target, force=force, verify=verify)
     replaced = f", {count_of(len(change.saved), 'tensor')} replaced" if change.saved else ""
     note = f"{count_of(len(change.layers), 'layer')} changed by {change.path}{replaced}"
@@ -189,7 +190,8 @@ def _names_of(network: Checkpoint, name: str) -> list[str]:
     alike = [other for other, its in network.infos.items() if its == info]
     names = [other for other in alike if network.aliases.get(other, other) == shared]
     config = network.config if isinstance(network, HuggingFaceDirectory) else {}
-    if info.shape[0] in network.about.vocabularies and config.get("tie_word_embeddings", True):
+    table = bool(info.shape) and info.shape[0] in network.about.vocabularies
+    if table and config.get("tie_word_embeddings", True):
         ties = network.ties([name, *(other for other in alike if other != name)])
         names += [other for other, first in ties.items() if first == name and other not in names]
     return names

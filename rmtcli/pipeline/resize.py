@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rmtcli.adapters import Adapter, Style, read_adapter, write_adapter
 from rmtcli.adapters.files import check_adapter_target
+from rmtcli.adapters.peft import CONFIG, WEIGHTS
 from rmtcli.adapters.product import products, truncated
 from rmtcli.adapters.ranks import Decision, Measured, by_rule, measure, within_budget
 from rmtcli.checkpoint.dtypes import TYPES
@@ -19,6 +20,7 @@ from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.pipeline.request import default_output
 from rmtcli.planning import Budget, Goal
+from rmtcli.report.formatting import some_of
 from rmtcli.report.resized import Resized, ResizedLayer
 
 #: Rules that look at singular values only: no noise is fitted for them.
@@ -84,7 +86,16 @@ def resize(
         tuple(decided),
         sum(math.prod(stored.shape) for stored in source.saved.values()),
         (source.nbytes, result.nbytes),
+        _on_other_files(source.path),
     )
+
+
+def _on_other_files(path: Path) -> tuple[str, ...]:
+    """A note on files beside an adapter's own, such as a tokenizer with new tokens."""
+    if not path.is_dir():
+        return ()
+    names = sorted(file.name for file in path.iterdir() if file.name not in (CONFIG, *WEIGHTS))
+    return (f"not copied: {some_of(names)}",) if names else ()
 
 
 def _goal(keep: str, budget: Budget | str | None, max_rank: int | None) -> Goal:

@@ -196,9 +196,11 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_table_or_json(rmtcli: Run, tmp_path: Path) -> None:
     source = peft_directory(tmp_path / "in", two_layers())
+    (source / "tokenizer.json").write_text("{}")
     run = rmtcli("resize", source, "--max-rank", 3, "--keep", "energy:fraction=1")
     assert run.returncode == 0, run.stderr
     assert "4 → 3" in run.stdout
+    assert "not copied: tokenizer.json" in run.stdout
     assert (tmp_path / "in.resized" / "adapter_config.json").exists()
     again = rmtcli("resize", source, "--max-rank", 3, "--dry-run", "--json")
     record = json.loads(again.stdout)
