@@ -40,19 +40,24 @@ class PackedWeight(nn.Module):
         """What is kept of the parameter: its type."""
         return weight.detach().new_empty(0)
 
+    @property
+    def codes(self) -> Tensor:
+        """The whole number of each entry, shape (rows, entries)."""
+        words, starts = self.words.long() & 0xFFFFFFFF, self.starts
+        first, offset = starts // 32, starts % 32
+        second = (first + 1).clamp(max=words.shape[1] - 1)
+        both = words[:, first] | (words[:, second] << 32)
+        codes: Tensor = ((both >> offset) & (2**self.bits - 1)) - 2 ** (self.bits - 1)
+        return codes
+
     def forward(self, empty: Tensor) -> Tensor:
         """The weight.
 
         Args:
             empty: shape (0,), of the weight's type.
         """
-        words, starts = self.words.long() & 0xFFFFFFFF, self.starts
-        first, offset = starts // 32, starts % 32
-        second = (first + 1).clamp(max=words.shape[1] - 1)
-        both = words[:, first] | (words[:, second] << 32)
-        codes = ((both >> offset) & (2**self.bits - 1)) - 2 ** (self.bits - 1)
         each = self.scales.float().repeat_interleave(self.group, 1)[:, : self.entries]
-        weight: Tensor = (codes * each).to(empty.dtype)
+        weight: Tensor = (self.codes * each).to(empty.dtype)
         return weight.T if self.columnwise else weight
 
 
