@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -117,6 +117,31 @@ def test_merging_gives_the_bits_of_peft(
     assert len(same(tmp_path / "merged", base)) == 6
     assert report.output is not None
     assert report.output.parameters == report.source.parameters
+
+
+class Convolutions(torch.nn.Module):
+    """Kernels of three shapes; one of them is a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = torch.nn.Conv2d(3, 5, 3)
+        self.point = torch.nn.Conv2d(5, 4, 1)
+        self.line = torch.nn.Conv1d(4, 6, 3)
+
+
+def test_merged_kernels_have_the_bits_of_peft(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Convolutions()
+    save_file(network.state_dict(), tmp_path / "base.safetensors")
+    options = {"r": 2, "lora_alpha": 3, "target_modules": ["wide", "point", "line"]}
+    adapter = adapted(network, tmp_path / "adapter", options)
+    again = Convolutions()
+    again.load_state_dict(load_file(tmp_path / "base.safetensors"))
+    expected = peft.PeftModel.from_pretrained(again, adapter).merge_and_unload().state_dict()
+    rmtcli.merge(tmp_path / "base.safetensors", adapter, tmp_path / "merged.safetensors")
+    merged = load_file(tmp_path / "merged.safetensors")
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in merged)
 
 
 @pytest.fixture(scope="module")
