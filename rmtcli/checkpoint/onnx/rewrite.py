@@ -52,9 +52,9 @@ class Rewriter:
 
         A constant that a layer reads has become an initialiser.
         """
-        result = []
+        result, tensors = [], set(self._network.names.values())
         for number, node in enumerate(self._network.nodes):
-            if is_a(node, "Constant") and node.output[0] in self._network.names.values():
+            if is_a(node, "Constant") and node.output[0] in tensors:
                 continue
             for each in self._changed.get(number, [node]):
                 copy = NodeProto()
