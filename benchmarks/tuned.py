@@ -107,20 +107,19 @@ class Tuned:
         given = {"edge": edge, "whole": WHOLE, "force": True, **options}
         return rmtcli.extract(self.base, self.tuned, target, **given)
 
-    def row(self, title: str, **options: Any) -> int:
-        """Print what an adapter loses; the number of parameters of its factors."""
+    def row(self, title: str, **options: Any) -> Report:
+        """Print what an adapter loses of the gain."""
         report = self.extracted(**options)
         opened = PeftModel.from_pretrained(self.network(self.base), self.folder / "adapter").eval()
         loss, (before, after) = loss_of(opened, self.tokens), self.losses
         ranks = [plan.rank for plan in report.layers]
-        size = report.pruned_parameters[1]
         assert report.extracted is not None
         lost = 100 * (loss - after) / (before - after)
-        low, high = min(ranks), max(ranks)
         kept = f"{100 * report.extracted.kept:.1f} %"
         perplexity = f"{torch.tensor(loss).exp():.2f}"
-        print_row(title, f"{size:,}", f"{low}–{high}", kept, perplexity, f"{lost:.1f} %")
-        return size
+        size = f"{report.pruned_parameters[1]:,}"
+        print_row(title, size, f"{min(ranks)}–{max(ranks)}", kept, perplexity, f"{lost:.1f} %")
+        return report
 
 
 def compare(folder: Path) -> None:
@@ -128,20 +127,18 @@ def compare(folder: Path) -> None:
     tuned = Tuned(folder)
     before, after = (float(torch.tensor(loss).exp()) for loss in tuned.losses)
     print(f"Perplexity {before:.2f} before training, {after:.2f} after.\n", flush=True)
-    print_row(
-        "ranks", "parameters of the factors", "ranks from–to", "kept", "perplexity", "gain lost"
-    )
+    print_row("ranks", "parameters of the factors", "from–to", "kept", "perplexity", "gain lost")
     print_row(*["---"] * 6)
-    widths = sum(sum(x.layer.shape) for x in tuned.extracted(keep="rank:k=1").layers)
-    edge = tuned.row("edge")
-    energy = tuned.row("energy 0.9", keep="energy:fraction=0.9")
-    settings = rmtcli.Calibration(
-        tuned.text, stats=folder / "manual.safetensors", metric="one-sided"
-    )
-    for size in (edge, energy, 16 * widths, 4 * widths):
-        words, budget = f"at {size:,}", Budget(str(size))
-        tuned.row(f"{words}: uniform", keep=f"rank:k={size // widths}")
-        tuned.row(f"{words}: budget", budget=budget)
-        tuned.row(f"{words}: budget, by output", budget=budget, calibration=settings)
+    reports = [tuned.row("edge"), tuned.row("energy 0.9", keep="energy:fraction=0.9")]
+    widths = sum(sum(plan.layer.shape) for plan in reports[0].layers)
+    sizes = [*(report.pruned_parameters[1] for report in reports), 16 * widths, 4 * widths]
+    for size in sizes:
+        tuned.row(f"at {size:,}: uniform", keep=f"rank:k={size // widths}")
+        tuned.row(f"at {size:,}: budget", budget=Budget(str(size)))
     tuned.row("edge, at most 16", max_rank=16)
+    stats = folder / "manual.safetensors"
+    settings = rmtcli.Calibration(tuned.text, stats=stats, metric="one-sided")
+    for size in sizes[2:]:
+        budget = Budget(str(size))
+        tuned.row(f"at {size:,}: budget, by output", budget=budget, calibration=settings)
     shutil.rmtree(folder / "adapter")

@@ -155,6 +155,8 @@ def saved_whole(pair: Pair, others: Sequence[Changed], whole: Sequence[str]) -> 
         named = any(matches(other.name, pattern) for pattern in whole)
         if len(other.shape) > 1 and not other.resized and not named:
             continue
+        if not module_of(other.name):  # the network's own: no module can be replaced
+            continue
         first = pair.base.aliases.get(other.name, other.name)
         names = (name for name, source in pair.base.aliases.items() if source == first)
         for name in dict.fromkeys((other.name, *names)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,9 @@ from rmtcli.errors import LayerError
 from rmtcli.layers import Layer, Selection
 from rmtcli.layouts import join
 from rmtcli.pipeline.stages import layers_of
+
+#: Entries of a tensor that are compared at a time.
+_ENTRIES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +111,19 @@ class Pair:
             before, after = self.base.infos[name], self.tuned.infos.get(name)
             if after is None or name in covered or not {before.dtype, after.dtype} <= FLOATS.keys():
                 continue
-            rows = min(before.shape[0], after.shape[0]) if before.shape else 0
             resized = before.shape != after.shape
-            part = (0, rows) if resized else None
-            change = _minus(self.tuned.array(name, part), self.base.array(name, part))
-            square = float(np.sum(np.square(change, dtype=np.float64)))
+            square = sum(self._squares(name, min(before.shape[:1] + after.shape[:1], default=0)))
             if square or resized:
                 yield Changed(name, after.shape, square, resized)
+
+    def _squares(self, name: str, rows: int) -> Iterator[float]:
+        """The sums of the squares of a tensor's change in some rows at a time, up to ``rows``."""
+        shape = self.base.infos[name].shape
+        step = max(1, _ENTRIES // max(1, math.prod(shape[1:])))
+        parts = [(start, min(start + step, rows)) for start in range(0, rows, step)]
+        for part in parts if shape else [None]:
+            change = _minus(self.tuned.array(name, part), self.base.array(name, part))
+            yield float(np.sum(np.square(change, dtype=np.float64)))
 
 
 def whole(checkpoint: Checkpoint) -> Checkpoint:

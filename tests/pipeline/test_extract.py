@@ -101,15 +101,23 @@ def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli:
     base, tuned = planted()
     table = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
     base |= {"norm.weight": torch.ones(16), "embed_tokens.weight": table, "gone.x": torch.ones(2)}
+    base["scale"], tuned["scale"] = torch.tensor(1.0), torch.tensor(1.1)
     tuned |= {"norm.weight": 1.01 * torch.ones(16), "embed_tokens.weight": 1.001 * table}
     tuned["a.bias"] = torch.full((96,), 0.01)
     paths = files(tmp_path, base, tuned)
+    failed = rmtcli("extract", *paths, "-o", tmp_path / "out", "--fail-if", "adapter.kept < 0.9")
+    assert (failed.returncode, (tmp_path / "out").exists()) == (1, False)
     done = rmtcli("extract", *paths, "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     CHECK.validate(record)
     beside = {item["name"]: item["saved"] for item in record["adapter"]["beside"]}
-    assert beside == {"a.bias": True, "norm.weight": True, "embed_tokens.weight": False}
+    assert beside == {
+        "a.bias": True,
+        "norm.weight": True,
+        "embed_tokens.weight": False,
+        "scale": False,
+    }
     assert record["adapter"]["only"] == [{"name": "gone.x", "in": "BASE"}]
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     torch.testing.assert_close(
@@ -120,7 +128,7 @@ def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli:
     assert config["bias"] == "all"
     report = package.extract(*paths, dry_run=True, whole=["embed_tokens"])
     assert "embed_tokens.weight, 200×16" in str(report)
-    assert "left out  " not in str(report)
+    assert str(report).count("left out  ") == 1  # a parameter of no module
 
 
 def test_new_tokens_are_held_with_their_table(tmp_path: Path) -> None:

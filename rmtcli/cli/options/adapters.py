@@ -60,8 +60,8 @@ class AdapterOptions:
         typer.Option(
             metavar="NAME|GLOB",
             help="Hold these tensors whole if they changed, as PEFT's modules_to_save: an "
-            "embedding, an output head (repeatable). Biases, normalisations and tables with new "
-            "rows are always held.",
+            "embedding, an output head (repeatable). PEFT's style always holds biases, "
+            "normalisations and tables with new rows.",
             show_default=False,
         ),
     ] = None
