@@ -65,7 +65,8 @@ def resize(
     Raises:
         UsageError: a wrong option or path, or the style cannot hold the adapter.
         CheckpointError: the adapter cannot be read, or the output differs from what was intended.
-        LayerError: no layer would be left, or a value exceeds the type of the factors.
+        LayerError: no layer would be left or get a lower rank, or a value exceeds the type of the
+            factors.
     """
     goal = _goal(keep, budget, max_rank)
     source = read_adapter(adapter)
@@ -75,9 +76,8 @@ def resize(
         check_adapter_target(source, target, style=wanted, force=force)
     decided = _decided(source, goal, edge, max_rank)
     result = _resized(source, [item.rank for item in decided])
-    if not result.layers:
-        raise LayerError(f"{source.path}: no layer has signal to keep: no adapter written")
     if not dry_run:
+        _refuse_useless(source, result, goal, wanted)
         write_adapter(result, target, style=wanted, force=force)
     return Resized(
         str(source.path),
@@ -88,6 +88,21 @@ def resize(
         (source.nbytes, result.nbytes),
         _on_other_files(source.path),
     )
+
+
+def _refuse_useless(source: Adapter, result: Adapter, goal: Goal, wanted: Style) -> None:
+    """Refuse to write an adapter without layers, or the one that was read.
+
+    Raises:
+        LayerError: it is one of these.
+    """
+    if not result.layers:
+        raise LayerError(f"{source.path}: no layer has signal to keep: no adapter written")
+    if result.layers == source.layers and wanted is source.style:
+        raise LayerError(
+            f"{source.path}: no layer gets a lower rank by {goal.words}: no adapter written; give "
+            "--budget, or a rule that needs no edge, such as --keep energy:fraction=0.99"
+        )
 
 
 def _on_other_files(path: Path) -> tuple[str, ...]:

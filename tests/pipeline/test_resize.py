@@ -96,6 +96,15 @@ def test_an_adapter_of_noise_alone_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_without_an_edge_is_not_copied(tmp_path: Path) -> None:
+    """Too few singular values for a law; a rule that needs none is named."""
+    source = peft_directory(tmp_path / "in", two_layers())
+    assert [x.rank for x in rmtcli.resize(source, dry_run=True).layers] == [4, 4]
+    with pytest.raises(LayerError, match=r"no layer gets a lower rank by keep auto.*--budget"):
+        rmtcli.resize(source, tmp_path / "out")
+    rmtcli.resize(source, tmp_path / "out.safetensors", style="kohya")
+
+
 def test_a_rank_above_the_layers_sides_is_no_obstacle(tmp_path: Path) -> None:
     left, right = (encode(x.numpy(), "BF16") for x in pair(6, 5, 16))
     source = _written(tmp_path / "in", AdaptedLayer("a", left, right, 16))
