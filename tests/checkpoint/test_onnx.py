@@ -293,9 +293,11 @@ def test_what_is_read_otherwise_is_no_layer(tmp_path: Path) -> None:
     assert reasons == {**dict.fromkeys(names, SkipReason.UNMULTIPLIED), "fc1.weight": None}
 
 
-def test_a_chain_is_calibrated_like_any_other_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["factored", "pivoted", "narrow"])
+@pytest.mark.parametrize("kind", ["gemm", "matmul"])
+def test_a_chain_is_calibrated_like_any_other_file(kind: str, layout: str, tmp_path: Path) -> None:
     """Its activation is the graph's; onnxruntime agrees with the scores."""
-    source = saved(gemm(), tmp_path / "a.onnx")
+    source = saved(GRAPHS[kind](), tmp_path / "a.onnx")
     inputs = values(200, INPUTS, seed=7) * 8
     targets = run(source, inputs).argmax(axis=1)
     data = tmp_path / "d.npz"
@@ -303,6 +305,8 @@ def test_a_chain_is_calibrated_like_any_other_file(tmp_path: Path) -> None:
     report = rmtcli.prune(
         source,
         budget="60%",
+        layout=layout,
+        selection=ALL,
         evaluation=rmtcli.Evaluation(data),
         calibration=rmtcli.Calibration(data),
     )
@@ -311,6 +315,9 @@ def test_a_chain_is_calibrated_like_any_other_file(tmp_path: Path) -> None:
     assert report.comparison.before.accuracy == 100
     pruned = run(tmp_path / "a.pruned.onnx", inputs).argmax(axis=1)
     assert report.comparison.after.accuracy == pytest.approx(100 * np.mean(pruned == targets))
+    again = rmtcli.evaluate(tmp_path / "a.pruned.onnx", evaluation=rmtcli.Evaluation(data))
+    assert again.comparison is not None
+    assert again.comparison.after.accuracy == report.comparison.after.accuracy
 
 
 @pytest.mark.parametrize("between", ["LeakyRelu", "Sqrt", "LogSoftmax"])

@@ -7,6 +7,8 @@ from onnx import NodeProto
 from rmtcli.checkpoint.onnx.network import Network, attribute, integer, is_a
 
 _ACTIVATIONS = {"Relu": "relu", "Gelu": "gelu", "Tanh": "tanh", "Sigmoid": "sigmoid"}
+#: The end of the name of a pivoted layer's pivot rows.
+_PIVOT = ".pivot.weight"
 
 
 def activation_of(network: Network, pairs: frozenset[str]) -> str:
@@ -45,8 +47,9 @@ def _steps(network: Network) -> list[str] | None:
         return None
     value, end, steps = inputs[0], graph.output[0].name, list[str]()
     for _ in network.nodes:
+        value = _after_pivots(network, value, steps) or value
         readers = network.readers.get(value, [])
-        if value == end or len(readers) != 1 or (value in network.closed):
+        if len(readers) != 1 or value in network.closed:
             break
         number = readers[0][0]
         node = network.nodes[number]
@@ -58,6 +61,24 @@ def _steps(network: Network) -> list[str] | None:
             return None
         value = node.output[0]
     return steps if value == end else None
+
+
+def _after_pivots(network: Network, value: str, steps: list[str]) -> str | None:
+    """The outputs of a pivoted layer, given those of its pivot rows; None for any other value."""
+    if not steps or not steps[-1].endswith(_PIVOT):
+        return None
+    unit = steps[-1].removesuffix(_PIVOT)
+    rest, order = (network.names.get(f"{unit}{part}") for part in (".rest.weight", ".order"))
+    numbers = [number for number, _ in network.readers.get(value, ())]
+    last = [node for number in numbers if is_a(node := network.nodes[number], "Concat")]
+    gather = network.after(last[0].output[0]) if len(numbers) == 2 and len(last) == 1 else None
+    if gather is None or not is_a(gather, "Gather") or rest is None:
+        return None
+    both = [
+        value,
+        *(x for n in numbers if rest in network.nodes[n].input for x in network.nodes[n].output),
+    ]
+    return gather.output[0] if list(last[0].input) == both and order in gather.input else None
 
 
 def _single(network: Network) -> dict[str, int]:
@@ -83,6 +104,8 @@ def _changes_nothing(
     if is_a(node, "Add"):
         before = weights.get(network.makers.get(value, -1))
         bias = None if before is None else network.linears[before].bias
+        if before is None and steps and steps[-1].endswith(_PIVOT):
+            bias = network.names.get(f"{steps[-1].removesuffix(_PIVOT)}.bias")
         return bias is not None and bias in node.input
     if is_a(node, "Identity"):
         return True
