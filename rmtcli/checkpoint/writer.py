@@ -35,8 +35,8 @@ def format_of(checkpoint: Checkpoint, target: Path) -> Format:
         raise UsageError(f"{target}: this format is read only: name a .safetensors or .pt file")
     if file_format.keeps_graph and checkpoint.graph is None:
         raise UsageError(
-            f"{target}: the file has a graph, and {checkpoint.path} has none: name a .safetensors "
-            "or .pt file"
+            f"{target}: this format holds the network's graph, and {checkpoint.path} has none: "
+            "name a .safetensors or .pt file"
         )
     return file_format
 

@@ -349,7 +349,9 @@ def test_the_activation_of_a_chain_is_known(kind: str, tmp_path: Path) -> None:
 
 def test_only_a_network_with_a_graph_becomes_onnx(tmp_path: Path) -> None:
     save_file({"fc1.weight": torch.tensor(W1)}, tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match=r"b\.onnx: the file has a graph, and .* has none"):
+    with pytest.raises(
+        UsageError, match=r"b\.onnx: this format holds the network's graph, and .* has none"
+    ):
         rmtcli.prune(tmp_path / "a.safetensors", tmp_path / "b.onnx", keep="rank:k=4")
     source = open_checkpoint(saved(gemm(), tmp_path / "a.onnx"))
     edits = {"fc1.bias": {"fc1.other": encode(B1, "F32")}}
