@@ -177,6 +177,8 @@ def _loading(report: Report) -> str:
     assert report.output is not None
     path = as_path(report.output.path)
     split = any(plan.layout.splits for plan in report.pruned) or report.bits is not None
+    if path.suffix == ".onnx":  # the graph has its own code
+        return f'session = onnxruntime.InferenceSession("{path}")'
     if not path.is_dir():
         return f'model = rmtcli.load(model, "{path}")'
     loaded = split or (path / LOADER).exists()  # it is there for widths per block, too

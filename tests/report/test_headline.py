@@ -96,3 +96,6 @@ def test_a_written_network_comes_with_the_line_that_loads_it(tmp_path: Path) -> 
     target = tmp_path / "small.safetensors"
     written = rmtcli.prune(SAMPLES / "mnist_mlp.safetensors", target)
     assert dict(next_steps(written)) == {"load": f'model = rmtcli.load(model, "{target}")'}
+    graph = replace(written, output=replace(written.output, path=tmp_path / "small.onnx"))
+    line = f'session = onnxruntime.InferenceSession("{tmp_path / "small.onnx"}")'
+    assert dict(next_steps(graph)) == {"load": line}
