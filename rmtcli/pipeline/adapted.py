@@ -12,6 +12,7 @@ from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, matches
+from rmtcli.options import option
 from rmtcli.pipeline.adapter_parts import Maker, config_of, on_resized, saved_whole, tied_head
 from rmtcli.pipeline.adapter_ranks import AdapterGoal, by_budget, by_rule
 from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source
@@ -112,7 +113,7 @@ def _layers(pair: Pair, goal: AdapterGoal, selection: Selection | None) -> list[
     """
     for pattern in goal.whole:
         if not any(matches(name, pattern) for name in pair.base.infos):
-            raise UsageError(f"--whole {pattern}: matches no tensor of {pair.base.path}")
+            raise UsageError(f"{option('whole', pattern)}: matches no tensor of {pair.base.path}")
     layers = [
         layer
         for layer in pair.layers(selection)
@@ -134,7 +135,9 @@ def _calibrate(
     A bias takes up nothing: an adapter cannot change it.
     """
     if calibration.refines:
-        raise UsageError("--sequential and --heal refine no adapter: leave them out")
+        raise UsageError(
+            f"{option('sequential')} and {option('heal')} refine no adapter: leave them out"
+        )
     harness = evaluation.resolve(pair.base)
     settings = calibration_source(calibration, harness, joint=False)
     if settings.data is None and settings.stats is None:

@@ -11,6 +11,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration import ByLayer
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
+from rmtcli.options import option
 from rmtcli.planning import (
     Budget,
     Fitted,
@@ -45,11 +46,11 @@ class AdapterGoal:
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.keep != "auto":
-            raise UsageError(f"--keep {self.keep} sets ranks itself: leave it out here")
+            raise UsageError(f"{option('keep', self.keep)} sets ranks itself: leave it out here")
         if self.budget is not None and self.budget.unit != "parameters":
-            raise UsageError("the budget of an adapter is in parameters: give --budget")
+            raise UsageError(f"the budget of an adapter is in parameters: give {option('budget')}")
         if self.max_rank is not None and self.max_rank < 1:
-            raise UsageError(f"--max-rank must be at least 1, not {self.max_rank}")
+            raise UsageError(f"{option('max-rank')} must be at least 1, not {self.max_rank}")
 
 
 def by_rule(goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None) -> RankChooser:

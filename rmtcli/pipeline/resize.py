@@ -18,6 +18,7 @@ from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
+from rmtcli.options import option
 from rmtcli.pipeline.request import default_output
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.formatting import some_of
@@ -101,7 +102,8 @@ def _refuse_useless(source: Adapter, result: Adapter, goal: Goal, wanted: Style)
     if result.layers == source.layers and wanted is source.style:
         raise LayerError(
             f"{source.path}: no layer gets a lower rank by {goal.words}: no adapter written; give "
-            "--budget, or a rule that needs no edge, such as --keep energy:fraction=0.99"
+            f"{option('budget')}, or a rule that needs no edge, such as "
+            f"{option('keep', 'energy:fraction=0.99')}"
         )
 
 
@@ -123,7 +125,7 @@ def _goal(keep: str, budget: Budget | str | None, max_rank: int | None) -> Goal:
     if goal.budget is not None and goal.budget.unit not in ("parameters", "bytes"):
         raise UsageError("the budget of an adapter is in parameters or bytes")
     if max_rank is not None and max_rank < 1:
-        raise UsageError(f"--max-rank must be at least 1, not {max_rank}")
+        raise UsageError(f"{option('max-rank')} must be at least 1, not {max_rank}")
     return goal
 
 

@@ -206,10 +206,10 @@ def test_directions_are_those_that_the_inputs_use(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"style": "lora"}, "unknown style 'lora': choose one of peft, kohya"),
-        ({"max_rank": 0}, "--max-rank must be at least 1, not 0"),
-        ({"keep": "rank:k=2", "budget": "9"}, "--keep rank:k=2 sets ranks itself"),
-        ({"whole": ["head"]}, "--whole head: matches no tensor"),
-        ({"calibration": package.Calibration(heal=1)}, "--sequential and --heal refine no adapter"),
+        ({"max_rank": 0}, "max_rank= must be at least 1, not 0"),
+        ({"keep": "rank:k=2", "budget": "9"}, 'keep="rank:k=2" sets ranks itself'),
+        ({"whole": ["head"]}, 'whole="head": matches no tensor'),
+        ({"calibration": package.Calibration(heal=1)}, "refine no adapter"),
         ({"output": "out.bin", "style": "kohya"}, "is a .safetensors file"),
     ],
 )

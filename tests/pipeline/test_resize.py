@@ -100,7 +100,7 @@ def test_an_adapter_without_an_edge_is_not_copied(tmp_path: Path) -> None:
     """Too few singular values for a law; a rule that needs none is named."""
     source = peft_directory(tmp_path / "in", two_layers())
     assert [x.rank for x in rmtcli.resize(source, dry_run=True).layers] == [4, 4]
-    with pytest.raises(LayerError, match=r"no layer gets a lower rank by keep auto.*--budget"):
+    with pytest.raises(LayerError, match=r"no layer gets a lower rank by keep auto.*give budget="):
         rmtcli.resize(source, tmp_path / "out")
     rmtcli.resize(source, tmp_path / "out.safetensors", style="kohya")
 
@@ -176,7 +176,7 @@ def test_a_directory_becomes_a_file_of_kohya_but_not_the_other_way(tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_rank": 0}, "--max-rank must be at least 1"),
+        ({"max_rank": 0}, "max_rank= must be at least 1"),
         ({"style": "gguf"}, "the style of an adapter is peft or kohya, not 'gguf'"),
         ({"budget": "10%", "keep": "edge"}, "leave it out here"),
         ({"budget": "1"}, "cannot be met"),

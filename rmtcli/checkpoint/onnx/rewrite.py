@@ -9,6 +9,7 @@ from onnx import NodeProto, helper
 from rmtcli.checkpoint.names import bias_of, factors_of, pivots_of, unit_of, weight_of
 from rmtcli.checkpoint.onnx.network import OWN, Linear, Network, is_a
 from rmtcli.errors import CheckpointError
+from rmtcli.options import option
 
 #: The first version of ONNX's operators in which an axis may be counted from the last one.
 _NEGATIVE_AXES = 11
@@ -136,7 +137,8 @@ class Rewriter:
         if max(versions, default=1) < _NEGATIVE_AXES:
             raise CheckpointError(
                 f"{self._where}: its operators are of version {max(versions, default=1)}, and "
-                f"--layout pivoted needs {_NEGATIVE_AXES} or newer: use --layout factored"
+                f"{option('layout', 'pivoted')} needs {_NEGATIVE_AXES} or newer: use "
+                f"{option('layout', 'factored')}"
             )
         names = ("pivot", "rest", "all", "order")
         pivot, others, both, ordered = (self._fresh(f"{node.output[0]}/{x}") for x in names)
