@@ -13,7 +13,14 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, matches
 from rmtcli.options import option
-from rmtcli.pipeline.adapter_parts import Maker, config_of, on_resized, saved_whole, tied_head
+from rmtcli.pipeline.adapter_parts import (
+    Maker,
+    config_of,
+    on_left_out,
+    on_resized,
+    saved_whole,
+    tied_head,
+)
 from rmtcli.pipeline.adapter_ranks import AdapterGoal, by_budget, by_rule
 from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source
 from rmtcli.pipeline.changes import Pair
@@ -97,7 +104,7 @@ def adapt(
     saved = saved_whole(pair, others, goal.whole) if saves else {}
     unchanged = sum(item.reason is SkipReason.ZERO for item in skipped)
     extracted = maker.extracted(plans, others, saved, unchanged)
-    notes += on_resized(others)
+    notes += on_resized(others) + (on_left_out(extracted) if saves else ())
     left = tuple(item for item in skipped if item.reason is not SkipReason.ZERO)
     config = config_of(pair, maker.layers, saved)
     adapted = tuple(maker.layers)

@@ -17,12 +17,13 @@ from rmtcli.errors import LayerError
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, matches
 from rmtcli.layouts import Factored
+from rmtcli.options import option
 from rmtcli.pipeline.adapter_ranks import losses_of
 from rmtcli.pipeline.changes import Changed, Pair
 from rmtcli.pipeline.stages import describe
 from rmtcli.planning import Fitted, LayerPlan, Plain, RankChooser
 from rmtcli.report.base import Source
-from rmtcli.report.extracted import Beside, Extracted
+from rmtcli.report.extracted import Beside, Extracted, percent
 from rmtcli.spectra import Factors
 
 #: Types in which factors are stored as the tuned weight is; others are stored in float32.
@@ -35,6 +36,9 @@ _TASKS = {
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
+
+#: A share of the change that a user would miss.
+MUCH = 0.01
 
 
 class Maker:
@@ -187,6 +191,17 @@ def on_resized(others: Sequence[Changed]) -> tuple[str, ...]:
     return (
         "the tuned network has tables with another number of rows, which the adapter holds whole: "
         f"call base.resize_token_embeddings({rows[-1]}) before you load it",
+    )
+
+
+def on_left_out(extracted: Extracted) -> tuple[str, ...]:
+    """How to keep what an adapter leaves out, where that is much of the change."""
+    share = sum(item.share for item in extracted.beside if not item.saved)
+    if share < MUCH:
+        return ()
+    return (
+        f"{percent(share)} of the change is in tensors that are left out: {option('whole')} holds "
+        f"those that it names, and {option('embeddings')} gives tables of tokens low-rank changes",
     )
 
 

@@ -129,6 +129,10 @@ def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli:
     report = package.extract(*paths, dry_run=True, whole=["embed_tokens"])
     assert "embed_tokens.weight, 200×16" in str(report)
     assert str(report).count("left out  ") == 1  # a parameter of no module
+    tuned["embed_tokens.weight"] = 2 * table
+    for whole, told in (([], True), (["embed_tokens"], False)):
+        notes = " ".join(package.extract(base, tuned, dry_run=True, whole=whole).notes)
+        assert ("tensors that are left out: whole= holds" in notes) is told
 
 
 def test_new_tokens_are_held_with_their_table(tmp_path: Path) -> None:
