@@ -35,11 +35,14 @@ class Registry(Generic[T]):
     Args:
         kind: name of a choice in messages, such as ``keep rule``.
         group: the entry-point group through which other packages add choices.
+        alphabetical: whether built-in choices are listed by name, not as they were registered:
+            one may build on others, which are then registered before it.
     """
 
-    def __init__(self, kind: str, group: str) -> None:
+    def __init__(self, kind: str, group: str, *, alphabetical: bool = False) -> None:
         self.kind = kind
         self.group = group
+        self.alphabetical = alphabetical
         self._built_in: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -59,7 +62,8 @@ class Registry(Generic[T]):
             for point in entry_points(group=self.group)
             if point.name not in self._built_in
         }
-        return self._built_in | added
+        built_in = sorted(self._built_in) if self.alphabetical else [*self._built_in]
+        return {name: self._built_in[name] for name in built_in} | added
 
     def options(self, name: str) -> tuple[Option, ...]:
         """Return the options of one choice, in the order of its fields."""

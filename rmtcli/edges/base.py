@@ -155,7 +155,7 @@ class EdgeEstimator(Protocol):
         ...
 
 
-EDGES: Registry[EdgeEstimator] = Registry("edge estimator", "rmtcli.edges")
+EDGES: Registry[EdgeEstimator] = Registry("edge estimator", "rmtcli.edges", alphabetical=True)
 
 
 def central_window(p: int, alpha: float) -> slice:

@@ -200,7 +200,7 @@ def test_targets_that_a_directory_must_not_replace(model: Path, tmp_path: Path) 
         (model / "inside", True, "lies in an input"),
         (model / "model.safetensors", True, "lies in an input"),
         (tmp_path, True, "holds an input"),
-        (tmp_path / "full", False, "exists already: give --force"),
+        (tmp_path / "full", False, "exists already: give force="),
         (tmp_path / "full", True, "holds no model that could be replaced"),
     ]:
         with pytest.raises(UsageError, match=message):
