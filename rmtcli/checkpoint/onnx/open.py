@@ -20,7 +20,7 @@ def open_onnx(path: Path) -> OnnxFile:
         CheckpointError: the file is damaged, or its external data are not beside it.
     """
     if find_spec("onnx") is None:
-        raise UsageError(f"{path}: ONNX files need onnx: pip install 'rmtcli[onnx]'")
+        raise UsageError(f"{path}: ONNX files need onnx: pip install onnx")
     from rmtcli.checkpoint.onnx.file import OnnxFile
 
     return OnnxFile(path)
