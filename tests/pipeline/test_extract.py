@@ -95,6 +95,9 @@ def test_equal_networks_have_no_change(tmp_path: Path) -> None:
     assert report.layers == ()
     assert report.extracted is not None
     assert report.extracted.unchanged == 3
+    for ending in ("html", "md", "json"):
+        report.save(tmp_path / f"none.{ending}")
+        assert (tmp_path / f"none.{ending}").stat().st_size > 500
 
 
 def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli: Run) -> None:

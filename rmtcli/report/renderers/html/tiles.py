@@ -51,7 +51,7 @@ def _of_adapter(report: Report, extracted: Extracted) -> Iterator[Tile]:
     """The size of an adapter, its ranks, its part of the change, and the noise."""
     yield Tile("adapter", extracted.size, f"of {extracted.style}'s style")
     ranks = [plan.rank for plan in report.layers]
-    low, high = min(ranks), max(ranks)
+    low, high = min(ranks, default=0), max(ranks, default=0)
     value = f"{low}–{high}" if low < high else str(high)
     yield Tile("ranks", value, f"of {count_of(len(ranks), 'layer')}, {len(report.pruned)} adapted")
     yield Tile("kept", percent(extracted.kept), "of the change, by its squared norm")
