@@ -97,7 +97,7 @@ def test_equal_networks_have_no_change(tmp_path: Path) -> None:
     assert report.extracted.unchanged == 3
     for ending in ("html", "md", "json"):
         report.save(tmp_path / f"none.{ending}")
-        assert (tmp_path / f"none.{ending}").stat().st_size > 500
+        assert "unchanged" in (tmp_path / f"none.{ending}").read_text()
 
 
 def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli: Run) -> None:
