@@ -10,14 +10,12 @@ change the formula, and factors that do not fit together. Nothing in a file is e
 from rmtcli.adapters.base import AdaptedLayer, Adapter, Kind, Style
 from rmtcli.adapters.files import check_adapter_target, read_adapter, write_adapter
 from rmtcli.adapters.peft import CONFIG, WEIGHTS
-from rmtcli.adapters.tensors import InFile
 
 __all__ = [
     "CONFIG",
     "WEIGHTS",
     "AdaptedLayer",
     "Adapter",
-    "InFile",
     "Kind",
     "Style",
     "check_adapter_target",

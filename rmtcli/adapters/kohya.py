@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from rmtcli.adapters.base import AdaptedLayer, Adapter, Kind, Style
-from rmtcli.adapters.tensors import InFile
 from rmtcli.checkpoint import Checkpoint, decode, encode
 from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.in_file import InFile
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError, UsageError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from rmtcli.adapters.base import AdaptedLayer, Adapter, Kind, Style
 from rmtcli.adapters.patterns import Patterns, explicit, tidy
-from rmtcli.adapters.tensors import InFile
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.huggingface.config import read_object
+from rmtcli.checkpoint.in_file import InFile
 from rmtcli.checkpoint.safetensors import natural_order
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import CheckpointError
@@ -36,7 +36,7 @@ _PARTS = {
     ".lora_magnitude_vector": ("magnitude", None),
     ".lora_magnitude_vector.weight": ("magnitude", None),
 }
-#: The names of A and B, and those of embeddings.
+#: The names of A and B: of layers, and of embeddings.
 _NAMES = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 #: Options of PEFT that give factors another meaning, or add tensors of other kinds.
 _REFUSED = (
@@ -226,12 +226,7 @@ def peft_tensors(adapter: Adapter) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     adapted = {layer.module for layer in adapter.layers}
     for layer in adapter.layers:
-        table = layer.kind is Kind.EMBEDDING
-        right, left = (
-            ("lora_embedding_A", "lora_embedding_B")
-            if table
-            else ("lora_A.weight", "lora_B.weight")
-        )
+        right, left = _NAMES[layer.kind is Kind.EMBEDDING]
         tensors[f"{PREFIX}{layer.module}.{right}"] = layer.right
         tensors[f"{PREFIX}{layer.module}.{left}"] = layer.left
         if layer.magnitude is not None:

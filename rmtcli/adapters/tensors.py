@@ -1,40 +1,12 @@
-"""Tensors of an adapter, in a file that is read, and in one that is written."""
+"""The tensors of an adapter, as a checkpoint that is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from rmtcli.checkpoint import Checkpoint, RawTensor, TensorInfo
 from rmtcli.checkpoint.spill import Stored
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InFile:
-    """A tensor in a checkpoint, which is read at each call."""
-
-    checkpoint: Checkpoint
-    name: str
-
-    @property
-    def dtype(self) -> str:
-        """Name of the type in safetensors."""
-        return self.checkpoint.infos[self.name].dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return self.checkpoint.infos[self.name].shape
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the data."""
-        return self.checkpoint.nbytes(self.name)
-
-    def read(self) -> RawTensor:
-        """The tensor with its data."""
-        return self.checkpoint.raw(self.name)
 
 
 class Tensors(Checkpoint):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import RawTensor, decode
 from rmtcli.checkpoint.edited import Edited, Edits
+from rmtcli.checkpoint.in_file import InFile
 from rmtcli.checkpoint.manifest import Manifest
 from rmtcli.checkpoint.packing import CODES, Packed, part_names
 from rmtcli.checkpoint.spill import Stored
@@ -112,33 +112,6 @@ class Unpacked(FileCheckpoint):
         return {stored[a]: stored[b] for a, b in self.file.ties(stored).items()}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _InFile:
-    """A tensor of a file, which is read when it is needed."""
-
-    file: Checkpoint
-    name: str
-
-    @property
-    def dtype(self) -> str:
-        """Name of the type."""
-        return self.file.infos[self.name].dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.file.infos[self.name].shape
-
-    @property
-    def nbytes(self) -> int:
-        """Its bytes."""
-        return self.file.nbytes(self.name)
-
-    def read(self) -> RawTensor:
-        """The tensor."""
-        return self.file.raw(self.name)
-
-
 def packed_names(names: Iterable[str]) -> list[str]:
     """Names of the tensors of which all three parts are among ``names``, and no others.
 
@@ -165,7 +138,7 @@ def _packed(file: Checkpoint, name: str, dtype: str | None) -> Packed:
     Raises:
         CheckpointError: its parts do not fit together.
     """
-    codes, scales, shape = (_InFile(file, part) for part in part_names(name))
+    codes, scales, shape = (InFile(file, part) for part in part_names(name))
     where = f"{file.path}: '{name}'"
     if shape.dtype not in ("I64", "I32") or shape.shape != (2,):
         raise CheckpointError(f"{where}: its shape is not stored as two whole numbers")
@@ -196,7 +169,7 @@ def as_written(checkpoint: Checkpoint) -> Checkpoint:
             parts = made.setdefault(first, packed.parts(name))
             new[name] = dict(zip(part_names(name), parts.values(), strict=True))
         elif name in source.infos and name not in edits and source.packed(name) is not None:
-            new[name] = {name: made.setdefault(first, {name: _InFile(checkpoint, name)})[first]}
+            new[name] = {name: made.setdefault(first, {name: InFile(checkpoint, name)})[first]}
     if not new:
         return checkpoint
     for old, group in edits.items():

@@ -113,7 +113,7 @@ def read_rows(targets: NDArray[Any] | None, outputs: FloatArray, rows: Rows | No
         outputs: shape (samples, width), of the dense network on some samples.
         rows: what the user's task says; None to infer it.
     """
-    why = f"{option('task')}"
+    why = option("task")
     if rows is None and targets is not None:
         rows, why = _by_targets(targets, outputs.shape[1])
     elif rows is None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rmtcli.adapters import WEIGHTS, AdaptedLayer, InFile, Kind
+from rmtcli.adapters import WEIGHTS, AdaptedLayer, Kind
 from rmtcli.checkpoint import Checkpoint, encode, open_checkpoint
+from rmtcli.checkpoint.in_file import InFile
 from rmtcli.checkpoint.names import module_of
 from rmtcli.checkpoint.spill import Spill, Stored
 from rmtcli.errors import LayerError

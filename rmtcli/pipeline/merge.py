@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rmtcli.adapters import AdaptedLayer, Adapter, Kind, Style, read_adapter
 from rmtcli.adapters.names import BaseNames
-from rmtcli.adapters.tensors import InFile
 from rmtcli.checkpoint import (
     DIRECTORY,
     Checkpoint,
@@ -20,6 +19,7 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.checkpoint.dtypes import FLOATS, TYPES
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
+from rmtcli.checkpoint.in_file import InFile
 from rmtcli.checkpoint.names import module_of, plain
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import LayerError
