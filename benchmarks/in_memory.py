@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,46 @@ batches = [
 small = rmtcli.compress(model, budget="80%", calibration=batches)
 rmtcli.save(small, "auto.small", force=True)
 """
+RESIDUAL = """
+import numpy, torch, rmtcli
+from residual import Residual
+model = Residual()
+model.load_state_dict(torch.load("residual.pt"))
+small = rmtcli.compress(model, budget="20%", calibration=numpy.load("inputs.npy"))
+rmtcli.save(small, "residual.small.pt", force=True)
+"""
+#: The residual network's file, which both import.
+NETWORK = f"""
+from torch import nn
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear({SIZES[0]}, 512)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(512), nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 512))
+            for _ in range(4)
+        )
+        self.head = nn.Linear(512, 10)
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+"""
+LANGUAGE = """
+import torch, rmtcli
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("llama")
+tokenizer = AutoTokenizer.from_pretrained("llama")
+text = open("text.txt", encoding="utf-8").read()
+ids = tokenizer(text, return_tensors="pt")["input_ids"][0]
+ids = ids[: len(ids) // 128 * 128].reshape(-1, 128)
+batches = [{"input_ids": part} for part in ids.split(16)]
+small = rmtcli.compress(model, budget="80%", calibration=batches)
+rmtcli.save(small, "llama.small", force=True)
+"""
 SENTENCE = """
 import rmtcli
 from sentence_transformers import SentenceTransformer
@@ -65,6 +106,15 @@ CASES = {
         "prune mlp.pt -o mlp.command.pt --force --budget 10% --calib inputs.npy",
         LINEAR,
     ),
+    "residual, 4 blocks of width 512": (
+        "prune residual.pt --model residual.py:Residual -o residual.command.pt --force "
+        "--budget 20% --calib inputs.npy",
+        RESIDUAL,
+    ),
+    "Llama, 4 blocks of width 384": (
+        "prune llama -o llama.command --force --budget 80% --calib text.txt",
+        LANGUAGE,
+    ),
     "MiniLM, `AutoModel`": (DIRECTORY, AUTO),
     "MiniLM, `SentenceTransformer`": (DIRECTORY, SENTENCE),
 }
@@ -75,10 +125,33 @@ def prepare(folder: Path) -> None:
     torch.save(mlp(SIZES, 0).state_dict(), folder / "mlp.pt")
     rng = np.random.default_rng(0)
     np.save(folder / "inputs.npy", rng.random((INPUTS, SIZES[0]), dtype=np.float32))
+    (folder / "residual.py").write_text(NETWORK, encoding="utf-8")
+    residual: dict[str, Any] = {}
+    exec(NETWORK, residual)  # the program's own text, above
+    torch.save(residual["Residual"]().state_dict(), folder / "residual.pt")
     (folder / "minilm").symlink_to(minilm())
+    write_llama(folder / "llama")
     text, _, _ = write_text(folder)
     lines = text.read_text(encoding="utf-8").splitlines()[:SENTENCES]
     (folder / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_llama(folder: Path) -> None:
+    """Write a random language model, with MiniLM's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(minilm())
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        max_position_embeddings=512,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def seconds(arguments: list[str], folder: Path) -> float:
@@ -94,13 +167,16 @@ def main() -> None:
     """Time all cases and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=3)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--only", default="", help="cases whose names have this text")
+    options = parser.parse_args()
+    pairs = options.pairs
     print_row("network", "seconds, command", "seconds, Python", "ratio", "least and largest")
     print_row(*["---"] * 5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        for title, (command, program) in CASES.items():
+        chosen = {title: case for title, case in CASES.items() if options.only in title}
+        for title, (command, program) in chosen.items():
             words = ["-m", "rmtcli", *shlex.split(command)]
             times = [
                 (seconds(words, folder), seconds(["-c", program], folder)) for _ in range(pairs + 1)
