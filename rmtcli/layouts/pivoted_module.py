@@ -35,16 +35,19 @@ class PivotedModule(nn.Module):
         self.pivot, self.rest = pivot, rest
         self.register_buffer("order", torch.arange(outputs, dtype=torch.int32).to(weight.device))
         self.bias = nn.Parameter(weight.new_empty(outputs)) if bias else None
+        self._kernel = weight.ndim - 2
+        self._all_pivots = len(cast(Tensor, rest.weight)) == 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The outputs of the pivot rows and of the rest in the layer's order, plus the bias."""
-        kernel = cast(Tensor, self.pivot.weight).ndim - 2
-        axis, core = -1 - kernel, self.pivot(inputs)
-        parts = (core, self.rest(core)) if len(cast(Tensor, self.rest.weight)) else (core,)
-        outputs = torch.cat(parts, axis).index_select(axis, self.order)
-        if self.bias is None:
+        axis, core = -1 - self._kernel, self.pivot(inputs)
+        if not self._all_pivots:
+            core = torch.cat((core, self.rest(core)), axis)
+        outputs: Tensor = core.index_select(axis, self.order)
+        if (bias := self.bias) is None:
             return outputs
-        return outputs + self.bias.view(-1, *[1] * kernel)
+        # The outputs are a copy of their own, and no gradient needs them: one pass less.
+        return outputs.add_(bias.view(-1, *[1] * self._kernel) if self._kernel else bias)
 
     @property
     def in_features(self) -> int:

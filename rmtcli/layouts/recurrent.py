@@ -175,7 +175,11 @@ class Recurrent(_Maps):
         outputs: list[Tensor] = list(steps)
         times = range(len(steps))
         for time in reversed(times) if end.endswith("_reverse") else times:
-            rows = len(steps[time])
+            if sizes is None:
+                state = self.step(steps[time], state, end)
+                outputs[time] = state[0]
+                continue
+            rows = sizes[time]
             new = self.step(steps[time], tuple(part[:rows] for part in state), end)
             outputs[time] = new[0]
             rest = (part[rows:] for part in state)
