@@ -138,6 +138,14 @@ def next_steps(report: Report) -> Iterator[tuple[str, str]]:
         yield from _after_analysis(report)
     if report.action in ("prune", "finetune") and report.output is not None:
         yield "load", _loading(report)
+    if report.extracted is not None and report.output is not None:
+        yield from _opening(report.output.path, report.extracted.style)
+
+
+def _opening(path: str, style: str) -> Iterator[tuple[str, str]]:
+    """The line of Python that opens an adapter, on top of its base."""
+    if style == "peft":
+        yield "load", f'model = PeftModel.from_pretrained(model, "{as_path(path)}")'
 
 
 def _after_analysis(report: Report) -> Iterator[tuple[str, str]]:

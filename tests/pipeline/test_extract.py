@@ -16,6 +16,7 @@ import rmtcli as package
 from rmtcli.adapters import read_adapter
 from rmtcli.errors import LayerError, RmtcliError, UsageError
 from rmtcli.keep import Untouched
+from rmtcli.report.headline import next_steps
 from tests.conftest import Run
 from tests.report.test_schema import CHECK
 
@@ -312,8 +313,9 @@ def test_peft_opens_it_and_gives_the_tuned_networks_outputs(make: Any, tmp_path:
     assert {plan.rank for plan in report.layers} == {2}
     assert report.extracted is not None
     assert report.extracted.kept == pytest.approx(1, abs=1e-6)
-    model = peft.PeftModel.from_pretrained(type(network).from_pretrained(base), tmp_path / "out")
-    tokens = torch.arange(20)[None]
+    names = {"PeftModel": peft.PeftModel, "model": type(network).from_pretrained(base)}
+    exec(dict(next_steps(report))["load"], names)  # the line that a terminal shows
+    model, tokens = names["model"], torch.arange(20)[None]
     with torch.no_grad():
         expected = network(tokens)[0]
         torch.testing.assert_close(model.eval()(tokens)[0], expected, rtol=0, atol=1e-4)
