@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rmtcli.pipeline.info import info
     from rmtcli.pipeline.merge import merge
     from rmtcli.pipeline.prune import prune
+    from rmtcli.pipeline.repair import repair
     from rmtcli.pipeline.reproduce import reproduce
     from rmtcli.pipeline.resize import resize
     from rmtcli.pipeline.save import save
@@ -56,6 +57,7 @@ __all__ = [
     "load",
     "merge",
     "prune",
+    "repair",
     "reproduce",
     "resize",
     "save",
@@ -86,6 +88,7 @@ _HOMES = {
     "merge": "rmtcli.pipeline.merge",
     "prune": "rmtcli.pipeline.prune",
     "reproduce": "rmtcli.pipeline.reproduce",
+    "repair": "rmtcli.pipeline.repair",
     "resize": "rmtcli.pipeline.resize",
     "save": "rmtcli.pipeline.save",
     "simulate": "rmtcli.pipeline.simulate",

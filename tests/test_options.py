@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 #: Functions whose parameters messages name.
 FUNCTIONS = [getattr(rmtcli, name) for name in ("compress", "prune", "curve", "densify")]
 FUNCTIONS += [getattr(rmtcli, name) for name in ("evaluate", "finetune", "simulate", "reproduce")]
-FUNCTIONS += [rmtcli.extract, rmtcli.resize]
+FUNCTIONS += [rmtcli.extract, rmtcli.repair, rmtcli.resize]
 #: Options of which Python has no parameter: there, settings are values of a class.
 SETTINGS = {"lr", "distill", "device", "activation"}
 

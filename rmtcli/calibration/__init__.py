@@ -18,6 +18,8 @@ from rmtcli.calibration.metric import (
     decompose_together,
     metric_losses,
     redirect,
+    whitened,
+    whole_loss,
 )
 from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
@@ -85,5 +87,7 @@ __all__ = [
     "redirect",
     "smoothed",
     "spelled",
+    "whitened",
+    "whole_loss",
     "write_stats",
 ]

@@ -193,6 +193,40 @@ def metric_losses(
     return np.asarray(moments.uses * np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
 
 
+def whitened(
+    weight: NDArray[np.floating], moments: Moments, *, bias: bool, gradients: bool
+) -> FloatArray:
+    """A layer in the metric of :func:`decompose`: R W C^½, of which the losses are the squares.
+
+    Both roots are symmetric, so that noise that is alike in all entries stays so where the inputs
+    and the gradients are alike in all directions, and directions of large moments stand out.
+
+    Args:
+        weight: shape (out, in).
+        moments: moments of the layer's inputs, and of its output gradients if they are used.
+        bias: whether the layer has a bias, which compensates the error of the mean.
+        gradients: whether to use the moment of the output gradients.
+
+    Returns:
+        Shape (out, in).
+
+    Raises:
+        ValueError: gradients are to be used and were not collected.
+    """
+    second = _root(moments.covariance if bias else moments.second, floor=0.0)
+    outputs = _Outputs.of(moments, moments.uses, gradients=gradients)
+    return outputs.apply(weight.astype(np.float64) @ second)
+
+
+def whole_loss(
+    weight: NDArray[np.floating], moments: Moments, *, bias: bool, gradients: bool
+) -> float:
+    """The loss of dropping a layer: the sum of :func:`metric_losses`, without decomposing it."""
+    second = moments.covariance if bias else moments.second
+    maps = _Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
+    return float(moments.uses * np.einsum("ij,ij->", maps, maps @ second))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Outputs:
     """The measure of an error of one layer's outputs: √weight · root, or √weight alone."""

@@ -23,6 +23,7 @@ from rmtcli.cli import (
     methods,
     plot_training,
     prune,
+    repair,
     reproduce,
     resize,
     schema,
@@ -51,7 +52,7 @@ _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written
 _COMMANDS = {
     "Look": (analyze, info, evaluate, diff, verify),
     "Compress": (prune, curve, finetune, densify),
-    "Adapters": (extract, resize, merge),
+    "Adapters": (extract, repair, resize, merge),
     "Research": (simulate, reproduce, plot_training),
     "Reference": (methods, schema),
 }

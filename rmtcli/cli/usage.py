@@ -13,7 +13,7 @@ from rmtcli.errors import RmtcliError
 #: The base of all of Typer's errors of usage, which Typer does not export itself.
 UsageFailure: Any = typer.BadParameter.__bases__[0]
 #: So many commands are listed at most.
-FEW = 4
+FEW = 5
 #: Options that do not exist, and may be expected -> what to write instead.
 _MEANT = {
     "rank": "--keep rank:k=N",

@@ -44,6 +44,11 @@ class Untouched(Enum):
         "another module has the same weights, so an adapter would change them twice when it is "
         "merged: hold them whole with --whole"
     )
+    NO_STATISTICS = "the statistics hold nothing of it: collect them again to calibrate it"
+    OF_OUTPUTS = (
+        "calibrated by its outputs alone (a convolution or a table), which tell nothing of a "
+        "change: leave out the calibration"
+    )
     UNPAID = "the budget is spent on other layers"
     NO_BLOCK = "it lies beside no hidden layer whose units only the layers around it write and read"
     NO_ENTRY = "config.json has no entry for this width alone, so --layout narrow cannot change it"

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from rmtcli.adapters import AdaptedLayer
 from rmtcli.calibration import ByLayer, Calibrated, Calibration
+from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
-from rmtcli.evaluation import Evaluation
+from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, matches
 from rmtcli.options import option
 from rmtcli.pipeline.adapter_parts import (
@@ -26,6 +28,7 @@ from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source
 from rmtcli.pipeline.changes import Pair
 from rmtcli.pipeline.fits import FitStream, FittedLayers, Fitter, Track, fit_layers
 from rmtcli.pipeline.inputs import check_calibration
+from rmtcli.pipeline.repaired import Repairer
 from rmtcli.pipeline.stages import describe, refuse_not_finite
 from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.report.extracted import Extracted
@@ -69,11 +72,11 @@ def adapt(
     """Decide the ranks of all layers' changes, and make their factors one layer after the other.
 
     Args:
-        pair: the network before and after training.
+        pair: the network before and after training; or, for a repair, compressed and dense.
         goal: how ranks are decided.
         selection: which matrices are layers.
-        evaluation: how the base is built and fed for calibration.
-        calibration: the inputs of the base, if there are any.
+        evaluation: how the network is built and fed for calibration: the base, or the dense one.
+        calibration: its inputs, if there are any.
         saves: whether the adapter's style holds tensors whole.
         track: wraps the iteration over layers, for progress.
 
@@ -83,8 +86,12 @@ def adapt(
         EvaluationError: the base cannot be built or fed.
     """
     layers = _layers(pair, goal, selection)
-    calibrations, calibrated, notes = _calibrate(pair, layers, evaluation, calibration)
-    fitter = Fitter(EDGES.parse(goal.edge), calibrations, approximate=True)
+    network = pair.tuned if goal.repairs else pair.base
+    harness = evaluation.resolve(network)
+    known, calibrated = _calibrate(harness, layers, calibration)
+    calibrations = _for_changes(known, layers, pair, shifts=goal.repairs and saves)
+    edge = EDGES.parse(goal.edge)
+    fitter = Fitter(edge, calibrations, approximate=True, in_metric=goal.repairs)
     fits: FitStream | FittedLayers
     fits = fit_layers([pair.change(layer) for layer in layers], fitter, track=track)
     if goal.budget is None:
@@ -93,7 +100,8 @@ def adapt(
         fits = fits.held()
         size = goal.budget.amount(pair.base.parameters)
         choose = by_budget(fits.fitted, goal, size, calibrations)
-    maker, plans, skipped = Maker(pair, choose), [], []
+    maker = Repairer(pair, choose, calibrations) if goal.repairs else Maker(pair, choose)
+    plans, skipped = [], []
     for item in fits.map(maker.plan):
         if isinstance(item, Skipped):
             skipped.append(item)
@@ -101,10 +109,12 @@ def adapt(
             plans.append(maker.keep(item))
     refuse_not_finite(pair.tuned.path, skipped)
     others = list(pair.others(layers))
-    saved = saved_whole(pair, others, goal.whole) if saves else {}
+    saved = maker.saved | (saved_whole(pair, others, goal) if saves else {})
     unchanged = sum(item.reason is SkipReason.ZERO for item in skipped)
     extracted = maker.extracted(plans, others, saved, unchanged)
-    notes += on_resized(others) + (on_left_out(extracted) if saves else ())
+    notes = harness.notes if calibrated else ()
+    if not goal.repairs:
+        notes += on_resized(others) + (on_left_out(extracted) if saves else ())
     left = tuple(item for item in skipped if item.reason is not SkipReason.ZERO)
     config = config_of(pair, maker.layers, saved)
     adapted = tuple(maker.layers)
@@ -135,22 +145,47 @@ def _layers(pair: Pair, goal: AdapterGoal, selection: Selection | None) -> list[
 
 
 def _calibrate(
-    pair: Pair, layers: Sequence[Layer], evaluation: Evaluation, calibration: Calibration
-) -> tuple[ByLayer[LayerCalibration] | None, Calibrated | None, tuple[str, ...]]:
-    """The calibration of the base's layers by name, if there are inputs or statistics.
-
-    A bias takes up nothing: an adapter cannot change it.
-    """
+    harness: Harness, layers: Sequence[Layer], calibration: Calibration
+) -> tuple[ByLayer[LayerCalibration] | None, Calibrated | None]:
+    """The calibration of a network's layers by name, if there are inputs or statistics."""
     if calibration.refines:
         raise UsageError(
             f"{option('sequential')} and {option('heal')} refine no adapter: leave them out"
         )
-    harness = evaluation.resolve(pair.base)
     settings = calibration_source(calibration, harness, joint=False)
     if settings.data is None and settings.stats is None:
-        return None, None, ()
-    check_calibration(settings, list(pair.base.files), harness)
-    sha256 = describe(pair.base).sha256
-    known, calibrated = calibrate_layers(harness, sha256, layers, settings)
-    unbiased = {name: replace(item, bias=False) for name, item in known.items()}
-    return ByLayer(unbiased, known.missing), calibrated, harness.notes
+        return None, None
+    network = harness.checkpoint
+    check_calibration(settings, list(network.files), harness)
+    heads = [layer for layer in layers if layer.head]  # prune collects no statistics of them
+    body = [layer for layer in layers if not layer.head]
+    return calibrate_layers(harness, describe(network).sha256, body, settings, heads)
+
+
+def _for_changes(
+    known: ByLayer[LayerCalibration] | None, layers: Sequence[Layer], pair: Pair, *, shifts: bool
+) -> ByLayer[LayerCalibration] | None:
+    """The calibrations of layers as those of their changes, and why other layers have none.
+
+    Moments of z = Wx tell nothing of a change of W. A bias takes up means only where the adapter
+    holds a new one.
+
+    Args:
+        known: the calibrations, by the names of the layers.
+        layers: the layers.
+        pair: the two networks.
+        shifts: whether the adapter holds new biases.
+    """
+    if known is None:
+        return None
+    items, missing = dict[str, LayerCalibration](), dict(known.missing)
+    for layer in layers:
+        item = known.get(layer.name)
+        if item is None:
+            missing.setdefault(layer.name, Untouched.NO_STATISTICS)
+        elif item.moments.of_outputs:
+            missing[layer.name] = Untouched.OF_OUTPUTS
+        else:
+            bias = item.bias and shifts and bias_of(layer.tensor) in pair.base.infos
+            items[layer.name] = replace(item, bias=bias)
+    return ByLayer(items, missing)

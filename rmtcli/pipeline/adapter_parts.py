@@ -19,13 +19,13 @@ from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, matches
 from rmtcli.layouts import Factored
 from rmtcli.options import option
-from rmtcli.pipeline.adapter_ranks import losses_of
+from rmtcli.pipeline.adapter_ranks import AdapterGoal, losses_of
 from rmtcli.pipeline.changes import Changed, Pair
 from rmtcli.pipeline.stages import describe
 from rmtcli.planning import Fitted, LayerPlan, Plain, RankChooser
 from rmtcli.report.base import Source
 from rmtcli.report.extracted import Beside, Extracted, percent
-from rmtcli.spectra import Factors
+from rmtcli.spectra import Factors, Spectrum
 
 #: Types in which factors are stored as the tuned weight is; others are stored in float32.
 _HALF = ("BF16", "F16")
@@ -48,10 +48,15 @@ class Maker:
     Args:
         pair: the network before and after training.
         choose: gives each layer its rank, or the reason why it has none.
+
+    Attributes:
+        layers: the low-rank changes that were made.
+        saved: tensors that belong to them and are held whole.
     """
 
     def __init__(self, pair: Pair, choose: RankChooser) -> None:
         self.layers: list[AdaptedLayer] = []
+        self.saved: dict[str, Stored] = {}
         self._pair, self._choose, self._spill = pair, choose, Spill()
         self._losses: dict[str, float] = {}
 
@@ -60,16 +65,9 @@ class Maker:
         chosen = self._choose(item)
         rank = 0 if isinstance(chosen, Untouched) else chosen
         untouched = chosen if isinstance(chosen, Untouched) else None if rank else Untouched.NO_RANK
-        approximation, error, loss = item.approximation, 1.0, None
-        assert approximation is not None
-        factors = approximation.factors(rank) if rank else None
-        if not isinstance(approximation, Plain):
-            losses = losses_of(item)
-            self._losses[item.layer.name] = total = float(losses.sum())
-            loss = float(losses[rank:].sum()) / total if total else 0.0
-            error = 1.0 if factors is None else _error(item.layer, factors)
-        elif rank:
-            error = item.spectrum.relative_error(rank)
+        assert item.approximation is not None
+        factors = item.approximation.factors(rank) if rank else None
+        error, loss = self._measured(item, factors)
         return LayerPlan(
             item.layer,
             Factored(),
@@ -82,6 +80,16 @@ class Maker:
             loss,
             factors,
         )
+
+    def _measured(self, item: Fitted, factors: Factors | None) -> tuple[float, float | None]:
+        """What factors miss of a change: the relative error, and the share of its losses."""
+        rank = 0 if factors is None else factors.right.shape[0]
+        if isinstance(item.approximation, Plain):
+            return item.spectrum.relative_error(rank) if rank else 1.0, None
+        losses = losses_of(item)
+        self._losses[item.layer.name] = total = float(losses.sum())
+        loss = float(losses[rank:].sum()) / total if total else 0.0
+        return 1.0 if factors is None else _error(item.layer, factors), loss
 
     def keep(self, plan: LayerPlan) -> LayerPlan:
         """Store the factors of a plan, and return the plan without them.
@@ -113,7 +121,7 @@ class Maker:
         unchanged: int,
     ) -> Extracted:
         """What the adapter holds of the change, and what it leaves out."""
-        squares = {plan.layer.name: _square(plan) for plan in plans}
+        squares = {plan.layer.name: square_of(plan.spectrum) for plan in plans}
         beside = sum(other.square for other in others)
         total = sum(squares.values()) + beside or 1.0
         kept = sum(squares[p.layer.name] * (1 - p.relative_error**2) for p in plans)
@@ -130,9 +138,9 @@ class Maker:
         return Extracted("", 0, kept / total, noise / total, by_output, unchanged, tensors, only)
 
 
-def _square(plan: LayerPlan) -> float:
-    """The squared norm of a layer's change."""
-    return plan.spectrum.n * float(plan.spectrum.eigenvalues.sum())
+def square_of(spectrum: Spectrum) -> float:
+    """The squared norm of a matrix."""
+    return spectrum.n * float(spectrum.eigenvalues.sum())
 
 
 def _error(layer: Layer, factors: Factors) -> float:
@@ -148,17 +156,18 @@ def _kind(layer: Layer) -> Kind:
     return Kind.CONVOLUTION if layer.view.kernel else Kind.LINEAR
 
 
-def saved_whole(pair: Pair, others: Sequence[Changed], whole: Sequence[str]) -> dict[str, Stored]:
+def saved_whole(pair: Pair, others: Sequence[Changed], goal: AdapterGoal) -> dict[str, Stored]:
     """The tensors that an adapter holds whole, under each of their names in the base.
 
-    They are biases, normalisations and other tensors without a second side; tables that have
-    another number of rows than before; and what the user names.
+    They are what the user names and, of a tuned network, biases, normalisations and other tensors
+    without a second side, and tables that have another number of rows than before.
     """
     saved: dict[str, Stored] = {}
     head = tied_head(pair.base)
     for other in others:
-        named = any(matches(other.name, pattern) for pattern in whole)
-        if len(other.shape) > 1 and not other.resized and not named:
+        named = any(matches(other.name, pattern) for pattern in goal.whole)
+        follows = not goal.repairs and (len(other.shape) < 2 or other.resized)
+        if not (named or follows):
             continue
         if not module_of(other.name):  # the network's own: no module can be replaced
             continue

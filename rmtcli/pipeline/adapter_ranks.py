@@ -33,6 +33,8 @@ class AdapterGoal:
         max_rank: largest rank of a layer.
         edge: the edge estimator.
         whole: names or patterns of tensors that are held whole if they changed.
+        repairs: whether the base is a compressed network and the other one dense, so that the noise
+            is fitted in the metric of the dense network's calibration.
 
     Raises:
         UsageError: options that exclude each other, or a value out of range.
@@ -43,14 +45,24 @@ class AdapterGoal:
     max_rank: int | None
     edge: str
     whole: tuple[str, ...] = ()
+    repairs: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.keep != "auto":
             raise UsageError(f"{option('keep', self.keep)} sets ranks itself: leave it out here")
         if self.budget is not None and self.budget.unit != "parameters":
             raise UsageError(f"the budget of an adapter is in parameters: give {option('budget')}")
-        if self.max_rank is not None and self.max_rank < 1:
-            raise UsageError(f"{option('max-rank')} must be at least 1, not {self.max_rank}")
+        check_max_rank(self.max_rank)
+
+
+def check_max_rank(rank: int | None) -> None:
+    """Refuse a largest rank that no adapter can have.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if rank is not None and rank < 1:
+        raise UsageError(f"{option('max-rank')} must be at least 1, not {rank}")
 
 
 def by_rule(goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None) -> RankChooser:

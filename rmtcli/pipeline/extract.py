@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.adapters import Adapter, Style, check_adapter_target, write_adapter
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Openable
-from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
-from rmtcli.files import as_path
 from rmtcli.layers import Selection
-from rmtcli.layouts import Factored
-from rmtcli.pipeline.adapted import Adapted, adapt
-from rmtcli.pipeline.adapter_parts import described_adapter
+from rmtcli.pipeline.adapted import adapt
+from rmtcli.pipeline.adapter_output import AdapterOutput, report_of
 from rmtcli.pipeline.adapter_ranks import AdapterGoal
 from rmtcli.pipeline.changes import Pair
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.request import Refuse
-from rmtcli.pipeline.stages import Method, describe
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 
@@ -89,56 +83,15 @@ def extract(
         EvaluationError: the network cannot be built or fed.
     """
     pair = Pair.open(base, tuned, key)
-    kind = _style(style)
-    target = _default_output(pair.tuned.path, kind) if output is None else as_path(output)
-    base_name = str(base) if pair.base.files else None
-    empty = Adapter(pair.tuned.path, (), base=base_name)
-    if not dry_run:
-        inputs = [x.path for x in (pair.base, pair.tuned) if x.files]
-        check_adapter_target(empty, target, style=kind, force=force, inputs=inputs)
     goal = AdapterGoal(keep, Budget.of(budget), max_rank, edge, tuple(whole))
+    target = AdapterOutput.of(
+        pair, base, output, word="adapter", style=style, prefix=prefix, force=force
+    )
+    if not dry_run:
+        target.check(pair)
     settings = evaluation or Evaluation(), calibration or Calibration()
-    saves = kind is Style.PEFT
-    adapted = adapt(pair, goal, selection, *settings, saves=saves, track=track)
-    report = _report(pair, goal, adapted, kind)
+    adapted = adapt(pair, goal, selection, *settings, saves=target.saves, track=track)
+    report = report_of("extract", pair, goal, adapted, target.style)
     if dry_run or not report.pruned or refuse(report):
         return report
-    adapter = replace(empty, layers=adapted.layers, saved=adapted.saved, config=adapted.config)
-    write_adapter(adapter, target, style=kind, prefix=prefix, force=force)
-    return replace(report, output=described_adapter(target))
-
-
-def _style(name: str) -> Style:
-    if name not in [*Style]:
-        raise UsageError(f"unknown style '{name}': choose one of {', '.join(Style)}")
-    return Style(name)
-
-
-def _default_output(tuned: Path, style: Style) -> Path:
-    """``tuned.adapter`` beside the tuned network, or ``tuned.adapter.safetensors``."""
-    if tuned.parent.name == "snapshots":  # in the cache of the Hugging Face Hub
-        tuned = Path(tuned.parents[1].name.split("--")[-1])
-    stem = tuned.name if tuned.is_dir() or not tuned.suffix else tuned.stem
-    ending = ".safetensors" if style is Style.KOHYA else ""
-    return tuned.with_name(f"{stem}.adapter{ending}")
-
-
-def _report(pair: Pair, goal: AdapterGoal, adapted: Adapted, style: Style) -> Report:
-    """The report of an adapter that is not written yet."""
-    method = Method.spelled(goal.edge, goal.keep, Factored())
-    size = sum(layer.nbytes for layer in adapted.layers)
-    size += sum(stored.nbytes for stored in adapted.saved.values())
-    return Report(
-        "extract",
-        describe(pair.tuned),
-        reference=describe(pair.base),
-        edge=method.edge,
-        keep=method.keep,
-        layout=method.layout,
-        layers=adapted.plans,
-        skipped=adapted.skipped,
-        calibrated=adapted.calibrated,
-        budget=goal.budget,
-        extracted=replace(adapted.extracted, style=str(style), bytes=size),
-        notes=adapted.notes,
-    )
+    return target.write(report, adapted)

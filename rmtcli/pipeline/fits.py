@@ -123,6 +123,7 @@ class Fitter:
         approximate: whether the layer's low-rank approximations are prepared.
         vectors: whether the vectors of the spikes are compared with noise.
         hashed: whether the layer's bytes are hashed as they are read.
+        in_metric: whether the noise is that of the layer in the metric of its calibration.
         decomposer: computes the spectra.
     """
 
@@ -131,6 +132,7 @@ class Fitter:
     approximate: bool = False
     vectors: bool = False
     hashed: bool = False
+    in_metric: bool = False
     decomposer: Decomposer = spectrum
 
     def __call__(self, layer: Layer) -> Fitted | Skipped:
@@ -143,6 +145,7 @@ class Fitter:
             calibration=None if known is None else known.get(layer.name),
             vectors=self.vectors,
             hashed=self.hashed,
+            in_metric=self.in_metric,
             decomposer=self.decomposer,
         )
 

@@ -19,6 +19,8 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path
 from rmtcli.keep import KEEP_RULES
 from rmtcli.options import option
+from rmtcli.pipeline.adapter_output import style_of
+from rmtcli.pipeline.adapter_ranks import check_max_rank
 from rmtcli.pipeline.request import default_output
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.formatting import some_of
@@ -71,7 +73,7 @@ def resize(
     """
     goal = _goal(keep, budget, max_rank)
     source = read_adapter(adapter)
-    wanted = _style(style, source)
+    wanted = source.style if style is None else style_of(style)
     target = default_output(source.path, "resized") if output is None else as_path(output)
     if not dry_run:
         check_adapter_target(source, target, style=wanted, force=force)
@@ -124,20 +126,8 @@ def _goal(keep: str, budget: Budget | str | None, max_rank: int | None) -> Goal:
     goal = Goal(keep, Budget.of(budget), None)
     if goal.budget is not None and goal.budget.unit not in ("parameters", "bytes"):
         raise UsageError("the budget of an adapter is in parameters or bytes")
-    if max_rank is not None and max_rank < 1:
-        raise UsageError(f"{option('max-rank')} must be at least 1, not {max_rank}")
+    check_max_rank(max_rank)
     return goal
-
-
-def _style(name: str | None, source: Adapter) -> Style:
-    """The style to write in.
-
-    Raises:
-        UsageError: there is no such style.
-    """
-    if name is not None and name not in list(Style):
-        raise UsageError(f"the style of an adapter is {' or '.join(Style)}, not '{name}'")
-    return source.style if name is None else Style(name)
 
 
 def _decided(source: Adapter, goal: Goal, edge: str, max_rank: int | None) -> list[ResizedLayer]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Moments, decompose
+from rmtcli.calibration import Moments, decompose, whitened
 from rmtcli.diagnostics import VectorTest, compare_vectors
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.layers import Layer, Skipped, SkipReason, fingerprint
@@ -136,6 +136,7 @@ def fit_layer(
     calibration: LayerCalibration | None = None,
     vectors: bool = False,
     hashed: bool = False,
+    in_metric: bool = False,
     decomposer: Decomposer = spectrum,
 ) -> Fitted | Skipped:
     """Fit the noise of a layer, and compute its approximations if they are asked for.
@@ -151,6 +152,8 @@ def fit_layer(
         vectors: whether the spikes' vectors are compared with noise even if no other purpose needs
             vectors.
         hashed: whether the layer's bytes are hashed.
+        in_metric: whether spectrum and noise are those of the layer in the metric of its
+            calibration, so that the squares of the singular values are losses.
         decomposer: computes the spectrum.
 
     Returns:
@@ -162,9 +165,15 @@ def fit_layer(
     reason = _unfit(weight)
     if reason is not None:
         return Skipped(layer.name, reason)
+    seen = weight
+    if in_metric and calibration is not None:
+        bias, gradients = calibration.bias, calibration.gradients
+        seen = whitened(weight, calibration.moments, bias=bias, gradients=gradients)
+        if (reason := _unfit(seen)) is not None:
+            return Skipped(layer.name, reason)
     approximation: Approximation | None = None
     try:
-        s = decomposer(weight, vectors=vectors or (approximate and calibration is None))
+        s = decomposer(seen, vectors=vectors or (approximate and calibration is None))
         if approximate and calibration is not None:
             bias, gradients = calibration.bias, calibration.gradients
             approximation = decompose(weight, calibration.moments, bias=bias, gradients=gradients)
@@ -172,8 +181,8 @@ def fit_layer(
             approximation = Plain(layer, s, weight, decomposer)
     except np.linalg.LinAlgError:
         return Skipped(layer.name, SkipReason.NO_CONVERGENCE)
-    fit = edge.fit(s, weight)
-    test = None if s.form is None else compare_vectors(weight, s, s.count_above(fit.edge))
+    fit = edge.fit(s, seen)
+    test = None if s.form is None else compare_vectors(seen, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, test, sha256=sha256)
 
 

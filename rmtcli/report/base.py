@@ -113,7 +113,7 @@ class Report(ShowsItself):
 
     Attributes:
         action: ``analyze``, ``prune``, ``finetune``, ``densify``, ``merge``, ``curve``,
-            ``evaluate``, ``simulate`` or ``extract``.
+            ``evaluate``, ``simulate``, ``extract`` or ``repair``.
         source: the input.
         output: the checkpoint that was written, or None.
         reference: the network that an evaluation compares with, or the base of an adapter, or None.

@@ -24,7 +24,7 @@ FIELDS = {
     "bytes.after": "bytes of the tensors after pruning",
     "bytes.ratio": "bytes of the tensors after pruning, as a share of those before",
     "adapter.bytes": "bytes of an adapter's tensors",
-    "adapter.kept": "share of the squared norm of the change that an adapter holds",
+    "adapter.kept": "share of the change (squared norm) or of the loss that is in an adapter",
     "layers.count": "layers",
     "layers.pruned": "layers that are pruned",
     "layers.unfit": "layers whose fit is not reliable; output heads are not counted",

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rmtcli.report.formatting import count_of
+
 #: Other tensors that are listed one by one; the rest is counted.
 LISTED = 12
 
@@ -62,6 +64,11 @@ class Extracted:
         unit, word = (1e6, "MB") if self.bytes >= 1e6 else (1e3, "kB")
         return f"{self.bytes / unit:.3g} {word}"
 
+    @property
+    def words(self) -> str:
+        """What it holds, in a few words."""
+        return f"{percent(self.kept)} of the change kept"
+
     def lines(self) -> Iterator[tuple[str, str]]:
         """Label and text of what a summary says."""
         text = f"{percent(self.kept)} of the change by its squared norm"
@@ -70,7 +77,7 @@ class Extracted:
         yield "kept", text
         yield "noise", f"{percent(self.noise)} of the change, by the fits of the layers"
         if self.unchanged:
-            yield "unchanged", f"{self.unchanged} layers"
+            yield "unchanged", count_of(self.unchanged, "layer")
         for label, saved in (("saved whole", True), ("left out", False)):
             items = sorted((x for x in self.beside if x.saved is saved), key=lambda x: -x.share)
             yield from ((label, _described(item)) for item in items[:LISTED])

@@ -14,7 +14,7 @@ from rmtcli.evaluation import Comparison, Rows
 from rmtcli.files import as_path
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
-from rmtcli.report.extracted import Extracted, percent
+from rmtcli.report.extracted import Extracted
 from rmtcli.report.formatting import count_of, percent_change
 
 #: Losses up to which a result is good, and up to which it is fair: points of accuracy (100 times
@@ -63,9 +63,7 @@ def _of_adapter(report: Report, extracted: Extracted) -> Headline:
     ranks = [plan.rank for plan in report.layers]
     low, high = min(ranks), max(ranks)
     words = f"rank {high}" if low == high else f"ranks {low}–{high}"
-    text = (
-        f"{count_of(len(ranks), 'layer')} · {words} · {percent(extracted.kept)} of the change kept"
-    )
+    text = f"{count_of(len(ranks), 'layer')} · {words} · {extracted.words}"
     return Headline(f"adapter of {extracted.size}", text, Grade.UNKNOWN)
 
 

@@ -99,9 +99,10 @@ def _analysis(report: Report) -> list[Line]:
 
 def _extraction(report: Report) -> list[Line]:
     """What the verdicts on the changes mean, and which estimators made them."""
+    labels = ("small", "dense") if report.action == "repair" else ("base", "tuned")
     return [
-        ("base", "" if report.reference is None else report.reference.path),
-        ("tuned", report.source.path),
+        (labels[0], "" if report.reference is None else report.reference.path),
+        (labels[1], report.source.path),
         *_verdicts(report),
         ("adapted", f"{len(report.pruned)} of {count_of(len(report.layers), 'layer')}"),
     ]

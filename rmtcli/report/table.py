@@ -8,6 +8,7 @@ from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.extracted import percent
 from rmtcli.report.formatting import optional, shape_of, shown, word_of
+from rmtcli.report.repaired import Repaired
 
 #: The columns after an analysis.
 _FIT: tuple[str, ...] = ("layer", "shape", "γ", "σ", "s₁", "edge s₊", "fit", "p", "spikes")
@@ -31,6 +32,8 @@ _EXTRACT: tuple[str, ...] = (
     "kept",
 )
 _EXTRACT += ("by output", "verdict", "action")
+#: The columns after a repair.
+_REPAIR: tuple[str, ...] = (*_EXTRACT[:-4], "loss before", "loss after", *_EXTRACT[-2:])
 #: The columns of a curve.
 _CURVE: tuple[str, ...] = (
     "parameters",
@@ -46,7 +49,7 @@ _CURVE += ("agreement", "KL", "score")
 #: Columns whose text is aligned to the left; all others hold numbers.
 _TEXT = {"layer", "shape", "verdict", "action"}
 #: Columns of numbers, aligned to the right.
-NUMERIC = {*_FIT, *_FULL, *_EXTRACT, *_CURVE} - _TEXT
+NUMERIC = {*_FIT, *_FULL, *_EXTRACT, *_REPAIR, *_CURVE} - _TEXT
 
 
 def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -62,7 +65,7 @@ def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[s
         return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
         return list(_FIT), [_fit_row(plan) for plan in report.layers]
-    if report.action == "extract":
+    if report.extracted is not None:
         return _extracted(report)
     measured = any(plan.predicted_loss is not None for plan in report.layers)
     columns = [name for name in (_FULL if full else _PRUNE) if measured or name != "predicted loss"]
@@ -72,10 +75,27 @@ def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[s
 
 def _extracted(report: Report) -> tuple[list[str], list[list[str]]]:
     """The columns of an extraction, those of calibration only where there was any."""
-    measured = any(plan.predicted_loss is not None for plan in report.layers)
-    columns = [name for name in _EXTRACT if measured or name != "by output"]
-    cells = map(_extract_cells, report.layers)
-    return columns, [[row[column] for column in columns] for row in cells]
+    if isinstance(report.extracted, Repaired):
+        columns, before = list(_REPAIR), report.extracted.before
+        rows = [_repair_cells(plan, before[plan.layer.name]) for plan in report.layers]
+    else:
+        measured = any(plan.predicted_loss is not None for plan in report.layers)
+        columns = [name for name in _EXTRACT if measured or name != "by output"]
+        rows = [_extract_cells(plan) for plan in report.layers]
+    return columns, [[row[column] for column in columns] for row in rows]
+
+
+def _repair_cells(plan: LayerPlan, before: float) -> dict[str, str]:
+    """The cells of a layer that an adapter may repair, by column."""
+    action = "repaired"
+    if plan.untouched is not None:
+        nothing = plan.untouched is Untouched.NO_SPIKES
+        action = f"{'nothing to repair' if nothing else 'left out'}: {plan.untouched.value}"
+    return _extract_cells(plan) | {
+        "loss before": f"{before:.3g}",
+        "loss after": optional(plan.predicted_loss, ".3g"),
+        "action": action,
+    }
 
 
 def _extract_cells(plan: LayerPlan) -> dict[str, str]:

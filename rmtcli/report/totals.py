@@ -30,7 +30,7 @@ def bytes_of(old: Source, new: Source) -> list[tuple[str, int, int]]:
 
 
 def _counted(report: Report) -> list[tuple[str, int, int]]:
-    if report.action == "extract":
+    if report.extracted is not None:
         lines = [
             ("parameters of the adapted layers and of their factors", *report.pruned_parameters)
         ]

@@ -213,7 +213,7 @@ def test_directions_are_those_that_the_inputs_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"style": "lora"}, "unknown style 'lora': choose one of peft, kohya"),
+        ({"style": "lora"}, "style= is peft or kohya, not 'lora'"),
         ({"max_rank": 0}, "max_rank= must be at least 1, not 0"),
         ({"keep": "rank:k=2", "budget": "9"}, 'keep="rank:k=2" sets ranks itself'),
         ({"whole": ["head"]}, 'whole="head": matches no tensor'),

@@ -54,7 +54,8 @@ def _of_adapter(report: Report, extracted: Extracted) -> Iterator[Tile]:
     low, high = min(ranks, default=0), max(ranks, default=0)
     value = f"{low}–{high}" if low < high else str(high)
     yield Tile("ranks", value, f"of {count_of(len(ranks), 'layer')}, {len(report.pruned)} adapted")
-    yield Tile("kept", percent(extracted.kept), "of the change, by its squared norm")
+    share, _, what = extracted.words.partition(" of ")
+    yield Tile("kept", share, f"of {what}")
     if extracted.by_output is not None:
         yield Tile("by output", percent(extracted.by_output), "in the metric of the calibration")
     yield Tile("noise", percent(extracted.noise), "of the change, by the fits of the layers")
