@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint
@@ -47,6 +48,7 @@ def staged(
     target: Path,
     *,
     card: str | None = None,
+    also: Callable[[Path], object] | None = None,
     force: bool = True,
     verify: bool = True,
 ) -> Iterator[Checkpoint | None]:
@@ -60,6 +62,7 @@ def staged(
         checkpoint: the tensors to write.
         target: the path or URL. Its ending and the source decide the format.
         card: text of a directory's model card; None keeps the source's.
+        also: writes further files into a directory that is complete otherwise.
         force: whether an output that exists by then may be replaced.
         verify: whether the output is read back and compared.
 
@@ -74,7 +77,8 @@ def staged(
     """
     file_format = format_of(checkpoint, target)
     _LOGGER.info("writing %s", target)
-    with _temporary(as_written(checkpoint), target, file_format, card, force) as path:
+    fill = partial(_fill, as_written(checkpoint), card=card, also=also)
+    with _temporary(as_written(checkpoint), target, file_format, fill, force) as path:
         if verify:
             _LOGGER.info("reading %s back", target)
             with _naming(target, path):
@@ -113,18 +117,43 @@ def write_checkpoint(
         pass
 
 
+def _fill(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    card: str | None,
+    also: Callable[[Path], object] | None,
+) -> None:
+    """Write a directory, and what else belongs into it."""
+    write = DIRECTORY.write
+    assert write is not None
+    write(checkpoint, folder, card=card)
+    if also is not None:
+        also(folder)
+
+
 def _temporary(
-    checkpoint: Checkpoint, target: Path, file_format: Format, card: str | None, force: bool
+    checkpoint: Checkpoint,
+    target: Path,
+    file_format: Format,
+    fill: Callable[[Path], object],
+    force: bool,
 ) -> AbstractContextManager[Path]:
-    """The output under its temporary name."""
+    """The output under its temporary name.
+
+    Args:
+        checkpoint: what is written.
+        target: the name on leaving the block.
+        file_format: the output's format.
+        fill: writes a directory.
+        force: whether an output that exists by then may be replaced.
+    """
     if file_format.stage is not None:
         return file_format.stage(checkpoint, target, force=force)
     write = file_format.write
     assert write is not None
     if file_format is DIRECTORY:
-        return staged_directory(
-            target, lambda folder: write(checkpoint, folder, card=card), last=CONFIG, force=force
-        )
+        return staged_directory(target, fill, last=CONFIG, force=force)
     return staged_file(target, lambda file: write(checkpoint, file), force=force)
 
 

@@ -39,7 +39,7 @@ TOPICS = {
     "Training": ("--epochs", "--lr", "--seed", "--distill", "--teacher"),
     "Output": (
         *("--output", "--plan", "--report", "--plot", "--json", "--fail-if", "--dry-run"),
-        *("--force", "--no-verify", "--quiet", "--verbose"),
+        *("--onnx", "--force", "--no-verify", "--quiet", "--verbose"),
     ),
     "Speed": ("--batch", "--device", "--cache", "--executor"),
 }

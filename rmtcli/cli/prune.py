@@ -44,6 +44,7 @@ def command(
     batch: options.Batch = None,
     calibration: options.CalibrationOptions,
     plan: options.PlanOptions,
+    onnx: options.Onnx = False,
     cache: options.Cache = None,
     executor: options.Executor = None,
     dry_run: Annotated[
@@ -83,6 +84,7 @@ def command(
         refuse=reporter.refuse,
         force=outputs.force,
         verify=not outputs.no_verify,
+        onnx=onnx,
         cache=cache,
         executor=executor,
         track=progress,

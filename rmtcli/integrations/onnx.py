@@ -27,6 +27,8 @@ from rmtcli.layouts.packed_module import PackedWeight
 OPSET = 21
 #: That with which torch exports; its operators mean the same in the later one.
 EXPORTED = 20
+#: That of networks without weights in few bits, which older engines know.
+PLAIN = 17
 #: Numbers that four bits hold.
 FOUR_BITS = range(-8, 8)
 
@@ -39,14 +41,15 @@ def export(
     force: bool = False,
     **options: Any,
 ) -> None:
-    """Export a network whose weights are kept in few bits to ONNX.
+    """Export a network to ONNX, weights in few bits as whole numbers.
 
     Each weight in few bits is a matrix of whole numbers in the file, of 4 bits where these hold
     them, else of 8, with the scales of its groups; ``DequantizeLinear`` computes the weight. All
     other weights are as torch exports them.
 
     Args:
-        model: the network, loaded by :func:`rmtcli.load` with ``packed=True``.
+        model: the network, loaded by :func:`rmtcli.load`: with ``packed=True``, weights stay in few
+            bits.
         inputs: inputs of its ``forward``, with which torch traces it.
         path: the file, ending in ``.onnx``.
         force: whether an existing file may be replaced.
@@ -60,12 +63,15 @@ def export(
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: its name must end in .onnx")
     check_target(target, inputs=[], force=force)
+    few = bool(_packed_weights(model))
     with TemporaryDirectory(prefix="rmtcli-") as folder, _as_codes(model), torch.no_grad():
         whole = str(Path(folder, "whole.onnx"))
-        given = {"opset_version": EXPORTED, "dynamo": False, "do_constant_folding": False}
+        version = EXPORTED if few else PLAIN
+        given = {"opset_version": version, "dynamo": False, "do_constant_folding": not few}
         torch.onnx.export(model, inputs, whole, **given | options)
         graph = onnx.load(whole)
-    _in_four_bits(graph)
+    if few:
+        _in_four_bits(graph)
     write_file(target, lambda file: file.write(graph.SerializeToString()), force=force)
 
 
@@ -103,17 +109,22 @@ class _Codes(nn.Module):
         return weight.T if self.columnwise else weight
 
 
-@contextmanager
-def _as_codes(model: nn.Module) -> Iterator[None]:
-    """Let weights in few bits be matrices of whole numbers, as long as the block runs."""
-    made: dict[nn.Module, _Codes] = {}  # tied weights share one
-    weights = [
+def _packed_weights(model: nn.Module) -> list[tuple[ParametrizationList, int, PackedWeight]]:
+    """The weights in few bits, each with the list that holds it and its index there."""
+    return [
         (parts, index, part)
         for parts in model.modules()
         if isinstance(parts, ParametrizationList)
         for index, part in enumerate(parts)
         if isinstance(part, PackedWeight)
     ]
+
+
+@contextmanager
+def _as_codes(model: nn.Module) -> Iterator[None]:
+    """Let weights in few bits be matrices of whole numbers, as long as the block runs."""
+    made: dict[nn.Module, _Codes] = {}  # tied weights share one
+    weights = _packed_weights(model)
     for parts, index, part in weights:
         parts[index] = made.setdefault(part, _Codes(part))
     try:

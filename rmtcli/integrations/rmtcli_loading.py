@@ -1214,6 +1214,20 @@ def locate_layers(model: nn.Module, names: Iterable[str]) -> dict[str, _Location
     return locations
 
 
+def locate_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Find a checkpoint's tensors in a model whose weights are loaded.
+
+    Those that transformers joins with others, or that the model was built without, are missing.
+    """
+    name_map = _NameMap(model, _transforms(model))
+    parts = {name: name_map.find(name) for name in names}
+    return {
+        name: tensor
+        for name, (tensor, converter) in parts.items()
+        if converter is None and tensor in name_map.state
+    }
+
+
 def _tied_groups(model: Module) -> list[set[str]]:
     """Names of the modules whose weights are tied to one another, before any weight is loaded.
 

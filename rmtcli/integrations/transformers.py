@@ -20,6 +20,9 @@ from rmtcli.integrations.rmtcli_loading import (
     locate_layers,
     register,
 )
+from rmtcli.integrations.rmtcli_loading import (
+    locate_tensors as tensors_of,
+)
 
 __all__ = [
     "FactoredExperts",
@@ -28,6 +31,7 @@ __all__ = [
     "RmtcliQuantizer",
     "modules_of",
     "register",
+    "tensors_of",
 ]
 
 register()

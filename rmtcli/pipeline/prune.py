@@ -12,14 +12,13 @@ from rmtcli.checkpoint import (
     Openable,
     format_of,
     open_checkpoint,
-    staged,
 )
 from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
 from rmtcli.layers import Selection
-from rmtcli.layouts import LAYOUTS, Factored, Layout, ReadBack, stored_errors
+from rmtcli.layouts import LAYOUTS, Factored, Layout
 from rmtcli.options import option
 from rmtcli.pipeline.calibrate import calibration_source
 from rmtcli.pipeline.decide import reach
@@ -35,9 +34,10 @@ from rmtcli.pipeline.request import (
     goal_of,
     on_kept_types,
 )
-from rmtcli.pipeline.stages import described, on_tensors
+from rmtcli.pipeline.stages import on_tensors
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.pipeline.vocabulary import prune_vocabulary
+from rmtcli.pipeline.written import check_onnx, onnx_writer, written_report
 from rmtcli.planning import (
     Budget,
     Goal,
@@ -46,8 +46,7 @@ from rmtcli.planning import (
     plan_of,
 )
 from rmtcli.report.base import Report
-from rmtcli.report.card import read_card, with_section
-from rmtcli.report.notes import on_cost, on_extras, on_loading, on_opening
+from rmtcli.report.notes import on_cost, on_extras, on_opening
 
 
 def prune(
@@ -74,6 +73,7 @@ def prune(
     refuse: Refuse = lambda report: (),
     force: bool = False,
     verify: bool = True,
+    onnx: bool = False,
     cache: str | Path | None = None,
     executor: str | None = None,
     track: Track = iter,
@@ -127,6 +127,8 @@ def prune(
         force: whether an existing output may be replaced.
         verify: whether the output is read back before it appears under its name: every tensor is
             compared, and the error of each pruned layer with the predicted error.
+        onnx: whether a directory also gets ``onnx/model.onnx``, whose outputs onnxruntime has
+            computed as torch does. Weights in few bits stay whole numbers in it.
         cache: folder in which decompositions are kept and looked up; none by default.
         executor: ``dask://host:port`` of a cluster that decomposes the layers; it must reach the
             checkpoint and the cache under the same paths. It excludes calibration.
@@ -161,6 +163,8 @@ def prune(
     written = format_of(checkpoint, target)
     harness = evaluation.resolve(checkpoint)
     alone = executor is not None
+    if onnx:
+        check_onnx(harness, written)
     calibration = settled_calibration(calibration, harness, selection, goal, alone=alone)
     inputs = input_files(model, evaluation.data, calibration, plan)
     check_calibration(calibration, inputs, harness)
@@ -171,11 +175,15 @@ def prune(
         layouts, chosen = layout_for(layout, goal.plan), chosen_bits(bits, goal, written)
         request = Request(goal, edge, layouts, *options, goal.plan is None, chosen)
         report, result = carried_out(harness, request, batches)
-    notes = (*on_kept_types(bits, goal, written), *on_extras(checkpoint, target))
+    notes = (
+        *on_kept_types(bits, goal, written),
+        *on_extras(checkpoint, target),
+    )
     report = replace(report, notes=(*report.notes, *notes))
     if dry_run or not report.changes or refuse(report):
         return report
-    return _written(report, result, target, force=force, verify=verify)
+    also = onnx_writer(harness, result.network, wanted=onnx)
+    return written_report(report, result, target, also=also, force=force, verify=verify)
 
 
 def carried_out(
@@ -208,27 +216,6 @@ def carried_out(
         ),
     )
     return report, result
-
-
-def _written(report: Report, result: Result, target: Path, *, force: bool, verify: bool) -> Report:
-    """Write the pruned checkpoint, and complete the report with what reading it back shows."""
-    checkpoint, card = result.network.source, None
-    if format_of(checkpoint, target) is DIRECTORY:
-        manifest = result.network.manifest
-        loaded = any(plan.layout.splits for plan in report.pruned)
-        loaded |= manifest is not None and bool(manifest.shapes)
-        if loaded:
-            report = replace(report, notes=(*report.notes, *on_loading(checkpoint)))
-        card = with_section(read_card(checkpoint), report, loaded=loaded)
-    readback = None
-    with staged(result.network, target, card=card, force=force, verify=verify) as written:
-        if written is not None:
-            optimal = report.calibrated is None and report.bits is None
-            pruned = (plan for plan in report.pruned if plan.narrowed is None)
-            layers = [(plan.layer, plan.layout, plan.relative_error) for plan in pruned]
-            errors = stored_errors(layers, written, target, optimal=optimal)
-            readback = ReadBack(len(result.network.infos), errors)
-    return replace(report, output=described(target, result.network), readback=readback)
 
 
 def _plan(prepared: Prepared, result: Result, applied: Plan | None) -> Plan:

@@ -14,12 +14,14 @@ from rmtcli.checkpoint import Checkpoint, open_checkpoint, staged, write_checkpo
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
 from rmtcli.checkpoint.huggingface.vocabulary import check, make_cut, rewrite_files, without_rows
 from rmtcli.errors import UsageError
+from rmtcli.evaluation import Evaluation
 from rmtcli.files import as_path, check_target
 from rmtcli.files.path import inside
 from rmtcli.options import option
 from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.request import default_output, goal_of
 from rmtcli.pipeline.stages import describe, described
+from rmtcli.pipeline.written import onnx_writer
 from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report, Source, Tensor
 from rmtcli.report.card import read_card, with_section
@@ -103,8 +105,10 @@ def prune_vocabulary(text: Path, prune: Callable[..., Report], given: Mapping[st
         if given["dry_run"] or given["refuse"](report):
             return report
         card = with_section(read_card(left), report, loaded=False)
+        harness = (given["evaluation"] or Evaluation()).resolve(left)
+        also = onnx_writer(harness, left, wanted=given["onnx"])
         options = {"force": given["force"], "verify": given["verify"]}
-        with staged(left, target, card=card, **options):
+        with staged(left, target, card=card, also=also, **options):
             pass
         return replace(report, output=described(target, left))
 

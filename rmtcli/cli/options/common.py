@@ -81,6 +81,14 @@ Vocab = Annotated[
         show_default=False,
     ),
 ]
+Onnx = Annotated[
+    bool,
+    typer.Option(
+        "--onnx",
+        help="Write onnx/model.onnx into the directory too, and check that it computes what torch "
+        "computes (needs onnx and onnxruntime).",
+    ),
+]
 Edge = Annotated[
     str,
     typer.Option(
