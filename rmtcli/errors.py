@@ -59,6 +59,10 @@ class EvaluationError(RmtcliError):
     """A network cannot be built, fed or scored."""
 
 
+class NotInPartsError(EvaluationError):
+    """A network cannot be run block by block; the message is the reason."""
+
+
 class TrainingError(RmtcliError):
     """Training cannot continue: the loss or weights are not finite, or a layer is missing."""
 

@@ -10,6 +10,7 @@ file, because they depend on every weight in it.
 
 from rmtcli.calibration.base import Calibrated, Calibration
 from rmtcli.calibration.clean import CLEANERS, Cleaner, clean_moments
+from rmtcli.calibration.folder import Folder
 from rmtcli.calibration.given import given_inputs
 from rmtcli.calibration.heads import HeadNarrowing, narrow_queries, narrow_values
 from rmtcli.calibration.metric import (
@@ -45,6 +46,7 @@ from rmtcli.calibration.source import (
     spelled,
 )
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
+from rmtcli.calibration.stored import OnDemand, StoredMoments
 from rmtcli.calibration.tables import smoothed
 
 __all__ = [
@@ -57,17 +59,20 @@ __all__ = [
     "Cleaner",
     "Data",
     "FileShare",
+    "Folder",
     "GivenInputs",
     "HeadNarrowing",
     "MadeInputs",
     "MetricDecomposition",
     "Moments",
     "Narrowing",
+    "OnDemand",
     "Origin",
     "Prose",
     "RandomTokens",
     "Reader",
     "Reliability",
+    "StoredMoments",
     "assess_moments",
     "clean_moments",
     "data_sha256",

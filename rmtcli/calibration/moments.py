@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,17 +17,28 @@ T = TypeVar("T")
 FOLD = 4
 
 
-class ByLayer(dict[str, T]):
+class ByLayer(Mapping[str, T]):
     """Results of a calibration by layer name, and why other layers have none.
 
     Args:
-        results: the results.
+        results: the results, which may be read from files each time that they are asked for.
         missing: the reasons.
     """
 
     def __init__(self, results: Mapping[str, T], missing: Mapping[str, Untouched]) -> None:
-        super().__init__(results)
-        self.missing = dict(missing)
+        self.results, self.missing = results, dict(missing)
+
+    def __getitem__(self, name: str) -> T:
+        return self.results[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.results
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

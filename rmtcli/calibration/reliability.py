@@ -7,7 +7,7 @@ proportional to 1/n, so that the true optimum is halfway between the two losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,7 +149,7 @@ def held_out_loss(
 
 
 def assess_moments(
-    moments: Sequence[Moments], losses: Sequence[tuple[float, float] | None]
+    moments: Iterable[Moments], losses: Sequence[tuple[float, float] | None]
 ) -> Reliability:
     """How far the moments of a calibration can be trusted.
 
@@ -157,10 +157,11 @@ def assess_moments(
         moments: of all layers.
         losses: of the pruned layers, by :func:`held_out_loss`.
     """
-    inputs = [(len(m.mean), m.independent) for m in moments]
-    gradients = [
-        (len(m.gradient), m.independent_gradients) for m in moments if m.gradient is not None
-    ]
+    inputs, gradients = [], []
+    for m in moments:  # which may be read one by one
+        inputs.append((len(m.mean), m.independent))
+        if m.gradient is not None:
+            gradients.append((len(m.gradient), m.independent_gradients))
     ratios = [width / worth for width, worth in inputs + gradients if worth is not None]
     known = np.array([pair for pair in losses if pair is not None])
     loss = None

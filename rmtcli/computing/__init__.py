@@ -5,7 +5,7 @@
 
 from rmtcli.computing.cache import Cache
 from rmtcli.computing.cluster import Cluster, connected
-from rmtcli.computing.here import cores, in_order
+from rmtcli.computing.here import cores, in_order, memory
 
 __all__ = [
     "Cache",
@@ -13,4 +13,5 @@ __all__ = [
     "connected",
     "cores",
     "in_order",
+    "memory",
 ]

@@ -81,6 +81,18 @@ def _container_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return sys.maxsize
 
 
+def memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes of memory of this machine, or of this process's container if that has less."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return sys.maxsize
+    try:
+        return min(whole, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, no limit, or not Linux
+        return whole
+
+
 def _one_thread() -> None:
     threadpool_limits(1, "blas")  # some BLAS libraries keep this setting per thread
 

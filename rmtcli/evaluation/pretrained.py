@@ -182,13 +182,28 @@ def pretrained(checkpoint: Checkpoint, task: Task) -> Pretrained:
         CheckpointError: the directory names code.
         EvaluationError: transformers cannot load it, or weights that the task needs are missing.
     """
+    state = {name: to_torch(checkpoint.raw(name), name) for name in checkpoint.distinct}
+    return from_state(checkpoint, task, state)
+
+
+def from_state(checkpoint: Checkpoint, task: Task, state: dict[str, Tensor]) -> Pretrained:
+    """Load the network of a directory from tensors that stand for the checkpoint's.
+
+    Args:
+        checkpoint: a Hugging Face directory, or an edited version of one.
+        task: what the network is for.
+        state: a tensor for each name of the checkpoint.
+
+    Raises:
+        CheckpointError: the directory names code.
+        EvaluationError: transformers cannot load it, or weights that the task needs are missing.
+    """
     import transformers
 
     import rmtcli.integrations.transformers  # noqa: F401  opens factored directories
 
     directory = checkpoint.path
     refuse_code(directory)
-    state = {name: to_torch(checkpoint.raw(name), name) for name in checkpoint.distinct}
     try:
         with quiet(transformers):
             config = transformers.AutoConfig.from_pretrained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from rmtcli.calibration import (
     Calibrated,
     Calibration,
     FileShare,
+    Folder,
     GivenInputs,
     Moments,
+    OnDemand,
     Origin,
     clean_moments,
     data_sha256,
@@ -142,6 +144,7 @@ def calibrate_layers(
     layers: Sequence[Layer],
     settings: Calibration,
     tables: Sequence[Layer] = (),
+    folder: Folder | None = None,
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of each layer by name, and why other layers have none.
 
@@ -151,32 +154,46 @@ def calibrate_layers(
         layers: the layers to calibrate.
         settings: the inputs to run it on, or the file of statistics to read.
         tables: tables to calibrate too, unless a file of statistics lacks them.
+        folder: takes the moments of a network that runs block by block; None to run it whole.
 
     Raises:
         UsageError: a file of statistics of another checkpoint, network or data.
         EvaluationError: the network cannot be built or fed.
     """
-    raw = _moments(harness, sha256, layers, settings, tables)
-    cleaner = CLEANERS.parse(settings.clean)
-    moments = ByLayer(clean_moments(raw, cleaner), raw.missing)
-    unknown = all(m.independent is None for m in moments.values())
-    if moments and unknown and settings.clean != "none":
+    raw = _moments(harness, sha256, layers, settings, tables, folder)
+    if raw and settings.clean != "none" and all(m.independent is None for m in raw.values()):
         harness.note([UNCLEANED])
+    every = {layer.name: layer for layer in (*layers, *tables) if layer.name in raw}
+    cleaner = CLEANERS.parse(settings.clean)
+    if isinstance(raw.results, OnDemand):
+
+        def made(name: str) -> LayerCalibration:
+            own = raw[name]
+            cleaned = clean_moments({name: own}, cleaner)[name]
+            return _calibration(harness, every[name], cleaned, own, settings)
+
+        first = [raw[name] for name in list(raw)[:1]]
+        results = ByLayer(OnDemand(every, made), raw.missing)
+        return results, Calibrated(settings, *_sizes(first))
+    moments = clean_moments(raw, cleaner)
     calibrations = {
-        layer.name: _calibration(harness, layer, moments[layer.name], raw[layer.name], settings)
-        for layer in (*layers, *tables)
-        if layer.name in moments
+        name: _calibration(harness, layer, moments[name], raw[name], settings)
+        for name, layer in every.items()
     }
+    return ByLayer(calibrations, raw.missing), Calibrated(settings, *_sizes(raw.values()))
+
+
+def _sizes(moments: Iterable[Moments]) -> tuple[int, int]:
+    """Number of samples, and the memory that moments take."""
+    moments = list(moments)
     arrays = {
         id(array): array.nbytes
-        for m in (part for m in raw.values() for part in (m, m.fold))
+        for m in (part for m in moments for part in (m, m.fold))
         if m is not None
         for array in (m.mean, m.second, m.gradient)
         if array is not None
     }
-    samples = max((m.samples for m in moments.values()), default=0)
-    by_layer = ByLayer(calibrations, moments.missing)
-    return by_layer, Calibrated(settings, samples, sum(arrays.values()))
+    return max((m.samples for m in moments), default=0), sum(arrays.values())
 
 
 def _calibration(
@@ -196,6 +213,7 @@ def _moments(
     layers: Sequence[Layer],
     settings: Calibration,
     tables: Sequence[Layer],
+    folder: Folder | None,
 ) -> ByLayer[Moments]:
     """The moments of each layer, from the file of statistics if it exists; else it is written."""
     path = None if settings.stats is None else Path(settings.stats)
@@ -206,7 +224,7 @@ def _moments(
     from rmtcli.running.calibrate import calibrate  # needs torch
 
     assert data is not None
-    moments = calibrate(harness, [*layers, *tables], settings)
+    moments = calibrate(harness, [*layers, *tables], settings, folder)
     if path is not None:
         write_stats(path, moments, origin)
     return moments

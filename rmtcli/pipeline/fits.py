@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from rmtcli.calibration import Folder, MetricDecomposition
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing import Cache, Cluster, in_order
 from rmtcli.edges import EdgeEstimator
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped
 from rmtcli.options import option
-from rmtcli.planning import Decomposer, Fitted, LayerCalibration, LayerPlan, fit_layer
+from rmtcli.planning import (
+    Decomposer,
+    Fitted,
+    LayerCalibration,
+    LayerPlan,
+    StoredDecomposition,
+    fit_layer,
+)
 from rmtcli.spectra import spectrum
 
 _LOGGER = logging.getLogger(__name__)
@@ -125,6 +133,7 @@ class Fitter:
         hashed: whether the layer's bytes are hashed as they are read.
         in_metric: whether the noise is that of the layer in the metric of its calibration.
         decomposer: computes the spectra.
+        folder: takes approximations that do not stay in memory; None if they do.
     """
 
     edge: EdgeEstimator
@@ -134,15 +143,30 @@ class Fitter:
     hashed: bool = False
     in_metric: bool = False
     decomposer: Decomposer = spectrum
+    folder: Folder | None = None
 
     def __call__(self, layer: Layer) -> Fitted | Skipped:
         """The layer with its fit, or the reason why it has none."""
         known = self.calibrations
+        if self.folder is None or known is None or layer.name not in known:
+            return self._fitted(layer, None if known is None else known.get(layer.name))
+        stored = StoredDecomposition.find(self.folder, layer)
+        if stored is not None:
+            fitted = replace(self, approximate=False)._fitted(layer, None)
+        else:
+            fitted = self._fitted(layer, known[layer.name])
+        if isinstance(fitted, Skipped):
+            return fitted
+        if isinstance(fitted.approximation, MetricDecomposition):
+            stored = StoredDecomposition.put(self.folder, layer, fitted.approximation)
+        return replace(fitted, approximation=stored)
+
+    def _fitted(self, layer: Layer, calibration: LayerCalibration | None) -> Fitted | Skipped:
         return fit_layer(
             layer,
             self.edge,
             approximate=self.approximate,
-            calibration=None if known is None else known.get(layer.name),
+            calibration=calibration,
             vectors=self.vectors,
             hashed=self.hashed,
             in_metric=self.in_metric,

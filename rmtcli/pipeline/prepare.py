@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rmtcli.calibration import ByLayer, Calibrated
+from rmtcli.calibration import ByLayer, Calibrated, Folder
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.edges import EDGES
-from rmtcli.errors import LayerError, UsageError
+from rmtcli.errors import LayerError, NotInPartsError, UsageError
 from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer, Skipped
 from rmtcli.layouts import LAYOUTS
@@ -30,6 +30,7 @@ from rmtcli.pipeline.stages import (
     describe,
     refuse_not_finite,
 )
+from rmtcli.pipeline.streaming import folder_for, on_one_piece
 from rmtcli.planning import (
     Goal,
     LayerCalibration,
@@ -68,16 +69,11 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     if request.shares:
         _check_sharing(request)
     scorer = _scorer(harness, goal)
+    folder = folder_for(harness, request)
     calibrations, calibrated = None, None
     if request.calibrates:
-        calibrations, calibrated = _calibrate(harness, source, items, request)
-    fitter = Fitter(
-        EDGES.parse(request.edge),
-        calibrations,
-        approximate=layout.ranks and not request.shares,
-        hashed=request.hashed,
-        decomposer=decomposer_for(harness.evaluation.device, request.cache),
-    )
+        calibrations, calibrated = _calibrate(harness, source, items, request, folder)
+    fitter = _fitter(harness, request, calibrations, folder)
     stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
     kept = (on_kept_widths(request),) if layout.narrows and not request.narrows else ()
@@ -95,6 +91,23 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         calibrations = calibrations if hidden else _without_heads(calibrations, layers)
     notes = (*notes, *kept)
     return Prepared(*values, layers, calibrations, calibrated, notes, scorer, hidden)
+
+
+def _fitter(
+    harness: Harness,
+    request: Request,
+    calibrations: ByLayer[LayerCalibration] | None,
+    folder: Folder | None,
+) -> Fitter:
+    """What fits each layer, and prepares its approximations."""
+    return Fitter(
+        EDGES.parse(request.edge),
+        calibrations,
+        approximate=request.layout.ranks and not request.shares,
+        hashed=request.hashed,
+        decomposer=decomposer_for(harness.evaluation.device, request.cache),
+        folder=folder,
+    )
 
 
 def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
@@ -118,7 +131,11 @@ def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
 
 
 def _calibrate(
-    harness: Harness, source: Source, items: Sequence[Layer | Skipped], request: Request
+    harness: Harness,
+    source: Source,
+    items: Sequence[Layer | Skipped],
+    request: Request,
+    folder: Folder | None,
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of all layers that may change.
 
@@ -147,7 +164,12 @@ def _calibrate(
     every = [item for item in items if isinstance(item, Layer)]
     tables = rounded_tables(harness.checkpoint, request, {layer.name for layer in every})
     layers = [layer for layer in every if takes_part(layer)]
-    return calibrate_layers(harness, source.sha256, layers, request.calibration, tables)
+    what = harness, source.sha256, layers, request.calibration, tables
+    try:
+        return calibrate_layers(*what, folder)
+    except NotInPartsError as error:
+        harness.note([on_one_piece(str(error))])
+        return calibrate_layers(*what)
 
 
 def _without_heads(

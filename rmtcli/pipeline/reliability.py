@@ -49,4 +49,4 @@ def _reliability_of(
         return held_out_loss(plan.layer.load(), plan.rank, known.raw, cleaner, **options)
 
     losses = [loss(plan, calibrations.get(plan.layer.name)) for plan in plans]
-    return assess_moments([known.moments for known in calibrations.values()], losses)
+    return assess_moments((known.moments for known in calibrations.values()), losses)

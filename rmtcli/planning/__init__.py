@@ -51,6 +51,7 @@ from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, roun
 from rmtcli.planning.rounding_loss import RoundingLoss, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.soft_drop import Margins, soft_drop
+from rmtcli.planning.stored import StoredDecomposition
 from rmtcli.planning.times import Latency, Times, Timing
 from rmtcli.planning.widths import WidthAllocation
 
@@ -86,6 +87,7 @@ __all__ = [
     "Range",
     "RankChooser",
     "RoundingLoss",
+    "StoredDecomposition",
     "Times",
     "Timing",
     "WidthAllocation",

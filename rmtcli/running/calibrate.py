@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,15 @@ from rmtcli.calibration import (
     Calibration,
     Data,
     FileShare,
+    Folder,
     GivenInputs,
     MadeInputs,
     Moments,
+    StoredMoments,
     parts_of,
 )
 from rmtcli.calibration.collect import collect
-from rmtcli.calibration.moments import merge
 from rmtcli.calibration.starts import identity_root, label_root, softmax_root
-from rmtcli.calibration.tables import with_heads
-from rmtcli.checkpoint import Checkpoint
-from rmtcli.checkpoint.names import unit_of
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness, Reading, Rows, Samples, Task
@@ -36,13 +34,15 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import joined, made_samples
 from rmtcli.evaluation.measures import distance
 from rmtcli.evaluation.network import build, reading_of, run
+from rmtcli.evaluation.outline import Outline
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import CausalLM, Seq2SeqLM
 from rmtcli.evaluation.text import MASK, TARGET_MASK
-from rmtcli.keep import Untouched
 from rmtcli.layers import Layer
-from rmtcli.layouts.wrapped import naming
-from rmtcli.running.modules import is_lookup, modules_of, scale_of, watchable
+from rmtcli.running.by_layer import Collected
+from rmtcli.running.modules import modules_of, watchable
+from rmtcli.running.states import States
+from rmtcli.running.streamed import Stream
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,54 +62,51 @@ STARTS = {
 }
 
 
-def calibrate(harness: Harness, layers: Sequence[Layer], settings: Calibration) -> ByLayer[Moments]:
+def calibrate(
+    harness: Harness,
+    layers: Sequence[Layer],
+    settings: Calibration,
+    folder: Folder | None = None,
+) -> ByLayer[Moments]:
     """Run the network and return the moments of each layer, and of its output gradients.
 
     Args:
         harness: how the network is built and fed.
         layers: layers of the harness's checkpoint.
         settings: the inputs, and the moments to take.
+        folder: takes the moments of a network that runs block by block; None to run it whole.
 
     Returns:
-        Moments by layer name, and why the other layers have none.
+        Moments by layer name, and why the other layers have none. Those in a folder are read each
+        time that they are asked for.
 
     Raises:
         EvaluationError: the network does not take the data, or all samples are equal.
+        NotInPartsError: it cannot be run block by block.
     """
     source = CalibrationInputs.read(settings, harness)
     _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
-    model = watchable(build(harness), layers)
+    inputs, outline = fitted_on(source.inputs), None
+    if folder is None:
+        model = watchable(build(harness), layers)
+    else:
+        outline = Outline(harness.checkpoint, harness.task, harness.evaluation.device)
+        model = outline.model
     modules = modules_of(model, harness.checkpoint, layers)
-    heads = {n for x in layers if x.view.table for n in modules[x.name] if _scores(model, n)}
-    inputs = fitted_on(source.inputs)
-    moments = collect(
-        model,
-        inputs,
-        list(dict.fromkeys(name for names in modules.values() for name in names)),
-        source.run,
-        batch=max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES)),
-        draws=_draws(source.task, inputs) if settings.gradients else 0,
-        start=STARTS[source.reading(model).rows],
-        masks=lambda: masks_of(model),
-    )
-    results: dict[str, Moments] = {}
-    missing: dict[str, Untouched] = {}
-    for layer in layers:
-        names = [name for name in modules[layer.name] if name in moments]
-        parts = [moments[name] for name in names if name not in heads]
-        merged = merge(parts) if parts else None
-        if merged is not None and len(names) > len(parts):
-            tied = [moments[name] for name in names if name in heads]
-            merged = with_heads(merged, tied, scale_of(model.get_submodule(names[0])))
-        if not modules[layer.name]:
-            missing[layer.name] = _unwatched(model, harness.checkpoint, layer)
-        elif merged is None:
-            missing[layer.name] = Untouched.NO_DATA
-        elif merged.gradient is None and settings.gradients:
-            missing[layer.name] = Untouched.UNUSED
-        else:
-            results[layer.name] = _of_gate(merged, layer)
-    return ByLayer(results, missing)
+    names = list(dict.fromkeys(name for some in modules.values() for name in some))
+    start = STARTS[source.reading(model).rows]
+    batch = max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES))
+    draws = _draws(source.task, inputs) if settings.gradients else 0
+    run, masks = source.run, lambda: masks_of(model)
+    moments: Mapping[str, Moments]
+    if outline is None or folder is None:
+        options = {"batch": batch, "draws": draws}
+        moments = collect(model, inputs, names, run, start=start, masks=masks, **options)
+    else:
+        moments, states = StoredMoments(folder), States(folder if folder.lasting else None)
+        stream = Stream(outline, inputs, names, run, states, batch=batch, draws=draws, masks=masks)
+        stream.collect(start, moments)
+    return Collected(model, modules, moments, outline).by_layer(harness, layers, settings)
 
 
 def _draws(task: Task, inputs: NDArray[Any]) -> int:
@@ -121,27 +118,6 @@ def _draws(task: Task, inputs: NDArray[Any]) -> int:
     own = masks.get(type(task))
     rows = len(inputs) if own is None else int(inputs[:, own].sum())
     return min(MOST_DRAWS, max(1, PASSES // rows))
-
-
-def _scores(model: nn.Module, name: str) -> bool:
-    """Whether a table's module is an output head that is tied to it."""
-    return not is_lookup(model.get_submodule(name))
-
-
-def _of_gate(moments: Moments, layer: Layer) -> Moments:
-    """The moments of one gate of a recurrent layer, whose outputs are some of the matrix's."""
-    if layer.view.rows is None or moments.gradient is None:
-        return moments
-    own = slice(*layer.view.rows)
-    return replace(moments, gradient=moments.gradient[own, own], fold=None)
-
-
-def _unwatched(model: nn.Module, checkpoint: Checkpoint, layer: Layer) -> Untouched:
-    """Why no module of the model can be watched for a layer."""
-    name = None if isinstance(model, Pretrained) else naming(model, checkpoint)(layer.tensor)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    module = None if name is None else modules.get(unit_of(name))
-    return Untouched.GROUPS if getattr(module, "groups", 1) > 1 else Untouched.NOT_CALIBRATED
 
 
 @dataclass(frozen=True, slots=True, eq=False)

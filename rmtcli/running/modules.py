@@ -89,5 +89,5 @@ def is_lookup(module: nn.Module) -> bool:
 def scale_of(table: nn.Module) -> float:
     """The number by which a module multiplies the rows that it looks up."""
     weight = cast(Tensor, table.weight)
-    row = weight.double().norm(dim=1).argmax()
+    row = weight.norm(dim=1).argmax()
     return float(table(row[None]).double().norm() / weight[row].double().norm())

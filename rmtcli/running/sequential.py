@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Moments, redirect
-from rmtcli.calibration.collect import rows_of
+from rmtcli.calibration.watch import rows_of
 from rmtcli.computing.steps import tracked
 from rmtcli.running.resume import Course, Run, read
 from rmtcli.spectra import Factors

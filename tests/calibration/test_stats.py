@@ -134,7 +134,7 @@ def made(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded, origin = read_stats(folder / "deep.safetensors")
     part = {name: loaded[name] for name in ("fc1.weight", "fc2.weight")}
     write_stats(folder / "part.safetensors", ByLayer(part, {}), origin)
-    bent = ByLayer(loaded | {"fc1.weight": moments(0)}, {})
+    bent = ByLayer(dict(loaded) | {"fc1.weight": moments(0)}, {})
     write_stats(folder / "bent.safetensors", bent, origin)
     return folder
 

@@ -1,0 +1,200 @@
+"""Watching a torch module run: hooks that add up the rows that its layers read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+
+from rmtcli.calibration.moments import FOLD, Moments
+from rmtcli.calibration.spread import joined
+from rmtcli.calibration.sums import Sums
+from rmtcli.errors import EvaluationError
+
+#: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
+CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+
+@dataclass
+class Watch:
+    """Sums over everything that some layers read and write, batch by batch.
+
+    Attributes:
+        gradients: whether the gradients of the layers' outputs are summed up.
+        heads: linear layers that are tied to a table, of whose gradients only the norm counts.
+        apart: layers of which a fold of the batches is kept apart.
+        masks: gives masks of the batch's positions that count.
+        active: whether what runs now is recorded.
+    """
+
+    gradients: bool
+    heads: Set[str] = frozenset()
+    apart: Set[str] = frozenset()
+    masks: Callable[[], Sequence[Tensor]] = tuple
+    active: bool = True
+    #: The tensors read in this batch, by id and version, with the layers that read them. Holding
+    #: the tensors keeps Python from giving their ids to others.
+    _read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
+    _inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict)
+    _outputs: dict[str, Sums] = field(default_factory=dict)
+    _gradients: dict[str, Sums] = field(default_factory=dict)
+    _batches: int = 0
+
+    @contextmanager
+    def attached(self, model: nn.Module, layers: Collection[str]) -> Iterator[None]:
+        """Record what some layers of a network read and write while the block runs."""
+        modules = [(name, model.get_submodule(name)) for name in layers]
+        hooks = [module.register_forward_hook(self._hook(name)) for name, module in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def add_inputs(self) -> None:
+        """Add the tensors of a batch to the sums, each once however many layers read it.
+
+        Raises:
+            EvaluationError: the network has changed one of them since.
+        """
+        for (_, version), (source, readers) in self._read.items():
+            if source._version != version:
+                raise EvaluationError(
+                    f"the network changes the input of '{readers[0]}' in place after the layer has "
+                    "read it, so it cannot be calibrated: let the network's code make a new tensor"
+                )
+            self._inputs.setdefault(tuple(readers), Sums()).add(rows_of(source, self.masks()))
+        self._read.clear()
+
+    def close(self) -> None:
+        """End a batch."""
+        self._batches += 1
+        mine = self._batches % FOLD == 0
+        for group, sums in self._inputs.items():
+            sums.close(apart=mine and not self.apart.isdisjoint(group))
+        for every in (self._outputs, self._gradients):
+            for name, sums in every.items():
+                sums.close(apart=mine and name in self.apart)
+
+    def moments(self, name: str, samples: int, draws: int) -> Moments | None:
+        """Return one layer's moments, from every group that it is in.
+
+        Args:
+            name: the layer's module name.
+            samples: number of samples that went through the network.
+            draws: number of backward passes per batch.
+
+        Returns:
+            The moments, or None for a layer that no input reached.
+        """
+        own = [(group.count(name), sums) for group, sums in self._inputs.items() if name in group]
+        if name in self._outputs:
+            own.append((1, self._outputs[name]))
+        rows = sum(times * sums.rows for times, sums in own)
+        if not rows:
+            return None
+        shares = [times * sums.rows / rows for times, sums in own]
+        if len(own) == 1:  # layers that read the same tensors hold the same arrays
+            mean, second = own[0][1].averages
+        else:
+            averages = [sums.averages for _, sums in own]
+            mean = np.asarray(sum(s * a for s, (a, _) in zip(shares, averages, strict=True)))
+            second = np.asarray(sum(s * b for s, (_, b) in zip(shares, averages, strict=True)))
+        gradient, worth, of_outputs = None, None, name in self._outputs
+        fold = self._fold(name, own, draws)
+        if name in self._gradients:
+            sums = self._gradients.pop(name)
+            gradient, worth = sums.outer / (rows * draws), sums.spread.independent
+        seen = joined(shares, [sums.spread.independent for _, sums in own])
+        return Moments(rows, samples, mean, second, gradient, of_outputs, seen, worth, fold)
+
+    def _fold(self, name: str, own: Sequence[tuple[int, Sums]], draws: int) -> Moments | None:
+        """The moments of one layer over the fold that is kept apart, if it is kept of this layer.
+
+        None for a layer that is in several groups.
+        """
+        kept = own[0][1].fold if len(own) == 1 and name in self.apart else None
+        if kept is None:
+            return None
+        rows, total, outer = kept
+        rows, gradient = rows * own[0][0], None
+        if name in self._gradients:
+            known = self._gradients[name].fold
+            if known is None:
+                return None
+            gradient = known[2] / (rows * draws)
+        mean, second = total / kept[0], outer / kept[0]
+        return Moments(rows, 0, mean, second, gradient, name in self._outputs)
+
+    def _hook(self, name: str) -> Callable[..., Tensor]:
+        """Return a forward hook that records a layer's rows and, later, its output's gradient."""
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not self.active:
+                return output
+            sides = next((n for kind, n in CONVOLUTIONS.items() if isinstance(module, kind)), 0)
+            if sides:
+                self._add_outputs(name, _by_position(output, sides), module._parameters["bias"])
+            elif isinstance(module, nn.Embedding):
+                self._add_outputs(name, output, None)
+            else:
+                source = args[0]
+                key = id(source), source._version
+                self._read.setdefault(key, (source, []))[1].append(name)
+            if self.gradients:
+                # Parameters require no gradient, so that the first layer's output starts the graph.
+                # It is copied because the network may change it in place, which no graph can start
+                # with.
+                if not output.requires_grad:
+                    output = output.detach().requires_grad_(True).clone()
+                output.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: self._add_gradient(name, gradient, sides)
+                )
+            return output
+
+        return hook
+
+    def _add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
+        """Add the outputs of one layer, without its bias, to its sums."""
+        self._outputs.setdefault(name, Sums()).add(rows_of(values, self.masks()), bias)
+
+    def _add_gradient(self, name: str, gradient: Tensor, sides: int) -> None:
+        """Add the output gradients of one layer to its sum; of a tied head, their norms."""
+        norm = name in self.heads
+        rows = gradient.norm(dim=-1, keepdim=True) if norm else _by_position(gradient, sides)
+        self._gradients.setdefault(name, Sums(centred=False)).add(rows_of(rows, self.masks()))
+
+
+def rows_of(values: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """Return the rows that count, shape (rows, width).
+
+    Args:
+        values: shape (…, width).
+        masks: shape (samples, positions), true for positions with tokens and false for padding; no
+            two have one shape. Where the shapes of values and masks do not fit, all rows count.
+    """
+    for mask in masks:
+        if values.shape[:-1] == mask.shape:
+            return values[mask]
+        if values.ndim == 2 and len(values) == mask.numel():
+            return values[mask.flatten()]
+    return values.flatten(0, -2)
+
+
+def _by_position(values: Tensor, sides: int) -> Tensor:
+    """Return a convolution's outputs, (samples, channels, …) or one sample's, as rows of channels.
+
+    Args:
+        values: the outputs, or their gradients.
+        sides: sides of the kernel; 0 for a linear layer or a table, whose outputs are rows.
+
+    Returns:
+        Shape (samples, positions, channels).
+    """
+    if not sides:
+        return values
+    values = values if values.ndim > sides + 1 else values.unsqueeze(0)
+    return values.flatten(2).movedim(1, 2)

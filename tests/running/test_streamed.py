@@ -1,0 +1,136 @@
+"""Networks that run block by block have the moments and the output of those that run whole."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+import rmtcli  # noqa: E402
+from rmtcli.calibration import Calibration, Folder, Moments, StoredMoments  # noqa: E402
+from rmtcli.calibration.collect import collect  # noqa: E402
+from rmtcli.calibration.starts import softmax_root  # noqa: E402
+from rmtcli.checkpoint import open_checkpoint  # noqa: E402
+from rmtcli.errors import NotInPartsError  # noqa: E402
+from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
+from rmtcli.evaluation.network import build  # noqa: E402
+from rmtcli.evaluation.outline import Outline  # noqa: E402
+from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
+from rmtcli.pipeline import streaming  # noqa: E402
+from rmtcli.planning import Budget  # noqa: E402
+from rmtcli.running.calibrate import masks_of  # noqa: E402
+from rmtcli.running.modules import modules_of  # noqa: E402
+from rmtcli.running.states import States  # noqa: E402
+from rmtcli.running.streamed import Stream  # noqa: E402
+from tests.integrations.factored import CASES, WORDS, tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TASKS = {"bert": "sentence-embedding", "vit": None, "t5": None}
+
+
+def directory(folder: Path, case: str) -> Harness:
+    CASES[case].model().save_pretrained(folder)
+    tokenizer(24).save_pretrained(folder)
+    return Evaluation(task=TASKS.get(case)).resolve(open_checkpoint(folder))
+
+
+def samples(case: str) -> np.ndarray:
+    """Twelve samples; texts, and targets of another length, have padding."""
+    rng = np.random.default_rng(0)
+    if case == "vit":
+        return rng.standard_normal((12, 3, 16, 16)).astype(np.float32)
+    texts = np.zeros((12, 4 if case == "t5" else 2, 10), np.int64)
+    for i, length in enumerate(rng.integers(4, 10, 12)):
+        texts[i, 0::2, :length] = rng.integers(5, 90, (texts.shape[1] // 2, length))
+        texts[i, 1::2, :length] = 1
+    return texts
+
+
+def run(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    outputs = model(inputs)
+    assert isinstance(outputs, torch.Tensor)
+    return outputs
+
+
+def watched(harness: Harness, model: torch.nn.Module) -> list[str]:
+    every = find_layers(harness.checkpoint, Selection(embeddings=True, min_side=2))
+    modules = modules_of(model, harness.checkpoint, [x for x in every if isinstance(x, Layer)])
+    return list(dict.fromkeys(name for names in modules.values() for name in names))
+
+
+def streamed(harness: Harness, inputs: np.ndarray, states: States, **options: int) -> StoredMoments:
+    outline, stored = Outline(harness.checkpoint, harness.task), StoredMoments(Folder())
+    names, masks = watched(harness, outline.model), partial(masks_of, outline.model)
+    stream = Stream(outline, inputs, names, run, states, masks=masks, **options)
+    stream.collect(softmax_root, stored)
+    return stored
+
+
+def agree(a: Moments, b: Moments) -> None:
+    assert (a.rows, a.samples, a.of_outputs) == (b.rows, b.samples, b.of_outputs)
+    pairs = [(getattr(a, x), getattr(b, x)) for x in ("mean", "second", "gradient")]
+    pairs += [(a.independent, b.independent), (a.independent_gradients, b.independent_gradients)]
+    for whole, parts in pairs:
+        assert (whole is None) == (parts is None)
+        if whole is not None:
+            scale = np.abs(whole).max()
+            np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5 * scale)
+    assert (a.fold is None) == (b.fold is None)
+    if a.fold is not None and b.fold is not None:
+        agree(a.fold, b.fold)
+
+
+@pytest.mark.parametrize("case", ["bert", "llama", "gpt2", "t5", "vit"])
+def test_moments_are_those_of_the_whole_network(case: str, tmp_path: Path) -> None:
+    harness, inputs = directory(tmp_path, case), samples(case)
+    model = build(harness)
+    names, masks = watched(harness, model), partial(masks_of, model)
+    folder = Folder()
+    for draws, states in ((0, States()), (1, States(folder)), (2, States())):
+        options = {"batch": 3, "draws": draws}
+        whole = collect(model, inputs, names, run, start=softmax_root, masks=masks, **options)
+        parts = streamed(harness, inputs, states, **options)
+        assert set(parts) == set(whole)
+        for name, moments in whole.items():
+            agree(moments, parts[name])
+
+
+def test_an_architecture_without_separate_weights_runs_whole(tmp_path: Path) -> None:
+    harness = directory(tmp_path, "mixtral")
+    with pytest.raises(NotInPartsError, match="from several tensors"):
+        Outline(harness.checkpoint, harness.task)
+
+
+@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"layout": "pivoted"}])
+def test_the_output_is_that_of_the_whole_network(
+    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory(tmp_path / "dense", "llama")
+    texts = np.random.default_rng(0).choice(WORDS, (64, 8))
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
+
+    def tensors(target: str) -> dict[str, np.ndarray]:
+        rmtcli.prune(
+            tmp_path / "dense",
+            tmp_path / target,
+            budget=Budget("70%"),
+            evaluation=Evaluation(task="causal-lm:length=16"),
+            calibration=Calibration(tmp_path / "text.txt"),
+            selection=Selection(min_side=8),
+            **options,
+        )
+        written = open_checkpoint(tmp_path / target)
+        return {name: written.array(name) for name in written.infos}
+
+    whole = tensors("whole")
+    monkeypatch.setattr(streaming, "SHARE", 0.0)
+    parts = tensors("parts")
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        np.testing.assert_allclose(parts[name], tensor, atol=1e-4 * np.abs(tensor).max())
