@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -188,6 +188,10 @@ class Checkpoint(ABC):
         step = whole.data.nbytes // whole.shape[0]
         shape = (stop - start, *whole.shape[1:])
         return RawTensor(whole.dtype, shape, whole.data[start * step : stop * step])
+
+    def pieces(self, name: str) -> Iterator[RawTensor]:
+        """A tensor in pieces along its first axis; memory need not hold all of it at once."""
+        yield self.raw(name)
 
     def array(self, name: str, rows: tuple[int, int] | None = None) -> NDArray[np.floating]:
         """The exact values of a floating tensor, or of some entries along its first axis."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,8 @@ MANIFEST_KEY = "rmtcli"
 #: Key under which libraries look for the framework that the tensors are for, and what is written
 #: where the source does not say: transformers refuses a file with other text, and without this.
 FORMAT_KEY, FORMAT = "format", "pt"
+#: Bytes of a large tensor that are read at once where it is not needed as a whole.
+_PIECE = 2**20
 
 
 class SafetensorsFile(FileCheckpoint):
@@ -79,6 +81,16 @@ class SafetensorsFile(FileCheckpoint):
         step = size // info.shape[0]
         data = self._read(offset + start * step, (stop - start) * step)
         return RawTensor(info.dtype, (stop - start, *info.shape[1:]), data)
+
+    def pieces(self, name: str) -> Iterator[RawTensor]:
+        """A large tensor in pieces of about a megabyte."""
+        size, count = self.nbytes(name), (self.infos[name].shape or (1,))[0]
+        if size <= _PIECE:
+            yield self.raw(name)
+            return
+        step = max(1, count * _PIECE // size)
+        for start in range(0, count, step):
+            yield self.rows(name, start, min(start + step, count))
 
     def head(self, name: str) -> bytes:
         """The first bytes of one tensor; no others are read."""

@@ -134,7 +134,7 @@ class EdgeFit:
         if self.noise.scale == 0:
             return np.zeros_like(eigenvalues)
         centred = (eigenvalues - self.noise.top) / self.noise.scale
-        return np.array([max(0.0, 1 - tracy_widom.cdf(float(x))) for x in centred])
+        return tracy_widom.survival(centred)
 
 
 class EdgeEstimator(Protocol):

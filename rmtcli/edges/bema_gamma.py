@@ -8,7 +8,6 @@ from operator import attrgetter
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from scipy.special import gammaincinv
 
 from rmtcli.arrays import FloatArray
 from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window
@@ -93,6 +92,8 @@ class _Side:
 
         The variances are the quantiles of the Gamma law of this shape.
         """
+        from scipy.special import gammaincinv  # few layers need it
+
         rows, columns = self._normal.shape
         size = rows if self.is_long else columns
         levels = (np.arange(size) + 0.5) / size

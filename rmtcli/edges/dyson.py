@@ -14,7 +14,7 @@ from rmtcli.edges.options import LawOptions
 from rmtcli.edges.variances import dyson_variances
 from rmtcli.law.fluctuations import window_error
 from rmtcli.law.separable import Separable
-from rmtcli.spectra import Spectrum, spectrum, tall
+from rmtcli.spectra import Spectrum, scaled_spectrum
 
 #: Largest number of refits of the equalised bulk; they stop when no more spikes appear.
 _REFITS = 20
@@ -39,7 +39,7 @@ class Dyson(LawOptions):
             return fit
         bema = Bema(beta=self.beta, refits=_REFITS)
         variances = dyson_variances(weight, spectrum)
-        equal = _equalised(weight, variances.rows, variances.columns)
+        equal = scaled_spectrum(weight, 1 / np.sqrt(variances.rows), 1 / np.sqrt(variances.columns))
         sigma, removed = bema.sigma(equal)
         if sigma == 0:  # low-rank, and its spikes were more than half of the eigenvalues
             return bema.fit(spectrum, weight)
@@ -55,11 +55,3 @@ class Dyson(LawOptions):
             noise=Noise(*law.edge()),
             compared=compared,
         )
-
-
-def _equalised(weight: Weight, rows: np.ndarray, columns: np.ndarray) -> Spectrum:
-    """Return the spectrum of the weight with its row and column deviations divided out."""
-    w = tall(weight).astype(np.float64)
-    w /= np.sqrt(rows)[:, None]
-    w /= np.sqrt(columns)
-    return spectrum(w)

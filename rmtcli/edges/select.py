@@ -44,7 +44,7 @@ class Select(LawOptions):
             return replace(fit, chosen=f"kritchman-nadler: fewer than {SMALL} singular values")
         published = Bema(beta=self.beta, max_distance=self.max_distance)
         # Signal makes tails heavier, so that only light tails must come from the noise.
-        tails = min(0.0, excess_kurtosis(weight))
+        tails = min(0.0, excess_kurtosis(weight, spectrum))
         fit = replace(published, refits=REFITS).fit(spectrum, weight, tails)
         if fit.verdict is Verdict.HETEROSCEDASTIC:
             fit = Dyson(**options).fit(spectrum, weight)

@@ -6,7 +6,6 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtr
 
 from rmtcli.arrays import FloatArray
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
@@ -71,7 +70,8 @@ def fit_p_value(distance: float, p: int) -> float:
     middle = _LEVEL + _SLOPE * math.log(max(p, 2))
     if distance <= 0:
         return 1.0
-    return float(ndtr(-math.log(p * distance / middle) * middle / _SPREAD))
+    deviations = math.log(p * distance / middle) * middle / _SPREAD
+    return math.erfc(deviations / math.sqrt(2)) / 2
 
 
 def quantile_error(gamma: float, p: int, level: float) -> float:

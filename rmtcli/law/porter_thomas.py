@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, poch
 
 from rmtcli.arrays import FloatArray
 
@@ -47,7 +46,7 @@ def p_values(vectors: FloatArray) -> FloatArray:
     # The statistic of equal entries can be outside the support of the fitted null distribution.
     inverse = (1 - 2 / degrees) / np.maximum(1 + x * math.sqrt(2 / (degrees - 4)), _LEAST)
     z = (1 - 2 / (9 * degrees) - np.cbrt(inverse)) / math.sqrt(2 / (9 * degrees))
-    return np.asarray(2 * ndtr(-np.abs(z)))
+    return np.array([math.erfc(abs(x) / math.sqrt(2)) for x in z.tolist()])
 
 
 def moments(m: int) -> tuple[float, float, float]:
@@ -62,11 +61,16 @@ def moments(m: int) -> tuple[float, float, float]:
 
     def term(*powers: int) -> float:
         """Return E Π dᵢ^kᵢ for different indices i with these powers kᵢ."""
-        above = math.prod(float(poch(0.5, k)) for k in powers)
-        return above / float(poch(m / 2, sum(powers)))
+        above = math.prod(_rising(0.5, k) for k in powers)
+        return above / _rising(m / 2, sum(powers))
 
     mean = m * term(2)
     square = m * term(4) + m * (m - 1) * term(2, 2)
     cube = m * term(6) + 3 * m * (m - 1) * term(4, 2) + m * (m - 1) * (m - 2) * term(2, 2, 2)
     variance = square - mean**2
     return mean, math.sqrt(variance), (cube - 3 * mean * variance - mean**3) / variance**1.5
+
+
+def _rising(x: float, count: int) -> float:
+    """Return the rising factorial x (x + 1) … (x + count − 1)."""
+    return math.prod(x + i for i in range(count))

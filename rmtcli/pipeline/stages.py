@@ -273,9 +273,9 @@ def _is_broken(name: str, checkpoint: Checkpoint) -> bool:
     """Whether a tensor holds values that no working network has there."""
     if not checkpoint.infos[name].counts:
         return False
-    special = special_values(checkpoint.raw(name))
     learned = _LEARNED.search(name) is not None
-    return special.nan or special.infinite or (learned and special.minus_infinite)
+    kinds = map(special_values, checkpoint.pieces(name))
+    return any(x.nan or x.infinite or (learned and x.minus_infinite) for x in kinds)
 
 
 def refuse_not_finite(path: Path, items: Iterable[Fitted | Skipped]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.spectra.lapack import call
-from rmtcli.spectra.tridiagonal import reduce
+from rmtcli.spectra.tridiagonal import Tridiagonal, reduce
 
 #: Size of the rows that are cast to float64 at a time; limits the copy, not the result.
 _BLOCK_BYTES = 16 * 2**20
@@ -94,8 +94,27 @@ def spectrum(weight: NDArray[np.floating], *, vectors: bool = False) -> Spectrum
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"a spectrum needs a matrix with entries, not shape {weight.shape}")
     lower, scale = gram(weight)
-    form = reduce(lower)
+    form = reduce(lower, keep=vectors)
     return of_gram(form.values(), scale, weight.shape, form if vectors else None)
+
+
+def scaled_spectrum(
+    weight: NDArray[np.floating], rows: FloatArray, columns: FloatArray
+) -> Spectrum:
+    """Return the spectrum of the tall matrix with its rows and columns multiplied by factors.
+
+    Args:
+        weight: shape (out, in).
+        rows: shape (n,): factors along the long side, near 1.
+        columns: shape (p,): factors along the short side, near 1.
+
+    Raises:
+        ValueError: the weight has values that are not finite.
+    """
+    lower, scale = gram(weight, rows)
+    lower *= columns
+    lower *= columns[:, None]
+    return of_gram(reduce(lower).values(), scale, weight.shape)
 
 
 def of_gram(
@@ -134,19 +153,39 @@ def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
     return weight if weight.shape[0] >= weight.shape[1] else weight.T
 
 
-def gram(weight: NDArray[np.floating]) -> tuple[FloatArray, float]:
+def gram(
+    weight: NDArray[np.floating], factors: FloatArray | None = None
+) -> tuple[FloatArray, float]:
     """Return (WᵀW / scale², scale) of the tall matrix W.
 
     The Gram matrix is in Fortran order, with its lower triangle filled and zeros above.
+
+    Args:
+        weight: shape (out, in).
+        factors: shape (n,), which the rows of W are multiplied by; None for 1.
 
     Raises:
         ValueError: the weight has values that are not finite.
     """
     scale, p = unit_of(weight), min(weight.shape)
     lower = np.zeros((p, p), order="F")
-    for _, block in row_blocks(weight, scale):
+    for rows, block in row_blocks(weight, scale):
+        if factors is not None:
+            block *= factors[rows, None]
         call("dsyrk", "L", "N", p, len(block), 1.0, block, p, 1.0, lower, p)
     return lower, scale
+
+
+def known_gram(weight: NDArray[np.floating], known: Spectrum) -> tuple[FloatArray, float]:
+    """Return what :func:`gram` returns, without computing it if the spectrum's form has it.
+
+    Args:
+        weight: shape (out, in).
+        known: the spectrum of ``weight``.
+    """
+    if isinstance(known.form, Tridiagonal) and (lower := known.form.original()) is not None:
+        return lower, unit_of(weight)
+    return gram(weight)
 
 
 def unit_of(weight: NDArray[np.floating]) -> float:
@@ -184,7 +223,7 @@ def row_blocks(
         block = buffer[: len(part)]
         yield (
             slice(start, start + len(part)),
-            np.divide(part, unit, out=block, dtype=np.float64),
+            np.multiply(part, 1 / unit, out=block, dtype=np.float64),
         )
 
 

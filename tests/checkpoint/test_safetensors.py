@@ -200,3 +200,14 @@ def test_paths_that_are_not_checkpoint_files_are_refused(tmp_path: Path) -> None
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UsageError, match=r"the ending must be one of \.safetensors, \.pt"):
         open_checkpoint(tmp_path / "a.txt")
+
+
+def test_a_large_tensor_comes_in_pieces_of_whole_rows(tmp_path: Path) -> None:
+    path, table = tmp_path / "a.safetensors", torch.randn(5001, 100)
+    save_file({"table": table, "small": torch.ones(3)}, path)
+    checkpoint = open_checkpoint(path)
+    pieces = list(checkpoint.pieces("table"))
+    assert len(pieces) == 2
+    assert b"".join(x.data.tobytes() for x in pieces) == checkpoint.raw("table").data.tobytes()
+    assert [x.shape[0] for x in pieces] == [2621, 2380]
+    assert [x.shape for x in checkpoint.pieces("small")] == [(3,)]

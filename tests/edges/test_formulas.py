@@ -159,7 +159,7 @@ def test_select_passes_its_options_on() -> None:
     s, selected = fitted(f"select:{options}", plain)
     assert selected.chosen == "bema with refits: what they leave passes for pure noise"
     bema = EDGES.parse(f"bema:refits=20,{options}")
-    tails = min(0.0, excess_kurtosis(plain))
+    tails = min(0.0, excess_kurtosis(plain, spectrum(plain)))
     assert selected.edge == bema.fit(s, plain, tails).edge  # type: ignore[call-arg]
     assert fitted("select", planted((100, 63), 2, times=4))[1].chosen.startswith("kritchman")
     assert fitted("select", planted((100, 64), 2, times=4))[1].chosen.startswith("bema")

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.polynomial import chebyshev
 from scipy.integrate import trapezoid
+from scipy.special import airy
 
 from rmtcli.law import tracy_widom
 from rmtcli.law.marchenko_pastur import MarchenkoPastur
@@ -25,6 +27,33 @@ TABLE = {
 @pytest.mark.parametrize(("u", "expected"), TABLE.items())
 def test_quantiles_agree_with_the_published_table(u: float, expected: float) -> None:
     assert tracy_widom.quantile(u) == pytest.approx(expected, abs=6e-5)
+
+
+def determinant(s: float, nodes: int = 32, end: float = 16.0) -> float:
+    """F₁(s) = det(1 − V) on L²(s, ∞), V(x, y) = ½ Ai((x + y)/2), by Gauss–Legendre quadrature."""
+    at, weights = np.polynomial.legendre.leggauss(nodes)
+    x, root = s + (at + 1) / 2 * (end - s), np.sqrt(weights / 2 * (end - s))
+    kernel = airy((x[:, None] + x) / 2)[0] / 2 * root[:, None] * root
+    return float(np.linalg.det(np.eye(nodes) - kernel))
+
+
+def test_the_table_holds_the_determinant() -> None:
+    s = np.linspace(-10.5, 13.5, 97)
+    expected = np.array([determinant(x) for x in s])
+    np.testing.assert_allclose(tracy_widom.cdf(s), expected, rtol=0, atol=1e-13)
+    tail = s >= tracy_widom.MIDDLE
+    np.testing.assert_allclose(
+        tracy_widom.survival(s[tail]), 1 - expected[tail], rtol=0, atol=1e-14
+    )
+    assert tracy_widom.survival(-1.0) == pytest.approx(1 - determinant(-1.0), abs=1e-13)
+
+
+def test_the_tables_coefficients_are_the_determinants() -> None:
+    low, high = tracy_widom.MIDDLE, tracy_widom.HIGH
+    again = chebyshev.chebinterpolate(
+        np.vectorize(lambda t: 1 - determinant((t + 1) / 2 * (high - low) + low)), 60
+    )
+    np.testing.assert_allclose(tracy_widom._ABOVE, again[:37], rtol=0, atol=1e-15)
 
 
 @given(st.floats(1e-6, 1 - 1e-6))

@@ -80,14 +80,29 @@ def test_a_failure_of_lapack_has_a_fallback(monkeypatch: pytest.MonkeyPatch) -> 
     gram = matrix.T @ matrix
     usual = form(gram).vectors(5)
 
-    def failing(routine: str, *arguments: object) -> None:
-        if routine == "dstemr":
-            raise np.linalg.LinAlgError("dstemr failed with 2")
-        call(routine, *arguments)  # type: ignore[arg-type]
+    for routines in (("dstein",), ("dstein", "dstemr")):
+        monkeypatch.setattr(tridiagonal, "call", failing(*routines))
+        other = form(gram).vectors(5)
+        np.testing.assert_allclose(np.abs(np.sum(usual * other, axis=0)), 1, rtol=1e-12)
 
-    monkeypatch.setattr(tridiagonal, "call", failing)
-    other = form(gram).vectors(5)
-    np.testing.assert_allclose(np.abs(np.sum(usual * other, axis=0)), 1, rtol=1e-12)
+
+def test_many_vectors_and_few_are_the_same() -> None:
+    w = noise((300, 150), seed=3)
+    reduced = form(w.T @ w)
+    few, many = reduced.vectors(128), reduced.vectors(129)
+    np.testing.assert_allclose(np.abs(np.sum(few * many[:, :128], axis=0)), 1, rtol=1e-12)
+
+
+def test_the_matrix_is_kept_where_it_is_asked_for() -> None:
+    for p in (1, 64, 65, 200):
+        w = noise((p + 5, p), seed=p)
+        lower = np.asfortranarray(np.tril(w.T @ w))
+        kept = reduce(lower.copy(order="F"), keep=True)
+        original = kept.original()
+        assert original is not None
+        np.testing.assert_array_equal(original, lower)
+        np.testing.assert_array_equal(kept.values(), form(lower).values())
+        assert form(lower).original() is None
 
 
 @pytest.mark.parametrize("count", [-1, 4])

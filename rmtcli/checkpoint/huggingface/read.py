@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +132,10 @@ class HuggingFaceDirectory(FileCheckpoint):
     def rows(self, name: str, start: int, stop: int) -> RawTensor:
         """The entries ``start`` to ``stop`` of a tensor along its first axis, from its shard."""
         return self._parts[name].rows(name, start, stop)
+
+    def pieces(self, name: str) -> Iterator[RawTensor]:
+        """A tensor in pieces along its first axis, from its shard."""
+        return self._parts[name].pieces(name)
 
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors of equal bytes, also in different shards."""
