@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rmtcli.report.base import ShowsItself, Source
-from rmtcli.report.formatting import shown
+from rmtcli.report.formatting import shown, significant
 from rmtcli.report.record import as_text, header
 
 #: The fields that conditions may use, with their meanings.
@@ -199,8 +198,8 @@ def _row(layer: LayerDifference) -> list[str]:
     return [
         shown(layer.name),
         f"{layer.shape[0]}×{layer.shape[1]}",
-        f"{layer.change:.3g}",
-        f"{layer.spectral:.3g}",
+        significant(layer.change, 3),
+        significant(layer.spectral, 3),
         _pair(a.norm, b.norm),
         _pair(a.largest, b.largest),
         _pair(a.stable_rank, b.stable_rank),
@@ -215,9 +214,9 @@ def _of_update(update: Update | None) -> list[str]:
     """Edge and spikes of B − A, and how many of them have new directions."""
     if update is None:
         return ["", "", ""]
-    return [f"{update.edge:.4g}", str(update.spikes), str(update.new)]
+    return [significant(update.edge), str(update.spikes), str(update.new)]
 
 
 def _pair(before: float, after: float) -> str:
-    texts: Sequence[str] = [f"{value:.4g}" for value in (before, after)]
+    texts = [str(x) if isinstance(x, int) else significant(x) for x in (before, after)]
     return texts[0] if texts[0] == texts[1] else " → ".join(texts)

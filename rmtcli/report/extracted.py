@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rmtcli.report.formatting import count_of
+from rmtcli.report.formatting import count_of, significant
 
 #: Other tensors that are listed one by one; the rest is counted.
 LISTED = 12
@@ -97,7 +97,7 @@ class Extracted:
 
 def percent(share: float) -> str:
     """A share in percent, with three digits."""
-    return f"{100 * share:.3g} %"
+    return f"{significant(100 * share, 3)} %"
 
 
 def _described(item: Beside) -> str:

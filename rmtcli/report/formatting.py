@@ -46,6 +46,15 @@ def optional(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
 
+def significant(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, final zeros among them: columns line up.
+
+    >>> significant(0.301), significant(100, 3), significant(0)
+    ('0.3010', '100', '0')
+    """
+    return f"{value:#.{digits}g}".removesuffix(".") if value else "0"
+
+
 def milliseconds(seconds: float) -> str:
     """A time in milliseconds, with three digits."""
     return f"{_thousandths(seconds)} ms"

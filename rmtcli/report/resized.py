@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rmtcli.adapters import AdaptedLayer
 from rmtcli.edges import EdgeFit
-from rmtcli.report.formatting import before_after, count_of, shape_of, shown, word_of
+from rmtcli.report.formatting import before_after, count_of, shape_of, shown, significant, word_of
 from rmtcli.report.record import as_text, change_of, header
 
 
@@ -126,7 +126,7 @@ def _row(x: ResizedLayer, fitted: bool) -> list[str]:
         shape_of(x.layer.shape),
         rank,
         f"{100 * x.kept:.2f} %",
-        f"{x.norm:.4g}",
+        significant(x.norm),
     ]
     if not fitted:
         return cells

@@ -7,7 +7,7 @@ from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.extracted import percent
-from rmtcli.report.formatting import optional, shape_of, shown, word_of
+from rmtcli.report.formatting import optional, shape_of, shown, significant, word_of
 from rmtcli.report.repaired import Repaired
 
 #: The columns after an analysis.
@@ -102,8 +102,8 @@ def _extract_cells(plan: LayerPlan) -> dict[str, str]:
     """The cells of a layer whose change may be in an adapter, by column."""
     fit, lost = plan.fit, plan.predicted_loss
     return _prune_cells(plan) | {
-        "s₁": f"{plan.spectrum.singular_value(plan.largest):.4g}",
-        "p": "–" if fit.p_value is None else f"{fit.p_value:.2g}",
+        "s₁": significant(plan.spectrum.singular_value(plan.largest)),
+        "p": _known(fit.p_value, 2, "–"),
         "rank": str(plan.rank),
         "kept": "" if plan.untouched else percent(1 - plan.relative_error**2),
         "by output": "" if plan.untouched or lost is None else percent(1 - lost),
@@ -152,15 +152,15 @@ def _fit_row(plan: LayerPlan) -> list[str]:
         shown(layer.name),
         shape_of(layer.shape),
         f"{fit.law.gamma:.3f}",
-        f"{fit.law.sigma:.4g}",
-        f"{plan.spectrum.singular_value(plan.largest):.4g}",
-        f"{plan.spectrum.singular_value(fit.edge):.4g}",
+        significant(fit.law.sigma),
+        significant(plan.spectrum.singular_value(plan.largest)),
+        significant(plan.spectrum.singular_value(fit.edge)),
         f"{fit.ks_distance:.4f}",
-        "–" if fit.p_value is None else f"{fit.p_value:.2g}",
+        _known(fit.p_value, 2, "–"),
         str(plan.spikes),
         str(layer.break_even_rank),
         f"{figures.stable_rank:.1f}",
-        "–" if figures.tail_alpha is None else f"{figures.tail_alpha:.3g}",
+        _known(figures.tail_alpha, 3, "–"),
         word_of(fit.verdict) + (", output head" if layer.head else ""),
     ]
 
@@ -172,12 +172,12 @@ def _prune_cells(plan: LayerPlan) -> dict[str, str]:
         "layer": shown(layer.name),
         "shape": shape_of(layer.shape),
         "verdict": word_of(fit.verdict),
-        "edge s₊": f"{plan.spectrum.singular_value(fit.edge):.4g}",
+        "edge s₊": significant(plan.spectrum.singular_value(fit.edge)),
         "fit": f"{fit.ks_distance:.4f}",
         "spikes": str(plan.spikes),
         "rank": _rank(plan),
-        "error": f"{100 * plan.relative_error:.3g} %" if plan.ranked else "",
-        "predicted loss": optional(plan.predicted_loss, ".3g"),
+        "error": f"{significant(100 * plan.relative_error, 3)} %" if plan.ranked else "",
+        "predicted loss": _known(plan.predicted_loss, 3),
         "parameters": f"{layer.size:,}" if after == layer.size else f"{layer.size:,} → {after:,}",
         "action": action(plan),
     }
@@ -203,8 +203,12 @@ def _curve_row(point: Point, report: Report) -> list[str]:
         optional(None if r_squared is None else r_squared / 100, ".4f"),
         optional(None if drop is None else -drop + 0.0, "+.2f")
         + ("" if error is None else f" ± {error:.2f}"),
-        optional(comparison.after.perplexity, ".4g"),
+        _known(comparison.after.perplexity, 4),
         optional(comparison.agreement, ".2f", " %"),
-        optional(comparison.divergence, ".3g"),
+        _known(comparison.divergence, 3),
         optional(comparison.after.score, ".6g"),
     ]
+
+
+def _known(value: float | None, digits: int, otherwise: str = "") -> str:
+    return otherwise if value is None else significant(value, digits)
