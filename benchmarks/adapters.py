@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ WEIGHTS, RANK = 0.03, 4
 #: Steps of an optimizer: standard deviations of the change of one weight.
 STEPS = (3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 ESTIMATORS = ("select:beta=0.01", "change:beta=0.01", "change", "sign-flip:trials=9")
+#: Whether weights are in bfloat16, and the step, in the table of ranks.
+STORED = ((False, 1e-4), (False, 1e-5), (True, 1e-4), (True, 1e-5))
 #: Tables of planted changes.
 TABLES = ("noise", "limit", "rank")
 #: Strengths of a direction, in multiples of the limit of detection.
@@ -109,22 +112,24 @@ def by_kurtosis(weight: FloatArray) -> int:
 
 
 def planted(sizes: list[int], seeds: int) -> None:
-    """In how many changes the rank is right, with directions of twice the limit and with none."""
-    print_row("layer", "stored in", "step", f"rank {RANK} of {RANK}", "rank 0 of noise alone")
-    print_row(*["---"] * 5)
-    for size in sizes:
-        for half, step in ((False, 1e-4), (True, 1e-4), (True, 1e-5)):
-            shape = (size, size)
-            strength = 2 * limit(shape, step, half=half)
-            right = [
-                sum(
-                    spikes("change", change(seed, shape, step, half=half, strength=s)) == rank
-                    for seed in range(seeds)
-                )
-                for s, rank in ((strength, RANK), (0.0, 0))
+    """The rank of changes with directions of twice the limit, and of changes of noise alone."""
+    counted = (f"rank {RANK} of {RANK}", "less", "more", "rank 0 of noise alone")
+    print_row("layer", "stored in", "step", "seeds", *counted)
+    print_row(*["---"] * 8)
+    for size, (half, step) in product(sizes, STORED):
+        shape = (size, size)
+        strength = 2 * limit(shape, step, half=half)
+        ranks, none = (
+            [
+                spikes("change", change(seed, shape, step, half=half, strength=s))
+                for seed in range(seeds)
             ]
-            stored = "bfloat16" if half else "float32"
-            print_row(f"{size} × {size}", stored, f"{step:g}", *(f"{n} of {seeds}" for n in right))
+            for s in (strength, 0.0)
+        )
+        less, more = (sum(rank < RANK for rank in ranks), sum(rank > RANK for rank in ranks))
+        stored = "bfloat16" if half else "float32"
+        counts = ranks.count(RANK), less, more, none.count(0)
+        print_row(f"{size} × {size}", stored, f"{step:g}", str(seeds), *map(str, counts))
 
 
 def strengths(seeds: int) -> None:

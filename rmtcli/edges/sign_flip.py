@@ -86,22 +86,41 @@ def flip(
     known: Spectrum | None = None
     spikes, rest = 0, w
     while True:
-        # The spikes that were removed contained noise of their dimensions.
-        dimensions = (spectrum.n - spikes) * (spectrum.p - spikes)
         noise = noise_of(rest)
-        larger = spectrum.n * spectrum.p / dimensions
-        above = int(np.count_nonzero(values > noise.edge(beta) * larger))
+        above = int(np.count_nonzero(values > noise.edge(beta)))
         if above <= spikes or above > spectrum.p // 2:
             break
         spikes = above
         if known is None:  # of this side: vectors of the given spectrum may be those of the other
             known = decompose(w, vectors=True)
-        top = known.leading(spikes)
-        rest = w - (w @ top) @ top.T
-    unit = size**2 * larger
-    scale = None if noise.scale is None else noise.scale * unit
-    sigma = size * math.sqrt(float(np.sum(rest**2)) / dimensions)
-    return Flipped(sigma, Noise(noise.top * unit, scale))
+        rest = _without(w, known.leading(spikes))
+    scale = None if noise.scale is None else noise.scale * size**2
+    return Flipped(size * float(np.sqrt(np.mean(rest**2))), Noise(noise.top * size**2, scale))
+
+
+def _without(w: FloatArray, right: FloatArray) -> FloatArray:
+    """The noise of a matrix whose leading directions are removed, at its size before.
+
+    Removal takes noise too, the share h of a row's variance and g of a column's, their leverages.
+    Where single entries are large, these are far from equal, because directions lean towards such
+    entries. Each entry is divided by √((1 − h)(1 − g)), as regression does with residuals of
+    unequal variances (HC2 of MacKinnon and White, 1985).
+
+    Args:
+        w: shape (n, p).
+        right: leading right singular vectors, shape (p, k).
+    """
+    scores = w @ right
+    rest = w - scores @ right.T
+    left = scores / np.linalg.norm(scores, axis=0)
+    for leverages, axis in ((left, 1), (right, 0)):
+        free = np.maximum(1 - np.sum(leverages**2, axis=1), _LEAST)
+        rest /= np.sqrt(np.expand_dims(free, axis))
+    return rest
+
+
+#: Least share of a row's or column's variance that counts as noise; below it is rounding.
+_LEAST = 1e-9
 
 
 def under_random_signs(rest: FloatArray, trials: int) -> FloatArray:
