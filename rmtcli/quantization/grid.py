@@ -143,19 +143,26 @@ def choose_scales(
         One scale for each group of each row, or of each column. The values are those of float16, or
         of bfloat16 where a scale is not among the normal numbers of float16.
     """
-    counts = np.ones(weight.shape) * (1.0 if importance is None else importance)
-    rows, counts = (weight.T, counts.T) if grid.columnwise else (weight, counts)
-    fill = ((0, 0), (0, grid.groups(rows.shape[1]) * grid.group - rows.shape[1]))
-    shape = (len(rows), -1, grid.group)
-    entries, counts = (np.pad(x, fill).reshape(shape) for x in (rows, counts))
+    rows = weight.T if grid.columnwise else weight
+    groups = grid.groups(rows.shape[1])
+    fill = (0, groups * grid.group - rows.shape[1])
+    entries = np.pad(rows, ((0, 0), fill)).reshape(len(rows), groups, grid.group)
+    # In a group of a column, all entries have the same importance.
+    same = importance is None or grid.columnwise
+    counts = np.ones(rows.shape[1]) if same or importance is None else importance
+    counts = np.pad(counts, fill).reshape(groups, grid.group)
     most = np.abs(entries).max(axis=2)
     best, least = np.zeros_like(most), np.full_like(most, np.inf)
+    errors = np.empty_like(entries)
     for share in SHARES:
         scales = as_stored(share * most / grid.largest).astype(np.float64)
-        rounded = codes_of(entries, np.broadcast_to(scales[..., None], entries.shape), grid)
-        errors = (counts * (rounded * scales[..., None] - entries) ** 2).sum(axis=2)
-        better = errors < least
-        best[better], least[better] = scales[better], errors[better]
+        each = np.where(scales > 0, scales, 1.0)[..., None]
+        np.rint(np.divide(entries, each, out=errors), out=errors)
+        np.clip(errors, -grid.largest - 1, grid.largest, out=errors)
+        np.subtract(np.multiply(errors, each, out=errors), entries, out=errors)
+        loss = np.einsum("rgi,rgi,gi->rg", errors, errors, counts)
+        better = loss < least
+        best[better], least[better] = scales[better], loss[better]
     return as_stored(best)
 
 
