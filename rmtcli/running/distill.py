@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from rmtcli.computing.steps import Teller, tracked
 from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.evaluation.text import MASK
 
-#: Samples per step.
-BATCH = 128
+#: Samples per step; of texts, as many as have so many tokens together.
+BATCH, TOKENS = 128, 1_024
 #: Number of batches of text whose samples are sorted by length together.
 _SORTED_BATCHES = 16
 #: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
@@ -51,6 +52,18 @@ class Extent:
         """The share that is done, from 0 to 1, after so many passes and seconds."""
         by_passes = passes / self.passes if self.passes else 0.0
         return min(1.0, max(by_passes, seconds / (60 * self.minutes) if self.minutes else 0.0))
+
+
+def step_size(inputs: NDArray[Any], batch: int) -> int:
+    """Number of samples per step: a step of texts with few tokens costs little less than one of many.
+
+    Args:
+        inputs: shape (samples, …).
+        batch: samples per forward pass; backward passes take more memory.
+    """
+    if inputs.dtype.kind == "f" or inputs.ndim != 3:
+        return min(BATCH, max(1, batch // 2))
+    return min(BATCH, max(1, round(TOKENS / inputs[:, MASK].sum(1).mean())))
 
 
 def distill(

@@ -13,7 +13,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
 from rmtcli.running.calibrate import CalibrationInputs
-from rmtcli.running.distill import BATCH, DistillationLoss, Extent, distill
+from rmtcli.running.distill import DistillationLoss, Extent, distill, step_size
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.norms import estimate, estimation_helps, norms_of, statistics_of
 from rmtcli.running.parameters import NewParameters, keep_padding, widen
@@ -47,7 +47,7 @@ def heal(
         widen(model)
     new, norms = NewParameters(dense, pruned, network), norms_of(pruned)
     keep_padding(pruned)
-    batch = min(BATCH, max(1, source.task.batch // 2))
+    batch = step_size(held_out.inputs, source.task.batch)
     if norms and not estimation_helps(pruned, norms, source, held_out):
         norms = {}
     try:

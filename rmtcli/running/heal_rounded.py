@@ -21,7 +21,7 @@ from rmtcli.errors import EvaluationError
 from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
 from rmtcli.running.calibrate import CalibrationInputs
-from rmtcli.running.distill import BATCH, DistillationLoss, Extent, distill
+from rmtcli.running.distill import DistillationLoss, Extent, distill, step_size
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.parameters import NewParameters, keep_padding, widen
 
@@ -55,7 +55,7 @@ def heal_rounded(harness: Harness, network: Edited, settings: Calibration) -> Ed
     new = NewParameters(dense, pruned, network)
     keep_padding(pruned)
     rounded = RoundedParameters(new, network)
-    batch = min(BATCH, max(1, source.task.batch // 2))
+    batch = step_size(held_out.inputs, source.task.batch)
     try:
         rows = source.reading(dense).rows
         loss = DistillationLoss(dense, pruned, held_out.inputs, source.run, rows=rows)
