@@ -8,7 +8,7 @@ from dataclasses import replace
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.evaluation import Harness
-from rmtcli.layers import Layer, Selection, Skipped
+from rmtcli.layers import Layer, Selection, Skipped, SkipReason
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import layers_of
 from rmtcli.report.notes import tables_taken
@@ -52,7 +52,7 @@ def wanted_layers(harness: Harness, request: Request) -> list[Layer | Skipped]:
 def rounded_tables(
     checkpoint: Checkpoint, request: Request, layers: Collection[str]
 ) -> list[Layer]:
-    """Tables of tokens that are calibrated because they are stored in few bits.
+    """Tables that are calibrated because they are stored in few bits, also those of positions.
 
     Args:
         checkpoint: the dense network.
@@ -61,9 +61,15 @@ def rounded_tables(
     """
     if request.bits is None or not request.calibrates:
         return []
-    every = layers_of(checkpoint, Selection(embeddings=True), whole=request.layout.splits)
-    tables = (item for item in every if isinstance(item, Layer) and item.view.table)
-    return [table for table in tables if table.name not in layers]
+    whole, every = request.layout.splits, Selection(embeddings=True)
+    others = [
+        item.name
+        for item in layers_of(checkpoint, every, whole=whole)
+        if isinstance(item, Skipped) and item.reason is SkipReason.NO_TOKENS
+    ]
+    named = replace(every, include=("*", *others))
+    tables = (x for x in layers_of(checkpoint, named, whole=whole) if isinstance(x, Layer))
+    return [table for table in tables if table.view.table and table.name not in layers]
 
 
 def _size(items: Sequence[Layer | Skipped], *, counts: bool) -> int:

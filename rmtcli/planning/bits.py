@@ -194,10 +194,16 @@ class BitChoices:
         return Options.of(name, (name,), matrix_bytes(shape, dtype, None), made)
 
     def _unknown(self, size: int) -> RoundingLoss:
-        """The loss of rounding a matrix that was not measured: that of the others, by size."""
+        """The loss of rounding a matrix that was not measured: that of the others, by size.
+
+        Most entries of a table of tokens are seldom used: tables do not count, if there are others.
+        """
         infos = self.checkpoint.infos
-        entries = sum(infos[name].size for name in self.rounding if name in infos)
-        loss = sum(x.dense for x in self.rounding.values()) * size / max(1, entries)
+        known: Mapping[str, LayerCalibration] = self.calibrations or {}
+        tables = {name for name, each in known.items() if each.moments.of_outputs}
+        names = [name for name in self.rounding if name not in tables] or list(self.rounding)
+        entries = sum(infos[name].size for name in names if name in infos)
+        loss = sum(self.rounding[name].dense for name in names) * size / max(1, entries)
         return RoundingLoss(loss, {type(layout): 2 * loss for layout in self.layouts})
 
 

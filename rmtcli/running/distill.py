@@ -55,7 +55,7 @@ class Extent:
 
 
 def step_size(inputs: NDArray[Any], batch: int) -> int:
-    """Number of samples per step: a step of texts with few tokens costs little less than one of many.
+    """Number of samples per step; a step of few tokens takes nearly as long as one of many.
 
     Args:
         inputs: shape (samples, …).
@@ -63,7 +63,7 @@ def step_size(inputs: NDArray[Any], batch: int) -> int:
     """
     if inputs.dtype.kind == "f" or inputs.ndim != 3:
         return min(BATCH, max(1, batch // 2))
-    return min(BATCH, max(1, round(TOKENS / inputs[:, MASK].sum(1).mean())))
+    return min(BATCH, max(1, round(TOKENS / float(inputs[:, MASK].sum(1).mean()))))
 
 
 def distill(

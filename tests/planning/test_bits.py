@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -172,6 +173,21 @@ def test_options_are_ascending_in_cost_and_descending_in_loss(
     with pytest.raises(ValueError, match="smallest"):
         allocation.divide(allocation.least - 1)
     assert allocation.divide(allocation.least).loss < np.inf
+
+
+def test_an_unknown_matrix_loses_what_layers_do_and_not_what_tables_do(
+    choices: tuple[BitChoices, list[Fitted]],
+) -> None:
+    made, fitted = choices
+    first, second = (item.layer for item in fitted)
+    known = dict(made.calibrations or {})
+    moments = replace(known[second.name].moments, of_outputs=True)
+    known[second.name] = replace(known[second.name], moments=moments)
+    others = replace(made, calibrations=ByLayer(known, {})).allocation(fitted).others
+    (table,) = (x for x in others if x.name == "embed_tokens.weight")
+    entries = made.rounding[first.name].dense / first.size
+    expected = [40 * 50 * entries * ERRORS.get(x.bits, 0) for x in table.options]
+    assert table.losses == pytest.approx(expected)
 
 
 def test_without_calibration_losses_follow_the_weight(
