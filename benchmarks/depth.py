@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.networks import print_row
 from rmtcli.evaluation import Rows
-from rmtcli.running.distill import BATCH as HEALED
+from rmtcli.running.batches import BATCH as HEALED
 from rmtcli.running.distill import DistillationLoss
 from rmtcli.running.resume import Course
 from rmtcli.running.sequential import RefitStep, refit

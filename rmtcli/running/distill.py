@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,8 @@ from torch import Tensor, nn
 from rmtcli.computing.steps import Teller, tracked
 from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
-from rmtcli.evaluation.text import MASK
+from rmtcli.running.batches import BATCH, endless
 
-#: Samples per step; of texts, as many as have so many tokens together.
-BATCH, TOKENS = 128, 1_024
-#: Number of batches of text whose samples are sorted by length together.
-_SORTED_BATCHES = 16
 #: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
 #: Every tensor learns at its own scale, so the rate needs no tuning to the network.
 RATE = 0.005
@@ -52,18 +48,6 @@ class Extent:
         """The share that is done, from 0 to 1, after so many passes and seconds."""
         by_passes = passes / self.passes if self.passes else 0.0
         return min(1.0, max(by_passes, seconds / (60 * self.minutes) if self.minutes else 0.0))
-
-
-def step_size(inputs: NDArray[Any], batch: int) -> int:
-    """Number of samples per step; a step of few tokens takes nearly as long as one of many.
-
-    Args:
-        inputs: shape (samples, …).
-        batch: samples per forward pass; backward passes take more memory.
-    """
-    if inputs.dtype.kind == "f" or inputs.ndim != 3:
-        return min(BATCH, max(1, batch // 2))
-    return min(BATCH, max(1, round(TOKENS / float(inputs[:, MASK].sum(1).mean()))))
 
 
 def distill(
@@ -100,7 +84,7 @@ def distill(
         parameter.requires_grad_(True)
     course = _Course(extent, -(-len(loss.inputs) // batch), start)
     try:
-        for rows in _endless(loss.inputs, batch, generator):
+        for rows in endless(loss.inputs, batch, generator):
             share = course.next()
             if share >= 1:
                 break
@@ -270,26 +254,6 @@ def _hidden_distance(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
         for a, b in zip(outputs, targets, strict=True)
     ]
     return torch.stack(parts).mean()
-
-
-def _endless(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of the batches of one pass after another."""
-    while True:
-        yield from _batches(inputs, batch, generator)
-
-
-def _batches(inputs: NDArray[Any], batch: int, generator: torch.Generator) -> list[Tensor]:
-    """Rows of random batches that hold every sample once.
-
-    Samples of text are stored shortest first: neighbours in a random selection of them have similar
-    lengths, so batches of neighbours need less padding.
-    """
-    order = torch.randperm(len(inputs), generator=generator)
-    if inputs.dtype.kind == "f":
-        return list(torch.split(order, batch))
-    parts = (part.sort().values for part in torch.split(order, _SORTED_BATCHES * batch))
-    batches = [rows for part in parts for rows in torch.split(part, batch)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
 def _mixed(x: Tensor, inputs: NDArray[Any], generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,6 +20,7 @@ from rmtcli.evaluation.network import build
 from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 from rmtcli.report.summary import summary
+from rmtcli.running.batches import step_size
 from rmtcli.running.calibrate import CalibrationInputs
 from rmtcli.running.distill import Extent
 from rmtcli.running.held_out import HeldOut
@@ -135,3 +137,13 @@ def test_a_negative_time_is_refused() -> None:
         Calibration(heal_minutes=-1)
     with pytest.raises(UsageError, match="give inputs with calibration="):
         rmtcli.prune("sample_models/mnist_deep.pt", calibration=Calibration(heal_minutes=1))
+
+
+def test_a_step_has_about_as_many_tokens_whatever_the_lengths_of_texts() -> None:
+    """Padding does not count; other inputs have half of a forward pass's samples per step."""
+
+    def texts(length: int) -> NDArray[np.int64]:
+        return np.stack([np.pad(np.ones((3, length), np.int64), ((0, 0), (0, 300 - length)))] * 40)
+
+    assert [step_size(texts(length), 32) for length in (8, 16, 256, 300)] == [128, 64, 4, 3]
+    assert [step_size(np.zeros((40, 5)), batch) for batch in (1024, 32, 1)] == [128, 16, 1]
