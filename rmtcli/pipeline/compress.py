@@ -44,7 +44,7 @@ def compress(
     data: Any = None,
     score: Score | None = None,
     task: str | None = None,
-    rank_multiple: int = 1,
+    rank_multiple: int | None = None,
     share_inputs: bool = False,
     per_block: bool = False,
     plan: Plan | str | Path | None = None,
@@ -77,7 +77,8 @@ def compress(
         data: samples on which the loss is measured, of the same kinds; with labels, by accuracy.
         score: a function from a module to a number that should not fall.
         task: what the network is used for, such as ``"regression"``; by default it is inferred.
-        rank_multiple: with a budget or limit, ranks are multiples of it.
+        rank_multiple: with a budget or limit, ranks and widths are multiples of it; by default of
+            8 for a budget of time, where the layer has a side of 64 at least.
         share_inputs: with a budget or limit, layers that read the same input share a factor.
         per_block: whether each hidden layer of a model of transformers gets a width of its own.
         plan: a plan to carry out, or its file.

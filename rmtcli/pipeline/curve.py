@@ -42,7 +42,7 @@ def curve(
     edge: str = "select",
     layout: str = "factored",
     bits: int | str | None = None,
-    rank_multiple: int = 1,
+    rank_multiple: int | None = None,
     share_inputs: bool = False,
     per_block: bool = False,
     selection: Selection | None = None,

@@ -18,6 +18,7 @@ from rmtcli.pipeline.prepared import Prepared, Result
 from rmtcli.pipeline.refined import on_undone
 from rmtcli.pipeline.request import AUTO
 from rmtcli.pipeline.rounding import Rounding, group_of, on_chosen, on_memory, on_rounding
+from rmtcli.pipeline.timing import uses_of
 from rmtcli.pipeline.tried import tried
 from rmtcli.planning import (
     CONFIDENCE,
@@ -120,7 +121,8 @@ def allocate(prepared: Prepared) -> AnyAllocation:
     unit = "parameters" if goal.budget is None else goal.budget.unit
     unit = "bytes" if prepared.request.chooses_bits else unit
     timed = unit == "ms"
-    path = hidden.allocation(calibrations, "macs" if timed else unit, goal.rank_multiple)
+    multiple = goal.multiple(min(hidden.dense))
+    path = hidden.allocation(calibrations, "macs" if timed else unit, multiple)
     if not (prepared.method.layout.ranks or prepared.request.chooses_bits):
         return path
     return MixedAllocation(hidden, calibrations, fitted, path, ranks, timed)
@@ -139,7 +141,8 @@ def _rank_allocation(
     from rmtcli.running.clock import Clock  # needs torch
 
     assert goal.batch is not None
-    times = Clock(goal.batch, prepared.harness.evaluation.device).times
+    uses = uses_of(calibrations)
+    times = Clock(goal.batch, prepared.harness.evaluation.device, uses).times
     return lambda fitted: timed_allocation(checkpoint, fitted, calibrations, goal, layout, times)
 
 
@@ -160,7 +163,7 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
         layouts,
         prepared.request.choices,
         {name: loss for name, loss in losses.items() if loss is not None},
-        prepared.request.goal.rank_multiple,
+        prepared.request.goal.multiple(0),
     )
 
 

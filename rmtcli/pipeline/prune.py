@@ -57,7 +57,7 @@ def prune(
     keep: str = "auto",
     budget: Budget | str | None = None,
     max_drop: float | None = None,
-    rank_multiple: int = 1,
+    rank_multiple: int | None = None,
     share_inputs: bool = False,
     per_block: bool = False,
     plan: Plan | str | Path | None = None,
@@ -95,7 +95,8 @@ def prune(
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
         budget: what the whole model may cost, such as ``"20%"`` of its parameters.
         max_drop: points of accuracy, or units of the user's own score, that may be lost.
-        rank_multiple: with a budget or limit, ranks are multiples of it.
+        rank_multiple: with a budget or limit, ranks and widths are multiples of it; by default of
+            8 for a budget of time, where the layer has a side of 64 at least.
         share_inputs: with a budget or limit, layers that read the same input share a right factor;
             calibration shows which layers do.
         per_block: whether each hidden layer of a directory gets a width of its own, so that
@@ -206,7 +207,9 @@ def carried_out(
         comparison=comparison,
         guard=guard,
         plan=_plan(prepared, result, request.goal.plan),
-        latency=time_layers(result.planned.layers, batches, device, networks),
+        latency=time_layers(
+            result.planned.layers, batches, device, networks, prepared.calibrations
+        ),
         notes=(
             *on_cost(comparison),
             *on_tensors(checkpoint, result.planned),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,9 @@ from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Harness
+from rmtcli.layers import Layer
 from rmtcli.options import option
-from rmtcli.planning import Latency, LayerPlan, Timing
+from rmtcli.planning import Latency, LayerCalibration, LayerPlan, Timing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,15 +37,18 @@ def time_layers(
     batches: Sequence[int],
     device: str,
     networks: tuple[Harness, Checkpoint] | None = None,
+    calibrations: Mapping[str, LayerCalibration] | None = None,
 ) -> tuple[Latency, ...]:
     """Measure forward times, one value per batch, smallest batch first.
 
     Args:
         layers: the plan of every layer; each linear layer is run alone, dense and as planned.
-        batches: for each, so many rows are given to a layer, and so many samples to a network.
+        batches: for each, the rows of so many samples are given to a layer, and the samples to a
+            network.
         device: where layers and networks run.
         networks: the dense network's harness and the pruned checkpoint; both networks run as a
             whole where the harness has samples.
+        calibrations: by layer name; they know how many rows a sample has.
 
     Raises:
         UsageError: the device cannot be used.
@@ -56,7 +60,7 @@ def time_layers(
     built = None if networks is None else _built(*networks)
     times, linear = [], [plan for plan in layers if plan.layer.linear]
     for batch in sorted(set(batches)):
-        clock = Clock(batch, device)
+        clock = Clock(batch, device, uses_of(calibrations))
         seconds = {
             plan.layer.name: _pair(clock, plan)
             for plan in tracked(linear, f"timing at batch {batch}")
@@ -68,6 +72,17 @@ def time_layers(
             whole = before, after
         times.append(Latency(batch, device, clock.threads, seconds, whole))
     return tuple(times)
+
+
+def uses_of(calibrations: Mapping[str, LayerCalibration] | None) -> Callable[[Layer], float]:
+    """The number of rows that each layer has per sample; 1 for one that was not calibrated."""
+    known = {} if calibrations is None else calibrations
+
+    def uses(layer: Layer) -> float:
+        calibration = known.get(layer.name)
+        return 1.0 if calibration is None else calibration.moments.uses
+
+    return uses
 
 
 def _pair(clock: Clock, plan: LayerPlan) -> tuple[Timing, Timing]:

@@ -20,7 +20,7 @@ from rmtcli.planning.allocate import RankOptions, allocate
 from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
-from rmtcli.planning.times import Times
+from rmtcli.planning.times import NOISE, Times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +146,7 @@ def allocation_of(
         for group in groups
     ]
     options = [
-        RankOptions(losses_of(group), table, costs.dense(group), 1, goal.rank_multiple)
+        RankOptions(losses_of(group), table, costs.dense(group), 1, goal.multiple(len(table)))
         for group, (table, _) in zip(groups, tables, strict=True)
     ]
     if unit == "macs":
@@ -215,7 +215,7 @@ def timed_allocation(
         for item in free
     ]
     options = [
-        RankOptions(losses_of([item]), table, dense(item), 1, goal.rank_multiple)
+        RankOptions(losses_of([item]), table, dense(item), 1, goal.multiple(len(table)))
         for item, (table, _) in zip(free, tables, strict=True)
     ]
     total = sum(dense(item) for item in fitted if item.layer.linear)
@@ -225,7 +225,10 @@ def timed_allocation(
 def _timed(
     item: Fitted, layout: Layout, times: Callable[[Layer, Layout], Times]
 ) -> NDArray[np.int64]:
-    """The time of each rank of a layer; its size may not grow either. A table has no rank."""
+    """The time of each rank of a layer; its size may not grow either. A table has no rank.
+
+    A rank that would save less than two runs of one layer differ by saves nothing.
+    """
     layer = item.layer
     if layer.view.table:
         return np.zeros(1, np.int64)
@@ -234,7 +237,9 @@ def _timed(
     seconds = [line.of(layout.values(*layer.shape, rank)) for rank in ranks]
     costs = np.array([_nanoseconds(value) for value in seconds], np.int64)
     # Rounded to whole nanoseconds, a rank must still cost more than the one below.
-    return np.asarray(np.maximum(costs, costs[0] + np.arange(len(costs))))
+    costs = np.maximum(costs, costs[0] + np.arange(len(costs)))
+    dense = _nanoseconds(line.dense)
+    return np.asarray(np.where(costs * NOISE < dense, costs, np.maximum(costs, dense)))
 
 
 def _nanoseconds(seconds: float) -> int:

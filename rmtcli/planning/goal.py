@@ -10,6 +10,10 @@ from rmtcli.options import option
 from rmtcli.planning.budget import Budget
 from rmtcli.planning.plan_file import Plan
 
+#: What ranks under a budget of time are multiples of: as many numbers of 32 bits as a register of
+#: AVX2 holds, so that the rows of a factor all start where vector instructions load fastest.
+_ALIGNED = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -19,7 +23,8 @@ class Goal:
         keep: the keep rule, used if nothing else is set.
         budget: the most that the whole model may cost.
         max_drop: the most that may be lost, in points of accuracy or units of the user's score.
-        rank_multiple: with a budget or limit, ranks are multiples of it.
+        rank_multiple: with a budget or limit, ranks and widths are multiples of it; None for those
+            that take least time if the budget is time, and else for any.
         plan: a plan to apply.
         share_inputs: with a budget or limit, layers that read the same input share a right factor.
         batch: rows at which a budget of time is measured.
@@ -33,7 +38,7 @@ class Goal:
     keep: str
     budget: Budget | None
     max_drop: float | None
-    rank_multiple: int = 1
+    rank_multiple: int | None = None
     plan: Plan | None = None
     share_inputs: bool = False
     batch: int | None = None
@@ -42,7 +47,7 @@ class Goal:
     def __post_init__(self) -> None:
         if self.budget is not None and self.max_drop is not None:
             raise UsageError(f"a budget and {option('max-drop')} exclude each other: give one")
-        ranks = self.joint or self.keep != "auto" or self.rank_multiple > 1
+        ranks = self.joint or self.keep != "auto" or (self.rank_multiple or 1) > 1
         if self.plan is not None and (ranks or self.share_inputs):
             raise UsageError(
                 f"a plan sets the ranks: leave out {option('keep')}, budgets and "
@@ -57,11 +62,11 @@ class Goal:
                 f"{option('budget-latency')} is measured: give {option('batch')}, the samples to "
                 "run at once"
             )
-        if self.rank_multiple < 1:
+        if self.rank_multiple is not None and self.rank_multiple < 1:
             raise UsageError(
                 f"{option('rank-multiple')} must be at least 1, not {self.rank_multiple}"
             )
-        if self.rank_multiple > 1 and not self.joint:
+        if (self.rank_multiple or 1) > 1 and not self.joint:
             raise UsageError(
                 f"{option('rank-multiple')} rounds the ranks of a budget: give {option('budget')} "
                 f"or {option('max-drop')}"
@@ -76,6 +81,17 @@ class Goal:
                 f"{option('share-inputs')} saves no multiply-adds and no time, as each layer runs "
                 f"the shared factor: give {option('budget')} or {option('budget-bytes')}"
             )
+
+    def multiple(self, side: int) -> int:
+        """What ranks and widths are multiples of.
+
+        Args:
+            side: the largest rank or width, below which there must be enough multiples.
+        """
+        if self.rank_multiple is not None:
+            return self.rank_multiple
+        timed = self.budget is not None and self.budget.unit == "ms"
+        return _ALIGNED if timed and side >= 8 * _ALIGNED else 1
 
     @property
     def words(self) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Ratio above which a layer counts as slower; two runs of one layer may differ by as much.
-_NOISE = 1.05
+#: Ratio by which two runs of one layer may differ: above it, one counts as slower.
+NOISE = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Latency:
     """Times of forward passes at one batch size, of the dense layers and of the planned ones.
 
     Attributes:
-        batch: rows of each layer's input, and samples of the network's.
+        batch: number of samples. A layer that was calibrated is run on as many rows as it has of
+            them, such as the tokens of so many texts; any other on one per sample.
         device: where they ran, such as ``cpu``.
         threads: number of threads of torch.
         layers: times before and after, by layer name, of each layer on its own; convolutions and
@@ -83,7 +84,7 @@ class Latency:
         return tuple(
             name
             for name, (before, after) in self.layers.items()
-            if after.median > _NOISE * before.median and after.differs(before)
+            if after.median > NOISE * before.median and after.differs(before)
         )
 
 

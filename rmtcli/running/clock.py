@@ -63,15 +63,19 @@ class Clock:
     """Times linear layers with random weights; each shape, rank and type is measured once.
 
     Args:
-        batch: number of input rows.
+        batch: number of samples.
         device: device to run on.
+        uses: number of rows that a layer has per sample, such as the tokens of a text.
 
     Raises:
         UsageError: the device cannot be used.
     """
 
-    def __init__(self, batch: int, device: str) -> None:
+    def __init__(
+        self, batch: int, device: str, uses: Callable[[Layer], float] = lambda layer: 1.0
+    ) -> None:
         self.batch, self.device, self.threads = batch, device, torch.get_num_threads()
+        self._uses = uses
         self._pairs: dict[object, tuple[Timing, Timing]] = {}
         self._times: dict[object, Times] = {}
         with using(device):
@@ -79,7 +83,7 @@ class Clock:
 
     def pair(self, layer: Layer, layout: Layout, rank: int | None) -> tuple[Timing, Timing]:
         """Times of a dense layer and of the pruned one; the dense time twice if rank is None."""
-        key = (layer.shape, layer.dtype, layout, rank)
+        key = (layer.shape, layer.dtype, layout, rank, self._rows(layer))
         if key not in self._pairs:
             ranks = [] if rank is None else [rank]
             timings = timed(self._runs(layer, layout, ranks), self.device)
@@ -88,10 +92,10 @@ class Clock:
 
     def times(self, layer: Layer, layout: Layout) -> Times:
         """Seconds of a dense layer, and a fit of the seconds of the layer at any rank."""
-        key = (layer.shape, layer.dtype, layout)
+        key = (layer.shape, layer.dtype, layout, self._rows(layer))
         if key not in self._times:
             most = layout.largest_rank(*layer.shape)
-            ranks = sorted({max(1, round(share * most)) for share in _SHARES})
+            ranks = sorted({_aligned(round(share * most)) for share in _SHARES})
             timings = timed(self._runs(layer, layout, ranks), self.device)
             dense, *seconds = (timing.median for timing in timings)
             macs = [layout.values(*layer.shape, rank) for rank in ranks]
@@ -100,18 +104,27 @@ class Clock:
             self._times[key] = Times.fit(dense, macs, seconds)
         return self._times[key]
 
+    def _rows(self, layer: Layer) -> int:
+        """The rows that a layer has of all samples."""
+        return max(1, round(self.batch * self._uses(layer)))
+
     def _runs(
         self, layer: Layer, layout: Layout, ranks: Sequence[int]
     ) -> list[Callable[[], object]]:
         kind = getattr(torch, TYPES[layer.dtype].word)
         random = torch.Generator().manual_seed(0)
         out, inputs = layer.shape
-        x = torch.randn(self.batch, inputs, generator=random).to(self.device, kind)
+        x = torch.randn(self._rows(layer), inputs, generator=random).to(self.device, kind)
         dense = nn.Linear(inputs, out, device=self.device, dtype=kind)
         modules = [dense, *(layout.example(dense, rank) for rank in ranks)]
         for parameter in (p for module in modules for p in module.parameters()):
             parameter.data = torch.randn(parameter.shape, generator=random).to(parameter)
         return [partial(module, x) for module in modules]
+
+
+def _aligned(rank: int) -> int:
+    """The rank at which a layer is timed: a multiple of 8, as ranks under a budget of time are."""
+    return rank - rank % 8 if rank >= 64 else max(1, rank)
 
 
 def network_seconds(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ import rmtcli
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Selection
 from rmtcli.layouts import Factored, Layout, Pivoted
-from rmtcli.planning import Budget, Latency, Times, Timing
+from rmtcli.planning import Budget, Fitted, Goal, Latency, Times, Timing
 from rmtcli.planning.allocate import RankOptions, allocate
+from rmtcli.planning.allocation import _timed
 from rmtcli.report.formatting import time_change, timing
 from rmtcli.report.record import times_of
 from rmtcli.report.summary import summary
@@ -25,6 +29,8 @@ from rmtcli.running.clock import Clock, timed
 from tests.conftest import DIGITS, SAMPLES, Run
 
 DEEP = DIGITS / "digits.pt"
+#: Losses of all 200 directions of a layer.
+LOSSES = SimpleNamespace(losses=np.ones(200))
 
 
 @given(
@@ -76,6 +82,40 @@ def test_each_shape_and_type_is_timed_once(layout: Layout) -> None:
     assert dense[0] is dense[1]
     assert 0 < dense[0].low <= dense[0].median <= dense[0].high
     assert clock.times(layer((2, 3), "F64"), layout).dense > 0  # one rank is all there is
+
+
+def test_a_calibrated_layer_is_timed_on_the_rows_of_its_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[int] = []
+
+    def times(runs: list[partial[torch.Tensor]], device: str) -> list[Timing]:
+        rows.extend({len(run.args[0]) for run in runs})
+        return [Timing(1.0, 1.0, 1.0)] * len(runs)
+
+    monkeypatch.setattr("rmtcli.running.clock.timed", times)
+    clock = Clock(4, "cpu", lambda layer: 12.5 if layer.name == "a.weight" else 1.0)
+    clock.pair(layer((40, 60)), Factored(), 5)
+    clock.times(layer((40, 60)), Factored())
+    assert rows == [50, 50]
+
+
+@pytest.mark.parametrize(
+    ("given", "unit", "side", "multiple"),
+    [(None, "ms", 64, 8), (None, "ms", 63, 1), (None, "macs", 64, 1), (5, "ms", 64, 5)],
+)
+def test_ranks_under_a_budget_of_time_are_multiples_of_eight(
+    given: int | None, unit: str, side: int, multiple: int
+) -> None:
+    assert Goal("auto", Budget("50%", unit), None, given, batch=1).multiple(side) == multiple
+
+
+def test_ranks_that_save_no_more_than_noise_save_nothing() -> None:
+    """A layer of 100 ns, of which ranks take 10 ns and 1 ns per rank; 96 ns is within the noise."""
+    item = cast(Fitted, SimpleNamespace(layer=layer((300, 200)), approximation=LOSSES))
+    costs = _timed(item, Factored(), lambda *_: Times(1e-7, 1e-8, 1e-9 / 500))
+    assert costs[40] == 50
+    assert costs[86] >= 100 > costs[84]
 
 
 def test_slower_layers_are_listed() -> None:

@@ -103,6 +103,7 @@ def test_the_report_names_each_layers_layout(tmp_path: Path, data: Path) -> None
     ]
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_budget_of_time_takes_the_faster_layout(tmp_path: Path, data: Path) -> None:  # noqa: F811
     report = prune(
         chain(tmp_path, data, *SIZES),

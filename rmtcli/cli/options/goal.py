@@ -57,13 +57,15 @@ class GoalOptions:
         ),
     ] = None
     rank_multiple: Annotated[
-        int,
+        Optional[int],
         typer.Option(
             metavar="N",
             min=1,
-            help="Under a budget or an accuracy limit, make all ranks multiples of N.",
+            help="Under a budget or an accuracy limit, make all ranks and widths multiples of N. "
+            "[default: 8 for --budget-latency, else 1]",
+            show_default=False,
         ),
-    ] = 1
+    ] = None
     share_inputs: Annotated[
         bool,
         typer.Option(
