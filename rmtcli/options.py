@@ -26,6 +26,7 @@ PYTHON = {
     "heal-minutes": "Calibration(heal_minutes=…)",
     "size": "sizes=",
     "stats": "Calibration(stats=…)",
+    "spill": "Calibration(spill=…)",
     "metric": "Calibration(metric=…)",
     "budget-bytes": 'Budget(…, "bytes")',
     "budget-macs": 'Budget(…, "macs")',

@@ -35,6 +35,9 @@ class Calibration:
             dense network's outputs.
         heal_minutes: wall-clock time for this training. Without passes it ends then; with both,
             at the first of the two limits.
+        spill: folder for the states, moments and decompositions of a directory's network, which
+            then runs block by block. A run that was interrupted goes on from what is there; the
+            folder is emptied once the output is written.
         clean: how the moments' eigenvalues are cleaned of sampling noise, such as ``"none"``.
     """
 
@@ -46,6 +49,7 @@ class Calibration:
     heal: int = 0
     heal_minutes: float = 0.0
     clean: str = "linear"
+    spill: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.data is not None and not isinstance(self.data, Data):

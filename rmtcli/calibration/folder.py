@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -11,34 +13,94 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.errors import CheckpointError
+from rmtcli.errors import CheckpointError, UsageError
+from rmtcli.files import write_text
+from rmtcli.options import option
+
+#: The file that says which run a folder belongs to, and the endings of all others.
+_RUN, _ENDING, _UNFINISHED = "rmtcli.json", ".rmtcli.npz", ".rmtcli.tmp"
 
 
 class Folder:
     """Named groups of arrays, each in a file that is there completely or not at all.
 
-    Args:
-        path: an existing folder; None for one that is deleted with the process.
-
     Attributes:
-        lasting: whether it outlasts the process.
+        path: the folder.
+        lasting: whether it outlasts the process, so that another run can go on from it.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.lasting = path is not None
-        if path is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rmtcli-")
-            path = Path(self._temporary.name)
-        self.path = path
+    def __init__(self) -> None:
+        """Make a folder that is deleted with the process."""
+        self._temporary = tempfile.TemporaryDirectory(prefix="rmtcli-")
+        self.path, self.lasting = Path(self._temporary.name), False
+
+    @staticmethod
+    def at(path: Path, run: str) -> Folder:
+        """The folder of a run that may have been interrupted.
+
+        Args:
+            path: the folder, which is made if it does not exist.
+            run: a description of the run as JSON.
+
+        Raises:
+            UsageError: the folder holds anything else.
+        """
+        folder = Folder.__new__(Folder)
+        folder.path, folder.lasting = path, True
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            known = {file.name for file in path.iterdir()}
+        except FileExistsError:
+            raise UsageError(f"{path}: is a file: name a folder") from None
+        if _RUN not in known:
+            if known:
+                raise UsageError(f"{path}: is not empty: name a folder that is, or a new one")
+            write_text(path / _RUN, run)
+        elif (path / _RUN).read_text() != run:
+            raise UsageError(
+                f"{path}: holds what another run has kept there: delete the folder to give that "
+                "run up, or name another folder"
+            )
+        return folder
+
+    @staticmethod
+    def clear(path: str | Path | None) -> None:
+        """Delete what runs have kept in a folder, if one is named."""
+        for file in Path(path).iterdir() if path is not None else ():
+            if file.name == _RUN or file.name.endswith((_ENDING, _UNFINISHED)):
+                file.unlink(missing_ok=True)
+
+    def reserve(self, size: int) -> None:
+        """Make sure that there is room for so many bytes, those included that are kept already.
+
+        Raises:
+            UsageError: there is not.
+        """
+        used = sum(file.stat().st_size for file in self.path.iterdir())
+        free = shutil.disk_usage(self.path).free
+        if used + free < size:
+            raise UsageError(
+                f"{self.path}: {free / 1e9:.1f} GB are free, and the states and moments of this "
+                f"network take about {(size - used) / 1e9:.1f} GB: make room, or name another "
+                f"folder with {option('spill')}"
+            )
 
     def put(self, name: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Write a group of arrays, in the place of an older one of its name."""
-        target = self._file(name)
-        temporary = target.with_name(f"{secrets.token_hex(8)}.tmp")
+        """Write a group of arrays, in the place of an older one of its name.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        temporary = self.path / f"{secrets.token_hex(8)}{_UNFINISHED}"
         try:
             with temporary.open("xb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            temporary.replace(target)
+            temporary.replace(self._file(name))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            again = ", and run the command again, which goes on from here" if self.lasting else ""
+            raise CheckpointError(f"{self.path}: the disk is full: make room{again}") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -66,4 +128,4 @@ class Folder:
         self._file(name).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
-        return self.path / f"{name}.npz"
+        return self.path / f"{name}{_ENDING}"

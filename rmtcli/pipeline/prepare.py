@@ -30,7 +30,7 @@ from rmtcli.pipeline.stages import (
     describe,
     refuse_not_finite,
 )
-from rmtcli.pipeline.streaming import folder_for, on_one_piece
+from rmtcli.pipeline.streaming import folder_for, on_one_piece, refuse_spill
 from rmtcli.planning import (
     Goal,
     LayerCalibration,
@@ -69,10 +69,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     if request.shares:
         _check_sharing(request)
     scorer = _scorer(harness, goal)
-    folder = folder_for(harness, request)
-    calibrations, calibrated = None, None
-    if request.calibrates:
-        calibrations, calibrated = _calibrate(harness, source, items, request, folder)
+    calibrations, calibrated, folder = _calibrate(harness, source, items, request)
     fitter = _fitter(harness, request, calibrations, folder)
     stream = fit_layers(items, fitter, cluster=request.cluster, track=request.track)
     values = harness, request, source, method
@@ -131,20 +128,21 @@ def _scorer(harness: Harness, goal: Goal) -> Scorer | None:
 
 
 def _calibrate(
-    harness: Harness,
-    source: Source,
-    items: Sequence[Layer | Skipped],
-    request: Request,
-    folder: Folder | None,
-) -> tuple[ByLayer[LayerCalibration], Calibrated]:
-    """The calibration of all layers that may change.
+    harness: Harness, source: Source, items: Sequence[Layer | Skipped], request: Request
+) -> tuple[ByLayer[LayerCalibration] | None, Calibrated | None, Folder | None]:
+    """The calibration of all layers that may change, if there is something to calibrate on.
+
+    With it comes the folder that holds it if the network ran block by block.
 
     Output heads are among them if a plan gives them a rank or hidden layers before them become
     narrower; all other layers of a plan with bits are rounded with feedback, and so are tables.
 
     Raises:
         UsageError: layers are computed on a cluster.
+        EvaluationError: the network cannot be run, or not block by block where that is asked for.
     """
+    if not request.calibrates:
+        return None, None, None
     if request.cluster is not None:
         raise UsageError(
             f"{option('executor')} computes layers from their weights alone: leave out "
@@ -165,11 +163,14 @@ def _calibrate(
     tables = rounded_tables(harness.checkpoint, request, {layer.name for layer in every})
     layers = [layer for layer in every if takes_part(layer)]
     what = harness, source.sha256, layers, request.calibration, tables
+    folder = folder_for(harness, source.sha256, [*layers, *tables], request)
     try:
-        return calibrate_layers(*what, folder)
+        return *calibrate_layers(*what, folder), folder
     except NotInPartsError as error:
+        if request.calibration.spill is not None:
+            raise refuse_spill(harness, str(error)) from None
         harness.note([on_one_piece(str(error))])
-        return calibrate_layers(*what)
+        return *calibrate_layers(*what), None
 
 
 def _without_heads(

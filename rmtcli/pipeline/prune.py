@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.calibration import Calibration
+from rmtcli.calibration import Calibration, Folder
 from rmtcli.checkpoint import (
     DIRECTORY,
     Openable,
@@ -184,7 +184,9 @@ def prune(
     if dry_run or not report.changes or refuse(report):
         return report
     also = onnx_writer(harness, result.network, wanted=onnx)
-    return written_report(report, result, target, also=also, force=force, verify=verify)
+    report = written_report(report, result, target, also=also, force=force, verify=verify)
+    Folder.clear(calibration.spill)
+    return report
 
 
 def carried_out(

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from rmtcli.calibration import Folder
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmtcli.calibration import Folder, data_sha256
 from rmtcli.computing import memory
+from rmtcli.errors import EvaluationError, UsageError
 from rmtcli.evaluation import Harness
+from rmtcli.layers import Layer
 from rmtcli.options import option
 from rmtcli.pipeline.request import Request
+from rmtcli.version import __version__
 
 #: A network runs block by block if its parameters in float32 take more than this share of the
 #: machine's memory. Moments that are being added up take many times as much (docs/scale.md).
 SHARE = 1 / 32
 
 
-def folder_for(harness: Harness, request: Request) -> Folder | None:
-    """The folder for the moments of a network that runs block by block; None to run it whole."""
-    if not request.calibrates or in_one_piece(harness, request):
-        return None
-    large = 4 * harness.checkpoint.parameters > SHARE * memory()
-    return Folder() if large else None
+def folder_for(
+    harness: Harness, sha256: str, layers: Sequence[Layer], request: Request
+) -> Folder | None:
+    """The folder for the moments of a network that runs block by block; None to run it whole.
+
+    Args:
+        harness: the network.
+        sha256: hash of its checkpoint.
+        layers: the layers that are calibrated.
+        request: what the run does.
+
+    Raises:
+        UsageError: a folder is named, and the network is run whole or the folder is another run's.
+    """
+    settings, reason = request.calibration, in_one_piece(harness, request)
+    if settings.spill is None:
+        large = 4 * harness.checkpoint.parameters > SHARE * memory()
+        return Folder() if large and reason is None else None
+    if reason is not None:
+        raise UsageError(f"leave out {option('spill')}, or what excludes it: {reason}")
+    assert settings.data is not None
+    run = {
+        "version": __version__,
+        "checkpoint": sha256,
+        "data": data_sha256(settings.data),
+        "network": harness.origin,
+        "device": harness.evaluation.device,
+        "metric": settings.metric,
+        "batch": settings.batch,
+        "clean": settings.clean,
+        "layers": [layer.name for layer in layers],
+    }
+    return Folder.at(Path(settings.spill), json.dumps(run))
 
 
 def in_one_piece(harness: Harness, request: Request) -> str | None:
@@ -35,6 +69,14 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
     if request.narrows:
         return f"{option('layout')} narrow and auto look for hidden layers in the whole network"
     return None
+
+
+def refuse_spill(harness: Harness, reason: str) -> EvaluationError:
+    """The error where a folder is named for a network that cannot run block by block."""
+    return EvaluationError(
+        f"{harness.checkpoint.path}: the network does not run block by block: {reason}: leave out "
+        f"{option('spill')}"
+    )
 
 
 def on_one_piece(reason: str) -> str:

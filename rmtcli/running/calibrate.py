@@ -105,6 +105,7 @@ def calibrate(
     else:
         moments, states = StoredMoments(folder), States(folder if folder.lasting else None)
         stream = Stream(outline, inputs, names, run, states, batch=batch, draws=draws, masks=masks)
+        folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]))
         stream.collect(start, moments)
     return Collected(model, modules, moments, outline).by_layer(harness, layers, settings)
 

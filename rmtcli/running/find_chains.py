@@ -6,7 +6,7 @@ tried with the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,12 +37,13 @@ class Trial:
 
     Attributes:
         chains: the chains, in the order in which they run.
-        segments: the numbers of the glue parts in which each watched module outside the chains
-            runs: 0 before the first chain, and so on.
+        outside: the watched modules that run before each chain, and after the last one.
+        bytes: of all states between blocks, of these samples.
     """
 
     chains: list[Chain]
-    segments: Mapping[str, set[int]]
+    outside: list[list[str]]
+    bytes: int
 
 
 def find_chains(
@@ -62,7 +63,8 @@ def find_chains(
         outline: reads the network's weights.
 
     Raises:
-        NotInPartsError: it has none, or a run in parts gives other outputs.
+        NotInPartsError: it has none, or a run in parts gives other outputs, or a watched module
+            runs before and after a chain.
     """
     lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     lists = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
@@ -90,7 +92,8 @@ def find_chains(
     chains = search.whole()
     _check(Glue(model, chains, run), search, inputs, outputs)
     outline.drop()
-    return Trial(chains, search.segments)
+    sizes = (search.states[x.name].nbytes * (len(x.blocks) + 1) for x in chains)
+    return Trial(chains, search.outside(), sum(sizes))
 
 
 @dataclass(slots=True, eq=False)
@@ -155,6 +158,19 @@ class _Search:
         same = (i for i, x in enumerate(leaves) if x is value)
         argument = next(same, None)
         return None if argument is None else Passed(argument)
+
+    def outside(self) -> list[list[str]]:
+        """The watched modules that run before each chain, and after the last one.
+
+        Raises:
+            NotInPartsError: one of them runs before and after a chain.
+        """
+        parts: list[list[str]] = [[] for _ in range(len(self.order) + 1)]
+        for name, numbers in self.segments.items():
+            if len(numbers) > 1:
+                raise NotInPartsError(f"'{name}' runs before and after its blocks")
+            parts[min(numbers)].append(name)
+        return parts
 
     def whole(self) -> list[Chain]:
         """The chains that are usable.

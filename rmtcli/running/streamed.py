@@ -9,7 +9,7 @@ the same random values. So the moments are those of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from rmtcli.running.chain import (
     Source,
 )
 from rmtcli.running.find_chains import find_chains
+from rmtcli.running.room import of_layers, positions
 from rmtcli.running.states import States
 
 #: Samples on which chains are found and tried.
@@ -70,6 +71,9 @@ class Stream:
         draws: number of backward passes per batch; 0 to collect no output gradients.
         masks: gives masks of the positions of the batch that ran last.
 
+    Attributes:
+        bytes: about as many bytes take all states, and all moments and decompositions.
+
     Raises:
         NotInPartsError: the network cannot be run block by block.
     """
@@ -78,7 +82,7 @@ class Stream:
         self,
         outline: Outline,
         inputs: NDArray[Any],
-        layers: Collection[str],
+        layers: Sequence[str],
         run: Run,
         states: States,
         *,
@@ -94,19 +98,17 @@ class Stream:
         ]
         self._batches = [_Batch(chunk) for chunk in chunks]
         self._current = self._batches[0]
-        trial = find_chains(self._model, run, chunks[0][:_SAMPLES], list(layers), outline)
+        few = inputs[: min(batch, _SAMPLES)]
+        trial = find_chains(self._model, run, torch.from_numpy(few.copy()), layers, outline)
+        share = positions(inputs, batch) / positions(few, batch)
+        self.bytes = int(trial.bytes * share), of_layers(self._model, layers)
         self._chains, self._glue = trial.chains, Glue(self._model, trial.chains, run)
-        if (twice := next((n for n, x in trial.segments.items() if len(x) > 1), None)) is not None:
-            raise NotInPartsError(f"'{twice}' runs in several parts of it")
         inside = {name for chain in trial.chains for name in chain.blocks}
         self._own = {
             block: [x for x in layers if x == block or x.startswith(f"{block}.")]
             for block in inside
         }
-        outside: list[list[str]] = [[] for _ in range(len(trial.chains) + 1)]
-        for name, numbers in trial.segments.items():
-            outside[min(numbers)].append(name)
-        self._outside = outside
+        self._outside = trial.outside
         self._whole = watch_for(self._model, layers, gradients=draws > 0)
 
     def collect(self, start: Start, store: StoredMoments) -> None:
@@ -143,9 +145,6 @@ class Stream:
     def _watch(self, masks: Callable[[], Sequence[Tensor]]) -> Watch:
         """What watches one part of the network."""
         return replace(self._whole, masks=masks)
-
-    def _block_masks(self) -> Sequence[Tensor]:
-        return self._current.masks
 
     def _collected(self, watch: Watch, names: Sequence[str]) -> dict[str, Moments]:
         self._outline.drop()
@@ -209,7 +208,7 @@ class Stream:
 
     def _forward(self, number: int, i: int) -> dict[str, Moments]:
         """Run one block over all batches."""
-        chain, watch = self._chains[number], self._watch(self._block_masks)
+        chain, watch = self._chains[number], self._watch(lambda: self._current.masks)
         block = self._model.get_submodule(chain.blocks[i])
         names = [] if self._draws else self._own[chain.blocks[i]]
         self._outline.load(block)
@@ -256,7 +255,7 @@ class Stream:
 
     def _backward(self, number: int, i: int) -> dict[str, Moments]:
         """Run one block again over all batches, and back."""
-        chain, watch = self._chains[number], self._watch(self._block_masks)
+        chain, watch = self._chains[number], self._watch(lambda: self._current.masks)
         block, names = self._model.get_submodule(chain.blocks[i]), self._own[chain.blocks[i]]
         self._outline.load(block)
         for b, batch in self._each(watch, names):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from rmtcli.calibration import Calibration, Folder, Moments, StoredMoments  # no
 from rmtcli.calibration.collect import collect  # noqa: E402
 from rmtcli.calibration.starts import softmax_root  # noqa: E402
 from rmtcli.checkpoint import open_checkpoint  # noqa: E402
-from rmtcli.errors import NotInPartsError  # noqa: E402
+from rmtcli.errors import CheckpointError, NotInPartsError, UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
 from rmtcli.evaluation.network import build  # noqa: E402
 from rmtcli.evaluation.outline import Outline  # noqa: E402
@@ -107,23 +111,43 @@ def test_an_architecture_without_separate_weights_runs_whole(tmp_path: Path) -> 
         Outline(harness.checkpoint, harness.task)
 
 
-@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"layout": "pivoted"}])
-def test_the_output_is_that_of_the_whole_network(
-    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory(tmp_path / "dense", "llama")
-    texts = np.random.default_rng(0).choice(WORDS, (64, 8))
-    (tmp_path / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
+class Killed(BaseException):
+    """Ends a run as a signal would."""
 
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Llama, ``dense``, and a text for it, ``text.txt``."""
+    folder = tmp_path_factory.mktemp("streamed")
+    directory(folder / "dense", "llama")
+    texts = np.random.default_rng(0).choice(WORDS, (64, 8))
+    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
+    return folder
+
+
+def prune(folder: Path, target: Path, **options: Any) -> rmtcli.Report:
+    names = ("metric", "stats", "sequential", "spill")
+    own = {name: options.pop(name) for name in names if name in options}
+    calibration = Calibration(folder / "text.txt", **own)
+    values = {"calibration": calibration, "selection": Selection(min_side=8), **options}
+    task = Evaluation(task="causal-lm:length=16")
+    return rmtcli.prune(folder / "dense", target, budget=Budget("70%"), evaluation=task, **values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"metric": "one-sided"}, {"bits": 4}, {"layout": "pivoted"}],
+    ids=["factored", "one-sided", "bits", "pivoted"],
+)
+def test_the_output_is_that_of_the_whole_network(
+    options: dict[str, object],
+    text_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def tensors(target: str) -> dict[str, np.ndarray]:
-        rmtcli.prune(
-            tmp_path / "dense",
-            tmp_path / target,
-            budget=Budget("70%"),
-            evaluation=Evaluation(task="causal-lm:length=16"),
-            calibration=Calibration(tmp_path / "text.txt"),
-            selection=Selection(min_side=8),
-            **options,
+        assert not any(
+            "as a whole" in x for x in prune(text_model, tmp_path / target, **options).notes
         )
         written = open_checkpoint(tmp_path / target)
         return {name: written.array(name) for name in written.infos}
@@ -134,3 +158,77 @@ def test_the_output_is_that_of_the_whole_network(
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         np.testing.assert_allclose(parts[name], tensor, atol=1e-4 * np.abs(tensor).max())
+
+
+def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, written, left = Folder.put, 0, -1
+
+    def interrupted(self: Folder, name: str, arrays: dict[str, np.ndarray]) -> None:
+        nonlocal written, left
+        written, left = written + 1, left - 1
+        if left == 0:
+            raise Killed
+        put(self, name, arrays)
+
+    monkeypatch.setattr(Folder, "put", interrupted)
+    prune(text_model, tmp_path / "whole", spill=tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == []
+    whole, written = written, 0
+    # While states are computed, while blocks run back, and while layers are decomposed.
+    for stop in (whole // 4, whole // 2, whole // 5):
+        left = stop
+        with pytest.raises(Killed):
+            prune(text_model, tmp_path / "parts", spill=tmp_path / "b")
+    prune(text_model, tmp_path / "parts", spill=tmp_path / "b")
+    assert written < 1.7 * whole  # and not the sum of four runs
+    names = [file.name for file in (tmp_path / "whole").glob("*.safetensors")]
+    assert names
+    for name in names:
+        one, other = (tmp_path / folder / name for folder in ("whole", "parts"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stats": "s.safetensors"}, "holds all moments at once"),
+        ({"sequential": True}, "run the whole network"),
+        ({"layout": "narrow"}, "hidden layers in the whole network"),
+        ({"share_inputs": True}, "compares the moments of all layers"),
+    ],
+)
+def test_what_needs_the_whole_network_excludes_a_folder(
+    options: dict[str, object], message: str, text_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        prune(text_model, tmp_path / "out", spill=tmp_path / "a", **options)
+
+
+def test_a_folder_of_another_run_is_refused(text_model: Path, tmp_path: Path) -> None:
+    Folder.at(tmp_path / "a", "{}")
+    with pytest.raises(UsageError, match="another run"):
+        prune(text_model, tmp_path / "out", spill=tmp_path / "a")
+    with pytest.raises(UsageError, match="not empty"):
+        prune(text_model, tmp_path / "out", spill=text_model)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_computed(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(Folder, "put", lambda *_: pytest.fail("something was computed"))
+    with pytest.raises(UsageError, match="make room"):
+        prune(text_model, tmp_path / "out", spill=tmp_path / "a")
+
+
+def test_a_disk_that_fills_up_is_told_in_one_line(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(CheckpointError, match="goes on from here"):
+        prune(text_model, tmp_path / "out", spill=tmp_path / "a")

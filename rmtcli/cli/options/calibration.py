@@ -56,6 +56,16 @@ class CalibrationOptions:
             show_default=False,
         ),
     ] = None
+    spill: Annotated[
+        Optional[Path],
+        typer.Option(
+            metavar="DIR",
+            help="Calibrate a directory's network block by block, and keep what is between the "
+            "blocks in DIR instead of memory. A run that was interrupted goes on from there; DIR "
+            "is emptied once the output is written.",
+            show_default=False,
+        ),
+    ] = None
     sequential: Annotated[
         bool,
         typer.Option(
