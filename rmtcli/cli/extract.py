@@ -55,10 +55,11 @@ def command(
     keep: options.Keep = "auto",
     edge: options.Edge = "change",
     adapter: options.AdapterOptions,
+    goal: Annotated[options.GoalOptions, Only("max_drop")],
     selection: Annotated[
         options.SelectionOptions, Only("include", "exclude", "convolutions", "embeddings")
     ],
-    evaluation: Annotated[options.EvaluationOptions, Only("task", "model", "activation", "device")],
+    evaluation: options.EvaluationOptions,
     calibration: Annotated[
         options.CalibrationOptions, Only("data", "batch", "metric", "stats", "clean")
     ],
@@ -78,7 +79,7 @@ def command(
     """
     from rmtcli import extract
 
-    read = base, tuned, calibration.data, calibration.stats
+    read = base, tuned, evaluation.data, calibration.data, calibration.stats
     reporter = Reporter.open(outputs, *read, output)
     report = extract(
         base,
@@ -87,6 +88,7 @@ def command(
         key=key,
         keep=keep,
         budget=adapter.budget,
+        max_drop=goal.max_drop,
         max_rank=adapter.max_rank,
         edge=edge,
         whole=adapter.whole or (),

@@ -57,7 +57,7 @@ def command(
     selection: Annotated[
         options.SelectionOptions, Only("include", "exclude", "convolutions", "embeddings")
     ],
-    evaluation: Annotated[options.EvaluationOptions, Only("task", "model", "activation", "device")],
+    evaluation: options.EvaluationOptions,
     calibration: Annotated[
         options.CalibrationOptions, Only("data", "batch", "metric", "stats", "clean")
     ],
@@ -77,7 +77,7 @@ def command(
     """
     from rmtcli import repair
 
-    read = dense, small, calibration.data, calibration.stats
+    read = dense, small, evaluation.data, calibration.data, calibration.stats
     reporter = Reporter.open(outputs, *read, output)
     report = repair(
         dense,

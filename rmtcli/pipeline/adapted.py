@@ -1,4 +1,4 @@
-"""From the changes of a network's layers to the parts of an adapter."""
+"""The changes of a network's layers with their fits, and the parts of an adapter of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.edges import EDGES
 from rmtcli.errors import LayerError, UsageError
-from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, Skipped, SkipReason, matches
 from rmtcli.options import option
@@ -23,14 +23,14 @@ from rmtcli.pipeline.adapter_parts import (
     saved_whole,
     tied_head,
 )
-from rmtcli.pipeline.adapter_ranks import AdapterGoal, by_budget, by_rule
+from rmtcli.pipeline.adapter_ranks import AdapterGoal
 from rmtcli.pipeline.calibrate import calibrate_layers, calibration_source
-from rmtcli.pipeline.changes import Pair
+from rmtcli.pipeline.changes import Changed, Pair
 from rmtcli.pipeline.fits import FitStream, FittedLayers, Fitter, Track, fit_layers
 from rmtcli.pipeline.inputs import check_calibration
 from rmtcli.pipeline.repaired import Repairer
 from rmtcli.pipeline.stages import describe, refuse_not_finite
-from rmtcli.planning import LayerCalibration, LayerPlan
+from rmtcli.planning import Guard, LayerCalibration, LayerPlan, RankChooser
 from rmtcli.report.extracted import Extracted
 
 
@@ -47,6 +47,8 @@ class Adapted:
         extracted: what the adapter holds of the change, without its size.
         calibrated: where the statistics of the base's inputs came from, or None.
         notes: sentences that a user should read.
+        comparison: scores of the base with the adapter beside those of the tuned network, or None.
+        guard: the limit on what may be lost, or None.
     """
 
     plans: tuple[LayerPlan, ...]
@@ -57,68 +59,108 @@ class Adapted:
     extracted: Extracted
     calibrated: Calibrated | None
     notes: tuple[str, ...]
+    comparison: Comparison | None = None
+    guard: Guard | None = None
 
 
-def adapt(
-    pair: Pair,
-    goal: AdapterGoal,
-    selection: Selection | None,
-    evaluation: Evaluation,
-    calibration: Calibration,
-    *,
-    saves: bool,
-    track: Track,
-) -> Adapted:
-    """Decide the ranks of all layers' changes, and make their factors one layer after the other.
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """The changes of a network's layers, fitted and ready to get ranks.
 
-    Args:
+    Attributes:
         pair: the network before and after training; or, for a repair, compressed and dense.
         goal: how ranks are decided.
-        selection: which matrices are layers.
-        evaluation: how the network is built and fed for calibration: the base, or the dense one.
-        calibration: its inputs, if there are any.
+        fits: the changes of the layers with their fits.
+        others: the tensors that changed beside them.
+        calibrations: the calibrations of the layers by name; None without calibration.
+        calibrated: where they came from.
         saves: whether the adapter's style holds tensors whole.
-        track: wraps the iteration over layers, for progress.
-
-    Raises:
-        UsageError: a wrong option, or a pattern that matches nothing.
-        LayerError: no layer, or values that are not finite.
-        EvaluationError: the base cannot be built or fed.
+        notes: sentences that a user should read.
     """
-    layers = _layers(pair, goal, selection)
-    network = pair.tuned if goal.repairs else pair.base
-    harness = evaluation.resolve(network)
-    known, calibrated = _calibrate(harness, layers, calibration)
-    calibrations = _for_changes(known, layers, pair, shifts=goal.repairs and saves)
-    edge = EDGES.parse(goal.edge)
-    fitter = Fitter(edge, calibrations, approximate=True, in_metric=goal.repairs)
+
+    pair: Pair
+    goal: AdapterGoal
     fits: FitStream | FittedLayers
-    fits = fit_layers([pair.change(layer) for layer in layers], fitter, track=track)
-    if goal.budget is None:
-        choose = by_rule(goal, calibrations)
-    else:
-        fits = fits.held()
-        size = goal.budget.amount(pair.base.parameters)
-        choose = by_budget(fits.fitted, goal, size, calibrations)
-    maker = Repairer(pair, choose, calibrations) if goal.repairs else Maker(pair, choose)
-    plans, skipped = [], []
-    for item in fits.map(maker.plan):
-        if isinstance(item, Skipped):
-            skipped.append(item)
-        else:
-            plans.append(maker.keep(item))
-    refuse_not_finite(pair.tuned.path, skipped)
-    others = list(pair.others(layers))
-    saved = maker.saved | (saved_whole(pair, others, goal) if saves else {})
-    unchanged = sum(item.reason is SkipReason.ZERO for item in skipped)
-    extracted = maker.extracted(plans, others, saved, unchanged)
-    notes = harness.notes if calibrated else ()
-    if not goal.repairs:
-        notes += on_resized(others) + (on_left_out(extracted) if saves else ())
-    left = tuple(item for item in skipped if item.reason is not SkipReason.ZERO)
-    config = config_of(pair, maker.layers, saved)
-    adapted = tuple(maker.layers)
-    return Adapted(tuple(plans), left, adapted, saved, config, extracted, calibrated, notes)
+    others: tuple[Changed, ...]
+    calibrations: ByLayer[LayerCalibration] | None
+    calibrated: Calibrated | None
+    saves: bool
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        pair: Pair,
+        goal: AdapterGoal,
+        selection: Selection | None,
+        harness: Harness,
+        calibration: Calibration,
+        *,
+        saves: bool,
+        track: Track,
+    ) -> Changes:
+        """The changes of two networks' layers.
+
+        Args:
+            pair: the two networks.
+            goal: how ranks are decided.
+            selection: which matrices are layers.
+            harness: the network that is calibrated, and how it is built and fed.
+            calibration: its inputs, if there are any.
+            saves: whether the adapter's style holds tensors whole.
+            track: wraps the iteration over layers, for progress.
+
+        Raises:
+            UsageError: a wrong option, or a pattern that matches nothing.
+            LayerError: no layer.
+            EvaluationError: the network cannot be built or fed.
+        """
+        layers = _layers(pair, goal, selection)
+        known, calibrated = _calibrate(harness, layers, calibration)
+        calibrations = _for_changes(known, layers, pair, shifts=goal.repairs and saves)
+        edge = EDGES.parse(goal.edge)
+        fitter = Fitter(edge, calibrations, approximate=True, in_metric=goal.repairs)
+        fits = fit_layers([pair.change(layer) for layer in layers], fitter, track=track)
+        values = (calibrations, calibrated, saves, harness.notes if calibrated else ())
+        held = fits.held() if goal.ranks.joint else fits
+        return Changes(pair, goal, held, tuple(pair.others(layers)), *values)
+
+    @property
+    def held(self) -> FittedLayers:
+        """The fits, where ranks are decided for all layers together."""
+        assert isinstance(self.fits, FittedLayers)
+        return self.fits
+
+    def adapted(self, choose: RankChooser) -> Adapted:
+        """Give each layer its rank, and make the factors one layer after the other.
+
+        Raises:
+            LayerError: values that are not finite, or beyond the range of the factors' type.
+        """
+        pair, goal = self.pair, self.goal
+        maker = Repairer(pair, choose, self.calibrations) if goal.repairs else Maker(pair, choose)
+        plans, skipped = list[LayerPlan](), list[Skipped]()
+        for item in self.fits.map(maker.plan):
+            if isinstance(item, Skipped):
+                skipped.append(item)
+            else:
+                plans.append(maker.keep(item))
+        refuse_not_finite(pair.tuned.path, skipped)
+        saved = maker.saved | (saved_whole(pair, self.others, goal) if self.saves else {})
+        unchanged = sum(item.reason is SkipReason.ZERO for item in skipped)
+        extracted = maker.extracted(plans, self.others, saved, unchanged)
+        notes = self.notes
+        if not goal.repairs:
+            notes += on_resized(self.others) + (on_left_out(extracted) if self.saves else ())
+        return Adapted(
+            tuple(plans),
+            tuple(item for item in skipped if item.reason is not SkipReason.ZERO),
+            tuple(maker.layers),
+            saved,
+            config_of(pair, maker.layers, saved),
+            extracted,
+            self.calibrated,
+            notes,
+        )
 
 
 def _layers(pair: Pair, goal: AdapterGoal, selection: Selection | None) -> list[Layer]:

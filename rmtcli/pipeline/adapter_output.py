@@ -116,7 +116,7 @@ def _default_path(network: Checkpoint, word: str, style: Style) -> Path:
 
 def report_of(action: str, pair: Pair, goal: AdapterGoal, adapted: Adapted, style: Style) -> Report:
     """The report of an adapter that is not written yet."""
-    method = Method.spelled(goal.edge, goal.keep, Factored())
+    method = Method.spelled(goal.edge, goal.ranks.keep, Factored())
     size = sum(layer.nbytes for layer in adapted.layers)
     size += sum(stored.nbytes for stored in adapted.saved.values())
     return Report(
@@ -129,7 +129,9 @@ def report_of(action: str, pair: Pair, goal: AdapterGoal, adapted: Adapted, styl
         layers=adapted.plans,
         skipped=adapted.skipped,
         calibrated=adapted.calibrated,
-        budget=goal.budget,
+        budget=goal.ranks.budget,
+        comparison=adapted.comparison,
+        guard=adapted.guard,
         extracted=replace(adapted.extracted, style=str(style), bytes=size),
         notes=adapted.notes,
     )

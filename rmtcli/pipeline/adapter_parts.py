@@ -102,8 +102,7 @@ class Maker:
         layer, left, right = plan.layer, plan.factors.left, plan.factors.right
         if not layer.view.table:
             left, right = layer.view.factors(left, right)
-        dtype = self._pair.tuned.infos[layer.tensor].dtype
-        dtype = dtype if dtype in _HALF else "F32"
+        dtype = self._type_of(layer)
         try:
             first, second = (self._spill.keep(encode(x, dtype)) for x in (left, right))
         except OverflowError as error:
@@ -112,6 +111,11 @@ class Maker:
         made = AdaptedLayer(layer.module, first, second, float(plan.rank), kind=_kind(layer))
         self.layers.append(made)
         return replace(plan, factors=None)
+
+    def _type_of(self, layer: Layer) -> str:
+        """The type of a layer's factors."""
+        dtype = self._pair.tuned.infos[layer.tensor].dtype
+        return dtype if dtype in _HALF else "F32"
 
     def extracted(
         self,

@@ -13,10 +13,11 @@ from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
 from rmtcli.options import option
 from rmtcli.planning import (
-    Budget,
     Fitted,
+    Goal,
     LayerCalibration,
     Plain,
+    Range,
     RankChooser,
     divide,
     uncalibrated,
@@ -28,8 +29,7 @@ class AdapterGoal:
     """How the ranks of an adapter are decided, and what it holds beside its layers.
 
     Attributes:
-        keep: the keep rule, used if there is no budget.
-        budget: most parameters of all factors together.
+        ranks: a keep rule, most parameters of all factors together, or the most that may be lost.
         max_rank: largest rank of a layer.
         edge: the edge estimator.
         whole: names or patterns of tensors that are held whole if they changed.
@@ -37,20 +37,18 @@ class AdapterGoal:
             is fitted in the metric of the dense network's calibration.
 
     Raises:
-        UsageError: options that exclude each other, or a value out of range.
+        UsageError: a value out of range, or a budget in another unit.
     """
 
-    keep: str
-    budget: Budget | None
+    ranks: Goal
     max_rank: int | None
     edge: str
     whole: tuple[str, ...] = ()
     repairs: bool = False
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.keep != "auto":
-            raise UsageError(f"{option('keep', self.keep)} sets ranks itself: leave it out here")
-        if self.budget is not None and self.budget.unit != "parameters":
+        budget = self.ranks.budget
+        if budget is not None and budget.unit != "parameters":
             raise UsageError(f"the budget of an adapter is in parameters: give {option('budget')}")
         check_max_rank(self.max_rank)
 
@@ -67,7 +65,7 @@ def check_max_rank(rank: int | None) -> None:
 
 def by_rule(goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None) -> RankChooser:
     """Ranks by the keep rule, each layer on its own, up to the largest rank allowed."""
-    rule = KEEP_RULES.parse(goal.keep)
+    rule = KEEP_RULES.parse(goal.ranks.keep)
 
     def choose(item: Fitted) -> int | Untouched:
         stays = _without_adapter(item) or uncalibrated(item, calibrations)
@@ -75,6 +73,21 @@ def by_rule(goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None) -
         return chosen if isinstance(chosen, Untouched) else min(chosen, _cap(item, goal))
 
     return choose
+
+
+def sizes_of(
+    fitted: Sequence[Fitted], goal: AdapterGoal, calibrations: ByLayer[LayerCalibration] | None
+) -> Range:
+    """The numbers of parameters of all factors among which a search looks.
+
+    They end above that of the whole change, which may lose something, too: an adapter leaves other
+    tensors out.
+    """
+    free = [x for x in fitted if not (_without_adapter(x) or uncalibrated(x, calibrations))]
+    costs = [sum(item.layer.shape) for item in free] or [1]
+    whole = sum(_cap(x, goal) * sum(x.layer.shape) for x in free)
+    edge = sum(min(x.spikes, _cap(x, goal)) * sum(x.layer.shape) for x in free)
+    return Range(min(costs), edge, 2 * whole)
 
 
 def by_budget(

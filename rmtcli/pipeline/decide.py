@@ -235,16 +235,27 @@ def search(prepared: Prepared, max_drop: float) -> tuple[Result, Comparison, Gua
     end = guarded.search(harness, samples, lambda n: at(n).network, sizes, max_drop)
     result = stored_in_bits(prepared, nothing(prepared)) if end is None else at(end[0])
     comparison = Scorer(harness, harness, samples).compare(result.network, result.unhealed)
+    return result, comparison, guard_of(None if end is None else end[1], comparison, max_drop)
+
+
+def guard_of(drop: Drop | None, comparison: Comparison, max_drop: float) -> Guard:
+    """The limit of a search that has ended, and how certain it is that it is kept.
+
+    Args:
+        drop: what the network that was chosen loses; None where none is within the limit.
+        comparison: its scores.
+        max_drop: the limit.
+    """
+    samples, scored = comparison.samples, comparison.after.scored
     searched = 0 if samples is None else len(samples.inputs)
-    if end is None:
-        return result, comparison, Guard(max_drop, searched, None, None)
+    if drop is None:
+        return Guard(max_drop, searched, None, None)
     # Nothing is known of the spread of a score of the user's own that is one number.
-    drop, scored = end[1], comparison.after.scored
     own = comparison.after.score is not None and scored is None
     searched = searched if scored is None else len(scored)
     # A search selects what is lucky, so no more is claimed than was asked for.
     confidence = None if own else min(drop.confidence(max_drop), CONFIDENCE)
-    return result, comparison, Guard(max_drop, searched, drop.drop, confidence)
+    return Guard(max_drop, searched, drop.drop, confidence)
 
 
 def accuracy_drop(comparison: Comparison) -> Drop | None:

@@ -9,13 +9,13 @@ from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Openable
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
-from rmtcli.pipeline.adapted import adapt
+from rmtcli.pipeline.adapt import adapt
 from rmtcli.pipeline.adapter_output import AdapterOutput, report_of
 from rmtcli.pipeline.adapter_ranks import AdapterGoal
 from rmtcli.pipeline.changes import Pair
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.request import Refuse
-from rmtcli.planning import Budget
+from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 
 
@@ -27,6 +27,7 @@ def extract(
     key: str | None = None,
     keep: str = "auto",
     budget: Budget | str | None = None,
+    max_drop: float | None = None,
     max_rank: int | None = None,
     edge: str = "change",
     whole: Sequence[str] = (),
@@ -56,6 +57,8 @@ def extract(
         keep: keep rule with options, such as ``"energy:fraction=0.9"``.
         budget: most parameters of all factors together, as a number or as a share of the base such
             as ``"2%"``; the best ranks are chosen for all layers together.
+        max_drop: the most that the base with the adapter may lose to the tuned network, in the
+            units of :func:`rmtcli.prune`: the smallest adapter within it is searched for.
         max_rank: largest rank of a layer; vLLM, for one, opens no rank above its own limit.
         edge: edge estimator with options.
         whole: names or patterns of tensors that the adapter holds whole if they changed, beside
@@ -63,7 +66,8 @@ def extract(
         style: ``peft``, or ``kohya`` for one file as sd-scripts writes it.
         prefix: what names begin with in kohya's style.
         selection: which matrices are layers.
-        evaluation: how the base is built and fed for calibration.
+        evaluation: how the networks are built and fed, for calibration and, with samples or a
+            score, to compare the base with the adapter with the tuned network.
         calibration: inputs of the base. The directions of a layer are then those that matter most
             to its outputs, or to the network's loss.
         dry_run: report, but write nothing.
@@ -78,12 +82,13 @@ def extract(
     Raises:
         UsageError: a wrong option or path.
         CheckpointError: a file cannot be read, or the output differs from the adapter.
-        LayerError: the two are not one network before and after training, or a layer's values are
-            not finite.
-        EvaluationError: the network cannot be built or fed.
+        LayerError: the two are not one network before and after training, a layer's values are not
+            finite, or no adapter is within ``max_drop``.
+        EvaluationError: a network cannot be built, fed or scored.
     """
     pair = Pair.open(base, tuned, key)
-    goal = AdapterGoal(keep, Budget.of(budget), max_rank, edge, tuple(whole))
+    ranks = Goal(keep, Budget.of(budget), max_drop)
+    goal = AdapterGoal(ranks, max_rank, edge, tuple(whole))
     target = AdapterOutput.of(
         pair, base, output, word="adapter", style=style, prefix=prefix, force=force
     )

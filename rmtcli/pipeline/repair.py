@@ -11,13 +11,13 @@ from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
 from rmtcli.errors import LayerError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
-from rmtcli.pipeline.adapted import adapt
+from rmtcli.pipeline.adapt import adapt
 from rmtcli.pipeline.adapter_output import AdapterOutput, report_of
 from rmtcli.pipeline.adapter_ranks import AdapterGoal
 from rmtcli.pipeline.changes import Pair
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.request import Refuse
-from rmtcli.planning import Budget
+from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 
 
@@ -67,7 +67,8 @@ def repair(
         style: ``peft``, or ``kohya`` for one file as sd-scripts writes it.
         prefix: what names begin with in kohya's style.
         selection: which matrices are layers.
-        evaluation: how the dense network is built and fed for calibration.
+        evaluation: how the dense network is built and fed for calibration and, with samples or a
+            score, what the repaired one is compared with it on.
         calibration: inputs of the dense network, or statistics of it.
         dry_run: report, but write nothing.
         refuse: takes the report, and returns reasons why nothing is to be written.
@@ -89,7 +90,8 @@ def repair(
     compressed = open_checkpoint(small, key=key)
     _refuse_narrow(compressed)
     pair = Pair.open(small, dense, key)
-    goal = AdapterGoal(keep, Budget.of(budget), max_rank, edge, tuple(whole), repairs=True)
+    ranks = Goal(keep, Budget.of(budget), None)
+    goal = AdapterGoal(ranks, max_rank, edge, tuple(whole), repairs=True)
     target = AdapterOutput.of(
         pair, small, output, word="repair", style=style, prefix=prefix, force=force
     )

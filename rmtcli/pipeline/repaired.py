@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rmtcli.calibration import whole_loss
-from rmtcli.checkpoint import encode
+from rmtcli.checkpoint import Edited, encode
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.checkpoint.spill import Stored
 from rmtcli.errors import LayerError
@@ -42,6 +42,8 @@ class Repairer(Maker):
         super().__init__(pair, choose)
         self._calibrations = calibrations or {}
         self._whole: dict[str, float] = {}
+        base = pair.base.source if isinstance(pair.base, Edited) else pair.base
+        self._few_bits = any(base.packed(name) is not None for name in base.infos)
 
     def _measured(self, item: Fitted, factors: Factors | None) -> tuple[float, float | None]:
         """The root of the share of the loss that stays, and what stays as a share of the layer."""
@@ -59,6 +61,11 @@ class Repairer(Maker):
         if known is None:
             return float(np.square(weight).sum())
         return whole_loss(weight, known.moments, bias=known.bias, gradients=known.gradients)
+
+    def _type_of(self, layer: Layer) -> str:
+        """Sixteen bits where the compressed network has fewer, so that a repair stays small."""
+        dtype = super()._type_of(layer)
+        return "F16" if dtype == "F32" and self._few_bits else dtype
 
     def keep(self, plan: LayerPlan) -> LayerPlan:
         """Store the factors of a plan and the bias that belongs to them.

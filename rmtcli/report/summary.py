@@ -42,7 +42,8 @@ def summary(report: Report, *, details: bool = True) -> list[Line]:
         lines += [(label, before_after(old, new)) for label, old, new in sizes]
     lines += [*_readback(report), *(line for times in report.latency for line in _latency(times))]
     if report.comparison is not None:
-        lines += scores(report.comparison, report.reference)
+        other = report.reference if report.extracted is None else report.source
+        lines += scores(report.comparison, other)
     lines += [("not layers", text) for text in _skipped(report)]
     lines += [("note", note) for note in report.notes]
     if report.output is not None:

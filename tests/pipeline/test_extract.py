@@ -210,9 +210,57 @@ def test_directions_are_those_that_the_inputs_use(tmp_path: Path) -> None:
     assert "by output" in str(report)
 
 
+def classifiers(folder: Path) -> tuple[list[Path], Path]:
+    """A random network, one whose change of rank 2 gives each sample its class, and samples."""
+    rng = np.random.default_rng(2)
+    first, head = rng.standard_normal((64, 48)) / 7, rng.standard_normal((40, 64)) / 50
+    inputs = rng.standard_normal((3000, 48))
+    hidden = np.maximum(inputs @ first.T, 0)
+    mean, noise = hidden.mean(0), 1e-4 * rng.standard_normal((40, 64))
+    ways = np.linalg.qr((hidden - mean)[:2].T)[0].T
+    change = rng.standard_normal((40, 2)) @ ways + noise
+    base = {"0.weight": first, "0.bias": np.zeros(64), "2.weight": head, "2.bias": np.zeros(40)}
+    tuned = base | {"2.weight": head + change, "2.bias": -change @ mean}
+    states = [{name: torch.tensor(x).float() for name, x in s.items()} for s in (base, tuned)]
+    targets = (hidden @ tuned["2.weight"].T + tuned["2.bias"]).argmax(1)
+    np.savez(folder / "data.npz", inputs=inputs.astype("f4"), targets=targets)
+    return files(folder, *states), folder / "data.npz"
+
+
+def test_the_smallest_adapter_within_a_limit(tmp_path: Path, rmtcli: Run) -> None:
+    paths, data = classifiers(tmp_path)
+    out = tmp_path / "out"
+    given = ("--include", "2", "--data", data)
+    done = rmtcli("extract", *paths, "-o", out, "--max-drop", "2", *given, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    CHECK.validate(record)
+    assert [layer["rank"] for layer in record["layers"]] == [2]
+    assert record["guard"]["max_drop"] == 2
+    assert record["guard"]["drop"] < 1
+    assert record["accuracy"]["before"] == 100
+    # What was scored is what merge makes of the adapter.
+    package.merge(paths[0], out, tmp_path / "merged.safetensors")
+    scored = package.evaluate(
+        tmp_path / "merged.safetensors", evaluation=package.Evaluation(data), against=paths[1]
+    )
+    assert scored.comparison is not None
+    assert scored.comparison.after.accuracy == pytest.approx(record["accuracy"]["after"])
+    done = rmtcli("extract", *paths, "--max-drop", "2", "--max-rank", "1", *given)
+    assert done.returncode == 1
+    assert "no adapter is within --max-drop 2" in done.stderr
+    assert not (tmp_path / "tuned.adapter").exists()
+    with pytest.raises(UsageError, match="max_drop= needs data= with 'targets'"):
+        package.extract(*paths, max_drop=1.0)
+    text = str(package.extract(*paths, evaluation=package.Evaluation(data), dry_run=True))
+    assert str(paths[1]) in text
+    assert "accuracy" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_drop": 1.0, "budget": "9"}, "a budget and max_drop= exclude each other"),
         ({"style": "lora"}, "style= is peft or kohya, not 'lora'"),
         ({"max_rank": 0}, "max_rank= must be at least 1, not 0"),
         ({"keep": "rank:k=2", "budget": "9"}, 'keep="rank:k=2" sets ranks itself'),
