@@ -322,7 +322,7 @@ def _serve() -> None:
     import rmtcli.cli.main
     import rmtcli.evaluation.score
     import rmtcli.pipeline.info
-    import rmtcli.report.renderers.html
+    import rmtcli.report.renderers.html.render
     import rmtcli.report.terminal  # noqa: F401
     from rmtcli.checkpoint import safetensors  # noqa: F401
     from rmtcli.checkpoint.huggingface import write as directory  # noqa: F401

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.metric import GRADIENT_FLOOR
@@ -59,7 +59,7 @@ class HeadNarrowing:
 
     def outputs(self, writer: int, width: int, gradient: FloatArray) -> FloatArray:
         """The moment of a writer's output gradients, for this number of units per head."""
-        back = block_diag(*self._maps(1 - writer, width))
+        back = scipy.linalg.block_diag(*self._maps(1 - writer, width))
         return np.asarray(back @ gradient @ back.T)
 
     def inputs(self, width: int, moments: Moments) -> Moments:
@@ -96,7 +96,7 @@ class HeadNarrowing:
         return np.asarray(self.decode[:, :, :width].swapaxes(1, 2))
 
     def _whole(self, width: int) -> FloatArray:
-        return np.asarray(block_diag(*self._maps(0, width)))
+        return np.asarray(scipy.linalg.block_diag(*self._maps(0, width)))
 
     def _fits(self, width: int) -> list[FloatArray]:
         """The readers' weights."""
@@ -235,7 +235,7 @@ def _by_direction(heads: int, units: int) -> NDArray[np.int64]:
 
 def _by_order(maps: FloatArray, moment: FloatArray, order: NDArray[np.int64]) -> FloatArray:
     """A moment of all units as one of directions, in an order."""
-    whole = block_diag(*maps)
+    whole = scipy.linalg.block_diag(*maps)
     return np.asarray((whole @ moment @ whole.T)[np.ix_(order, order)])
 
 

@@ -33,7 +33,7 @@ from rmtcli.cli import (
 from rmtcli.cli.defaults import TAKEN, defaults
 from rmtcli.cli.groups import expand_groups
 from rmtcli.cli.help import WIDTH, Command, Commands
-from rmtcli.cli.memory import libraries_fit, return_freed_memory
+from rmtcli.cli.memory import collect_less_often, libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
 from rmtcli.cli.usage import UsageFailure, words_of
 from rmtcli.errors import RmtcliError, UsageError, one_line, out_of_memory
@@ -124,6 +124,7 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):  # replace characters that a console cannot print
             stream.reconfigure(errors="replace")
     return_freed_memory()
+    collect_less_often()
     if "numpy" not in sys.modules and not libraries_fit():
         _fail(_NO_MEMORY, 1)
     # SIGTERM unwinds the stack, so that no half-written file stays behind.

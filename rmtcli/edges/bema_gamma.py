@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import scipy
 
 from rmtcli.arrays import FloatArray
 from rmtcli.edges.base import EDGES, EdgeFit, Noise, Weight, central_window
@@ -92,12 +93,10 @@ class _Side:
 
         The variances are the quantiles of the Gamma law of this shape.
         """
-        from scipy.special import gammaincinv  # few layers need it
-
         rows, columns = self._normal.shape
         size = rows if self.is_long else columns
         levels = (np.arange(size) + 0.5) / size
-        deviations = np.sqrt(gammaincinv(shape, levels) / shape)
+        deviations = np.sqrt(scipy.special.gammaincinv(shape, levels) / shape)
         scaled = self._normal * (deviations[:, None] if self.is_long else deviations)
         stretch = spectrum(scaled).eigenvalues / self._unscaled
         simulated = (np.arange(columns) + 0.5) / columns

@@ -8,7 +8,7 @@ length ‖Xᵀu‖² of its projection, is the sum of k of them, and Beta(k/2, (
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import betainc
+import scipy
 
 from rmtcli.arrays import FloatArray
 
@@ -27,4 +27,4 @@ def p_values(overlaps: FloatArray, dimension: int, space: int) -> FloatArray:
     if not 0 < dimension < space:
         return np.ones_like(overlaps)
     rest = np.clip(1 - overlaps, 0.0, 1.0)
-    return np.asarray(betainc((space - dimension) / 2, dimension / 2, rest))
+    return np.asarray(scipy.special.betainc((space - dimension) / 2, dimension / 2, rest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from rmtcli.arrays import FloatArray
 from rmtcli.quantization.feedback import RIDGE, with_feedback

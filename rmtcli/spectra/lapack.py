@@ -10,11 +10,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import cython_blas, cython_lapack
 
 
 def call(routine: str, *arguments: str | float | NDArray[Any]) -> None:
@@ -45,13 +49,28 @@ def _reference(value: str | float | NDArray[Any]) -> Any:
 @cache
 def _address(routine: str) -> Callable[..., None]:
     """Return the routine as a ctypes function."""
-    for module in (cython_lapack, cython_blas):
-        capsule = module.__pyx_capi__.get(routine)
+    for module in ("cython_lapack", "cython_blas"):
+        capsule = _addresses(module).__pyx_capi__.get(routine)
         if capsule is not None:
             signature = _capsule("PyCapsule_GetName", ctypes.c_char_p)(capsule)
             pointer = _capsule("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_char_p)
             return ctypes.CFUNCTYPE(None)(pointer(capsule, signature))
     raise AttributeError(f"SciPy has no {routine}")
+
+
+@cache
+def _addresses(name: str) -> ModuleType:
+    """Return a compiled module of ``scipy.linalg`` without importing that package.
+
+    The package takes an eighth of a second, and the module needs nothing of it.
+    """
+    full = f"scipy.linalg.{name}"
+    spec = PathFinder.find_spec(full, [f"{folder}/linalg" for folder in scipy.__path__])
+    if spec is None or spec.loader is None:
+        return import_module(full)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _capsule(name: str, result: Any, *more: Any) -> Callable[..., Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import qr
 
 from rmtcli.arrays import FloatArray
 
@@ -48,7 +48,7 @@ def pivots(left: FloatArray, right: FloatArray) -> Pivots:
     if outputs < rank:
         raise ValueError(f"{outputs} rows cannot hold {rank} pivots")
     basis = np.linalg.qr(left)[0]
-    _, order = qr(basis.T, mode="r", pivoting=True)
+    _, order = scipy.linalg.qr(basis.T, mode="r", pivoting=True)
     rows = np.sort(order[:rank]).astype(np.int64)
     coefficients = np.linalg.solve(basis[rows].T, basis.T).T
     coefficients[rows] = np.eye(rank)

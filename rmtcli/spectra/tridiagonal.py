@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy
 
 from rmtcli.arrays import FloatArray
 from rmtcli.spectra.lapack import call
@@ -66,9 +67,8 @@ class Tridiagonal:
         try:
             call("dsterf", len(values), values, _padded(self.beside))
         except np.linalg.LinAlgError:  # QR iteration may not converge; bisection always does
-            from scipy.linalg import eigvalsh_tridiagonal
-
-            bisected = eigvalsh_tridiagonal(self.diagonal, self.beside, lapack_driver="stebz")
+            form = (self.diagonal, self.beside)
+            bisected = scipy.linalg.eigvalsh_tridiagonal(*form, lapack_driver="stebz")
             return np.asarray(bisected)
         return values
 

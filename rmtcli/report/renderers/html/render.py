@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rmtcli.report.base import Report
 from rmtcli.report.difference import Difference
 from rmtcli.report.formatting import shown
-from rmtcli.report.renderers.base import Context, Renderer
+from rmtcli.report.renderers.base import Context
 from rmtcli.report.renderers.html.content import Page
 from rmtcli.report.renderers.html.pages import page_of, page_of_difference
 from rmtcli.version import __version__
@@ -91,6 +91,3 @@ def _asset(name: str) -> str:
     from markupsafe import Markup
 
     return Markup(files("rmtcli.report.renderers.html").joinpath(name).read_text(encoding="utf-8"))
-
-
-HTML = Renderer("HTML", ".html", to_html, difference_to_html)
