@@ -157,6 +157,7 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
         for name, item in fitted.items()
     }
     losses |= {x.name: measure(x, None, known.get(x.name), layouts) for x in tables}
+    prepared.tried.update({n: x.tried for n, x in losses.items() if x and x.tried})
     return BitChoices(
         prepared.checkpoint,
         prepared.calibrations,
@@ -178,7 +179,7 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     others = None if whole is None else Grid(whole, group_of(result.network))
 
     def rounding(network: Edited) -> Rounding:
-        return Rounding(network, result.grids, others, known)
+        return Rounding(network, result.grids, others, known, prepared.tried)
 
     made, layers = rounding(result.network), result.planned.layers
     network, rounded = made.apply(layers)

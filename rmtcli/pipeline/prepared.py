@@ -37,7 +37,7 @@ from rmtcli.planning import (
     Plan,
     RankChooser,
 )
-from rmtcli.quantization import Grid
+from rmtcli.quantization import Grid, Rounded
 from rmtcli.report.base import Report, Source
 from rmtcli.report.notes import on_more_samples, on_widths
 from rmtcli.spectra import Factors
@@ -87,6 +87,7 @@ class Prepared:
         scorer: has scored the dense network; None without data, and where a search divides them.
         hidden: the hidden layers that can be made narrower; None where none can.
         teacher: the network whose outputs healing learns, if it is not this one.
+        tried: weights that were rounded to see what that costs, by layer name.
     """
 
     harness: Harness
@@ -100,6 +101,7 @@ class Prepared:
     scorer: Scorer | None = None
     hidden: HiddenLayers | None = None
     teacher: Harness | None = None
+    tried: dict[str, Rounded] = field(default_factory=dict)
 
     @property
     def chooses(self) -> bool:
@@ -289,8 +291,7 @@ def _replaced(plan: LayerPlan) -> Iterator[str]:
 
 
 def _with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:
-    layers = (_refactored(plan, factors) for plan in planned.layers)
-    return replace(planned, layers=tuple(layers))
+    return replace(planned, layers=tuple(_refactored(plan, factors) for plan in planned.layers))
 
 
 def _refactored(plan: LayerPlan, factors: Mapping[str, Factors]) -> LayerPlan:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Rounding:
         others: the grid of all other matrices; None leaves them as they are.
         calibrations: of the network's layers at their own widths, by name; empty without
             calibration.
+        tried: weights of the dense network that were rounded before, by layer name.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class Rounding:
         grids: Mapping[str, Grid],
         others: Grid | None,
         calibrations: Mapping[str, LayerCalibration],
+        tried: Mapping[str, Rounded] = MappingProxyType({}),
     ) -> None:
-        self.network, self.calibrations = network, calibrations
+        self.network, self.calibrations, self._tried = network, calibrations, tried
         self._grids, self._others = grids, others
         self._owners = {new: old for old, group in network.edits.items() for new in group}
         self._tied = set(network.aliases.values())
@@ -108,9 +111,10 @@ class Rounding:
         stored = self.network.aliases.get(names[0], names[0])
         grid = grid.of(self._shape(names[0]))
         shared = stored in self._tied
-        rounded = round_matrices(
+        own = grid.transposed if transposed else grid
+        rounded = self._before(plan, own) or round_matrices(
             before,
-            grid.transposed if transposed else grid,
+            own,
             replace(metric, outputs=None) if split and shared else metric,
             self._first.get(stored),
         )
@@ -130,6 +134,12 @@ class Rounding:
                     self._shift(bias, change)
         loss = metric.loss(before, after, plan.predicted_loss)
         return replace(plan, bits=grid.bits, predicted_loss=loss)
+
+    def _before(self, plan: LayerPlan, grid: Grid) -> list[Rounded]:
+        """The weight of a dense layer, if it was rounded to this grid before."""
+        tried = self._tried.get(plan.layer.name)
+        changed = plan.layer.tensor in self.network.edits
+        return [] if tried is None or tried.grid != grid or changed else [tried]
 
     def _table(self, plan: LayerPlan) -> LayerPlan:
         """Round a table that is looked up: each row with feedback in its output's metric."""

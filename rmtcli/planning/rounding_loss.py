@@ -12,7 +12,7 @@ from rmtcli.layers import Layer
 from rmtcli.layouts import Layout
 from rmtcli.planning.fit import Approximation, LayerCalibration
 from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, round_rows
-from rmtcli.quantization import ERRORS, Grid, is_rounded, nearest
+from rmtcli.quantization import ERRORS, Grid, Rounded, is_rounded, nearest
 
 #: Bits at which a layer is rounded to see what that costs; other numbers of bits follow from it.
 TRIED = 4
@@ -32,10 +32,12 @@ class RoundingLoss:
     Attributes:
         dense: of the layer's weight.
         split: of its matrices in each layout that splits it, by the layout's class.
+        tried: the weight in the bits in which the loss was measured; None if it was not rounded.
     """
 
     dense: float
     split: Mapping[type[Layout], float] = field(default_factory=dict)
+    tried: Rounded | None = field(default=None, compare=False, repr=False)
 
     def of(self, layout: Layout | None, bits: int | None) -> float:
         """The loss that some bits add to a layer, dense if there is no layout."""
@@ -76,11 +78,12 @@ def measure(
         return None
     uses = known.moments.uses / ERRORS[TRIED]
     weight: NDArray[np.floating] = layer.load()
-    dense = uses * _added(Matrices([weight.astype(np.float64)]), metric)
-    if approximation is None:
-        return RoundingLoss(dense)
-    split = {type(x): uses * _added(_split(layer, approximation, x), metric) for x in layouts}
-    return RoundingLoss(dense, split)
+    added, (tried,) = _added(Matrices([weight.astype(np.float64)]), metric)
+    split = {}
+    if approximation is not None:
+        losses = {type(x): _added(_split(layer, approximation, x), metric)[0] for x in layouts}
+        split = {kind: uses * loss for kind, loss in losses.items()}
+    return RoundingLoss(uses * added, split, tried)
 
 
 def _of_table(
@@ -119,11 +122,11 @@ def _split(layer: Layer, approximation: Approximation, layout: Layout) -> Matric
     return Matrices([part.astype(np.float64) for part in parts[:2]], order)
 
 
-def _added(before: Matrices, metric: Metric) -> float:
-    """The loss that four bits add."""
+def _added(before: Matrices, metric: Metric) -> tuple[float, Sequence[Rounded] | tuple[None]]:
+    """The loss that four bits add, and the rounded matrices; None for those that stay."""
     shapes = [part.shape for part in before.parts]
     if not all(map(is_rounded, shapes)):
-        return 0.0
+        return 0.0, (None,)
     rounded = round_matrices(before, Grid(TRIED).of(shapes[0]), metric)
     after = Matrices([part.values.astype(np.float64) for part in rounded], before.order)
-    return metric.square(after.product - before.product)
+    return metric.square(after.product - before.product), rounded

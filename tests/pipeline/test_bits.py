@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import UsageError
-from rmtcli.planning import Budget
+from rmtcli.planning import Budget, Matrices, round_matrices
+from rmtcli.quantization import Grid, Rounded
 from rmtcli.report.base import Report
 from tests.conftest import DIGITS
 
@@ -219,6 +220,29 @@ def test_a_limit_on_the_loss_chooses_bits(tmp_path: Path) -> None:
     )
     assert report.guard is not None
     assert report.tensor_bytes[1] < 0.04 * report.tensor_bytes[0]
+
+
+def test_a_weight_is_not_rounded_twice_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors are those of a run that rounds each matrix once, by a plan."""
+    rounded: list[tuple[int, int]] = []
+
+    def counted(before: Matrices, grid: Grid, *rest: Any) -> list[Rounded]:
+        rounded.append((len(before.parts), grid.bits))
+        return round_matrices(before, grid, *rest)
+
+    monkeypatch.setattr("rmtcli.pipeline.rounding.round_matrices", counted)
+    given = {"calibration": rmtcli.Calibration(DATA)}
+    targets = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    report = rmtcli.prune(MODEL, targets[0], budget=Budget("12%", "bytes"), **given)
+    assert any(plan.bits == 4 and not plan.ranked for plan in report.layers)
+    assert (1, 4) not in rounded
+    rmtcli.prune(MODEL, targets[1], plan=report.plan, **given)
+    assert (1, 4) in rounded
+    first, second = (load_file(target) for target in targets)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("layout", ["narrow", "auto"])
