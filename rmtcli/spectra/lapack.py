@@ -49,8 +49,8 @@ def _reference(value: str | float | NDArray[Any]) -> Any:
 @cache
 def _address(routine: str) -> Callable[..., None]:
     """Return the routine as a ctypes function."""
-    for module in ("cython_lapack", "cython_blas"):
-        capsule = _addresses(module).__pyx_capi__.get(routine)
+    for module in _MODULES:
+        capsule = module.__pyx_capi__.get(routine)
         if capsule is not None:
             signature = _capsule("PyCapsule_GetName", ctypes.c_char_p)(capsule)
             pointer = _capsule("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_char_p)
@@ -58,8 +58,7 @@ def _address(routine: str) -> Callable[..., None]:
     raise AttributeError(f"SciPy has no {routine}")
 
 
-@cache
-def _addresses(name: str) -> ModuleType:
+def _compiled(name: str) -> ModuleType:
     """Return a compiled module of ``scipy.linalg`` without importing that package.
 
     The package takes an eighth of a second, and the module needs nothing of it.
@@ -71,6 +70,11 @@ def _addresses(name: str) -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+#: The modules that know the addresses. They are made here, under the lock of this import, because
+#: nothing else keeps a thread from a module that another one is still making.
+_MODULES = _compiled("cython_lapack"), _compiled("cython_blas")
 
 
 def _capsule(name: str, result: Any, *more: Any) -> Callable[..., Any]:
