@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rmtcli.calibration.moments import Moments
 from rmtcli.calibration.reliability import kept_apart
-from rmtcli.calibration.starts import softmax_root
+from rmtcli.calibration.starts import run_back, softmax_root
 from rmtcli.calibration.watch import CONVOLUTIONS, Watch
 from rmtcli.computing.steps import tracked
 
@@ -81,7 +81,7 @@ def collect(
             watch.add_inputs()
             for left in reversed(range(draws if outputs.requires_grad else 0)):
                 values = start(outputs.detach(), generator)
-                torch.autograd.backward(outputs, values, retain_graph=left > 0)
+                run_back([outputs], [values], retain_graph=left > 0)
             watch.close()
     collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
     return {name: moments for name, moments in collected.items() if moments is not None}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,3 +33,33 @@ def softmax_root(scores: Tensor, generator: torch.Generator) -> Tensor:
     z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
     rooted = p.sqrt() * z
     return (rooted - p * rooted.sum(1, keepdim=True)).to(scores.dtype)
+
+
+class _Start(torch.autograd.Function):
+    """A scalar whose gradient by a tensor is a given value."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return outputs.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.saved_tensors[0], None
+
+
+def run_back(outputs: Sequence[Tensor], values: Sequence[Tensor], *, retain_graph: bool) -> None:
+    """Run a backward pass that starts from given gradients of the outputs.
+
+    Equivalent to ``torch.autograd.backward(outputs, values, retain_graph=retain_graph)``, which
+    imports SymPy to compare the shapes, and takes a second for that.
+
+    Args:
+        outputs: tensors that require gradients.
+        values: the gradient of each of them, of its shape.
+        retain_graph: whether another pass follows.
+    """
+    with torch.enable_grad():
+        pairs = zip(outputs, values, strict=True)
+        ends = [_Start.apply(x, v) for x, v in pairs]  # type: ignore[no-untyped-call]
+    torch.autograd.backward(ends, retain_graph=retain_graph)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rmtcli.calibration import Moments, StoredMoments
 from rmtcli.calibration.collect import SEED, Start, watch_for, without_gradients
+from rmtcli.calibration.starts import run_back
 from rmtcli.calibration.watch import Watch
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import NotInPartsError
@@ -248,7 +249,7 @@ class Stream:
             watch.add_inputs()
             for left in reversed(range(self._draws)):
                 values = start(outputs.detach(), generator)
-                torch.autograd.backward(outputs, values, retain_graph=left > 0)
+                run_back([outputs], [values], retain_graph=left > 0)
                 self._states.hand_on(last - 1, len(self._chains[-1].blocks), b, left, state)
             self._outline.drop()
         return self._collected(watch, names)
@@ -271,7 +272,7 @@ class Stream:
             watch.add_inputs()
             for left in reversed(range(self._draws)):
                 slope = self._states.get(("slope", number, i + 1, b, left))
-                torch.autograd.backward(made[0], slope, retain_graph=left > 0)
+                run_back([made[0]], [slope], retain_graph=left > 0)
                 self._states.hand_on(number, i, b, left, state)
                 for source, leaf in leaves.items():
                     self._states.add_up(number, i, b, left, (source.number, leaf))
@@ -291,7 +292,7 @@ class Stream:
                     if slope is not None:
                         ends.append((entry.shared[source.number], slope))
                 tensors, slopes = zip(*(x for x in ends if x[0].requires_grad), strict=True)
-                torch.autograd.backward(tensors, slopes, retain_graph=left > 0)
+                run_back(tensors, slopes, retain_graph=left > 0)
                 if state is not None:
                     size = len(self._chains[number - 1].blocks)
                     self._states.hand_on(number - 1, size, b, left, state)
