@@ -123,10 +123,9 @@ def of_digits(comparison: Comparison) -> tuple[float, ...]:
 
 
 def of_language(comparison: Comparison) -> tuple[float, ...]:
-    """The divergence and the perplexity."""
-    assert comparison.divergence is not None
+    """The perplexity."""
     assert comparison.after.perplexity is not None
-    return comparison.divergence, comparison.after.perplexity
+    return (comparison.after.perplexity,)
 
 
 def of_sentences(comparison: Comparison) -> tuple[float, ...]:

@@ -21,7 +21,8 @@ from rmtcli.cli.reporter import Reporter
 
 EXAMPLES = """\
 rmtcli analyze model.safetensors
-rmtcli analyze MODEL_DIR --report report.html"""
+rmtcli analyze MODEL_DIR --report report.html
+rmtcli analyze adapter"""
 
 
 def command(
@@ -41,7 +42,8 @@ def command(
     """Fit the noise of every layer; write no checkpoint.
 
     Shows each fully connected layer's noise level and edge, how well the law fits, how many
-    singular values stand above the edge, and what 'prune --keep auto' would save.
+    singular values stand above the edge, and what 'prune --keep auto' would save. Of a LoRA
+    adapter, a layer's matrix is its change on the inputs that it reads.
     """
     from rmtcli import analyze
     from rmtcli.pipeline.stages import refuse_not_finite

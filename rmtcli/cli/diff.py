@@ -10,7 +10,10 @@ from rmtcli.cli.options import Edge, Key, Only, OutputOptions, PathOrURL, Select
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
 
-EXAMPLES = "rmtcli diff model.pt finetuned.pt"
+EXAMPLES = """\
+rmtcli diff model.pt finetuned.pt
+rmtcli diff MODEL_DIR adapter
+rmtcli diff adapter adapter.resized"""
 
 
 def command(
@@ -39,7 +42,8 @@ def command(
     Shows how the spectrum, rank, norms and edge of each layer differ, for example after training,
     fine-tuning or quantisation; and the signal in their difference: how many of its directions are
     above the noise, and how many of them the first checkpoint has not. Factored layers are compared
-    by the product of their factors.
+    by the product of their factors, and two adapters by their changes; an adapter B of the network
+    A stands for A with the adapter.
     """
     from rmtcli import diff
     from rmtcli.report.difference import FIELDS

@@ -49,6 +49,7 @@ class Untouched(Enum):
         "calibrated by its outputs alone (a convolution or a table), which tell nothing of a "
         "change: leave out the calibration"
     )
+    ADAPTER = "a layer of an adapter: resize gives it another rank"
     UNPAID = "the budget is spent on other layers"
     NO_BLOCK = "it lies beside no hidden layer whose units only the layers around it write and read"
     NO_ENTRY = "config.json has no entry for this width alone, so --layout narrow cannot change it"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from rmtcli.checkpoint import Openable, open_checkpoint
+from rmtcli.checkpoint import Openable
 from rmtcli.computing import connected
 from rmtcli.edges import EDGES
-from rmtcli.layers import Selection
+from rmtcli.errors import UsageError
+from rmtcli.keep import Untouched
+from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.layouts import Factored
+from rmtcli.options import option
+from rmtcli.pipeline.adapter_layers import changes_of, opened
 from rmtcli.pipeline.contents import tensors_of, with_plans
 from rmtcli.pipeline.fits import Fitter, Track, decomposer_for, fit_layers
 from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan_layers
@@ -33,12 +38,14 @@ def analyze(
 ) -> Report:
     """Fit the noise of every fully connected layer; nothing is written.
 
-    The report also says for each layer what ``prune`` with ``keep="auto"`` would do.
+    The report also says for each layer what ``prune`` with ``keep="auto"`` would do. Of an adapter,
+    the matrix of a layer is its change on the inputs that it reads, of out × r.
 
     A module is not changed, and its weights are not copied.
 
     Args:
-        model: a torch module, a state dict, or the path of a file or Hugging Face directory.
+        model: a torch module, a state dict, or the path of a file, Hugging Face directory or LoRA
+            adapter.
         key: which state dict, where a torch file holds several, such as ``ema`` or
             ``state.generator``.
         edge: edge estimator with options, such as ``"bema:alpha=0.25"``.
@@ -59,13 +66,21 @@ def analyze(
         ClusterError: the cluster was lost.
     """
     check_batches(batches)
-    checkpoint = open_checkpoint(model, key=key)
+    checkpoint, adapter = opened(model, key)
+    if adapter is not None and batches:
+        raise UsageError(f"{option('batch')} times the layers of a network, not of an adapter")
     method = Method.spelled(edge, "auto", Factored())
-    source, items = describe(checkpoint), layers_of(checkpoint, selection)
+    source, choose = describe(checkpoint), by_rule("auto")
+    items: Sequence[Layer | Skipped]
+    if adapter is None:
+        items = layers_of(checkpoint, selection)
+    else:
+        source = replace(source, path=str(adapter.path))
+        items, choose = changes_of(adapter, selection), lambda item: Untouched.ADAPTER
     with connected(executor) as cluster:
         fitter = Fitter(EDGES.parse(edge), vectors=True, decomposer=decomposer_for(device, cache))
         fits = fit_layers(items, fitter, cluster=cluster, track=track)
-        planned = plan_layers(checkpoint, fits, by_rule("auto"), lambda item: method.layout)
+        planned = plan_layers(checkpoint, fits, choose, lambda item: method.layout)
     return Report(
         "analyze",
         source,

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Edited, Openable
 from rmtcli.edges import EDGES, EdgeEstimator
-from rmtcli.errors import LayerError
+from rmtcli.errors import LayerError, UsageError
 from rmtcli.law import overlap
 from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.pipeline.adapter_layers import differences, opened
 from rmtcli.pipeline.changes import whole
 from rmtcli.pipeline.fits import Track
+from rmtcli.pipeline.merge import edits_of
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference, Update
 from rmtcli.spectra import Spectrum, spectrum, times
+
+#: The shapes of layers by name.
+Shapes = Mapping[str, tuple[int, int]]
 
 
 def diff(
@@ -28,11 +35,13 @@ def diff(
 ) -> Difference:
     """Compare two checkpoints layer by layer: spectra, ranks, norms and edges.
 
-    Factored layers are compared by the product of their factors.
+    Factored layers are compared by the product of their factors, and two adapters by their
+    changes, whatever their ranks. An adapter after a network stands for the network with it.
 
     Args:
-        before: network A: the path of a file or directory, a torch module, or a state dict.
-        after: network B.
+        before: network A: the path of a file or directory, a torch module, or a state dict; or an
+            adapter.
+        after: network B, or an adapter.
         key: which state dict, in both files, where a torch file holds several.
         edge: edge estimator with options.
         selection: which matrices are layers.
@@ -44,28 +53,36 @@ def diff(
         LayerError: the two have no layer in common, or one whose values are not finite.
     """
     estimator = EDGES.parse(edge)
-    checkpoints = [open_checkpoint(model, key=key) for model in (before, after)]
-    first, second = (_layers(whole(checkpoint), selection) for checkpoint in checkpoints)
-    common = [
-        layer
-        for name, layer in first.items()
-        if name in second and second[name].shape == layer.shape
-    ]
-    if not common:
+    (first, a), (second, b) = (opened(model, key) for model in (before, after))
+    if a is not None and b is None:
+        raise UsageError(f"{before} is an adapter and {after} is not: name the network first")
+    sources = describe(first), describe(second)
+    if a is not None and b is not None:
+        names = [{item.module: item.shape for item in adapter.layers} for adapter in (a, b)]
+        compared = tuple(differences(a, b, estimator))
+    else:
+        adapted = second if b is None else Edited(first, edits_of(first, b), first.manifest)
+        layers = [_layers(whole(network), selection) for network in (first, adapted)]
+        names = [{name: layer.shape for name, layer in some.items()} for some in layers]
+        common = [layers[0][name] for name in _common(*names)]
+        pairs = ((x, layers[1][x.name]) for x in track(common) if isinstance(x, Layer))
+        compared = tuple(_compare(*pair, estimator) for pair in pairs)
+    if not compared:
         raise LayerError(f"{before} and {after} have no layer of the same name and shape")
-    shared = {layer.name for layer in common}
-    missing = [
-        (name, None if name in first and name in second else "A" if name in first else "B")
-        for name in (first | second)
-        if name not in shared
-    ]
-    compared = tuple(
-        _compare(layer, second[layer.name], estimator)
-        for layer in track(common)
-        if isinstance(layer, Layer)
-    )
-    a, b = map(describe, checkpoints)
-    return Difference(a, b, EDGES.spell(estimator), compared, tuple(missing))
+    return Difference(*sources, EDGES.spell(estimator), compared, tuple(_missing(*names)))
+
+
+def _common(first: Shapes, second: Shapes) -> list[str]:
+    """Names of the layers that both hold in one shape."""
+    return [name for name, shape in first.items() if second.get(name) == shape]
+
+
+def _missing(first: Shapes, second: Shapes) -> Iterator[tuple[str, str | None]]:
+    """The layers that are not compared, and which one alone holds each."""
+    common = {*_common(first, second)}
+    for name in (*first, *(name for name in second if name not in first)):
+        if name not in common:
+            yield name, None if name in first and name in second else "A" if name in first else "B"
 
 
 def _layers(checkpoint: Checkpoint, selection: Selection | None) -> dict[str, Layer]:

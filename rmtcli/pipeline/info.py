@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import TypeGuard
 
-from rmtcli.adapters import Adapter, read_adapter
-from rmtcli.adapters.kohya import read_kohya
-from rmtcli.checkpoint import Openable, open_checkpoint
+from rmtcli.adapters import Adapter
+from rmtcli.checkpoint import Openable
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.checkpoint.huggingface.locate import ADAPTER
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
-from rmtcli.files import CONFIG, as_path
+from rmtcli.pipeline.adapter_layers import opened
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import AdapterFigures, Info
 
@@ -29,11 +25,7 @@ def info(model: Openable, *, key: str | None = None) -> Info:
         UsageError: a wrong path.
         CheckpointError: it cannot be read.
     """
-    adapter = read_adapter(model) if _is_peft(model) else None
-    source = None if adapter is None else adapter.source
-    checkpoint = open_checkpoint(model, key=key) if source is None else source
-    if any(name.endswith(".lora_down.weight") for name in checkpoint.infos):
-        adapter = read_kohya(checkpoint)
+    checkpoint, adapter = opened(model, key)
     types = Counter(tensor.dtype for tensor in checkpoint.infos.values())
     model_type = None
     if isinstance(checkpoint, HuggingFaceDirectory) and "model_type" in checkpoint.config:
@@ -48,14 +40,6 @@ def info(model: Openable, *, key: str | None = None) -> Info:
         checkpoint.remarks,
         None if adapter is None else _figures(adapter),
     )
-
-
-def _is_peft(model: Openable) -> TypeGuard[str | Path]:
-    """Whether it is a directory that holds an adapter and no network."""
-    if not isinstance(model, str | Path):
-        return False
-    path = as_path(model)
-    return (path / ADAPTER).exists() and not (path / CONFIG).exists()
 
 
 def _figures(adapter: Adapter) -> AdapterFigures:

@@ -74,7 +74,7 @@ def merge(
     directory = format_of(network, target) is DIRECTORY
     inputs = [as_path(base), change.path]
     check_target(target, inputs=inputs, force=force, directory=directory)
-    merged = Edited(network, _edits(network, change), network.manifest)
+    merged = Edited(network, edits_of(network, change), network.manifest)
     merged.stamps = {**network.stamps, **(change.source.stamps if change.source else {})}
     write_checkpoint(merged, target, force=force, verify=verify)
     replaced = f", {count_of(len(change.saved), 'tensor')} replaced" if change.saved else ""
@@ -88,7 +88,7 @@ def merge(
     )
 
 
-def _edits(network: Checkpoint, adapter: Adapter) -> dict[str, dict[str, Stored]]:
+def edits_of(network: Checkpoint, adapter: Adapter) -> dict[str, dict[str, Stored]]:
     """The tensors that take the place of the base's.
 
     Raises:

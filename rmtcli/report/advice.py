@@ -48,7 +48,8 @@ def advice(report: Report, command: str | None = None) -> Advice | None:
         return _after_curve(report, command)
     if report.action == "analyze":
         steps = dict(next_steps(report))
-        text = "The edge tells noise from signal here: prune at it, and measure the cost."
+        verb = "resize" if report.of_adapter else "prune"
+        text = f"The edge tells noise from signal here: {verb} at it, and measure the cost."
         if "no guide" in steps:
             text = steps["no guide"][0].upper() + steps["no guide"][1:] + "."
         return Advice(text, steps.get("next"))

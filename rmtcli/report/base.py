@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.evaluation import Comparison
+from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
 from rmtcli.layouts import LAYOUTS, Layout, ReadBack
 from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Plan
@@ -171,6 +172,11 @@ class Report(ShowsItself):
     def pruned(self) -> tuple[LayerPlan, ...]:
         """The layers that are changed, or would be changed in a dry run."""
         return tuple(plan for plan in self.layers if plan.untouched is None)
+
+    @property
+    def of_adapter(self) -> bool:
+        """Whether the layers are those of an adapter that was analysed."""
+        return any(plan.untouched is Untouched.ADAPTER for plan in self.layers)
 
     @property
     def changes(self) -> bool:

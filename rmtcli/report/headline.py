@@ -151,6 +151,8 @@ def _after_analysis(report: Report) -> Iterator[tuple[str, str]]:
     judged = [p.fit.verdict for p in report.layers if p.fit.verdict is not Verdict.TOO_SMALL]
     apart = sum(not verdict.trusted for verdict in judged)
     again, measured = _commands(report.source.path)
+    if report.of_adapter:
+        again = measured = f"rmtcli resize {shlex.quote(report.source.path)} --dry-run"
     if judged and apart > GUIDE * len(judged):
         yield (
             "no guide",

@@ -93,9 +93,18 @@ def _analysis(report: Report) -> list[Line]:
     """The verdicts, the estimators, and the effect that pruning would have."""
     lines = _verdicts(report)
     lines.append(("parameters", f"{report.source.parameters:,}"))
+    if report.of_adapter:
+        above, every = (sum(counts) for counts in zip(*_directions(report), strict=True))
+        return [*lines, ("above the edge", f"{above:,} of {every:,} directions")]
     change = before_after(*report.parameters, "parameters")
     lines.append(("prune --keep auto", change if report.pruned else "would change nothing"))
     return lines
+
+
+def _directions(report: Report) -> Iterator[tuple[int, int]]:
+    """The directions of each layer that are above the edge, and all of them."""
+    for plan in report.layers:
+        yield plan.spikes, plan.spectrum.p
 
 
 def _extraction(report: Report) -> list[Line]:

@@ -64,7 +64,9 @@ def table(report: Report, *, full: bool = False) -> tuple[list[str], list[list[s
         used = [i for i in range(len(_CURVE)) if any(row[i] for row in rows)]
         return [_CURVE[i] for i in used], [[row[i] for i in used] for row in rows]
     if report.action == "analyze":
-        return list(_FIT), [_fit_row(plan) for plan in report.layers]
+        columns = [x for x in _FIT if x != "break-even" or not report.of_adapter]
+        fits = [dict(zip(_FIT, _fit_row(plan), strict=True)) for plan in report.layers]
+        return columns, [[row[column] for column in columns] for row in fits]
     if report.extracted is not None:
         return _extracted(report)
     measured = any(plan.predicted_loss is not None for plan in report.layers)

@@ -117,7 +117,8 @@ def _facts(plan: LayerPlan, report: Report) -> Iterator[tuple[str, str]]:
     yield "σ", sigma
     yield "spikes", f"{plan.spikes} of {spectrum.p}"
     yield "verdict", fit.verdict.value
-    yield "prune --keep auto" if report.action == "analyze" else "action", _decision(plan)
+    auto = report.action == "analyze" and not report.of_adapter
+    yield "prune --keep auto" if auto else "action", _decision(plan)
     if plan.ranked:
         yield "error", f"{100 * plan.relative_error:.3g} % of the norm, at least"
     if plan.predicted_loss is not None:

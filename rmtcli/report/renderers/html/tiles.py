@@ -102,12 +102,15 @@ def _of_analysis(report: Report) -> Iterator[Tile]:
         yield Tile("follow the law", value, "so that the edge can be trusted there", grade)
     spikes = sum(plan.spikes for plan in report.layers)
     yield Tile("spikes", f"{spikes:,}", "singular values above the edges, which are signal")
+    if report.of_adapter:
+        return
     before, after = report.parameters
     yield Tile("prune --keep auto", percent_change(before, after), f"{before:,} → {after:,}")
 
 
 def _tensors(report: Report) -> str:
-    layers = count_of(len(report.layers), "fully connected layer")
+    kind = "layer of the adapter" if report.of_adapter else "fully connected layer"
+    layers = count_of(len(report.layers), kind)
     return f"in {count_of(report.source.tensors, 'tensor')}, {layers}"
 
 
