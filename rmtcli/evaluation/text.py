@@ -207,9 +207,10 @@ def tokenizer_of(directory: Path) -> Any:
             raise FileNotFoundError(f"it has none of {', '.join(sorted(filter(None, files)))}")
     # transformers raises many types of errors for a directory without a tokenizer.
     except Exception as error:
-        raise EvaluationError(
-            f"{directory}: its tokenizer cannot be read: {first_line(error)}"
-        ) from None
+        reason = first_line(error)
+        if reason.rstrip().endswith(":"):  # a list of what to install or to look for follows
+            reason = "transformers can make none from its files"
+        raise EvaluationError(f"{directory}: its tokenizer cannot be read: {reason}") from None
     return tokenizer
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from rmtcli.checkpoint import IN_MEMORY
+from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.checkpoint.huggingface.loading import LOADER
 from rmtcli.edges import Verdict
+from rmtcli.errors import CheckpointError
 from rmtcli.evaluation import Comparison, Rows
-from rmtcli.files import as_path
+from rmtcli.files import CONFIG, as_path
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.extracted import Extracted
@@ -22,6 +26,16 @@ from rmtcli.report.formatting import count_of, percent_change
 POINTS, PERCENT = (0.5, 2.0), (3.0, 10.0)
 #: Share of the layers that must follow the law for the edge to be a guide.
 GUIDE = 0.5
+#: What follows AutoModelFor in the class that opens a network, and names of the networks' classes.
+_HEADS = {
+    "CausalLM": re.compile(r"ForCausalLM$|LMHeadModel$"),
+    "Seq2SeqLM": re.compile(r"(T5|Bart|Pegasus)ForConditionalGeneration$|MarianMTModel$"),
+    "MaskedLM": re.compile(r"ForMaskedLM$"),
+    "SequenceClassification": re.compile(r"ForSequenceClassification$"),
+    "TokenClassification": re.compile(r"ForTokenClassification$"),
+    "QuestionAnswering": re.compile(r"ForQuestionAnswering$"),
+    "ImageClassification": re.compile(r"ForImageClassification$"),
+}
 
 
 class Grade(Enum):
@@ -191,4 +205,15 @@ def _loading(report: Report) -> str:
         return f'model = rmtcli.load(model, "{path}")'
     loaded = split or (path / LOADER).exists()  # it is there for widths per block, too
     first = "import rmtcli.integrations.transformers; " if loaded else ""
-    return f'{first}model = AutoModel.from_pretrained("{path}")'
+    return f'{first}model = {_auto_class(path)}.from_pretrained("{path}")'
+
+
+def _auto_class(directory: Path) -> str:
+    """The class of transformers that opens a directory with all of its network."""
+    try:
+        names = read_object(directory / CONFIG).get("architectures")
+    except (OSError, CheckpointError):
+        names = None
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    heads = (f"AutoModelFor{head}" for head, own in _HEADS.items() if own.search(name))
+    return next(heads, "AutoModel")

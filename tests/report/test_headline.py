@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,23 @@ def test_a_written_network_comes_with_the_line_that_loads_it(tmp_path: Path) -> 
     graph = replace(written, output=replace(written.output, path=tmp_path / "small.onnx"))
     line = f'session = onnxruntime.InferenceSession("{tmp_path / "small.onnx"}")'
     assert dict(next_steps(graph)) == {"load": line}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "loader"),
+    [
+        ("LlamaForCausalLM", "AutoModelForCausalLM"),
+        ("GPT2LMHeadModel", "AutoModelForCausalLM"),
+        ("MT5ForConditionalGeneration", "AutoModelForSeq2SeqLM"),
+        ("WhisperForConditionalGeneration", "AutoModel"),
+        ("BertForSequenceClassification", "AutoModelForSequenceClassification"),
+        ("BertModel", "AutoModel"),
+        (None, "AutoModel"),
+    ],
+)
+def test_a_directory_is_loaded_with_its_head(
+    report: Report, tmp_path: Path, architecture: str | None, loader: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    written = replace(report, output=replace(report.source, path=str(tmp_path)))
+    assert f'model = {loader}.from_pretrained("{tmp_path}")' in dict(next_steps(written))["load"]
