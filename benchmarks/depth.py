@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
 
 from benchmarks.networks import print_row
 from rmtcli.evaluation import Rows
+from rmtcli.running.again import computed_again, kept
 from rmtcli.running.batches import BATCH as HEALED
 from rmtcli.running.distill import DistillationLoss
 from rmtcli.running.resume import Course
@@ -50,22 +50,17 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks one after another; the output is the last block's, as one vector.
-
-    Attributes:
-        again: whether the backward pass computes the values within each block again.
-    """
+    """Blocks one after another; the output is the last block's, as one vector."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block() for _ in range(depth))
-        self.again = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return one vector per sample."""
         x = x.unflatten(1, (TOKENS, SIDE))
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.again else block(x)
+            x = block(x)
         return x.flatten(1)
 
 
@@ -101,23 +96,13 @@ def megabytes(depth: int, *, again: bool) -> tuple[float, float]:
     dense = Transformer(depth).eval()
     pruned = deepcopy(dense)
     dense.requires_grad_(False)
-    pruned.again = again
     inputs = np.random.default_rng(0).standard_normal((HEALED, WIDTH)).astype(np.float32)
     loss = DistillationLoss(dense, pruned, inputs, lambda m, x: m(x), rows=Rows.VECTORS)
-    own = {p.untyped_storage().data_ptr() for p in pruned.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with saved_tensors_hooks(pack, lambda x: x):
-        loss(torch.arange(HEALED), torch.Generator())
+    with computed_again(pruned) if again else nullcontext():
+        backward = kept(lambda: loss(torch.arange(HEALED), torch.Generator()), pruned)
     # Weights, gradients, and the two means of Adam.
     between = 4 * 4 * sum(p.numel() for p in pruned.parameters())
-    return sum(kept.values()) / 1e6, between / 1e6
+    return backward / 1e6, between / 1e6
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,10 @@ from torch import Tensor, nn
 from rmtcli.computing.steps import Teller, tracked
 from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
+from rmtcli.running.again import ROOM, computed_again, kept
 from rmtcli.running.batches import BATCH, endless
+
+_LOGGER = logging.getLogger(__name__)
 
 #: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
 #: Every tensor learns at its own scale, so the rate needs no tuning to the network.
@@ -84,20 +89,34 @@ def distill(
         parameter.requires_grad_(True)
     course = _Course(extent, -(-len(loss.inputs) // batch), start)
     try:
-        for rows in endless(loss.inputs, batch, generator):
-            share = course.next()
-            if share >= 1:
-                break
-            height = (1 + math.cos(math.pi * share)) / 2 * min(1.0, course.steps / SETTLED)
-            for group in optimizer.param_groups:
-                group["lr"] = group["most"] * height
-            optimizer.zero_grad()
-            value = loss(rows, generator)
-            torch.autograd.backward(value)
-            optimizer.step()
-            course.note(float(value.detach()))
+        with computed_again(loss.pruned) if _is_large(loss, batch) else nullcontext():
+            for rows in endless(loss.inputs, batch, generator):
+                share = course.next()
+                if share >= 1:
+                    break
+                height = (1 + math.cos(math.pi * share)) / 2 * min(1.0, course.steps / SETTLED)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["most"] * height
+                optimizer.zero_grad()
+                value = loss(rows, generator)
+                torch.autograd.backward(value)
+                optimizer.step()
+                course.note(float(value.detach()))
     finally:
         loss.end()
+
+
+def _is_large(loss: DistillationLoss, batch: int) -> bool:
+    """Whether a step keeps more for its backward pass than memory should hold.
+
+    The last samples tell, which are the longest texts.
+    """
+    some = torch.arange(max(0, len(loss.inputs) - 2), len(loss.inputs))
+    own = kept(lambda: loss(some, torch.Generator()), loss.pruned) / len(some)
+    if own * batch <= ROOM:
+        return False
+    _LOGGER.info("healing: the backward pass computes the values within blocks again")
+    return True
 
 
 class _Course:
