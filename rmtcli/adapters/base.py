@@ -81,7 +81,8 @@ class AdaptedLayer:
             return f"has factors of ranks {right[0]} and {left[1]}: they are not of one adapter"
         if 0 in (*left, *right):
             return f"has an empty factor, of shapes {left} and {right}: train or download it again"
-        if self.magnitude is not None and math.prod(self.magnitude.shape) not in self.shape:
+        counts = (*self.shape, right[1])  # of a convolution, also its input channels
+        if self.magnitude is not None and math.prod(self.magnitude.shape) not in counts:
             return f"has {math.prod(self.magnitude.shape)} magnitudes for {self.shape[0]} outputs"
         return "" if math.isfinite(self.alpha) else f"has an alpha of {self.alpha}"
 
@@ -105,6 +106,12 @@ class AdaptedLayer:
         """Bytes of the factors and magnitudes."""
         extra = 0 if self.magnitude is None else self.magnitude.nbytes
         return self.left.nbytes + self.right.nbytes + extra
+
+    @property
+    def by_input(self) -> bool:
+        """Whether the magnitudes are those of the inputs, 1 × in × …, as in files of LyCORIS."""
+        sides = () if self.magnitude is None else self.magnitude.shape
+        return len(sides) > 1 and sides[:2] == (1, self.right.shape[1]) and self.shape[0] != 1
 
     def factors(self) -> tuple[FloatArray, FloatArray]:
         """B, out × r, and A, r × in, in float64: exact values, without the scale.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rmtcli.adapters.base import AdaptedLayer, Adapter, Kind, Style
+from rmtcli.adapters.tucker import Tucker
 from rmtcli.checkpoint import Checkpoint, decode, encode
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.in_file import InFile
@@ -22,12 +23,12 @@ from rmtcli.errors import CheckpointError, UsageError
 _PARTS = {
     ".lora_down.weight": "right",
     ".lora_up.weight": "left",
+    ".lora_mid.weight": "mid",
     ".alpha": "alpha",
     ".dora_scale": "magnitude",
 }
 #: Parts of tensors' names by which other kinds of adapters are known.
 _OTHERS = {
-    ".lora_mid.": "a LoCon layer in three factors (Tucker)",
     ".hada_": "LoHa",
     ".lokr_": "LoKr",
     ".oft_": "OFT",
@@ -79,6 +80,11 @@ def _layer(file: Checkpoint, module: str, parts: Mapping[str, Stored]) -> Adapte
         if part not in parts:
             raise CheckpointError(f"{file.path}: '{module}' has no {name}: not a whole adapter")
     left, right = parts["left"], parts["right"]
+    if "mid" in parts:
+        try:
+            right = Tucker(parts["mid"], right)
+        except ValueError as error:
+            raise CheckpointError(f"{file.path}: '{module}' {error}") from None
     kind = Kind.CONVOLUTION if len(right.shape) > 2 else Kind.LINEAR
     alpha = _alpha(file, module, parts["alpha"]) if "alpha" in parts else (right.shape or (0,))[0]
     try:
@@ -133,7 +139,7 @@ def kohya_tensors(adapter: Adapter, prefix: str) -> dict[str, Stored]:
 
 
 def refuse_unfit(adapter: Adapter) -> None:
-    """Refuse an adapter for which the style has no names, or several.
+    """Refuse an adapter for which the style has no names, or several, or that would become larger.
 
     Raises:
         UsageError: it is one.
@@ -144,6 +150,11 @@ def refuse_unfit(adapter: Adapter) -> None:
     for layer in adapter.layers:
         if layer.kind is Kind.EMBEDDING:
             problem = f"changes the embedding '{layer.module}'"
+        elif isinstance(layer.right, Tucker):
+            raise UsageError(
+                f"{adapter.path}: '{layer.module}' is in three factors (lora_mid), and two would "
+                "take more bytes: merge it, or train it again without Tucker decomposition"
+            )
         elif layer.magnitude is not None and adapter.style is not Style.KOHYA:
             problem = f"has magnitudes (DoRA) of '{layer.module}'"
     if problem:

@@ -87,6 +87,10 @@ def _sum(weight: Tensor, layer: AdaptedLayer, transposed: bool) -> Tensor:
     left, right = (_tensor(stored).to(kind) for stored in (layer.left, layer.right))
     product = _convolved(left, right) if layer.kind is Kind.CONVOLUTION else left @ right
     change = (product.T if transposed else product) * layer.scale
+    if layer.magnitude is not None and layer.by_input:
+        merged = weight + change
+        own = _by_input(merged.T if transposed else merged, _tensor(layer.magnitude).to(kind))
+        return (own.T if transposed else own).to(weight.dtype)
     if layer.magnitude is None:
         weight += change.to(weight.dtype) if layer.kind is Kind.EMBEDDING else change
         return weight
@@ -95,6 +99,16 @@ def _sum(weight: Tensor, layer: AdaptedLayer, transposed: bool) -> Tensor:
     factor: Tensor = (_tensor(layer.magnitude).to(kind) / norms).view(-1, 1)
     scaled: Tensor = (factor.T if transposed else factor) * (weight + change)
     return scaled.to(weight.dtype)
+
+
+def _by_input(merged: Tensor, magnitude: Tensor) -> Tensor:
+    """A weight, out × in × …, whose parts for each input are scaled to their magnitudes.
+
+    LyCORIS adds the smallest step of the type to the norms, so that none is 0.
+    """
+    axes = [axis for axis in range(merged.ndim) if axis != 1]
+    norms: Tensor = torch.linalg.vector_norm(merged, dim=axes, keepdim=True)
+    return merged * (magnitude.reshape(norms.shape) / (norms + torch.finfo(merged.dtype).eps))
 
 
 def _convolved(left: Tensor, right: Tensor) -> Tensor:

@@ -157,11 +157,18 @@ def _refuse_magnitudes(layer: AdaptedLayer, adapter: Adapter) -> None:
     Raises:
         LayerError: the layer has some.
     """
-    unclear = layer.kind is Kind.CONVOLUTION or adapter.style is Style.KOHYA
-    if layer.magnitude is not None and unclear:
+    if layer.magnitude is None:
+        return
+    if adapter.style is Style.KOHYA and not layer.by_input:
         raise LayerError(
-            f"{adapter.path}: '{layer.module}' has magnitudes (DoRA), which rmtcli merges for "
-            "linear layers and embeddings of PEFT only: merge it with the program that trained it"
+            f"{adapter.path}: '{layer.module}' has magnitudes (DoRA) of outputs, which LyCORIS "
+            "divides by the norms of the changed weight and ComfyUI by those of the base: merge it "
+            "with the program that shall use it"
+        )
+    if adapter.style is Style.PEFT and layer.kind is Kind.CONVOLUTION:
+        raise LayerError(
+            f"{adapter.path}: '{layer.module}' has magnitudes (DoRA) of a convolution, which "
+            "rmtcli does not merge: merge it with peft"
         )
 
 

@@ -191,7 +191,11 @@ def test_tensors_that_are_refused(tmp_path: Path, change: Change, words: str) ->
         ({"a_to_q__lora_down__weight": None}, "'lora_unet_a_to_q' has no lora_down"),
         ({"a_to_q__alpha": torch.ones(2)}, "is not one number"),
         ({"a_to_q__alpha": torch.tensor(float("inf"))}, "has an alpha of inf"),
-        ({"conv__lora_mid__weight": torch.ones(4, 4, 3, 3)}, "a LoCon layer in three factors"),
+        (
+            {"conv__lora_mid__weight": torch.ones(4, 4, 3, 3)},
+            "a lora_mid of shape (4, 4, 3, 3)",
+        ),
+        ({"a_to_q__lora_mid__weight": torch.ones(4, 4)}, "has a lora_mid of shape (4, 4)"),
         ({"b__hada_w1_a": torch.ones(4, 4)}, "is part of LoHa"),
         ({"b__weight": torch.ones(4, 4)}, "is not part of an adapter in kohya's style"),
         ({"conv__lora_up__weight": torch.ones(12, 4, 3, 3)}, "no convolution layer's"),

@@ -139,12 +139,61 @@ def test_bases_that_are_not_the_adapters(tmp_path: Path) -> None:
     adapter = peft_directory(tmp_path / "adapter", lora("fc", *pair(60, 50)))
     with pytest.raises(LayerError, match="densify first"):
         rmtcli.merge(small, adapter, tmp_path / "merged.safetensors")
-    magnitudes = kohya_tensors(a_to_q__dora_scale=torch.ones(12, 1))
-    style = kohya_file(tmp_path / "style.safetensors", magnitudes)
-    with pytest.raises(LayerError, match="has magnitudes"):
-        rmtcli.merge(tmp_path / "base.safetensors", style, tmp_path / "merged.safetensors")
     with pytest.raises(UsageError, match="is an input"):
         rmtcli.merge(tmp_path / "base.safetensors", adapter, tmp_path / "base.safetensors")
+
+
+def _kohya_base(path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A base of the linear layer and the convolution of ``kohya_tensors``."""
+    generator = torch.Generator().manual_seed(7)
+    shapes = {"a_to_q.weight": (12, 10), "conv.weight": (12, 3, 3, 3)}
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(tensors, path)
+    return path, tensors
+
+
+def test_three_factors_of_a_convolution_are_merged(tmp_path: Path) -> None:
+    """As three convolutions after each other: 1 × 1, the kernel, and 1 × 1."""
+    torch.manual_seed(0)
+    base, tensors = _kohya_base(tmp_path / "base.safetensors")
+    down, mid, up = torch.randn(4, 3, 1, 1), torch.randn(4, 4, 3, 3), torch.randn(12, 4, 1, 1)
+    style = kohya_file(
+        tmp_path / "style.safetensors",
+        kohya_tensors(
+            conv__lora_down__weight=down, conv__lora_mid__weight=mid, conv__lora_up__weight=up
+        ),
+    )
+    rmtcli.merge(base, style, tmp_path / "merged.safetensors")
+    merged = load_file(tmp_path / "merged.safetensors")["conv.weight"]
+    image = torch.randn(2, 3, 9, 9)
+    conv = torch.nn.functional.conv2d
+    expected = conv(image, tensors["conv.weight"]) + conv(conv(conv(image, down), mid), up)
+    torch.testing.assert_close(conv(image, merged), expected, rtol=1e-4, atol=1e-4)
+    assert rmtcli.analyze(style).layers[1].layer.shape == (12, 4)
+    with pytest.raises(UsageError, match="is in three factors"):
+        rmtcli.resize(style, tmp_path / "small.safetensors", max_rank=2)
+
+
+def test_magnitudes_of_kohyas_style(tmp_path: Path) -> None:
+    """Those of inputs mean one thing to LyCORIS and ComfyUI, and those of outputs two."""
+    base = _kohya_base(tmp_path / "base.safetensors")[0]
+    scales = {"a_to_q": torch.rand(1, 10) + 1, "conv": torch.rand(1, 3, 1, 1) + 1}
+    parts = kohya_tensors(**{f"{name}__dora_scale": x for name, x in scales.items()})
+    style = kohya_file(tmp_path / "style.safetensors", parts)
+    rmtcli.merge(base, style, tmp_path / "merged.safetensors")
+    merged = load_file(tmp_path / "merged.safetensors")
+    plain = kohya_file(tmp_path / "plain.safetensors", kohya_tensors())
+    rmtcli.merge(base, plain, tmp_path / "sums.safetensors")
+    sums = load_file(tmp_path / "sums.safetensors")
+    for name, scale in scales.items():
+        whole = sums[f"{name}.weight"].transpose(0, 1).flatten(1)
+        expected = whole * (scale.reshape(-1, 1) / whole.norm(dim=1, keepdim=True))
+        own = merged[f"{name}.weight"].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(own, expected)
+    outputs = kohya_tensors(a_to_q__dora_scale=torch.ones(12, 1))
+    style = kohya_file(tmp_path / "outputs.safetensors", outputs)
+    with pytest.raises(LayerError, match="LyCORIS divides by the norms of the changed weight"):
+        rmtcli.merge(base, style, tmp_path / "none.safetensors")
 
 
 _ALL: Any = rmtcli.Selection(include=["fc"])
