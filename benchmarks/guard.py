@@ -125,13 +125,30 @@ class Measured:
         return np.asarray(100 * (self.right[-1].mean() - self.right.mean(1)))
 
 
-def measured(path: Path, data: Path, shares: tuple[float, float], model: str | None) -> Measured:
-    """Prune a network to many sizes, calibrated on training images, and score each."""
+def measured(
+    path: Path,
+    data: Path,
+    shares: tuple[float, float],
+    model: str | None = None,
+    *,
+    calibration: Path | None = None,
+    count: int = SIZES,
+) -> Measured:
+    """Prune a network to many sizes, calibrated on training images, and score each.
+
+    Args:
+        path: the network.
+        data: the test images, and the training images.
+        shares: the smallest and the largest size, in percent of the parameters.
+        model: the network's class, if the file does not tell it.
+        calibration: other images to calibrate on.
+        count: number of sizes.
+    """
     harness = rmtcli.Evaluation(data, model=model).resolve(open_checkpoint(path))
     request = Request(
         Goal("auto", Budget("100%"), None),
         selection=rmtcli.Selection(convolutions=model is not None),
-        calibration=rmtcli.Calibration(data),
+        calibration=rmtcli.Calibration(calibration or data),
     )
     prepared = prepare(harness, request)
     allocation, dense = allocate(prepared), build(harness)
@@ -139,7 +156,7 @@ def measured(path: Path, data: Path, shares: tuple[float, float], model: str | N
     assert samples is not None
     reading = reading_of(harness, dense, samples)
     outputs = {allocation.total: scores(dense, samples, reading)}
-    for share in np.geomspace(*shares, SIZES):
+    for share in np.geomspace(*shares, count):
         network = at_size(prepared, allocation, int(share / 100 * allocation.total)).network
         outputs[network.parameters] = scores(build(harness, network), samples, reading)
     sizes = np.array(sorted(outputs))
