@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,22 +69,63 @@ def collect(
     Raises:
         EvaluationError: the network changes a layer's input in place after it was read.
     """
-    start = start or softmax_root
     watch = watch_for(model, layers, gradients=draws > 0)
     watch.masks = masks
-    generator = torch.Generator().manual_seed(SEED)
+    firsts = tracked(range(0, len(inputs), batch), "calibrating")
+    batches = (inputs[first : first + batch] for first in firsts)
+    add_batches(watch, model, layers, batches, run, start=start or softmax_root, draws=draws)
+    collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
+    return {name: moments for name, moments in collected.items() if moments is not None}
+
+
+def add_batches(
+    watch: Watch,
+    model: nn.Module,
+    layers: Collection[str],
+    batches: Iterable[NDArray[Any]],
+    run: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    start: Start,
+    draws: int,
+    seed: int = SEED,
+) -> None:
+    """Run a network over batches, and add what its layers read and write to the sums of a watch.
+
+    Raises:
+        EvaluationError: the network changes a layer's input in place after it was read.
+    """
+    generator = torch.Generator().manual_seed(seed)
     with watch.attached(model, layers), without_gradients(model):
-        for first in tracked(range(0, len(inputs), batch), "calibrating"):
-            chunk = torch.from_numpy(np.array(inputs[first : first + batch]))
+        for batch in batches:
             with torch.set_grad_enabled(draws > 0):
-                outputs = run(model, chunk)
+                outputs = run(model, torch.from_numpy(np.array(batch)))
             watch.add_inputs()
             for left in reversed(range(draws if outputs.requires_grad else 0)):
                 values = start(outputs.detach(), generator)
                 run_back([outputs], [values], retain_graph=left > 0)
             watch.close()
-    collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
-    return {name: moments for name, moments in collected.items() if moments is not None}
+
+
+def find_centres(
+    watch: Watch,
+    model: nn.Module,
+    layers: Collection[str],
+    batch: NDArray[Any],
+    run: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    first: int,
+) -> None:
+    """Run the first batch of all samples, before those from number ``first`` on.
+
+    It only says from which points the spreads count, so that sums over parts of the samples can be
+    merged (:meth:`Watch.take_centres`).
+    """
+    gradients, watch.gradients = watch.gradients, False
+    with watch.attached(model, layers), torch.no_grad():
+        run(model, torch.from_numpy(np.array(batch)))
+        watch.add_inputs()
+        watch.take_centres(first)
+    watch.gradients = gradients
 
 
 def watch_for(model: nn.Module, layers: Collection[str], *, gradients: bool) -> Watch:

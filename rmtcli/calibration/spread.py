@@ -22,6 +22,20 @@ class Spread:
         self._centre: FloatArray = np.zeros(())
         self._sum: FloatArray = np.zeros(())
         self._weighted: FloatArray = np.zeros(())
+        self._fixed = False
+
+    def fix_centre(self, centre: FloatArray) -> None:
+        """Count rows from a point that is known before the first batch, shape (d,) or ()."""
+        self._centre, self._fixed = centre, True
+
+    def merge(self, other: Spread) -> None:
+        """Add the batches of another part of the samples, whose rows count from the same point."""
+        self._batches += other._batches
+        self._rows += other._rows
+        self._row_squares += other._row_squares
+        self._squares += other._squares
+        self._sum = self._sum + other._sum
+        self._weighted = self._weighted + other._weighted
 
     def add(self, rows: int, total: FloatArray, outer: FloatArray) -> None:
         """Add a batch of rows x with their sums Σx, shape (d,), and Σxxᵀ, shape (d, d).
@@ -29,10 +43,12 @@ class Spread:
         Rows count from the first batch's mean, so that the noise is not that of a large mean.
         """
         if not self._batches:
-            self._centre = total / rows if self._centred else np.zeros_like(total)
+            if not self._fixed:
+                self._centre = total / rows if self._centred else np.zeros_like(total)
             self._sum, self._weighted = np.zeros_like(outer), np.zeros_like(outer)
         if self._centred:
-            cross = np.outer(total - rows / 2 * self._centre, self._centre)
+            centre = np.broadcast_to(self._centre, total.shape)
+            cross = np.outer(total - rows / 2 * centre, centre)
             outer = outer - cross - cross.T
         self._batches += 1
         self._rows += rows

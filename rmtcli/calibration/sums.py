@@ -61,6 +61,23 @@ class Sums:
             known, *sums = self.fold or (0, 0.0, 0.0)
             self.fold = known + rows, sums[0] + total, sums[1] + outer
 
+    def take_centre(self) -> None:
+        """End a batch that only says from which point the spread's rows count."""
+        if self.batch is not None and self.batch[0]:
+            self.spread.fix_centre(self.batch[1] / self.batch[0])
+        self.batch = None
+
+    def merge(self, other: Sums) -> None:
+        """Add the sums of other batches, which are closed."""
+        self.rows += other.rows
+        self.total = self.total + other.total
+        self.outer = self.outer + other.outer
+        self.spread.merge(other.spread)
+        if other.fold is not None:
+            known, *sums = self.fold or (0, 0.0, 0.0)
+            rows, total, outer = other.fold
+            self.fold = known + rows, sums[0] + total, sums[1] + outer
+
     @cached_property
     def averages(self) -> tuple[Array, Array]:
         """E[x] and E[x xᵀ], computed once for all layers of the group, in the sums' memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,8 +15,24 @@ from rmtcli.calibration.spread import joined
 from rmtcli.calibration.sums import Sums
 from rmtcli.errors import EvaluationError
 
+K = TypeVar("K")
 #: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Totals:
+    """Sums over some of the samples.
+
+    Attributes:
+        inputs: by the layers that read the same tensors.
+        outputs: by layer.
+        gradients: by layer.
+    """
+
+    inputs: dict[tuple[str, ...], Sums]
+    outputs: dict[str, Sums]
+    gradients: dict[str, Sums]
 
 
 @dataclass
@@ -35,6 +52,8 @@ class Watch:
     apart: Set[str] = frozenset()
     masks: Callable[[], Sequence[Tensor]] = tuple
     active: bool = True
+    #: Whether rows of layers that the first batch has not reached count from 0.
+    centred: bool = False
     #: The tensors read in this batch, by id and version, with the layers that read them. Holding
     #: the tensors keeps Python from giving their ids to others.
     _read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
@@ -66,7 +85,8 @@ class Watch:
                     f"the network changes the input of '{readers[0]}' in place after the layer has "
                     "read it, so it cannot be calibrated: let the network's code make a new tensor"
                 )
-            self._inputs.setdefault(tuple(readers), Sums()).add(rows_of(source, self.masks()))
+            sums = self._inputs.setdefault(tuple(readers), self._new())
+            sums.add(rows_of(source, self.masks()))
         self._read.clear()
 
     def close(self) -> None:
@@ -78,6 +98,30 @@ class Watch:
         for every in (self._outputs, self._gradients):
             for name, sums in every.items():
                 sums.close(apart=mine and name in self.apart)
+
+    def take_centres(self, first: int) -> None:
+        """End a batch that only says from which points the spreads of the samples count.
+
+        Parts of the samples that are summed up elsewhere can be merged where all of them have run
+        the same batch before their own.
+
+        Args:
+            first: number of batches before those that follow.
+        """
+        for sums in (*self._inputs.values(), *self._outputs.values()):
+            sums.take_centre()
+        self.centred, self._batches = True, first
+
+    def merge(self, other: Totals) -> None:
+        """Add the sums over another part of the samples; the order of the parts is kept."""
+        _merge(self._inputs, other.inputs)
+        _merge(self._outputs, other.outputs)
+        _merge(self._gradients, other.gradients)
+
+    @property
+    def totals(self) -> Totals:
+        """The sums so far."""
+        return Totals(self._inputs, self._outputs, self._gradients)
 
     def moments(self, name: str, samples: int, draws: int) -> Moments | None:
         """Return one layer's moments, from every group that it is in.
@@ -129,6 +173,13 @@ class Watch:
         mean, second = total / kept[0], outer / kept[0]
         return Moments(rows, 0, mean, second, gradient, name in self._outputs)
 
+    def _new(self) -> Sums:
+        """Sums without rows."""
+        sums = Sums()
+        if self.centred:
+            sums.spread.fix_centre(np.zeros(()))
+        return sums
+
     def _hook(self, name: str) -> Callable[..., Tensor]:
         """Return a forward hook that records a layer's rows and, later, its output's gradient."""
 
@@ -159,13 +210,23 @@ class Watch:
 
     def _add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
         """Add the outputs of one layer, without its bias, to its sums."""
-        self._outputs.setdefault(name, Sums()).add(rows_of(values, self.masks()), bias)
+        sums = self._outputs.setdefault(name, self._new())
+        sums.add(rows_of(values, self.masks()), bias)
 
     def _add_gradient(self, name: str, gradient: Tensor, sides: int) -> None:
         """Add the output gradients of one layer to its sum; of a tied head, their norms."""
         norm = name in self.heads
         rows = gradient.norm(dim=-1, keepdim=True) if norm else _by_position(gradient, sides)
         self._gradients.setdefault(name, Sums(centred=False)).add(rows_of(rows, self.masks()))
+
+
+def _merge(mine: dict[K, Sums], theirs: dict[K, Sums]) -> None:
+    """Add sums to those of the same layers."""
+    for key, sums in theirs.items():
+        if key in mine:
+            mine[key].merge(sums)
+        else:
+            mine[key] = sums
 
 
 def rows_of(values: Tensor, masks: Sequence[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from rmtcli.cli.options import (
     Checkpoint,
     Edge,
     EvaluationOptions,
+    Executor,
     GoalOptions,
     Key,
     Layout,
@@ -65,6 +66,7 @@ def command(
         ),
     ] = None,
     cache: Cache = None,
+    executor: Executor = None,
     outputs: Annotated[OutputOptions, Only("json", "report", "force", "quiet", "verbose")],
 ) -> None:
     """Measure accuracy against size; write no checkpoint.
@@ -94,6 +96,7 @@ def command(
         evaluation=evaluation.build(),
         calibration=calibration.build(),
         cache=cache,
+        executor=executor,
         track=progress,
     )
     if plot is not None:

@@ -52,6 +52,20 @@ class Cluster:
         return run_ahead(work, items, self.executor, limit=2 * self.threads)
 
 
+class _Workers(Executor):
+    """Submits to a cluster, and hands out Dask's own futures.
+
+    Those of ``Client.get_executor`` fail with a ``TypeError`` if a worker dies between the moment
+    when its result was fetched and that when its state is looked at; Dask's own fetch it again.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        return self._client.submit(fn, *args, **options, pure=False, retries=_RETRIES)
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster | None]:
     """Connect to a cluster for the duration of a ``with`` block; None if no address is given.
@@ -88,7 +102,7 @@ def connected(address: str | None) -> Iterator[Cluster | None]:
         _check(client, address)
         threads = sum(client.nthreads().values())
         try:
-            yield Cluster(client.get_executor(pure=False, retries=_RETRIES), threads)
+            yield Cluster(_Workers(client), threads)
         except KilledWorker as error:
             raise ClusterError(
                 f"{address}: several workers died at the same layer, perhaps because they ran out "

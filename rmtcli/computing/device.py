@@ -33,6 +33,13 @@ def using(device: str) -> Iterator[None]:
         raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from None
 
 
+def best_device() -> str:
+    """Return the accelerator that torch can use, ``cuda`` or ``mps``, or else ``cpu``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def has_solver(device: str) -> bool:
     """Whether layers are decomposed on a device itself, and not on the CPU instead.
 

@@ -54,9 +54,10 @@ class Evaluation:
             with targets the one that scores best on a few hundred samples.
         score: ``package.module:function`` that takes a module and returns a number, or one number
             per sample, whose mean is the score; or the function itself.
-        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, unless it is a module
-            in memory, which stays where it is; and where layers are decomposed. MPS has no
-            float64, so there layers are decomposed on the CPU.
+        device: where the network runs, such as ``cpu``, ``cuda`` or ``mps``, or ``auto`` for the
+            accelerator that torch has, unless it is a module in memory, which stays where it is;
+            and where layers are decomposed. MPS has no float64, so there layers are decomposed on
+            the CPU.
         task: what the network is used for, with options, such as ``"regression"`` or, of a Hugging
             Face directory, ``"causal-lm:length=256"``; by default it is inferred from targets and
             outputs, or read from the directory's files.
@@ -82,7 +83,11 @@ class Evaluation:
             if isinstance(given, str):
                 check_spelling(given)
         if self.device.lower().startswith("gpu"):
-            raise UsageError(f"unknown device '{self.device}': write cuda, or mps on a Mac")
+            raise UsageError(f"unknown device '{self.device}': write cuda, mps on a Mac, or auto")
+        if self.device == "auto":
+            from rmtcli.computing.device import best_device  # needs torch
+
+            object.__setattr__(self, "device", best_device())
 
     @property
     def measures(self) -> bool:

@@ -10,6 +10,7 @@ from rmtcli.checkpoint import Openable
 from rmtcli.computing import connected
 from rmtcli.edges import EDGES
 from rmtcli.errors import UsageError
+from rmtcli.evaluation import Evaluation
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.layouts import Factored
@@ -55,8 +56,8 @@ def analyze(
             checkpoint and the cache under the same paths.
         batches: numbers of rows at which each linear layer's forward pass is timed, dense and as
             ``auto`` would prune it.
-        device: where layers are timed and decomposed; MPS has no float64, so that layers are
-            decomposed on the processor there.
+        device: where layers are timed and decomposed, or ``auto``; MPS has no float64, so that
+            layers are decomposed on the processor there.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -66,6 +67,7 @@ def analyze(
         ClusterError: the cluster was lost.
     """
     check_batches(batches)
+    device = Evaluation(device=device).device
     checkpoint, adapter = opened(model, key)
     if adapter is not None and batches:
         raise UsageError(f"{option('batch')} times the layers of a network, not of an adapter")

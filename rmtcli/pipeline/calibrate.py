@@ -29,6 +29,7 @@ from rmtcli.calibration import (
 )
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
+from rmtcli.computing import Cluster
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
@@ -58,7 +59,6 @@ def calibration_source(
     *,
     joint: bool,
     guarded: bool = False,
-    alone: bool = False,
 ) -> Calibration:
     """The settings, with inputs where some are needed and none are given.
 
@@ -71,7 +71,6 @@ def calibration_source(
         harness: the network, and its data.
         joint: whether ranks are decided for all layers at once.
         guarded: whether they are searched for within a limit of what may be lost.
-        alone: whether layers are computed where the network cannot be run.
 
     Raises:
         UsageError: inputs that are made have an option that is unknown or out of range, ``none`` is
@@ -89,10 +88,10 @@ def calibration_source(
         return calibration
     if data is not None and has_training_part(data):
         return replace(calibration, data=data)
-    if guarded and data is not None and not alone:
+    if guarded and data is not None:
         whole = data if isinstance(data, GivenInputs) else Path(str(data))
         return replace(calibration, data=FileShare(whole, CALIBRATING))
-    if joint and harness.transformers and not alone and _reads_text(harness):
+    if joint and harness.transformers and _reads_text(harness):
         tokenizer = harness.live is None or harness.live.embeds
         harness.note([made_by_default() if tokenizer else MADE_OF_NUMBERS])
         return replace(calibration, data=spelled(DEFAULT if tokenizer else WITHOUT_TOKENIZER))
@@ -145,6 +144,7 @@ def calibrate_layers(
     settings: Calibration,
     tables: Sequence[Layer] = (),
     folder: Folder | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[ByLayer[LayerCalibration], Calibrated]:
     """The calibration of each layer by name, and why other layers have none.
 
@@ -155,12 +155,13 @@ def calibrate_layers(
         settings: the inputs to run it on, or the file of statistics to read.
         tables: tables to calibrate too, unless a file of statistics lacks them.
         folder: takes the moments of a network that runs block by block; None to run it whole.
+        cluster: its workers run the network, each on some of the samples; None for this process.
 
     Raises:
         UsageError: a file of statistics of another checkpoint, network or data.
         EvaluationError: the network cannot be built or fed.
     """
-    raw = _moments(harness, sha256, layers, settings, tables, folder)
+    raw = _moments(harness, sha256, (layers, tables), settings, folder, cluster)
     if raw and settings.clean != "none" and all(m.independent is None for m in raw.values()):
         harness.note([UNCLEANED])
     every = {layer.name: layer for layer in (*layers, *tables) if layer.name in raw}
@@ -210,21 +211,30 @@ def _calibration(
 def _moments(
     harness: Harness,
     sha256: str,
-    layers: Sequence[Layer],
+    wanted: tuple[Sequence[Layer], Sequence[Layer]],
     settings: Calibration,
-    tables: Sequence[Layer],
     folder: Folder | None,
+    cluster: Cluster | None,
 ) -> ByLayer[Moments]:
-    """The moments of each layer, from the file of statistics if it exists; else it is written."""
+    """The moments of each layer, from the file of statistics if it exists; else it is written.
+
+    Tables, which come second, may be missing there.
+    """
     path = None if settings.stats is None else Path(settings.stats)
     data = None if settings.data is None else data_sha256(settings.data)
     origin = Origin(sha256, data or "", settings.gradients, harness.origin)
+    layers, tables = wanted
     if path is not None and path.exists():
         return _read_moments(path, harness, layers, origin, settings)
-    from rmtcli.running.calibrate import calibrate  # needs torch
-
     assert data is not None
-    moments = calibrate(harness, [*layers, *tables], settings, folder)
+    if cluster is None:
+        from rmtcli.running.calibrate import calibrate  # needs torch
+
+        moments = calibrate(harness, [*layers, *tables], settings, folder)
+    else:
+        from rmtcli.running.in_chunks import calibrate_on
+
+        moments = calibrate_on(cluster, harness, [*layers, *tables], settings, sha256 + data)
     if path is not None:
         write_stats(path, moments, origin)
     return moments

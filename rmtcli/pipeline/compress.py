@@ -138,7 +138,7 @@ def _compressed(given: Mapping[str, Any], *, in_place: bool) -> nn.Module:
     settings = given["calibration"]
     if not isinstance(settings, Calibration):
         settings = Calibration(settings)
-    settings = settled_calibration(settings, harness, selection, goal, alone=False)
+    settings = settled_calibration(settings, harness, selection, goal)
     inputs = input_files(model, evaluation.data, settings, given["plan"])
     check_calibration(settings, inputs, harness)
     few = chosen_bits(given["bits"], goal, format_of(checkpoint, Path("saved.safetensors")))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rmtcli.calibration import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
+from rmtcli.computing import connected
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
@@ -49,6 +50,7 @@ def curve(
     evaluation: Evaluation,
     calibration: Calibration | None = None,
     cache: str | Path | None = None,
+    executor: str | None = None,
     track: Track = iter,
 ) -> Report:
     """Measure networks of several sizes; nothing is written.
@@ -76,6 +78,9 @@ def curve(
         calibration: how to calibrate; by default on the training part of the evaluation's data, if
             it has one, or, of a directory whose network reads text, on random tokens.
         cache: folder in which decompositions are kept and looked up; none by default.
+        executor: ``dask://host:port`` of a cluster that calibrates and decomposes; its workers must
+            reach the checkpoint, the data and the cache under the same paths. Networks are measured
+            here.
         track: wraps the iteration over layers, for progress.
 
     Raises:
@@ -83,6 +88,7 @@ def curve(
         CheckpointError: the file cannot be read.
         LayerError: no layers.
         EvaluationError: the network cannot be built, fed or scored.
+        ClusterError: the cluster was lost.
     """
     if not evaluation.measures:
         raise UsageError(f"nothing to evaluate on: give {option('data')} or {option('eval')}")
@@ -93,18 +99,11 @@ def curve(
     few = bits_of(bits)
     budgets = _budgets(checkpoint, sizes, "parameters" if few is None else "bytes")
     goal = Goal("auto", budgets[-1], None, rank_multiple, None, share_inputs, None, per_block)
-    request = Request(
-        goal,
-        edge,
-        LAYOUTS.parse(layout),
-        selection,
-        calibration,
-        cache=cache,
-        track=track,
-        bits=few,
-    )
-    prepared = prepare(harness, request)
-    points, notes = _measure(prepared, budgets, every=bool(sizes))
+    with connected(executor) as cluster:
+        options = selection, calibration, cache, cluster, track
+        request = Request(goal, edge, LAYOUTS.parse(layout), *options, bits=few)
+        prepared = prepare(harness, request)
+        points, notes = _measure(prepared, budgets, every=bool(sizes))
     return Report(
         "curve",
         prepared.source,

@@ -50,7 +50,7 @@ class FitStream:
 
     Args:
         layers: the layers in order, and the matrices that are not layers.
-        fit: fits one layer; runs in another thread, or on the cluster.
+        fitter: fits one layer; runs in another thread, or on the cluster.
         room: bytes for all layers that are under way in this process.
         releases: whether layers that wait for others are held without what can be computed again.
         cluster: where layers are fitted; None for this process.
@@ -59,14 +59,14 @@ class FitStream:
     def __init__(
         self,
         layers: Iterable[Layer | Skipped],
-        fit: Callable[[Layer], Fitted | Skipped],
+        fitter: Fitter,
         *,
         room: int,
         releases: bool,
         cluster: Cluster | None,
     ) -> None:
         self._layers: Iterable[Layer | Skipped] | None = layers
-        self._fit, self._room, self._releases = fit, room, releases
+        self._fitter, self._room, self._releases = fitter, room, releases
         self._cluster = cluster
 
     def map(self, function: Callable[[Fitted], R]) -> Iterator[R | Skipped]:
@@ -78,13 +78,17 @@ class FitStream:
         if self._layers is None:
             raise RuntimeError("a stream of fits passes once: hold it to use it again")
         layers, self._layers = self._layers, None
-        fit = self._fit  # a task that is sent to a cluster must not carry all layers
+        fitter = self._fitter
 
-        def both(item: Layer | Skipped) -> R | Skipped:
-            fitted = item if isinstance(item, Skipped) else fit(item)
+        def both(pair: tuple[Layer | Skipped, Fitter]) -> R | Skipped:
+            item, own = pair
+            fitted = item if isinstance(item, Skipped) else own(item)
             return fitted if isinstance(fitted, Skipped) else function(fitted)
 
-        for done in _compute(both, layers, _layer_of, self._room, self._cluster):
+        # A task that is sent to a cluster must carry neither all layers nor their calibrations.
+        alone = fitter.alone if self._cluster is not None else lambda item: fitter
+        pairs = ((item, alone(item)) for item in layers)
+        for done in _compute(both, pairs, lambda x: _layer_of(x[0]), self._room, self._cluster):
             _log(done)
             yield done
             del done  # not held while the next layer is computed
@@ -92,7 +96,9 @@ class FitStream:
     def held(self) -> FittedLayers:
         """All fits in memory, so that they can be used more than once."""
         items = self.map(Fitted.released if self._releases else _unchanged)
-        return FittedLayers(tuple(items), self._cluster)
+        # Factors in the metric of the data are a product of what is here already.
+        calibrated = self._fitter.calibrations is not None
+        return FittedLayers(tuple(items), None if calibrated else self._cluster)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,6 +166,13 @@ class Fitter:
         if isinstance(fitted.approximation, MetricDecomposition):
             stored = StoredDecomposition.put(self.folder, layer, fitted.approximation)
         return replace(fitted, approximation=stored)
+
+    def alone(self, item: Layer | Skipped) -> Fitter:
+        """What fits one item, with the calibration of no other."""
+        known = self.calibrations
+        if known is None or isinstance(item, Skipped):
+            return replace(self, calibrations=None)
+        return replace(self, calibrations={x: known[x] for x in (item.name,) if x in known})
 
     def _fitted(self, layer: Layer, calibration: LayerCalibration | None) -> Fitted | Skipped:
         return fit_layer(

@@ -138,17 +138,11 @@ def _calibrate(
     narrower; all other layers of a plan with bits are rounded with feedback, and so are tables.
 
     Raises:
-        UsageError: layers are computed on a cluster.
+        UsageError: the network cannot be calibrated on a cluster.
         EvaluationError: the network cannot be run, or not block by block where that is asked for.
     """
     if not request.calibrates:
         return None, None, None
-    if request.cluster is not None:
-        raise UsageError(
-            f"{option('executor')} computes layers from their weights alone: leave out "
-            f"{option('calib')}, {option('stats')} and, with a budget or limit, the training part "
-            f"of {option('data')}"
-        )
     plan = request.goal.plan
     changed, rounded = set[str](), set[str]()
     if plan is not None:
@@ -165,7 +159,7 @@ def _calibrate(
     what = harness, source.sha256, layers, request.calibration, tables
     folder = folder_for(harness, source.sha256, [*layers, *tables], request)
     try:
-        return *calibrate_layers(*what, folder), folder
+        return *calibrate_layers(*what, folder, request.cluster), folder
     except NotInPartsError as error:
         if request.calibration.spill is not None:
             raise refuse_spill(harness, str(error)) from None

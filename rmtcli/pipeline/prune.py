@@ -131,8 +131,8 @@ def prune(
         onnx: whether a directory also gets ``onnx/model.onnx``, whose outputs onnxruntime has
             computed as torch does. Weights in few bits stay whole numbers in it.
         cache: folder in which decompositions are kept and looked up; none by default.
-        executor: ``dask://host:port`` of a cluster that decomposes the layers; it must reach the
-            checkpoint and the cache under the same paths. It excludes calibration.
+        executor: ``dask://host:port`` of a cluster that calibrates and decomposes; its workers must
+            reach the checkpoint, the data and the cache under the same paths.
         track: wraps the iteration over layers, for progress.
 
     Returns:
@@ -163,10 +163,9 @@ def prune(
         raise UsageError(f"{checkpoint.path}: is in memory: name the output, or use compress")
     written = format_of(checkpoint, target)
     harness = evaluation.resolve(checkpoint)
-    alone = executor is not None
     if onnx:
         check_onnx(harness, written)
-    calibration = settled_calibration(calibration, harness, selection, goal, alone=alone)
+    calibration = settled_calibration(calibration, harness, selection, goal)
     inputs = input_files(model, evaluation.data, calibration, plan)
     check_calibration(calibration, inputs, harness)
     if not dry_run:
@@ -261,8 +260,6 @@ def settled_calibration(
     harness: Harness,
     selection: Selection | None,
     goal: Goal,
-    *,
-    alone: bool,
 ) -> Calibration:
     """The calibration that a plan or the user asks for, with default inputs where it needs any."""
     if goal.plan is not None:
@@ -275,7 +272,7 @@ def settled_calibration(
             )
         given = calibration_of(goal.plan, given)
     guarded = goal.max_drop is not None
-    settings = calibration_source(given, harness, joint=goal.joint, guarded=guarded, alone=alone)
+    settings = calibration_source(given, harness, joint=goal.joint, guarded=guarded)
     evaluation = harness.evaluation
     used = evaluation.measures or settings.data or settings.stats or goal.tries
     if evaluation.model and not used:

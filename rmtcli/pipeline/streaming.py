@@ -66,6 +66,8 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
         return f"{option('sequential')} and {option('heal')} run the whole network"
     if request.shares:
         return f"{option('share-inputs')} compares the moments of all layers"
+    if request.cluster is not None:
+        return f"{option('executor')} lets each worker run the whole network"
     if request.narrows:
         return f"{option('layout')} narrow and auto look for hidden layers in the whole network"
     return None

@@ -85,7 +85,6 @@ def calibrate(
         NotInPartsError: it cannot be run block by block.
     """
     source = CalibrationInputs.read(settings, harness)
-    _LOGGER.info("calibrating on %d samples of %s", len(source.inputs), settings.data)
     inputs, outline = fitted_on(source.inputs), None
     if folder is None:
         model = watchable(build(harness), layers)
@@ -93,10 +92,9 @@ def calibrate(
         outline = Outline(harness.checkpoint, harness.task, harness.evaluation.device)
         model = outline.model
     modules = modules_of(model, harness.checkpoint, layers)
-    names = list(dict.fromkeys(name for some in modules.values() for name in some))
+    names = names_of(modules)
     start = STARTS[source.reading(model).rows]
-    batch = max(1, min(settings.batch, source.task.batch, len(inputs) // BATCHES))
-    draws = _draws(source.task, inputs) if settings.gradients else 0
+    batch, draws = source.passes(settings)
     run, masks = source.run, lambda: masks_of(model)
     moments: Mapping[str, Moments]
     if outline is None or folder is None:
@@ -108,6 +106,11 @@ def calibrate(
         folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]))
         stream.collect(start, moments)
     return Collected(model, modules, moments, outline).by_layer(harness, layers, settings)
+
+
+def names_of(modules: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of all modules of some layers, each once, in the layers' order."""
+    return list(dict.fromkeys(name for some in modules.values() for name in some))
 
 
 def _draws(task: Task, inputs: NDArray[Any]) -> int:
@@ -150,6 +153,7 @@ class CalibrationInputs:
         assert source is not None
         samples = _read(harness, source)
         inputs = samples.inputs
+        _LOGGER.info("calibrating on %d samples of %s", len(inputs), source)
         if len(inputs) < 2 or bool(np.all(inputs == inputs[:1])):
             raise EvaluationError(
                 f"{source}: calibration needs samples that differ from one another"
@@ -163,6 +167,12 @@ class CalibrationInputs:
             return outputs
 
         return CalibrationInputs(inputs, scores, harness.task, reading)
+
+    def passes(self, settings: Calibration) -> tuple[int, int]:
+        """Number of samples per batch, and of backward passes per batch, for the moments."""
+        inputs = fitted_on(self.inputs)
+        batch = max(1, min(settings.batch, self.task.batch, len(inputs) // BATCHES))
+        return batch, _draws(self.task, inputs) if settings.gradients else 0
 
     @torch.no_grad()
     def distance(self, dense: nn.Module, pruned: nn.Module, inputs: NDArray[Any]) -> float:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import rmtcli
+from rmtcli.calibration.watch import Totals, Watch
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import cluster
 from rmtcli.errors import CheckpointError, UsageError
@@ -163,12 +164,32 @@ def test_a_cluster_without_workers_or_with_another_version_is_refused(
         rmtcli.analyze(MLP, executor=address(two_workers))
 
 
-def test_calibration_on_a_cluster_is_refused(two_workers: Any) -> None:
-    with pytest.raises(UsageError, match="from their weights alone"):
-        rmtcli.prune(
-            SAMPLES / "mnist_deep.pt",
-            budget=Budget("10%"),
-            evaluation=rmtcli.Evaluation(SAMPLES / "mnist.npz"),
-            executor=address(two_workers),
-            dry_run=True,
-        )
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kill"), [(2, False), (4, True)])
+def test_calibrated_pruning_writes_the_same_bytes_with_any_number_of_workers(
+    workers: int, kill: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "budget": Budget("10%"),
+        "evaluation": rmtcli.Evaluation(SAMPLES / "mnist.npz"),
+    }
+    killed: list[int] = []
+    merge = Watch.merge
+
+    def merge_and_kill(watch: Watch, totals: Totals) -> None:
+        if kill and not killed:
+            with distributed.Client(many, set_as_default=False) as client:
+                killed.extend(list(client.run(os.getpid).values())[:1])
+            os.kill(killed[0], signal.SIGKILL)
+        merge(watch, totals)
+
+    outputs = []
+    for count in (1, workers):
+        with local_cluster(count) as many:
+            if count > 1:
+                monkeypatch.setattr(Watch, "merge", merge_and_kill)
+            output = tmp_path / f"{count}.safetensors"
+            rmtcli.prune(SAMPLES / "mnist_deep.pt", output, executor=address(many), **options)
+            outputs.append(output.read_bytes())
+    assert bool(killed) is kill
+    assert outputs[0] == outputs[1]

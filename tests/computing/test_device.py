@@ -52,6 +52,15 @@ def test_vectors_belong_to_the_largest_eigenvalues() -> None:
         result.leading(51)
 
 
+@pytest.mark.parametrize(("cuda", "mps", "best"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_auto_is_the_accelerator_that_torch_has(
+    cuda: int, mps: int, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert rmtcli.Evaluation(device="auto").device == best
+
+
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> str:
     """A device that is the CPU but is treated as an accelerator."""

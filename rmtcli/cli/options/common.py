@@ -120,8 +120,8 @@ Executor = Annotated[
     Optional[str],
     typer.Option(
         metavar="dask://HOST:PORT",
-        help="Decompose layers on a Dask cluster, whose workers must reach the checkpoint under "
-        "the same path or URL (needs distributed).",
+        help="Calibrate and decompose on a Dask cluster, whose workers must reach the checkpoint "
+        "and the data under the same paths (needs distributed).",
         show_default=False,
     ),
 ]

@@ -72,7 +72,7 @@ class EvaluationOptions:
         typer.Option(
             metavar="NAME",
             help="Device on which networks run and layers are decomposed: cpu, cuda, mps "
-            "(networks only).",
+            "(networks only), or auto for the accelerator that torch has.",
         ),
     ] = "cpu"
 

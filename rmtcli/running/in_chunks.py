@@ -1,0 +1,176 @@
+"""Calibration on a cluster: each worker adds up the moments of some chunks of the samples."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import nn
+
+from rmtcli.calibration import ByLayer, Calibration, Moments
+from rmtcli.calibration.collect import SEED, add_batches, find_centres, watch_for
+from rmtcli.calibration.watch import Totals, Watch
+from rmtcli.checkpoint import Checkpoint
+from rmtcli.computing import Cluster
+from rmtcli.errors import UsageError
+from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.evaluation.network import build
+from rmtcli.layers import Layer
+from rmtcli.options import option
+from rmtcli.running.by_layer import Collected
+from rmtcli.running.calibrate import (
+    BATCHES,
+    STARTS,
+    CalibrationInputs,
+    fitted_on,
+    masks_of,
+    names_of,
+)
+from rmtcli.running.modules import modules_of, watchable
+
+#: Number of chunks, whatever the number of workers, so that sums are made in one order.
+CHUNKS = BATCHES
+#: Chunks of one process run one after the other: they share the network and its hooks.
+_LOCK = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker needs to run the network.
+
+    Attributes:
+        checkpoint: the network's checkpoint, which a worker opens by its path.
+        evaluation: how the network is built and fed.
+        settings: the samples, and which moments are taken.
+        layers: the layers to calibrate.
+        content: hash of the checkpoint and of the data, which may change under their paths.
+    """
+
+    checkpoint: Checkpoint
+    evaluation: Evaluation
+    settings: Calibration
+    layers: tuple[Layer, ...]
+    content: str
+
+
+def calibrate_on(
+    cluster: Cluster,
+    harness: Harness,
+    layers: Sequence[Layer],
+    settings: Calibration,
+    content: str,
+) -> ByLayer[Moments]:
+    """Moments of each layer, from chunks of the samples that the workers of a cluster run.
+
+    The chunks, the order in which they are added and the random numbers of each do not depend on
+    the number of workers, so that the moments have the same bytes with any. A chunk whose worker is
+    lost runs on another one.
+
+    Args:
+        cluster: its workers reach the checkpoint and the data under the same paths.
+        harness: how the network is built and fed.
+        layers: layers of the harness's checkpoint.
+        settings: the samples, and which moments are taken.
+        content: hash of the checkpoint and of the data.
+
+    Raises:
+        UsageError: the network is in memory, where no worker can build it.
+        EvaluationError: the network does not take the data, or all samples are equal.
+    """
+    if harness.live is not None or not harness.checkpoint.files:
+        raise UsageError(
+            f"{option('executor')} calibrates networks that workers can open by a path: this one "
+            "is in memory"
+        )
+    work = Work(harness.checkpoint, harness.evaluation, settings, tuple(layers), content)
+    network = _Network.of(work, harness)
+    watch = network.watch(settings)
+    packed = pickle.dumps(work)
+    tasks = [(packed, number) for number in range(len(network.chunks(settings)))]
+    for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
+        watch.merge(totals)
+    samples, (_, draws) = len(network.inputs), network.source.passes(settings)
+    collected = {name: watch.moments(name, samples, draws) for name in network.names}
+    moments = {name: m for name, m in collected.items() if m is not None}
+    modules = modules_of(network.model, harness.checkpoint, layers)
+    return Collected(network.model, modules, moments).by_layer(harness, layers, settings)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Network:
+    """A network that is ready to be calibrated.
+
+    Attributes:
+        source: the samples, and how they are run.
+        inputs: the samples that moments are taken of, shape (samples, …).
+        model: the network.
+        names: the modules that are watched.
+    """
+
+    source: CalibrationInputs
+    inputs: np.ndarray
+    model: nn.Module
+    names: list[str]
+
+    @staticmethod
+    def of(work: Work, harness: Harness) -> _Network:
+        """Read the samples and build the network."""
+        source = CalibrationInputs.read(work.settings, harness)
+        model = watchable(build(harness), work.layers)
+        names = names_of(modules_of(model, harness.checkpoint, work.layers))
+        return _Network(source, fitted_on(source.inputs), model, names)
+
+    def watch(self, settings: Calibration) -> Watch:
+        """What adds up moments, without hooks."""
+        gradients = self.source.passes(settings)[1] > 0
+        watch = watch_for(self.model, self.names, gradients=gradients)
+        watch.masks = lambda: masks_of(self.model)
+        return watch
+
+    def chunks(self, settings: Calibration) -> list[np.ndarray]:
+        """The numbers of the first samples of the batches of each chunk."""
+        firsts = np.arange(0, len(self.inputs), self.source.passes(settings)[0])
+        return np.array_split(firsts, min(CHUNKS, len(firsts)))
+
+
+def _summed(task: tuple[bytes, int]) -> Totals:
+    """The sums over one chunk, in a worker."""
+    packed, number = task
+    with _LOCK, _one_thread():
+        work: Work = pickle.loads(packed)
+        network = _opened(packed)
+        batch, draws = network.source.passes(work.settings)
+        firsts = network.chunks(work.settings)
+        watch, run = network.watch(work.settings), network.source.run
+        start = STARTS[network.source.reading(network.model).rows]
+        inputs, model, names = network.inputs, network.model, network.names
+        before = sum(len(chunk) for chunk in firsts[:number])
+        find_centres(watch, model, names, inputs[:batch], run, first=before)
+        batches = (inputs[first : first + batch] for first in firsts[number])
+        seed = SEED + number
+        add_batches(watch, model, names, batches, run, start=start, draws=draws, seed=seed)
+        return watch.totals
+
+
+@lru_cache(maxsize=1)
+def _opened(packed: bytes) -> _Network:
+    """The network, which a process builds once for all chunks that it gets."""
+    work: Work = pickle.loads(packed)
+    return _Network.of(work, work.evaluation.resolve(work.checkpoint))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that sums do not depend on a worker's number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
