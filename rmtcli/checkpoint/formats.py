@@ -20,6 +20,7 @@ from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.recognise import (
     HEAD,
     is_exported,
+    is_gguf,
     is_onnx,
     is_safetensors,
     is_torch,
@@ -122,6 +123,12 @@ _FORMATS = (
         keeps_metadata=True,
         keeps_graph=True,
         recognises=is_onnx,
+    ),
+    Format(
+        "GGUF",
+        (".gguf",),
+        Deferred("rmtcli.checkpoint.gguf.file:GgufFile"),
+        recognises=is_gguf,
     ),
 )
 

@@ -33,7 +33,6 @@ _OTHERS = (
     (b"7z\xbc\xaf", "a 7-Zip archive: unpack it, and name the file in it"),
     (b"\x93numpy", "an array of NumPy: save it by name with safetensors.numpy.save_file"),
     (b"\x89hdf", "an HDF5 file, of Keras for example: save its weights as safetensors"),
-    (b"gguf", "a GGUF file, which llama.cpp reads: name the checkpoint that it was made from"),
 )
 _TAR = "a tar archive: unpack it with 'tar xf', and name the file in it"
 _ARRAYS = "an archive of NumPy's arrays: save them with safetensors.numpy.save_file"
@@ -60,6 +59,11 @@ def is_torch(path: Path, head: bytes) -> bool:
 def is_onnx(path: Path, head: bytes) -> bool:
     """Whether a file begins with a version of ONNX, and another field of its files."""
     return len(head) > 2 and head[0] == 8 and 0 < head[1] < 64 and head[2] in _ONNX_FIELDS
+
+
+def is_gguf(path: Path, head: bytes) -> bool:
+    """Whether a file begins as GGUF files do."""
+    return head.startswith(b"GGUF")
 
 
 def other_kind(path: Path, head: bytes) -> str | None:

@@ -269,9 +269,14 @@ class PivotedLinear(SplitLinear):
         """The outputs of the pivot rows and of the others, in the layer's order, plus the bias."""
         core = self.right(inputs)
         parts = (core, self.left(core)) if len(self.left.weight) else (core,)
-        outputs = torch.cat(parts, -1).index_select(-1, self.order)
-        # The outputs are a copy of their own, and no gradient needs them: one pass less.
-        return outputs if self.bias is None else outputs.add_(self.bias)
+        joined = torch.cat(parts, -1)
+        # torch orders the columns of a matrix many times faster than those of more dimensions.
+        rows = joined.reshape(-1, joined.shape[-1])
+        outputs = rows.index_select(-1, self.order)
+        if self.bias is not None:
+            # The outputs are a copy of their own, and no gradient needs them: one pass less.
+            outputs = outputs.add_(self.bias)
+        return outputs.view(*joined.shape[:-1], outputs.shape[-1])
 
     def combine(self, left: Tensor, right: Tensor) -> Tensor:
         """All rows of the weight."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import member, module_of
 from rmtcli.layers.layer import SkipReason
 
@@ -25,6 +26,8 @@ _FLAT = re.compile(r"(^|[._])flat_param(_\d+)?$")
 _PACKED = frozenset({"qweight", "weight_packed", "W_q", "_packed_params"})
 #: Names beside a weight that say that it is packed: those of bitsandbytes and quanto.
 _BESIDE = ("SCB", "weight.SCB", "weight.absmax", "weight.quant_map")
+#: Scales of weights in 8 bits: compressed-tensors, torchao, and fp8 of DeepSeek.
+_SCALES = ("weight_scale", "weight_scale_inv")
 #: Names beside packed weights that belong to them.
 _TABLES = frozenset({"qzeros", "scales"})
 
@@ -55,13 +58,21 @@ def foreign(checkpoint: Checkpoint, name: str) -> SkipReason | None:
     matrix = info is not None and len(info.shape) >= 2
     table = last in _TABLES and member(module, "qweight") in checkpoint.infos
     stored = last == "weight" and any(member(module, x) in checkpoint.infos for x in _BESIDE)
+    scaled = last in ("weight", *_SCALES) and _is_scaled(checkpoint, module)
     reasons = (
         (_FLAT.search(name) is not None, SkipReason.FLAT),
         (last == "weight" and info is not None and info.shape == (0,), SkipReason.PARTITIONED),
-        (last in _PACKED or (matrix and (table or stored)), SkipReason.PACKED),
+        (last in _PACKED or (matrix and (table or stored or scaled)), SkipReason.PACKED),
         (matrix and _ADAPTER.search(name) is not None, SkipReason.ADAPTER),
     )
     return next((reason for applies, reason in reasons if applies), None)
+
+
+def _is_scaled(checkpoint: Checkpoint, module: str) -> bool:
+    """Whether a module's weight is stored in 8 bits, with scales beside it."""
+    weight = checkpoint.infos.get(member(module, "weight"))
+    beside = any(member(module, name) in checkpoint.infos for name in _SCALES)
+    return weight is not None and weight.dtype not in FLOATS and beside
 
 
 def _is_reparametrised(checkpoint: Checkpoint, name: str) -> bool:

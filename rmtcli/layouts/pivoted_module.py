@@ -43,11 +43,14 @@ class PivotedModule(nn.Module):
         axis, core = -1 - self._kernel, self.pivot(inputs)
         if not self._all_pivots:
             core = torch.cat((core, self.rest(core)), axis)
-        outputs: Tensor = core.index_select(axis, self.order)
-        if (bias := self.bias) is None:
-            return outputs
-        # The outputs are a copy of their own, and no gradient needs them: one pass less.
-        return outputs.add_(bias.view(-1, *[1] * self._kernel) if self._kernel else bias)
+        # torch orders the columns of a matrix many times faster than those of more dimensions.
+        sides = core.shape[:-1]
+        rows: Tensor = core if self._kernel else core.reshape(-1, core.shape[-1])
+        outputs = rows.index_select(axis, self.order)
+        if (bias := self.bias) is not None:
+            # The outputs are a copy of their own, and no gradient needs them: one pass less.
+            outputs = outputs.add_(bias.view(-1, *[1] * self._kernel) if self._kernel else bias)
+        return outputs if self._kernel else outputs.view(*sides, outputs.shape[-1])
 
     @property
     def in_features(self) -> int:

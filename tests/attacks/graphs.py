@@ -1,7 +1,8 @@
-"""ONNX files: data elsewhere, graphs that go in circles, and names that attack."""
+"""ONNX and GGUF files: data elsewhere, graphs that go in circles, names that attack."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper
 
 from tests.attacks import attack
+from tests.checkpoint.ggufs import F32, MAGIC, entry, gguf
 from tests.checkpoint.graphs import gemm, node
 
 
@@ -100,3 +102,19 @@ for _claim, (_change, _code) in GRAPHS.items():
         change(made.graph)
         onnx.save_model(made, folder / "a.onnx")
         return "prune a.onnx --keep rank:k=2 --min-side 0 --report r.md --plan p.json --verbose"
+
+
+@attack("GGUF: names of markup and control characters", code=0)
+def _gguf_names(folder: Path) -> str:
+    name = "\x1b[2J\x1b]0;x\x07\n\r<script>{{7*7}}\u202e"
+    rows = bytes(4 * 40 * 30)
+    tensors = {f"{name}{i}.weight": ((40, 30), F32, rows) for i in range(2)}
+    (folder / "a.gguf").write_bytes(gguf(tensors))
+    return "analyze a.gguf --min-side 0 --report r.md --verbose"
+
+
+@attack("GGUF: an array of 2^60 texts")
+def _gguf_array(folder: Path) -> str:
+    texts = struct.pack("<IQ", 8, 2**60) + bytes(4096)
+    (folder / "a.gguf").write_bytes(MAGIC + struct.pack("<QQ", 0, 1) + entry("a", 9, texts))
+    return "analyze a.gguf"

@@ -94,7 +94,6 @@ OTHERS = {
     b'{"error": "Repository not found"}': "text in JSON, not weights: name the file",
     gzip.compress(b"x"): "compressed by gzip: unpack it with 'gunzip'",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-    b"GGUF\x03": "a GGUF file, which llama.cpp reads",
     array(): "an array of NumPy: save it by name",
     arrays(): "an archive of NumPy's arrays",
     tar(): "a tar archive: unpack it with 'tar xf'",

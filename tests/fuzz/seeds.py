@@ -36,6 +36,7 @@ from rmtcli.planning import Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
 from tests.adapters.made import kohya_file, kohya_tensors, peft_directory, two_layers
+from tests.checkpoint.ggufs import gguf, plain
 from tests.checkpoint.graphs import matmul
 from tests.conftest import model_directory
 
@@ -133,6 +134,12 @@ def write_seeds(folder: Path) -> list[Seed]:
 
     (folder / "graph.onnx").write_bytes(matmul().SerializeToString())
     add_checkpoint("ONNX", folder / "graph.onnx")
+
+    values = {
+        name: plain(value.float()) for name, value in tensors.items() if value.is_floating_point()
+    }
+    (folder / "a.gguf").write_bytes(gguf(values))
+    add("GGUF", folder / "a.gguf", lambda: read_checkpoint(folder / "a.gguf"))
 
     shards = model_directory(folder / "shards", tensors, {"model_type": "bert"}, shards=2)
     (shards / "modules.json").write_text(

@@ -51,6 +51,17 @@ FILES = {
         named("a.weight", value=PACKED.to(torch.uint8)) | {"a.weight.absmax": torch.ones(64)},
         SkipReason.PACKED,
     ),
+    "compressed-tensors in 8 bits": (
+        named("a.weight", value=PACKED.to(torch.int8)) | {"a.weight_scale": torch.ones(64, 1)},
+        SkipReason.PACKED,
+    ),
+    "fp8 by blocks": (
+        {
+            "a.weight": torch.ones(64, 40).to(torch.float8_e4m3fn),
+            "a.weight_scale_inv": torch.ones(1, 1),
+        },
+        SkipReason.PACKED,
+    ),
     "FSDP": (
         named("_fsdp_wrapped_module._flat_param", "flat_param_0", value=torch.ones(99)),
         SkipReason.FLAT,

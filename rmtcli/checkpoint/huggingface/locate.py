@@ -90,11 +90,12 @@ def _elsewhere(folder: Path) -> str | None:
     for parts in (folder, *sorted(folder.glob("*/"))):
         if any(parts.glob("*.distcp")):
             return DISTRIBUTED.format(parts)
-    if (folder / "zero_to_fp32.py").exists():
-        return (
-            "a checkpoint of DeepSpeed, in parts: write one file with "
-            f"'python {folder}/zero_to_fp32.py {folder} OUTPUT'"
-        )
+    for home in (folder, folder.parent):
+        if (home / "zero_to_fp32.py").exists() and (home / "latest").exists():
+            return (
+                "a checkpoint of DeepSpeed, in parts: write one file with "
+                f"'python {home}/zero_to_fp32.py {home} OUTPUT'"
+            )
     return None
 
 

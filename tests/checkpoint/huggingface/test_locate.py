@@ -180,6 +180,12 @@ FOLDERS = {
         UsageError,
         "write one file with 'python FOLDER/zero_to_fp32.py FOLDER OUTPUT'",
     ),
+    "a folder of DeepSpeed's": (
+        ("../zero_to_fp32.py", "../latest", "mp_rank_00_model_states.pt"),
+        False,
+        UsageError,
+        "zero_to_fp32.py",
+    ),
     "TensorFlow's": (("tf_model.h5",), True, CheckpointError, "tf_model.h5: download or save them"),
 }
 
