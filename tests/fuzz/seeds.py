@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -211,7 +212,7 @@ def write_seeds(folder: Path) -> list[Seed]:
     add("training log", folder / "log.json", lambda: read_log(folder / "log.json"))
     (folder / "log.csv").write_text("time,parameters,layer,rank,loss\n1,9,fc,2,0.5\n2,9,fc,2,\n")
     add("training log as CSV", folder / "log.csv", lambda: read_log(folder / "log.csv"))
-    return seeds + adapter_seeds(folder)
+    return seeds + adapter_seeds(folder) + pair_seeds(folder)
 
 
 def adapter_seeds(folder: Path) -> list[Seed]:
@@ -229,10 +230,37 @@ def adapter_seeds(folder: Path) -> list[Seed]:
         rmtcli.resize(adapter, target, keep="rank:k=2", force=True)
         read_adapter(target)
         rmtcli.merge(base, adapter, folder / "merged.safetensors", force=True)
+        rmtcli.analyze(adapter)
+        rmtcli.diff(target, adapter)
 
     files = {peft / name: peft for name in ("adapter_config.json", "adapter_model.safetensors")}
     files[style] = style
     return [Seed(f"adapter {x.name}", x, partial(use, whole)) for x, whole in files.items()]
+
+
+def pair_seeds(folder: Path) -> list[Seed]:
+    """A base, a tuned network and one in few bits, each of which is damaged in turn."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {f"{name}.weight": torch.randn(64, 64, generator=generator) for name in "ab"}
+    base = save(weights | {"a.bias": torch.ones(64)}, folder / "before.safetensors")
+    moved = {name: tensor + 0.01 * tensor.flip(0) for name, tensor in weights.items()}
+    tuned = save(moved | {"a.bias": torch.zeros(64)}, folder / "after.safetensors")
+    factored = folder / "factors.safetensors"
+    rmtcli.prune(base, factored, keep="rank:k=8", bits=4, verify=False)
+
+    def adapted(make: Callable[..., object], first: Path, second: Path) -> None:
+        target = folder / "of-two"
+        shutil.rmtree(target, ignore_errors=True)
+        make(first, second, target, keep="rank:k=2")
+        if target.exists():
+            read_adapter(target)
+
+    extract, repair = (partial(adapted, make) for make in (rmtcli.extract, rmtcli.repair))
+    return [
+        Seed("extract, base", base, partial(extract, base, tuned)),
+        Seed("extract, tuned", tuned, partial(extract, base, tuned)),
+        Seed("repair, few bits", factored, partial(repair, base, factored)),
+    ]
 
 
 def described_seeds(described: Path, tensors: dict[str, torch.Tensor]) -> list[Seed]:

@@ -159,6 +159,7 @@ def test_ranks_have_limits(tmp_path: Path) -> None:
     assert ranks(max_rank=4) == [3, 0, 4]
     assert ranks(keep="rank:k=2") == [2, 2, 2]
     assert ranks(keep="rank:k=9", edge="bema", max_rank=7) == [7, 7, 7]
+    assert ranks(keep="rank:k=1000") == [64, 64, 80]  # no more than the layers have
     given = ranks(budget="1000")
     assert 800 < sum(r * sum(LAYERS[n][0]) for r, n in zip(given, LAYERS, strict=True)) <= 1000
     # Directions of the signal come before those of the noise.
@@ -369,6 +370,27 @@ def test_peft_opens_it_and_gives_the_tuned_networks_outputs(make: Any, tmp_path:
         torch.testing.assert_close(model.eval()(tokens)[0], expected, rtol=0, atol=1e-4)
         merged = model.merge_and_unload()
         torch.testing.assert_close(merged(tokens)[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:::peft", "ignore:::transformers")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_peft_opens_an_adapter_in_sixteen_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    peft, network = pytest.importorskip("peft"), llama().to(dtype)
+    base, tuned = tuned_pair(tmp_path, network)
+    package.extract(base, tuned, tmp_path / "out", keep="rank:k=2", whole=["model.embed_tokens"])
+    layers = read_adapter(tmp_path / "out").layers
+    assert {x.left.dtype for x in layers} == {"BF16" if dtype == torch.bfloat16 else "F16"}
+    plain = type(network).from_pretrained(base, dtype=dtype)
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        expected, before = network(tokens)[0].float(), plain(tokens)[0].float()
+        model = peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval()
+        merged = package.merge(base, tmp_path / "out", tmp_path / "merged")
+        again = type(network).from_pretrained(tmp_path / "merged", dtype=dtype)
+        for outputs in (model(tokens)[0].float(), again(tokens)[0].float()):
+            moved, missed = (float((x - expected).norm()) for x in (before, outputs))
+            assert missed < 0.05 * moved
+    assert merged.output is not None
 
 
 def test_a_tied_table_gets_no_factors(tmp_path: Path) -> None:
