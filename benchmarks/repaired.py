@@ -188,7 +188,7 @@ def print_rows(title: str, parts: list[Any]) -> None:
     """Print the means over the networks."""
     for rows in zip(*parts, strict=True):
         size, rank, *numbers = np.mean([numbers for _, numbers in rows], axis=0)
-        loss, *scores = (f"{number:.3g}" for number in numbers)
+        loss, *scores = (f"{number:.5g}" for number in numbers)
         print_row(title, rows[0][0], f"{size:,.0f}", f"{rank:.0f}", loss, ", ".join(scores))
 
 

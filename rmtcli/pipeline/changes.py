@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.checkpoint import Checkpoint, Edited, Openable, RawTensor, decode, open_checkpoint
+from rmtcli.checkpoint import Checkpoint, Openable, RawTensor, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import LayerError
 from rmtcli.layers import Layer, Selection
-from rmtcli.layouts import join
+from rmtcli.pipeline.factors import whole
 from rmtcli.pipeline.stages import layers_of
 
 #: Entries of a tensor that are compared at a time.
@@ -124,13 +124,6 @@ class Pair:
         for part in parts if shape else [None]:
             change = _minus(self.tuned.array(name, part), self.base.array(name, part))
             yield float(np.sum(np.square(change, dtype=np.float64)))
-
-
-def whole(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with dense weights in place of its factors."""
-    if checkpoint.manifest is None or not checkpoint.manifest.factored:
-        return checkpoint
-    return Edited(checkpoint, join(checkpoint), None)
 
 
 def _minus(after: NDArray[np.floating], before: NDArray[np.floating]) -> NDArray[np.floating]:

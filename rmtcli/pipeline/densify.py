@@ -16,9 +16,9 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.files import as_path, check_target
-from rmtcli.layouts import ReadBack, join, split_modules, widened
+from rmtcli.layouts import ReadBack, split_modules, widened
 from rmtcli.options import option
-from rmtcli.pipeline.factors import UNBALANCED, balances, recorded
+from rmtcli.pipeline.factors import UNBALANCED, balances, dense_weights, recorded
 from rmtcli.pipeline.request import default_output
 from rmtcli.pipeline.stages import Planned, describe, described, on_tensors
 from rmtcli.report.base import Report
@@ -103,7 +103,7 @@ def densify(
     wide = manifest is not None and bool(manifest.shapes)
     packed = any(map(checkpoint.packed, checkpoint.infos))
     # Without a record, tensors in few bits are written as what they stand for.
-    edits = join(checkpoint) if split_modules(checkpoint) or not (packed or wide) else {}
+    edits = dense_weights(checkpoint, needed=not (packed or wide))
     dense = Edited(checkpoint, edits, None)
     if manifest is not None and directory:
         shapes = {name: manifest.narrowed[name] for name in manifest.shapes}
@@ -139,7 +139,7 @@ def _dense_copy(model: nn.Module, output: object) -> nn.Module:
     _refuse_narrow(checkpoint)
     manifest, core = checkpoint.manifest, core_of(model)
     packed = any(map(checkpoint.packed, checkpoint.infos))
-    edits = join(checkpoint) if split_modules(checkpoint) or not packed else {}
+    edits = dense_weights(checkpoint, needed=not packed)
     shell = kept_shell(core)
     if shell is None or manifest is None:
         raise LayerError(

@@ -13,7 +13,7 @@ from rmtcli.errors import LayerError, UsageError
 from rmtcli.law import overlap
 from rmtcli.layers import Layer, Selection, find_layers
 from rmtcli.pipeline.adapter_layers import differences, opened
-from rmtcli.pipeline.changes import whole
+from rmtcli.pipeline.factors import whole
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.merge import edits_of
 from rmtcli.pipeline.stages import describe

@@ -1,4 +1,4 @@
-"""Factors that rmtcli wrote, in a file that has lost the record of them."""
+"""Factors that rmtcli wrote: the dense weights of them, and files that have lost their record."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from rmtcli.checkpoint import Checkpoint
+from rmtcli.checkpoint import Checkpoint, Edited, Edits
 from rmtcli.checkpoint.names import factors_of, module_of
-from rmtcli.layouts import split_modules
+from rmtcli.layouts import join, split_modules
 from rmtcli.planning import LayerPlan
 
 #: Norms of two factors that differ by this factor are not those of rmtcli's, trained or not.
@@ -19,6 +19,24 @@ UNBALANCED = 1.25
 def recorded(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint has a record of its factors."""
     return checkpoint.manifest is not None and bool(checkpoint.manifest.factored)
+
+
+def whole(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with dense weights in place of the factors of its record."""
+    return Edited(checkpoint, join(checkpoint), None) if recorded(checkpoint) else checkpoint
+
+
+def dense_weights(checkpoint: Checkpoint, *, needed: bool) -> Edits:
+    """The dense weights in place of all factors, also of those that a lost record does not name.
+
+    Args:
+        checkpoint: the checkpoint.
+        needed: whether having none is an error.
+
+    Raises:
+        LayerError: there are none and some are needed, or they do not fit the record.
+    """
+    return join(checkpoint) if needed or split_modules(checkpoint) else {}
 
 
 def balances(checkpoint: Checkpoint, modules: Iterable[str]) -> dict[str, float]:
