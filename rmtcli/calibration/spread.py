@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
+
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+
+#: Rows of a moment that are in memory as float64 once more.
+_ROWS = 256
 
 
 class Spread:
     """Sums over batches, which are independent of each other, whatever is dependent within them.
 
-    Two matrices of the moment's size are held.
+    One matrix of the moment's size is held, and a second one if batches differ in their number of
+    rows.
 
     Args:
         centred: whether the moment's deviation from a mean counts, and not its size.
+
+    Attributes:
+        rows: number of rows.
+        total: Σx, shape (d,).
+        outer: Σxxᵀ, shape (d, d), in the type of the first batch's.
     """
 
     def __init__(self, *, centred: bool) -> None:
+        self.rows = 0
+        self.total: FloatArray = np.zeros(())
+        self.outer: FloatArray = np.zeros(())
         self._centred = centred
-        self._batches, self._rows, self._row_squares, self._squares = 0, 0, 0.0, 0.0
+        self._batches, self._first, self._row_squares, self._squares = 0, 0, 0.0, 0.0
         self._centre: FloatArray = np.zeros(())
-        self._sum: FloatArray = np.zeros(())
-        self._weighted: FloatArray = np.zeros(())
         self._fixed = False
+        #: Σ of each batch's sum times its rows; None while all batches have as many rows.
+        self._weighted: FloatArray | None = None
 
     def fix_centre(self, centre: FloatArray) -> None:
         """Count rows from a point that is known before the first batch, shape (d,) or ()."""
@@ -30,34 +45,70 @@ class Spread:
 
     def merge(self, other: Spread) -> None:
         """Add the batches of another part of the samples, whose rows count from the same point."""
+        if not other._batches:
+            return
+        if not self._batches:
+            self._first, self.total, self.outer = other._first, other.total, other.outer
+            self._weighted = other._weighted
+        else:
+            alike = self._first == other._first
+            if not alike or self._weighted is not None or other._weighted is not None:
+                self._weighted = self._by_rows() + other._by_rows()
+            self.total += other.total
+            self.outer += other.outer
         self._batches += other._batches
-        self._rows += other._rows
+        self.rows += other.rows
         self._row_squares += other._row_squares
         self._squares += other._squares
-        self._sum = self._sum + other._sum
-        self._weighted = self._weighted + other._weighted
 
     def add(self, rows: int, total: FloatArray, outer: FloatArray) -> None:
         """Add a batch of rows x with their sums Σx, shape (d,), and Σxxᵀ, shape (d, d).
 
-        Rows count from the first batch's mean, so that the noise is not that of a large mean.
+        Rows count from the first batch's mean, so that the noise is not that of a large mean. The
+        arrays must not be used afterwards.
         """
         if not self._batches:
             if not self._fixed:
                 self._centre = total / rows if self._centred else np.zeros_like(total)
-            self._sum, self._weighted = np.zeros_like(outer), np.zeros_like(outer)
-        if self._centred:
-            centre = np.broadcast_to(self._centre, total.shape)
-            cross = np.outer(total - rows / 2 * centre, centre)
-            outer = outer - cross - cross.T
+            self._first = rows
+        elif rows != self._first and self._weighted is None:
+            self._weighted = self._by_rows()
+        for part, block in self._blocks(rows, total, outer):
+            self._squares += float(np.vdot(block, block))
+            if self._weighted is not None:
+                self._weighted[part] += rows * block
+        if self._batches:
+            self.total += total
+            self.outer += outer
+        else:
+            self.total, self.outer = total, outer
         self._batches += 1
-        self._rows += rows
+        self.rows += rows
         self._row_squares += rows**2
-        self._squares += float(np.vdot(outer, outer))
-        self._sum += outer
-        self._weighted += rows * outer
 
-    @property
+    def _by_rows(self) -> FloatArray:
+        """Σ of each batch's sum times its rows."""
+        if self._weighted is not None:
+            return self._weighted
+        weighted: FloatArray = np.empty(self.outer.shape)
+        for part, block in self._blocks(self.rows, self.total, self.outer):
+            weighted[part] = self._first * block
+        return weighted
+
+    def _blocks(
+        self, rows: int, total: FloatArray, outer: FloatArray
+    ) -> Iterator[tuple[slice, FloatArray]]:
+        """Σ(x − c)(x − c)ᵀ − r c cᵀ of r rows with these sums, some rows at a time."""
+        centre = np.broadcast_to(self._centre, total.shape)
+        shift = total - rows / 2 * centre
+        for start in range(0, len(outer), _ROWS):
+            part = slice(start, start + _ROWS)
+            block = outer[part].astype(np.float64)
+            if self._centred:
+                block -= np.outer(shift[part], centre) + np.outer(centre[part], shift)
+            yield part, block
+
+    @cached_property
     def independent(self) -> float | None:
         """Number of independent Gaussian samples whose moment would have as much noise.
 
@@ -67,16 +118,20 @@ class Spread:
         k = self._batches
         if k < 2:
             return None
-        mean = self._sum / self._rows
-        square = float(np.vdot(mean, mean))
-        deviation = (
-            self._squares - 2 * float(np.vdot(self._weighted, mean)) + self._row_squares * square
-        )
-        noise = deviation / self._rows**2 * k / (k - 1)
-        trace = float(np.trace(mean)) ** 2
+        square, trace, weighted = 0.0, 0.0, 0.0
+        for part, block in self._blocks(self.rows, self.total, self.outer):
+            block /= self.rows
+            square += float(np.vdot(block, block))
+            trace += float(block.diagonal(part.start).sum())
+            if self._weighted is not None:
+                weighted += float(np.vdot(self._weighted[part], block))
+        if self._weighted is None:
+            weighted = self._first * self.rows * square
+        deviation = self._squares - 2 * weighted + self._row_squares * square
+        noise = deviation / self.rows**2 * k / (k - 1)
         if noise <= np.finfo(np.float64).eps * square:
             return None
-        return (trace + max(square - noise, trace / len(mean))) / noise
+        return (trace**2 + max(square - noise, trace**2 / len(self.outer))) / noise
 
 
 def joined(shares: list[float], independent: list[float | None]) -> float | None:

@@ -10,38 +10,58 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rmtcli.arrays import FloatArray
 from rmtcli.calibration.spread import Spread
-
-Array = NDArray[np.float64]
 
 #: Rows that are in memory as float64 at a time.
 _ROWS = 2**15
+#: Number of rows, their sum, and the sum of their products.
+Total = tuple[int, NDArray[np.float64], FloatArray]
 
 
 @dataclass
 class Sums:
-    """Running sums over rows: the tensors that a group of layers reads, or one layer's outputs."""
+    """Running sums over rows: the tensors that a group of layers reads, or one layer's outputs.
 
-    rows: int = 0
-    total: Array = field(default_factory=lambda: np.zeros(()))
-    outer: Array = field(default_factory=lambda: np.zeros(()))
-    #: Of the batch that is running.
-    batch: tuple[int, Array, Array] | None = None
-    #: Of the fold that is kept apart.
-    fold: tuple[int, Array, Array] | None = None
+    Attributes:
+        centred: whether the spread between batches is that around a mean.
+        dtype: type in which products are summed up.
+        fold: sums of the fold that is kept apart.
+    """
+
     centred: bool = True
+    dtype: torch.dtype = torch.float64
+    fold: Total | None = None
     spread: Spread = field(init=False)
+    #: Rows of the batch that is running, as long as they take less memory than their products.
+    _rows: list[Tensor] = field(default_factory=list)
+    _batch: Total | None = None
 
     def __post_init__(self) -> None:
         self.spread = Spread(centred=self.centred)
 
+    @property
+    def rows(self) -> int:
+        """Number of rows of all batches that have ended."""
+        return self.spread.rows
+
     def add(self, values: Tensor, bias: Tensor | None = None) -> None:
         """Add rows, shape (rows, width), less a bias of shape (width,)."""
-        for block in torch.split(values.detach(), _ROWS):
-            x = block.double() if bias is None else block.double() - bias.detach().double()
-            total, outer = x.sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
-            rows, *sums = self.batch or (0, 0.0, 0.0)
-            self.batch = rows + len(block), sums[0] + total, sums[1] + outer
+        values = values.detach()
+        self._rows.append(values if bias is None else values.double() - bias.detach().double())
+        if sum(map(len, self._rows)) > values.shape[1]:
+            self._multiply()
+        elif bias is None:  # what waits must not change with the network's tensors
+            self._rows[-1] = values.clone()
+
+    def _multiply(self) -> None:
+        """Add the products of the rows that wait."""
+        for rows in self._rows:
+            for block in torch.split(rows, _ROWS):
+                x = block.to(self.dtype)
+                total, outer = x.double().sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
+                self._batch = _added(self._batch, (len(block), total, outer))
+        self._rows.clear()
 
     def close(self, *, apart: bool = False) -> None:
         """End a batch, whose samples are independent of those of other batches.
@@ -49,38 +69,42 @@ class Sums:
         Args:
             apart: whether the batch is also added to the fold that is kept apart.
         """
-        if self.batch is None or not self.batch[0]:
+        self._multiply()
+        batch, self._batch = self._batch, None
+        if batch is None or not batch[0]:
             return
-        rows, total, outer = self.batch
-        self.batch = None
-        self.rows += rows
-        self.total = self.total + total
-        self.outer = self.outer + outer
-        self.spread.add(rows, total, outer)
         if apart:
-            known, *sums = self.fold or (0, 0.0, 0.0)
-            self.fold = known + rows, sums[0] + total, sums[1] + outer
+            rows, total, outer = batch
+            self.fold = _added(self.fold, (rows, total.copy(), outer.copy()))
+        self.spread.add(*batch)
 
     def take_centre(self) -> None:
         """End a batch that only says from which point the spread's rows count."""
-        if self.batch is not None and self.batch[0]:
-            self.spread.fix_centre(self.batch[1] / self.batch[0])
-        self.batch = None
+        self._multiply()
+        batch, self._batch = self._batch, None
+        if batch is not None and batch[0]:
+            self.spread.fix_centre(batch[1] / batch[0])
 
     def merge(self, other: Sums) -> None:
-        """Add the sums of other batches, which are closed."""
-        self.rows += other.rows
-        self.total = self.total + other.total
-        self.outer = self.outer + other.outer
+        """Add the sums of other batches, which are closed; they must not be used afterwards."""
         self.spread.merge(other.spread)
         if other.fold is not None:
-            known, *sums = self.fold or (0, 0.0, 0.0)
-            rows, total, outer = other.fold
-            self.fold = known + rows, sums[0] + total, sums[1] + outer
+            self.fold = _added(self.fold, other.fold)
 
     @cached_property
-    def averages(self) -> tuple[Array, Array]:
+    def averages(self) -> tuple[FloatArray, FloatArray]:
         """E[x] and E[x xᵀ], computed once for all layers of the group, in the sums' memory."""
-        self.total /= self.rows
-        self.outer /= self.rows
-        return self.total, self.outer
+        _ = self.spread.independent  # which needs the sums
+        self.spread.total /= self.rows
+        self.spread.outer /= self.rows
+        return self.spread.total, self.spread.outer
+
+
+def _added(sums: Total | None, more: Total) -> Total:
+    """Some sums and others, which take the memory of the first."""
+    if sums is None:
+        return more
+    total, outer = sums[1:]
+    total += more[1]
+    outer += more[2]
+    return sums[0] + more[0], total, outer

@@ -151,7 +151,8 @@ class Watch:
         fold = self._fold(name, own, draws)
         if name in self._gradients:
             sums = self._gradients.pop(name)
-            gradient, worth = sums.outer / (rows * draws), sums.spread.independent
+            worth, gradient = sums.spread.independent, sums.spread.outer
+            gradient /= rows * draws
         seen = joined(shares, [sums.spread.independent for _, sums in own])
         return Moments(rows, samples, mean, second, gradient, of_outputs, seen, worth, fold)
 
