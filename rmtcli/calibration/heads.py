@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR
 from rmtcli.calibration.moments import Moments
 from rmtcli.calibration.narrow import Reader, measure_of, ridged, second_of
 

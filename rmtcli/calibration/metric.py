@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
+from rmtcli.calibration.measure import Outputs, eigenvectors, root_of
 from rmtcli.calibration.moments import Moments
-from rmtcli.spectra import Factors, spectrum
+from rmtcli.spectra import Factors
 
-#: Eigenvalues of the gradients' moment are raised to this share of the largest. The inverse of its
-#: root then multiplies rounding errors by a hundred at most, and directions that no gradient
-#: reached are not free to change without limit.
-GRADIENT_FLOOR = 1e-4
 #: Ridge of the regression on a compressed network's inputs, as a share of their largest variance.
 RIDGE = 1e-4
 
@@ -109,27 +106,63 @@ def decompose_together(
         ValueError: gradients are to be used and were not collected.
     """
     first = moments[0]
-    second = _root(first.covariance if bias else first.second, floor=0.0)
     dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
-    outputs = [_Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
-    stacked = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
-    # What the moments' vectors are multiplied by: inputs by the weights, outputs by nothing more.
-    maps = outputs[0].apply(np.eye(len(dense[0]))) if first.of_outputs else stacked
-    basis, values = _left_vectors(maps @ second)
-    basis, values = basis[:, : min(stacked.shape)], values[: min(stacked.shape)]
-    parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
-    lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
-    right = basis.T @ stacked
+    outputs = [Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
+    second = first.covariance if bias else first.second
+    if first.of_outputs or sum(map(len, dense)) <= dense[0].shape[1]:
+        values, lefts, right, mean = _wide(dense, outputs, second, first)
+    else:
+        values, lefts, right = _tall(dense, outputs, second)
+        mean = right @ first.mean
     # Balanced: in each direction, all left factors together have the norm of the right one.
     x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
     scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
-    losses, right = first.uses * values**2, right / scale[:, None]
-    mean = basis.T @ (maps @ first.mean) / scale if bias else None
+    losses, right = first.uses * values, right / scale[:, None]
+    shift = mean / scale if bias else None
     targets = [first.mean if first.of_outputs else w @ first.mean for w in dense]
     return [
-        MetricDecomposition(losses, left * scale, right, mean, target if bias else None)
+        MetricDecomposition(losses, left * scale, right, shift, target if bias else None)
         for left, target in zip(lefts, targets, strict=True)
     ]
+
+
+def _wide(
+    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray, first: Moments
+) -> tuple[FloatArray, list[FloatArray], FloatArray, FloatArray]:
+    """The decomposition from the eigenvectors U of R W C WᵀR: L = R⁻¹U and Uᵀ R W.
+
+    Returns:
+        The eigenvalues, descending; each layer's left factor; the right one; and its product with
+        the mean input.
+    """
+    stacked = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
+    # What the moments are multiplied by: those of inputs by the weights, of outputs by no more.
+    maps = outputs[0].apply(np.eye(len(dense[0]))) if first.of_outputs else stacked
+    values, basis = eigenvectors(maps @ second @ maps.T)
+    values, basis = values[: min(stacked.shape)], basis[:, : min(stacked.shape)]
+    parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
+    lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
+    return values, lefts, basis.T @ stacked, basis.T @ (maps @ first.mean)
+
+
+def _tall(
+    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray
+) -> tuple[FloatArray, list[FloatArray], FloatArray]:
+    """The decomposition from the eigenvectors V of C^½ WᵀG W C^½, smaller for tall weights.
+
+    With U = R W C^½ V S⁻¹, it is L = R⁻¹U = W C^½ V S⁻¹ and Uᵀ R W = LᵀG W, without a root of G.
+
+    Returns:
+        The eigenvalues, descending; each layer's left factor; and the right one.
+    """
+    root = root_of(second, floor=0.0)
+    maps = [w @ root for w in dense]
+    weighed = [o.weigh(w) for o, w in zip(outputs, dense, strict=True)]
+    gram = sum(m.T @ (x @ root) for m, x in zip(maps, weighed, strict=True))
+    values, basis = eigenvectors(np.asarray(gram))
+    basis = basis / np.sqrt(np.where(values > 0, values, 1.0))
+    lefts = [m @ basis for m in maps]
+    return values, lefts, np.sum([x.T @ y for x, y in zip(lefts, weighed, strict=True)], axis=0)
 
 
 def redirect(
@@ -184,11 +217,11 @@ def metric_losses(
         ValueError: gradients are to be used and were not collected.
     """
     second = moments.covariance if bias else moments.second
-    maps = _Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
+    maps = Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
     if maps.shape[0] <= maps.shape[1]:
         gram = maps @ second @ maps.T
     else:
-        root = _root(second, floor=0.0)
+        root = root_of(second, floor=0.0)
         gram = root @ (maps.T @ maps) @ root
     return np.asarray(moments.uses * np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
 
@@ -213,8 +246,8 @@ def whitened(
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    second = _root(moments.covariance if bias else moments.second, floor=0.0)
-    outputs = _Outputs.of(moments, moments.uses, gradients=gradients)
+    second = root_of(moments.covariance if bias else moments.second, floor=0.0)
+    outputs = Outputs.of(moments, moments.uses, gradients=gradients)
     return outputs.apply(weight.astype(np.float64) @ second)
 
 
@@ -223,53 +256,5 @@ def whole_loss(
 ) -> float:
     """The loss of dropping a layer: the sum of :func:`metric_losses`, without decomposing it."""
     second = moments.covariance if bias else moments.second
-    maps = _Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
+    maps = Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
     return float(moments.uses * np.einsum("ij,ij->", maps, maps @ second))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Outputs:
-    """The measure of an error of one layer's outputs: √weight · root, or √weight alone."""
-
-    weight: float
-    root: FloatArray | None
-
-    @staticmethod
-    def of(moments: Moments, weight: float, *, gradients: bool) -> _Outputs:
-        """Return the measure of a layer that counts ``weight`` times as much as its first sibling.
-
-        Raises:
-            ValueError: gradients are to be used and were not collected.
-        """
-        if not gradients:
-            return _Outputs(weight, None)
-        if moments.gradient is None:
-            raise ValueError("no output gradients were collected")
-        return _Outputs(weight, _root(moments.gradient, floor=GRADIENT_FLOOR))
-
-    def apply(self, rows: FloatArray) -> FloatArray:
-        """Return errors, shape (out, any), multiplied by the measure."""
-        measured = rows if self.root is None else self.root @ rows
-        return np.asarray(self.weight**0.5 * measured)
-
-    def undo(self, rows: FloatArray) -> FloatArray:
-        """Return rows, shape (out, any), divided by the measure: the inverse of :meth:`apply`."""
-        errors = rows if self.root is None else np.linalg.solve(self.root, rows)
-        return np.asarray(errors / self.weight**0.5)
-
-
-def _left_vectors(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the left singular vectors, shape (rows, p), and the singular values, descending."""
-    s = spectrum(matrix, vectors=True)
-    basis = s.leading(s.p)
-    values = np.sqrt(s.eigenvalues[::-1] * s.n)
-    if matrix.shape[0] >= matrix.shape[1]:  # the basis has the right vectors: U = B V / s
-        basis = matrix @ basis / np.where(values > 0, values, 1.0)
-    return basis, values
-
-
-def _root(moment: FloatArray, *, floor: float) -> FloatArray:
-    """Return the symmetric square root; eigenvalues are raised to ``floor`` times the largest."""
-    values, vectors = np.linalg.eigh(moment)
-    least = max(floor * float(values[-1]), np.finfo(np.float64).tiny if floor else 0.0)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, least))) @ vectors.T)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR
 from rmtcli.calibration.moments import Moments
 
 #: Ridge of the readers' least squares, as a share of the units' mean variance.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rmtcli
 from rmtcli.calibration import decompose
 from rmtcli.calibration.collect import collect
-from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR
 from rmtcli.calibration.starts import identity_root
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched

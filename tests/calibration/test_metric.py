@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmtcli.calibration import Moments, decompose, decompose_together
-from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR
 from rmtcli.spectra import factorize, spectrum
 
 SHAPES = [(30, 50), (50, 30), (40, 40)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import rmtcli
 from rmtcli.calibration import Moments, decompose, smoothed
 from rmtcli.calibration.collect import collect
-from rmtcli.calibration.metric import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR
 from rmtcli.calibration.tables import with_heads
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.keep import Untouched

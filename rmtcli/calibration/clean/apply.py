@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.clean.base import Cleaner
+from rmtcli.calibration.clean.base import Cleaner, Shrinkage
 from rmtcli.calibration.clean.none import Raw
 from rmtcli.calibration.moments import Moments
 
@@ -43,6 +43,8 @@ def clean_moments(moments: Mapping[str, Moments], cleaner: Cleaner) -> dict[str,
 
 
 def _cleaned(moment: FloatArray, cleaner: Cleaner, samples: float) -> FloatArray:
+    if isinstance(cleaner, Shrinkage):
+        return cleaner.shrink(moment, samples)
     values, vectors = np.linalg.eigh(moment)
     new = cleaner.clean(np.maximum(values, 0.0), samples)
     return np.asarray((vectors * new) @ vectors.T)

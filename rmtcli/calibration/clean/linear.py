@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from rmtcli.arrays import FloatArray
-from rmtcli.calibration.clean.base import CLEANERS, towards_mean
+from rmtcli.calibration.clean.base import CLEANERS, Shrinkage
 
 
 @CLEANERS.register("linear")
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Shrinkage):
     """Move eigenvalues towards their mean by the share of their spread that is sampling noise.
 
     The noise of a moment Ĉ of n samples is E‖Ĉ − C‖² = ((tr C)² + tr C²)/n, so that its estimate is
@@ -23,8 +20,8 @@ class Linear:
 
     reference: ClassVar[str] = "Ledoit and Wolf, J. Multivariate Analysis 88 (2004), section 3"
 
-    def clean(self, values: FloatArray, samples: float) -> FloatArray:
-        """Return the eigenvalues moved by the share noise/spread."""
-        noise = (values.sum() ** 2 + np.sum(values**2)) / (samples + 1)
-        spread = float(np.sum((values - values.mean()) ** 2))
-        return towards_mean(values, noise / spread if spread else 1.0)
+    def share(self, size: int, total: float, squares: float, samples: float) -> float:
+        """Return the share noise/spread."""
+        noise = (total**2 + squares) / (samples + 1)
+        spread = squares - total**2 / size
+        return noise / spread if spread > 0 else 1.0

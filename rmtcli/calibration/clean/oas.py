@@ -5,26 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from rmtcli.arrays import FloatArray
-from rmtcli.calibration.clean.base import CLEANERS, towards_mean
+from rmtcli.calibration.clean.base import CLEANERS, Shrinkage
 
 
 @CLEANERS.register("oas")
 @dataclass(frozen=True, slots=True)
-class Oas:
+class Oas(Shrinkage):
     """Move eigenvalues towards their mean by the share that is best for Gaussian samples."""
 
     reference: ClassVar[str] = (
         "Chen, Wiesel, Eldar and Hero, IEEE Trans. Signal Processing 58 (2010), equation 23"
     )
 
-    def clean(self, values: FloatArray, samples: float) -> FloatArray:
-        """Return the eigenvalues moved by the oracle-approximating share."""
-        p, squares, square = len(values), float(np.sum(values**2)), float(values.sum()) ** 2
-        spread = squares - square / p
+    def share(self, size: int, total: float, squares: float, samples: float) -> float:
+        """Return the oracle-approximating share."""
+        spread = squares - total**2 / size
         if spread <= 0:
-            return towards_mean(values, 1.0)
-        noise = ((1 - 2 / p) * squares + square) / (samples + 1 - 2 / p)
-        return towards_mean(values, noise / spread)
+            return 1.0
+        noise = ((1 - 2 / size) * squares + total**2) / (samples + 1 - 2 / size)
+        return noise / spread
