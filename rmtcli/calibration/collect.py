@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def collect(
     batch: int = 256,
     start: Start | None = None,
     draws: int = 1,
-    masks: Callable[[], Sequence[Tensor]] = tuple,
+    watch: Watch | None = None,
 ) -> dict[str, Moments]:
     """Collect the moments of linear layers, convolutions and tables, and of their output gradients.
 
@@ -43,10 +44,10 @@ def collect(
     and Grosse, 2015, section 5) have the same expectation, and more variance where the network is
     sure. No labels are needed.
 
-    Memory: the activations of one batch, and 4 (in² + out²) float64 values per linear layer, 8 out²
-    per convolution or table, of which a quarter stays; layers that read the same tensor (query, key
-    and value) store its moments once. Of some linear layers and convolutions, the
-    moments of every fourth batch are kept a second time, by themselves, in 64 MB at most.
+    Memory: the activations of one batch, and in² + out² values per linear layer, 2 out² per
+    convolution or table, twice as many if batches differ in their number of rows; layers that read
+    the same tensor (query, key and value) store its moments once. Of some linear layers and
+    convolutions, the moments of every fourth batch are kept a second time, in 64 MB at most.
 
     Args:
         model: the network, in evaluation mode, on its device.
@@ -58,8 +59,8 @@ def collect(
         start: what a backward pass starts from, given the outputs; :func:`softmax_root` by
             default.
         draws: number of backward passes per batch; 0 to collect no output gradients.
-        masks: function that gives, after a batch has run, masks of its positions that count; none
-            for all.
+        watch: says which positions count, and in which type products are summed up; all, and
+            float64, by default.
 
     Returns:
         Moments by module name; a layer that no input reached is missing. A linear layer that is
@@ -69,8 +70,7 @@ def collect(
     Raises:
         EvaluationError: the network changes a layer's input in place after it was read.
     """
-    watch = watch_for(model, layers, gradients=draws > 0)
-    watch.masks = masks
+    watch = watch_for(model, layers, replace(watch or Watch(), gradients=draws > 0))
     firsts = tracked(range(0, len(inputs), batch), "calibrating")
     batches = (inputs[first : first + batch] for first in firsts)
     add_batches(watch, model, layers, batches, run, start=start or softmax_root, draws=draws)
@@ -128,11 +128,10 @@ def find_centres(
     watch.gradients = gradients
 
 
-def watch_for(model: nn.Module, layers: Collection[str], *, gradients: bool) -> Watch:
+def watch_for(model: nn.Module, layers: Collection[str], watch: Watch) -> Watch:
     """Return what watches some layers: which are tied to tables, and which are kept apart."""
     heads = _tied_heads(model, layers)
-    apart = kept_apart(_widths(model, set(layers) - heads))
-    return Watch(gradients, heads, apart)
+    return replace(watch, heads=heads, apart=kept_apart(_widths(model, set(layers) - heads)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rmtcli.calibration.moments import FOLD, Moments
@@ -44,23 +45,25 @@ class Watch:
         heads: linear layers that are tied to a table, of whose gradients only the norm counts.
         apart: layers of which a fold of the batches is kept apart.
         masks: gives masks of the batch's positions that count.
+        dtype: type in which products are summed up.
         active: whether what runs now is recorded.
     """
 
-    gradients: bool
+    gradients: bool = False
     heads: Set[str] = frozenset()
     apart: Set[str] = frozenset()
     masks: Callable[[], Sequence[Tensor]] = tuple
+    dtype: torch.dtype = torch.float64
     active: bool = True
     #: Whether rows of layers that the first batch has not reached count from 0.
     centred: bool = False
     #: The tensors read in this batch, by id and version, with the layers that read them. Holding
     #: the tensors keeps Python from giving their ids to others.
-    _read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict)
-    _inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict)
-    _outputs: dict[str, Sums] = field(default_factory=dict)
-    _gradients: dict[str, Sums] = field(default_factory=dict)
-    _batches: int = 0
+    _read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict, init=False)
+    _inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict, init=False)
+    _outputs: dict[str, Sums] = field(default_factory=dict, init=False)
+    _gradients: dict[str, Sums] = field(default_factory=dict, init=False)
+    _batches: int = field(default=0, init=False)
 
     @contextmanager
     def attached(self, model: nn.Module, layers: Collection[str]) -> Iterator[None]:
@@ -176,7 +179,7 @@ class Watch:
 
     def _new(self) -> Sums:
         """Sums without rows."""
-        sums = Sums()
+        sums = Sums(dtype=self.dtype)
         if self.centred:
             sums.spread.fix_centre(np.zeros(()))
         return sums
@@ -218,7 +221,8 @@ class Watch:
         """Add the output gradients of one layer to its sum; of a tied head, their norms."""
         norm = name in self.heads
         rows = gradient.norm(dim=-1, keepdim=True) if norm else _by_position(gradient, sides)
-        self._gradients.setdefault(name, Sums(centred=False)).add(rows_of(rows, self.masks()))
+        sums = self._gradients.setdefault(name, Sums(centred=False, dtype=self.dtype))
+        sums.add(rows_of(rows, self.masks()))
 
 
 def _merge(mine: dict[K, Sums], theirs: dict[K, Sums]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 
@@ -29,8 +29,8 @@ from rmtcli.running.calibrate import (
     STARTS,
     CalibrationInputs,
     fitted_on,
-    masks_of,
     names_of,
+    watch_of,
 )
 from rmtcli.running.modules import modules_of, watchable
 
@@ -90,7 +90,7 @@ def calibrate_on(
         )
     work = Work(harness.checkpoint, harness.evaluation, settings, tuple(layers), content)
     network = _Network.of(work, harness)
-    watch = network.watch(settings)
+    watch = network.watch(work)
     packed = pickle.dumps(work)
     tasks = [(packed, number) for number in range(len(network.chunks(settings)))]
     for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
@@ -126,12 +126,11 @@ class _Network:
         names = names_of(modules_of(model, harness.checkpoint, work.layers))
         return _Network(source, fitted_on(source.inputs), model, names)
 
-    def watch(self, settings: Calibration) -> Watch:
+    def watch(self, work: Work) -> Watch:
         """What adds up moments, without hooks."""
-        gradients = self.source.passes(settings)[1] > 0
-        watch = watch_for(self.model, self.names, gradients=gradients)
-        watch.masks = lambda: masks_of(self.model)
-        return watch
+        watch = watch_of(work.checkpoint, self.model)
+        gradients = self.source.passes(work.settings)[1] > 0
+        return watch_for(self.model, self.names, replace(watch, gradients=gradients))
 
     def chunks(self, settings: Calibration) -> list[np.ndarray]:
         """The numbers of the first samples of the batches of each chunk."""
@@ -147,7 +146,7 @@ def _summed(task: tuple[bytes, int]) -> Totals:
         network = _opened(packed)
         batch, draws = network.source.passes(work.settings)
         firsts = network.chunks(work.settings)
-        watch, run = network.watch(work.settings), network.source.run
+        watch, run = network.watch(work), network.source.run
         start = STARTS[network.source.reading(network.model).rows]
         inputs, model, names = network.inputs, network.model, network.names
         before = sum(len(chunk) for chunk in firsts[:number])

@@ -70,7 +70,8 @@ class Stream:
         states: keeps what is between the blocks.
         batch: number of samples that run at a time.
         draws: number of backward passes per batch; 0 to collect no output gradients.
-        masks: gives masks of the positions of the batch that ran last.
+        watch: says which positions of the batch that ran last count, and in which type products
+            are summed up.
 
     Attributes:
         bytes: about as many bytes take all states, and all moments and decompositions.
@@ -89,15 +90,12 @@ class Stream:
         *,
         batch: int,
         draws: int,
-        masks: Callable[[], Sequence[Tensor]],
+        watch: Watch,
     ) -> None:
         self._outline, self._model, self._states = outline, outline.model, states
-        self._masks, self._draws, self._samples = masks, draws, len(inputs)
-        chunks = [
-            torch.from_numpy(np.array(inputs[first : first + batch]))
-            for first in range(0, len(inputs), batch)
-        ]
-        self._batches = [_Batch(chunk) for chunk in chunks]
+        self._masks, self._draws, self._samples = watch.masks, draws, len(inputs)
+        parts = np.split(inputs, range(batch, len(inputs), batch))
+        self._batches = [_Batch(torch.from_numpy(part.copy())) for part in parts]
         self._current = self._batches[0]
         few = inputs[: min(batch, _SAMPLES)]
         trial = find_chains(self._model, run, torch.from_numpy(few.copy()), layers, outline)
@@ -110,7 +108,7 @@ class Stream:
             for block in inside
         }
         self._outside = trial.outside
-        self._whole = watch_for(self._model, layers, gradients=draws > 0)
+        self._whole = watch_for(self._model, layers, replace(watch, gradients=draws > 0))
 
     def collect(self, start: Start, store: StoredMoments) -> None:
         """Collect the moments of one part of the network after the other.

@@ -11,6 +11,7 @@ from rmtcli.calibration import Moments
 from rmtcli.calibration.collect import collect
 from rmtcli.calibration.moments import merge
 from rmtcli.calibration.starts import identity_root
+from rmtcli.calibration.watch import Watch
 from rmtcli.errors import EvaluationError
 
 
@@ -186,3 +187,17 @@ def test_moments_know_how_many_independent_samples_they_are_worth() -> None:
     moments = collect(net, x, ["0"], run, start=identity_root, batch=50)["0"]
     assert moments.independent == pytest.approx(1600, rel=0.4)
     assert moments.independent_gradients == pytest.approx(1600, rel=0.4)
+
+
+def test_sums_in_float32_are_those_in_float64_up_to_rounding() -> None:
+    names = ["q", "k", "twice", "head"]
+    exact, rounded = (
+        collect(model(Siblings).float(), X, names, run, batch=7, watch=Watch(dtype=dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    for name in names:
+        for field in ("second", "gradient"):
+            a, b = getattr(exact[name], field), getattr(rounded[name], field)
+            assert b.dtype == np.float32
+            np.testing.assert_allclose(b, a, atol=3e-6 * np.abs(a).max())
+        assert rounded[name].independent == pytest.approx(exact[name].independent, rel=1e-3)

@@ -19,6 +19,7 @@ import rmtcli  # noqa: E402
 from rmtcli.calibration import Calibration, Folder, Moments, StoredMoments  # noqa: E402
 from rmtcli.calibration.collect import collect  # noqa: E402
 from rmtcli.calibration.starts import softmax_root  # noqa: E402
+from rmtcli.calibration.watch import Watch  # noqa: E402
 from rmtcli.checkpoint import open_checkpoint  # noqa: E402
 from rmtcli.errors import CheckpointError, NotInPartsError, UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
@@ -70,8 +71,8 @@ def watched(harness: Harness, model: torch.nn.Module) -> list[str]:
 
 def streamed(harness: Harness, inputs: np.ndarray, states: States, **options: int) -> StoredMoments:
     outline, stored = Outline(harness.checkpoint, harness.task), StoredMoments(Folder())
-    names, masks = watched(harness, outline.model), partial(masks_of, outline.model)
-    stream = Stream(outline, inputs, names, run, states, masks=masks, **options)
+    names, watch = watched(harness, outline.model), Watch(masks=partial(masks_of, outline.model))
+    stream = Stream(outline, inputs, names, run, states, watch=watch, **options)
     stream.collect(softmax_root, stored)
     return stored
 
@@ -94,11 +95,11 @@ def agree(a: Moments, b: Moments) -> None:
 def test_moments_are_those_of_the_whole_network(case: str, tmp_path: Path) -> None:
     harness, inputs = directory(tmp_path, case), samples(case)
     model = build(harness)
-    names, masks = watched(harness, model), partial(masks_of, model)
+    names, watch = watched(harness, model), Watch(masks=partial(masks_of, model))
     folder = Folder()
     for draws, states in ((0, States()), (1, States(folder)), (2, States())):
         options = {"batch": 3, "draws": draws}
-        whole = collect(model, inputs, names, run, start=softmax_root, masks=masks, **options)
+        whole = collect(model, inputs, names, run, start=softmax_root, watch=watch, **options)
         parts = streamed(harness, inputs, states, **options)
         assert set(parts) == set(whole)
         for name, moments in whole.items():

@@ -1,0 +1,152 @@
+"""Memory and time of a calibration block by block, of a Llama with random weights.
+
+python -m benchmarks.streamed                      # three depths of a small one
+python -m benchmarks.streamed --blocks 22 --width 2048 --inner 5632 --vocabulary 32000 --lines 64
+
+Each network is pruned to 60 % in the pivoted layout, whole and block by block, in a process of its
+own. Memory is the peak above what importing everything takes. *Bare* is the time of a forward and a
+backward pass of the same texts through the whole network, without gradients of weights; it is
+measured for the depths at which the network also runs whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+LENGTH = 256
+
+
+def make(folder: Path, given: argparse.Namespace, blocks: int) -> int:
+    """Write a Llama in bfloat16, its tokenizer and a text for it; return its parameters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    heads = max(given.width // 64, 4)
+    config = LlamaConfig(
+        vocab_size=given.vocabulary,
+        hidden_size=given.width,
+        intermediate_size=given.inner,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 4,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder, max_shard_size="400MB")
+    words = [f"w{i}" for i in range(given.vocabulary - 2)]
+    numbers = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_max_length=LENGTH,
+    )
+    whole.save_pretrained(folder)
+    rng, shares = np.random.default_rng(0), 1 / (np.arange(len(words)) + 10)
+    texts = rng.choice(words, (given.lines, LENGTH), p=shares / shares.sum())
+    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def peak() -> int:
+    """The largest number of bytes that this process has held."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+
+def prune(folder: Path, spill: Path | None) -> dict[str, float]:
+    """Prune the network in this process; memory above the imports, and processor seconds."""
+    import torch
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import rmtcli
+    import rmtcli.integrations.transformers
+    import rmtcli.pipeline.prune
+    import rmtcli.running.calibrate
+    from rmtcli.pipeline import streaming
+
+    streaming.SHARE = 1e9  # block by block only with a folder
+    torch.set_num_threads(1)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, started = peak(), time.process_time()
+    rmtcli.prune(
+        folder,
+        folder / "pruned",
+        budget="60%",
+        layout="pivoted",
+        calibration=rmtcli.Calibration(folder / "text.txt", spill=spill),
+        evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
+    )
+    return {"bytes": peak() - before, "seconds": time.process_time() - started}
+
+
+def bare(folder: Path) -> dict[str, float]:
+    """Run the whole network forwards and backwards; memory and processor seconds."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    before, started = peak(), time.process_time()
+    for line in (folder / "text.txt").read_text().splitlines():
+        states = model.get_input_embeddings()(tokenizer(line, return_tensors="pt")["input_ids"])
+        model(inputs_embeds=states.requires_grad_(True)).logits.square().mean().backward()
+    return {"bytes": peak() - before, "seconds": time.process_time() - started}
+
+
+def apart(what: str, folder: Path) -> dict[str, float]:
+    """A measurement in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.streamed", "--only", what, str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(made.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Print a table, a row per depth."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--inner", type=int, default=704)
+    parser.add_argument("--vocabulary", type=int, default=2000)
+    parser.add_argument("--lines", type=int, default=16)
+    parser.add_argument("--whole", action="store_true", help="also run each network whole")
+    parser.add_argument("--only", nargs=2, help="measure one thing of a folder")
+    given = parser.parse_args()
+    if given.only:
+        what, folder = given.only[0], Path(given.only[1])
+        made = bare(folder) if what == "bare" else prune(folder, _spill(what, folder))
+        print(json.dumps(made))
+        return
+    print("| blocks | parameters | way | peak memory, MB | processor seconds |")
+    print("|---|---|---|---|---|")
+    for blocks in given.blocks:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            size = make(folder, given, blocks)
+            for what in ("block by block", *(("whole", "bare") if given.whole else ())):
+                made = apart(what, folder)
+                cells = blocks, f"{size:,}", what, f"{made['bytes'] / 1e6:.0f}"
+                print(f"| {' | '.join(map(str, cells))} | {made['seconds']:.0f} |", flush=True)
+
+
+def _spill(what: str, folder: Path) -> Path | None:
+    return folder / "spill" if what == "block by block" else None
+
+
+if __name__ == "__main__":
+    main()
