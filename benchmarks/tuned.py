@@ -207,6 +207,7 @@ class Tuned:
             ("size of the edge", edge.parameters),
             ("size of energy 0.9", energy.parameters),
             ("rank 16", 16 * self.widths),
+            ("rank 4", 4 * self.widths),
         ):
             yield f"uniform, {name}", self.row(keep=f"rank:k={size // self.widths}")
             yield f"budget, {name}", self.row(budget=Budget(str(size)))
@@ -231,5 +232,6 @@ def compare(task: Language | MiniLM, folder: Path, seeds: int) -> None:
         )
         ranks = f"{min(row.ranks[0] for row in some)}–{max(row.ranks[1] for row in some)}"
         least, most = (100 * pick(row.lost for row in some) for pick in (min, max))
-        spread = f"{100 * lost:.2f} % ({least:.2f}–{most:.2f})"
-        print_row(title, f"{size:,.0f}", ranks, f"{100 * kept:.1f} %", f"{loss:.4f}", spread)
+        spread = f" ({least:.1f}–{most:.1f})" if seeds > 1 else ""
+        cells = f"{size:,.0f}", ranks, f"{100 * kept:.1f} %", f"{loss:.3f}"
+        print_row(title, *cells, f"{100 * lost:.1f} %{spread}")
