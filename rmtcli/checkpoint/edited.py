@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import TYPES, RawTensor
@@ -44,6 +45,16 @@ class Edited(Checkpoint):
         self._new = {new: stored for group in edits.values() for new, stored in group.items()}
         self.infos = self._edited_infos()
         self.aliases = self._edited_aliases()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the source."""
+        return self.source.files
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """Those of the source."""
+        return self.source.weights
 
     def _edited_infos(self) -> dict[str, TensorInfo]:
         """The source's tensors in their order, with new tensors instead of each replaced one."""

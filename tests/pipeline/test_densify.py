@@ -11,6 +11,7 @@ from torch import nn
 
 import rmtcli
 from rmtcli.checkpoint import Edited, Manifest, open_checkpoint, write_checkpoint
+from rmtcli.checkpoint.hashes import checkpoint_sha256
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.pipeline.request import default_output
 from tests.conftest import model_directory, planted
@@ -176,6 +177,7 @@ def test_a_directory_takes_a_record_from_a_file(tmp_path: Path) -> None:
     folder = model_directory(tmp_path / "tuned", tensors, shards=2)
     record = Manifest("0", "a", "00", "auto", "bema", {"q": 3, "k": 3}, shared={"k": "q"})
     written = Edited(open_checkpoint(folder), {}, record)
+    assert checkpoint_sha256(written) == checkpoint_sha256(written.source)
     write_checkpoint(written, tmp_path / "b.safetensors", verify=False)
     rmtcli.densify(folder, tmp_path / "dense", record=tmp_path / "b.safetensors")
     dense = load_file(tmp_path / "dense" / "model.safetensors")
