@@ -85,7 +85,7 @@ def prune(folder: Path, spill: Path | None) -> dict[str, float]:
     before, started = peak(), time.process_time()
     rmtcli.prune(
         folder,
-        folder / "pruned",
+        folder.with_name("pruned"),
         budget="60%",
         layout="pivoted",
         calibration=rmtcli.Calibration(folder / "text.txt", spill=spill),
@@ -112,7 +112,7 @@ def bare(folder: Path) -> dict[str, float]:
 def apart(what: str, folder: Path) -> dict[str, float]:
     """A measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.streamed", "--only", what, str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(made.stdout.splitlines()[-1]))
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for blocks in given.blocks:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            folder = Path(name) / "dense"
             size = make(folder, given, blocks)
             for what in ("block by block", *(("whole", "bare") if given.whole else ())):
                 made = apart(what, folder)
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def _spill(what: str, folder: Path) -> Path | None:
-    return folder / "spill" if what == "block by block" else None
+    return folder.with_name("spill") if what == "block by block" else None
 
 
 if __name__ == "__main__":

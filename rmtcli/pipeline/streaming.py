@@ -36,8 +36,13 @@ def folder_for(
     """
     settings, reason = request.calibration, in_one_piece(harness, request)
     if settings.spill is None:
-        large = 4 * harness.checkpoint.parameters > SHARE * memory()
-        return Folder() if large and reason is None else None
+        if 4 * harness.checkpoint.parameters <= SHARE * memory():
+            return None
+        if reason is None:
+            return Folder()
+        if harness.pretrained:
+            harness.note([on_one_piece(reason)])
+        return None
     if reason is not None:
         raise UsageError(f"leave out {option('spill')}, or what excludes it: {reason}")
     assert settings.data is not None

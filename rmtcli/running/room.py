@@ -11,8 +11,8 @@ from torch import nn
 
 from rmtcli.evaluation.text import MASK
 
-#: Bytes of a moment's entry and of an entry of a factor, as they are stored.
-_MOMENT, _FACTOR = 8, 4
+#: Bytes of an entry of a factor, as it is stored.
+_FACTOR = 4
 
 
 def positions(inputs: NDArray[Any], batch: int) -> int:
@@ -24,10 +24,13 @@ def positions(inputs: NDArray[Any], batch: int) -> int:
     return int(sum(len(chunk) * chunk.max() for chunk in chunks))
 
 
-def of_layers(model: nn.Module, layers: Sequence[str]) -> int:
+def of_layers(model: nn.Module, layers: Sequence[str], width: int) -> int:
     """Bytes of the moments and decompositions of some layers, at most.
 
-    Of moments, which are symmetric, one half is stored.
+    Args:
+        model: the network.
+        layers: names of the modules.
+        width: bytes of an entry of a moment, of which one half is stored because it is symmetric.
     """
     total = 0
     for name in layers:
@@ -35,5 +38,5 @@ def of_layers(model: nn.Module, layers: Sequence[str]) -> int:
         out, inputs = module.get_parameter("weight").flatten(1).shape
         if isinstance(module, nn.Embedding):
             out, inputs = inputs, inputs
-        total += _MOMENT * (out**2 + inputs**2) // 2 + _FACTOR * min(out, inputs) * (out + inputs)
+        total += width * (out**2 + inputs**2) // 2 + _FACTOR * min(out, inputs) * (out + inputs)
     return total

@@ -100,7 +100,7 @@ class Stream:
         few = inputs[: min(batch, _SAMPLES)]
         trial = find_chains(self._model, run, torch.from_numpy(few.copy()), layers, outline)
         share = positions(inputs, batch) / positions(few, batch)
-        self.bytes = int(trial.bytes * share), of_layers(self._model, layers)
+        self.bytes = int(trial.bytes * share), of_layers(self._model, layers, watch.dtype.itemsize)
         self._chains, self._glue = trial.chains, Glue(self._model, trial.chains, run)
         inside = {name for chain in trial.chains for name in chain.blocks}
         self._own = {
