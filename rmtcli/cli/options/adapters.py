@@ -41,7 +41,7 @@ class AdapterOptions:
         typer.Option(
             metavar="N|N%",
             help="Choose the best ranks for an adapter whose factors have N parameters, or N% of "
-            "the base's, instead of --keep.",
+            "those of its base, instead of --keep.",
             show_default=False,
         ),
     ] = None
@@ -60,7 +60,7 @@ class AdapterOptions:
         typer.Option(
             metavar="NAME|GLOB",
             help="Hold these tensors whole if they changed, as PEFT's modules_to_save: an "
-            "embedding, an output head (repeatable). PEFT's style always holds biases, "
+            "embedding, an output head (repeatable). In PEFT's style, extract always holds biases, "
             "normalisations and tables with new rows.",
             show_default=False,
         ),
