@@ -29,7 +29,16 @@ TOPICS = {
     ),
     "Data": ("--data", "--task", "--model", "--activation", "--eval", "--against"),
     "Calibration": (
-        *("--calib", "--sequential", "--heal", "--heal-minutes", "--clean", "--metric", "--stats"),
+        *(
+            "--calib",
+            "--sequential",
+            "--heal",
+            "--heal-minutes",
+            "--clean",
+            "--metric",
+            "--stats",
+            "--spill",
+        ),
         "--calib-batch",
     ),
     "Which layers": (
