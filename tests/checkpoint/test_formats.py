@@ -129,5 +129,5 @@ def test_an_added_format_cannot_replace_an_ending() -> None:
     file_format = find_format(Path("a.pt"))
     assert file_format is not None
     assert file_format.name == "torch"
-    with pytest.raises(UsageError, match=r"must be one of \.safetensors, .*\.onnx, \.plain$"):
+    with pytest.raises(UsageError, match=r"one of \.safetensors, .*\.onnx, \.gguf, \.plain$"):
         formats.format_by_ending(Path("a.txt"))
