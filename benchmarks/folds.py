@@ -1,4 +1,4 @@
-"""On which samples `--max-drop` calibrates and measures if it has one set: docs/benchmarks.md.
+"""Samples on which `--max-drop` calibrates and measures: docs/benchmarks-linear.md.
 
     python -m benchmarks.folds IDX_FOLDER [--seeds 5] [--networks DIR]
 

@@ -1,4 +1,4 @@
-"""How steady `--max-drop` is: the table of docs/benchmarks.md.
+"""How steady `--max-drop` is: the table of docs/benchmarks-linear.md.
 
     python -m benchmarks.guard MNIST_FOLDER FASHION_FOLDER [--folder DIR]
 

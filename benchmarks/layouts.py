@@ -1,4 +1,4 @@
-"""Layouts at equal size: rounding errors and forward times, tables of docs/benchmarks.md.
+"""Layouts at equal size: rounding errors and forward times, tables of docs/benchmarks-speed.md.
 
     python -m benchmarks.layouts
 

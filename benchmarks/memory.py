@@ -1,4 +1,4 @@
-"""Peak memory and time against the size of a checkpoint: a table of docs/benchmarks.md.
+"""Peak memory and time against the size of a checkpoint: docs/benchmarks-speed.md.
 
     python -m benchmarks.memory FOLDER [--gigabytes 2 4 8] [--side 2048]
 

@@ -1,4 +1,4 @@
-"""A network pruned in the middle of its training, with and without inputs: docs/benchmarks.md.
+"""Pruned in the middle of training, with and without inputs: docs/benchmarks-linear.md.
 
     python -m benchmarks.midway IDX_FOLDER [--seeds 3]
 

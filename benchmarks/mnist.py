@@ -1,4 +1,4 @@
-"""Accuracy against rank on MNIST, over several trained networks: tables of docs/benchmarks.md.
+"""Accuracy against rank on MNIST, over several trained networks: docs/benchmarks-linear.md.
 
     python -m benchmarks.mnist IDX_FOLDER [--seeds 5]
 

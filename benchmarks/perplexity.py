@@ -1,4 +1,4 @@
-"""Perplexity against bytes of a causal language model: a table and a figure of docs/benchmarks.md.
+"""Perplexity against bytes of a causal language model: docs/benchmarks-transformers.md.
 
     pip install transformers sympy matplotlib
     python -m benchmarks.perplexity [--folder DIR] [--plot FILE.svg]

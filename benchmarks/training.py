@@ -1,4 +1,4 @@
-"""Overhead of the pruner per epoch of training: a table of docs/benchmarks.md.
+"""Overhead of the pruner per epoch of training: docs/benchmarks-speed.md.
 
     python -m benchmarks.training IDX_FOLDER [--epochs 6] [--sizes 784 1000 10]
 

@@ -1,4 +1,4 @@
-"""Ways to weight directions without data: a table of docs/benchmarks.md.
+"""Ways to weight directions without data: docs/benchmarks-linear.md.
 
     python -m benchmarks.weights IDX_FOLDER [--seeds 5]
 

@@ -35,7 +35,7 @@ HELD_BYTES = 96 * 2**20
 #: is more: about what importing torch takes.
 ROOM_BYTES = 256 * 2**20
 #: Short side from which one layer keeps all cores busy: two layers of 4,096 take as long side by
-#: side as one after the other (docs/benchmarks.md).
+#: side as one after the other (docs/benchmarks-speed.md).
 LARGE = 3072
 
 T = TypeVar("T")

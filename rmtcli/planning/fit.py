@@ -61,8 +61,9 @@ class Plain:
     def losses(self) -> FloatArray:
         """Squared singular values, as shares of the largest so that layers can be compared.
 
-        Errors of successive layers multiply, so each counts relative to its layer's gain;
-        docs/benchmarks.md compares this with shares of ‖W‖² and of the signal above the edge.
+        Errors of successive layers multiply, so each counts relative to its layer's gain.
+        docs/benchmarks-linear.md compares this with shares of ‖W‖² and of the signal above the
+        edge.
         """
         values = self.spectrum.eigenvalues[::-1]
         return np.asarray(values / values[0])

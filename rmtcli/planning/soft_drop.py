@@ -12,7 +12,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.planning.guard import Drop
 
 #: Points lost per point of soft drop, before labels say more: mean and standard deviation over
-#: networks. It is 0.9 to 2.4 near half a point on six networks (docs/benchmarks.md).
+#: networks. It is 0.9 to 2.4 near half a point on six networks (docs/benchmarks-linear.md).
 RATIO, RATIO_SPREAD = 1.75, 0.6
 #: Ratios outside of these are errors of the measurement.
 RATIOS = (0.5, 4.0)

@@ -13,7 +13,7 @@ from rmtcli.quantization.grid import Grid, Rounded, choose_scales
 #: directions that the calibration data say little about.
 RIDGE = 0.01
 #: Ridge of the moment of the output gradients. It is larger because calibration has fewer of them;
-#: docs/benchmarks.md compares several.
+#: docs/benchmarks-transformers.md compares several.
 OUTPUT_RIDGE = 0.3
 #: Columns that are rounded before the columns after them are updated, and number of parts into
 #: which rows are divided.

@@ -200,7 +200,7 @@ def test_ranks_and_bits_together_beat_each_alone(chosen: tuple[Path, Report]) ->
         assert other.comparison is not None
         assert report.comparison is not None
         assert report.comparison.divergence < other.comparison.divergence
-    # The vectors of directions that lose next to nothing are arbitrary, and decide half a point.
+    # Ranks and bits that predict nearly the same loss differ by half a point.
     assert report.comparison.drop < 2
 
 
