@@ -44,7 +44,10 @@ def folder_for(
             harness.note([on_one_piece(reason)])
         return None
     if reason is not None:
-        raise UsageError(f"leave out {option('spill')}, or what excludes it: {reason}")
+        raise UsageError(
+            f"{option('spill')} is for a network that runs block by block, and this one runs as a "
+            f"whole: {reason}"
+        )
     assert settings.data is not None
     run = {
         "version": __version__,
@@ -64,7 +67,7 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
     """Why a network is run whole, however large it is; None if it can run block by block."""
     settings = request.calibration
     if not harness.pretrained:
-        return "it is not that of a Hugging Face directory"
+        return "it is no Hugging Face directory"
     if settings.stats is not None:
         return f"{option('stats')} holds all moments at once"
     if settings.refines:

@@ -47,7 +47,7 @@ class Repaired(Extracted):
     def lines(self) -> Iterator[tuple[str, str]]:
         """Label and text of what a summary says."""
         before, after = self.loss
-        yield "loss", f"{before:.3g} → {after:.3g}, of that of dropping the layers"
+        yield "loss", f"{before:.3g} → {after:.3g} of what dropping the layers would lose"
         yield "repaired", self.words
         yield "noise", f"{percent(self.noise)} of it, by the fits of the layers"
         if self.unchanged:
