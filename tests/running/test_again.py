@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def test_a_language_model_caches_nothing_that_is_computed_again() -> None:
 def test_large_steps_are_taken_so_and_give_the_same_network(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("rmtcli"), "propagate", True)  # a command unsets it
     torch.manual_seed(0)
     dense, start = Deep(3), Deep(3)
     inputs = np.random.default_rng(0).standard_normal((40, WIDTH)).astype(np.float32)
@@ -96,7 +98,7 @@ def test_large_steps_are_taken_so_and_give_the_same_network(
         monkeypatch.setattr("rmtcli.running.distill.ROOM", room)
         pruned = copy.deepcopy(start)
         loss = DistillationLoss(dense, pruned, inputs, lambda m, x: m(x), rows=Rows.CLASSES)
-        with caplog.at_level("INFO"):
+        with caplog.at_level("INFO", "rmtcli"):
             distill(loss, [(p, 0.1) for p in pruned.parameters()], Extent(2, 0), start=0.0)
         assert ("within blocks again" in caplog.text) == (room == 0)
         networks.append(pruned.state_dict())
