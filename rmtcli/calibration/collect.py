@@ -74,8 +74,7 @@ def collect(
     firsts = tracked(range(0, len(inputs), batch), "calibrating")
     batches = (inputs[first : first + batch] for first in firsts)
     add_batches(watch, model, layers, batches, run, start=start or softmax_root, draws=draws)
-    collected = {name: watch.moments(name, len(inputs), draws) for name in layers}
-    return {name: moments for name, moments in collected.items() if moments is not None}
+    return watch.moments(layers, len(inputs), draws)
 
 
 def add_batches(

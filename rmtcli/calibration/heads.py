@@ -16,9 +16,9 @@ import scipy
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.measure import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR, second_of
 from rmtcli.calibration.moments import Moments
-from rmtcli.calibration.narrow import Reader, measure_of, ridged, second_of
+from rmtcli.calibration.narrow import Reader, measure_of, ridged
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,6 +59,11 @@ class Outputs:
         return np.asarray(self.weight * (rows if raised is None else raised @ rows))
 
 
+def second_of(moments: Moments, bias: bool) -> FloatArray:
+    """The moment of the inputs by which errors are measured; centred if a bias takes the mean."""
+    return moments.covariance if bias else moments.second
+
+
 def eigenvectors(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues of a Gram matrix, descending and without those that are rounding, and vectors."""
     values, vectors = np.linalg.eigh(gram)

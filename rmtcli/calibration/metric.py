@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.measure import Outputs, eigenvectors, root_of
+from rmtcli.calibration.measure import Outputs, eigenvectors, root_of, second_of
 from rmtcli.calibration.moments import Moments
 from rmtcli.spectra import Factors
 
@@ -108,7 +108,7 @@ def decompose_together(
     first = moments[0]
     dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
     outputs = [Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
-    second = first.covariance if bias else first.second
+    second = second_of(first, bias)
     if first.of_outputs or sum(map(len, dense)) <= dense[0].shape[1]:
         values, lefts, right, mean = _wide(dense, outputs, second, first)
     else:
@@ -190,7 +190,7 @@ def redirect(
     """
     w: FloatArray = weight.astype(np.float64)
     both = cross - np.outer(mean, moments.mean) if bias else cross
-    own = moments.covariance if bias else moments.second
+    own = second_of(moments, bias)
     ridge = RIDGE * float(np.linalg.eigvalsh(own)[-1]) + np.finfo(np.float64).tiny
     change = np.linalg.solve(own + ridge * np.eye(len(own)), (w @ (both - own)).T)
     maps = decompose(w + change.T, moments, bias=bias, gradients=moments.gradient is not None)
@@ -216,7 +216,7 @@ def metric_losses(
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    second = moments.covariance if bias else moments.second
+    second = second_of(moments, bias)
     maps = Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
     if maps.shape[0] <= maps.shape[1]:
         gram = maps @ second @ maps.T
@@ -246,7 +246,7 @@ def whitened(
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    second = root_of(moments.covariance if bias else moments.second, floor=0.0)
+    second = root_of(second_of(moments, bias), floor=0.0)
     outputs = Outputs.of(moments, moments.uses, gradients=gradients)
     return outputs.apply(weight.astype(np.float64) @ second)
 
@@ -255,6 +255,6 @@ def whole_loss(
     weight: NDArray[np.floating], moments: Moments, *, bias: bool, gradients: bool
 ) -> float:
     """The loss of dropping a layer: the sum of :func:`metric_losses`, without decomposing it."""
-    second = moments.covariance if bias else moments.second
+    second = second_of(moments, bias)
     maps = Outputs.of(moments, 1.0, gradients=gradients).apply(weight.astype(np.float64))
     return float(moments.uses * np.einsum("ij,ij->", maps, maps @ second))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.measure import GRADIENT_FLOOR
+from rmtcli.calibration.measure import GRADIENT_FLOOR, second_of
 from rmtcli.calibration.moments import Moments
 
 #: Ridge of the readers' least squares, as a share of the units' mean variance.
@@ -199,11 +199,6 @@ def eliminate(
 def _among(matrix: FloatArray, free: NDArray[np.bool_]) -> FloatArray:
     """The rows and columns that are left."""
     return np.asarray(np.compress(free, np.compress(free, matrix, axis=0), axis=1))
-
-
-def second_of(moments: Moments, bias: bool) -> FloatArray:
-    """The moment of the units by which errors are measured; centred if a bias takes the mean."""
-    return moments.covariance if bias else moments.second
 
 
 def ridged(second: FloatArray) -> FloatArray:

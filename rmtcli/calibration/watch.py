@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -126,17 +126,19 @@ class Watch:
         """The sums so far."""
         return Totals(self._inputs, self._outputs, self._gradients)
 
-    def moments(self, name: str, samples: int, draws: int) -> Moments | None:
-        """Return one layer's moments, from every group that it is in.
+    def moments(self, names: Iterable[str], samples: int, draws: int) -> dict[str, Moments]:
+        """Return the moments of some layers, without those that no input reached.
 
         Args:
-            name: the layer's module name.
+            names: the layers' module names.
             samples: number of samples that went through the network.
             draws: number of backward passes per batch.
-
-        Returns:
-            The moments, or None for a layer that no input reached.
         """
+        every = {name: self._moments(name, samples, draws) for name in names}
+        return {name: moments for name, moments in every.items() if moments is not None}
+
+    def _moments(self, name: str, samples: int, draws: int) -> Moments | None:
+        """One layer's moments, from every group that it is in; None if no input reached it."""
         own = [(group.count(name), sums) for group, sums in self._inputs.items() if name in group]
         if name in self._outputs:
             own.append((1, self._outputs[name]))

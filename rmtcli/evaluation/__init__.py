@@ -12,6 +12,7 @@ from rmtcli.evaluation.harness import Evaluation, Harness
 from rmtcli.evaluation.reading import Reading, Rows
 from rmtcli.evaluation.scores import Scores
 from rmtcli.evaluation.tasks import TASKS, Task
+from rmtcli.evaluation.which_task import implied_task
 
 __all__ = [
     "TASKS",
@@ -24,4 +25,5 @@ __all__ = [
     "Samples",
     "Scores",
     "Task",
+    "implied_task",
 ]

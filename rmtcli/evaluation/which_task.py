@@ -47,7 +47,7 @@ def task_of(directory: Path, spelling: str | None) -> Task:
         names = [str(name) for name in config.get("architectures") or []]
     except (OSError, CheckpointError, TypeError):
         names = []
-    return _implied(names) or _unknown(directory, "its files do")
+    return implied_task(names) or _unknown(directory, "its files do")
 
 
 def live_task(kind: str, spelling: str | None) -> Task:
@@ -65,10 +65,10 @@ def live_task(kind: str, spelling: str | None) -> Task:
     if spelling is not None:
         return _of_transformers(Path(kind), spelling)
     bare = SentenceEmbedding() if kind.endswith("Model") else None
-    return _implied([kind]) or bare or _unknown(Path(kind), "its class does")
+    return implied_task([kind]) or bare or _unknown(Path(kind), "its class does")
 
 
-def _implied(architectures: Sequence[str]) -> Task | None:
+def implied_task(architectures: Sequence[str]) -> Task | None:
     """The task of networks of these classes; None if their names imply none."""
     for ending, implied in _ARCHITECTURES.items():
         if any(name.endswith(ending) for name in architectures):

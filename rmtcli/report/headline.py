@@ -14,7 +14,7 @@ from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.checkpoint.huggingface.loading import LOADER
 from rmtcli.edges import Verdict
 from rmtcli.errors import CheckpointError
-from rmtcli.evaluation import Comparison, Rows
+from rmtcli.evaluation import Comparison, Rows, implied_task
 from rmtcli.files import CONFIG, as_path
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
@@ -26,16 +26,8 @@ from rmtcli.report.formatting import count_of, percent_change
 POINTS, PERCENT = (0.5, 2.0), (3.0, 10.0)
 #: Share of the layers that must follow the law for the edge to be a guide.
 GUIDE = 0.5
-#: What follows AutoModelFor in the class that opens a network, and names of the networks' classes.
-_HEADS = {
-    "CausalLM": re.compile(r"ForCausalLM$|LMHeadModel$"),
-    "Seq2SeqLM": re.compile(r"(T5|Bart|Pegasus)ForConditionalGeneration$|MarianMTModel$"),
-    "MaskedLM": re.compile(r"ForMaskedLM$"),
-    "SequenceClassification": re.compile(r"ForSequenceClassification$"),
-    "TokenClassification": re.compile(r"ForTokenClassification$"),
-    "QuestionAnswering": re.compile(r"ForQuestionAnswering$"),
-    "ImageClassification": re.compile(r"ForImageClassification$"),
-}
+#: Classes of networks that no task of ours runs; they have an Auto class of the same name.
+_OTHER_HEADS = re.compile(r"For(MaskedLM|TokenClassification|QuestionAnswering)$")
 
 
 class Grade(Enum):
@@ -215,5 +207,5 @@ def _auto_class(directory: Path) -> str:
     except (OSError, CheckpointError):
         names = None
     name = str(names[0]) if isinstance(names, list) and names else ""
-    heads = (f"AutoModelFor{head}" for head, own in _HEADS.items() if own.search(name))
-    return next(heads, "AutoModel")
+    task, other = implied_task([name]), _OTHER_HEADS.search(name)
+    return task.auto if task is not None else f"AutoModel{other[0]}" if other else "AutoModel"

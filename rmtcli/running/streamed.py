@@ -147,8 +147,7 @@ class Stream:
 
     def _collected(self, watch: Watch, names: Sequence[str]) -> dict[str, Moments]:
         self._outline.drop()
-        every = {name: watch.moments(name, self._samples, self._draws) for name in names}
-        return {name: moments for name, moments in every.items() if moments is not None}
+        return watch.moments(names, self._samples, self._draws)
 
     def _each(self, watch: Watch, names: Sequence[str]) -> Iterator[tuple[int, _Batch]]:
         """The batches, each of which ends with its sums being added."""
