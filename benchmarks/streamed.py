@@ -3,10 +3,12 @@
 python -m benchmarks.streamed                      # three depths of a small one
 python -m benchmarks.streamed --blocks 22 --width 2048 --inner 5632 --vocabulary 32000 --lines 64
 
-Each network is pruned to 60 % in the pivoted layout, whole and block by block, in a process of its
-own. Memory is the peak above what importing everything takes. *Bare* is the time of a forward and a
-backward pass of the same texts through the whole network, without gradients of weights; it is
-measured for the depths at which the network also runs whole.
+Each network is pruned to 60 % in the pivoted layout, block by block and with ``--whole`` also as a
+whole, in a process of its own. Memory is the peak above what importing everything takes. With
+``--bare`` there are two more rows: forward and backward passes of the same texts through the whole
+network, without gradients of weights; and the algebra that the metric needs, in float64: for each
+layer the eigenvectors of both moments (those of inputs once for layers that read the same tensor)
+and of the Gram matrix of the weighed weights.
 """
 
 from __future__ import annotations
@@ -90,11 +92,12 @@ def prune(folder: Path, spill: Path | None) -> dict[str, float]:
         layout="pivoted",
         calibration=rmtcli.Calibration(folder / "text.txt", spill=spill),
         evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
+        force=True,
     )
     return {"bytes": peak() - before, "seconds": time.process_time() - started}
 
 
-def bare(folder: Path) -> dict[str, float]:
+def passes(folder: Path) -> dict[str, float]:
     """Run the whole network forwards and backwards; memory and processor seconds."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,6 +110,33 @@ def bare(folder: Path) -> dict[str, float]:
         states = model.get_input_embeddings()(tokenizer(line, return_tensors="pt")["input_ids"])
         model(inputs_embeds=states.requires_grad_(True)).logits.square().mean().backward()
     return {"bytes": peak() - before, "seconds": time.process_time() - started}
+
+
+def algebra(folder: Path) -> dict[str, float]:
+    """Decompose matrices of the sizes that the network's layers have; memory and seconds."""
+    import torch
+    from scipy.linalg import eigh
+    from transformers import AutoConfig
+
+    torch.set_num_threads(1)
+    config = AutoConfig.from_pretrained(folder)
+    width, inner = config.hidden_size, config.intermediate_size
+    few = width * config.num_key_value_heads // config.num_attention_heads
+    # Outputs and inputs of each layer, and whether another layer has the same inputs.
+    shapes = [(width, width, False), (few, width, True), (few, width, True), (width, width, False)]
+    shapes += [(inner, width, False), (inner, width, True), (width, inner, False)]
+    before, total = peak(), 0.0
+    taken: dict[int, float] = {}
+    for outputs, inputs, shared in shapes:
+        for side in (outputs, min(outputs, inputs), *(() if shared else (inputs,))):
+            if side not in taken:
+                rows = np.random.default_rng(side).standard_normal((side, side + 1))
+                gram = rows @ rows.T
+                started = time.process_time()
+                eigh(gram, overwrite_a=True, check_finite=False)
+                taken[side] = time.process_time() - started
+            total += taken[side]
+    return {"bytes": peak() - before, "seconds": total * config.num_hidden_layers}
 
 
 def apart(what: str, folder: Path) -> dict[str, float]:
@@ -125,11 +155,13 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--lines", type=int, default=16)
     parser.add_argument("--whole", action="store_true", help="also run each network whole")
+    parser.add_argument("--bare", action="store_true", help="also measure passes and algebra")
     parser.add_argument("--only", nargs=2, help="measure one thing of a folder")
     given = parser.parse_args()
     if given.only:
         what, folder = given.only[0], Path(given.only[1])
-        made = bare(folder) if what == "bare" else prune(folder, _spill(what, folder))
+        bare = {"passes": passes, "algebra": algebra}.get(what)
+        made = bare(folder) if bare else prune(folder, _spill(what, folder))
         print(json.dumps(made))
         return
     print("| blocks | parameters | way | peak memory, MB | processor seconds |")
@@ -138,7 +170,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "dense"
             size = make(folder, given, blocks)
-            for what in ("block by block", *(("whole", "bare") if given.whole else ())):
+            ways = ["block by block", *["whole"] * given.whole]
+            for what in (*ways, *["passes", "algebra"] * given.bare):
                 made = apart(what, folder)
                 cells = blocks, f"{size:,}", what, f"{made['bytes'] / 1e6:.0f}"
                 print(f"| {' | '.join(map(str, cells))} | {made['seconds']:.0f} |", flush=True)
