@@ -77,7 +77,7 @@ def _by_columns(
     """
     # Transposed, so that what is rounded at a time lies together in memory.
     rest, scale = np.array(weight.T, order="C"), np.ascontiguousarray(scales.T)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
     codes, (entries, rows) = np.empty(rest.shape, np.int8), rest.shape
     for start in range(0, entries, BLOCK):
         stop = min(start + BLOCK, entries)

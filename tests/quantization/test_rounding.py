@@ -42,7 +42,7 @@ def test_no_entry_is_farther_than_its_group_allows(
     weight = weights(*shape, seed=seed)
     grid = Grid(bits, 32, columnwise=columnwise)
     rounded = nearest(weight, grid)
-    scales = grid.spread(rounded.scales, *shape)
+    scales = np.abs(grid.spread(rounded.scales, *shape))
     inside = np.abs(weight) <= scales * grid.largest
     assert np.all(np.abs(weight - rounded.values)[inside] <= 0.5001 * scales[inside])
     assert rounded.codes.min() >= -(2 ** (bits - 1))
@@ -80,6 +80,17 @@ def test_a_group_of_zeros_stays_zero() -> None:
     weight = weights()
     weight[3] = 0
     assert not nearest(weight, Grid(3)).values[3].any()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("second", [None, correlated(96)], ids=["nearest", "feedback"])
+def test_a_mirrored_matrix_is_rounded_to_the_mirrored_one(
+    bits: int, second: FloatArray | None
+) -> None:
+    """Signs of singular vectors are arbitrary, and there is one more code below 0 than above."""
+    weight, grid = weights(), Grid(bits)
+    once, mirrored = (round_weight(x, second, grid).values for x in (weight, -weight))
+    assert np.array_equal(mirrored, -once)
 
 
 def test_scales_minimise_the_weighted_error() -> None:
