@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["tests", "minimum", "newest", "audit", "sbom"]
+nox.options.sessions = ["tests", "minimum", "newest", "quantised", "audit", "sbom"]
 nox.options.error_on_missing_interpreters = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -88,6 +88,16 @@ def newest(session: nox.Session) -> None:
         if canonicalize_name(package["name"]) in ours:
             session.warn("held back: {name} {version}, newest {latest_version}".format_map(package))
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def quantised(session: nox.Session) -> None:
+    """Read directories that other tools have quantised, with these tools.
+
+    They are not in ``dev``, because transformers imports them wherever they are installed.
+    """
+    session.install(*CONSTRAIN, "-e", ".[dev,quantised]")
+    session.run("pytest", "tests/checkpoint/test_dequantised.py", "-m", "", *session.posargs)
 
 
 def listed(session: nox.Session, python: str, *options: str) -> list[dict[str, str]]:

@@ -43,8 +43,8 @@ class SkipReason(Enum):
         "part of an adapter, such as LoRA: merge it into its base with rmtcli merge, and prune that"
     )
     PACKED = (
-        "packed in few bits by another tool: prune the network that it was made from, or save it "
-        "after model.dequantize()"
+        "packed in few bits by another tool: prune the network that it was made from, or, of a "
+        "directory of bitsandbytes, compressed-tensors or torchao, name the whole directory"
     )
     FLAT = (
         "flat weights of FSDP: save them with StateDictType.FULL_STATE_DICT, or consolidate them "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint.base import Checkpoint, FileCheckpoint
 from rmtcli.checkpoint.dtypes import RawTensor
-from rmtcli.checkpoint.formats import open_file
+from rmtcli.checkpoint.formats import Deferred, open_file
 from rmtcli.checkpoint.huggingface.config import COMPRESSED, about, read_object
 from rmtcli.checkpoint.huggingface.locate import locate, model_folder, modules_of
 from rmtcli.checkpoint.huggingface.record import recorded
@@ -19,6 +20,11 @@ from rmtcli.checkpoint.safetensors import SafetensorsFile, natural_order
 from rmtcli.checkpoint.ties import equal_tensors
 from rmtcli.errors import CheckpointError
 from rmtcli.files import CONFIG
+
+if TYPE_CHECKING:
+    from rmtcli.checkpoint.dequantised.recipe import Dequantised
+
+_dequantised = Deferred("rmtcli.checkpoint.dequantised.tools:dequantised")
 
 
 class HuggingFaceDirectory(FileCheckpoint):
@@ -52,10 +58,18 @@ class HuggingFaceDirectory(FileCheckpoint):
         self._files = tuple(parts.values())
         inside = (remark for part in self._files for remark in part.remarks)
         self.remarks = (*weights.remarks, *unlisted, *inside)
+        self._made: Dequantised | None = None
+        if self.about.quantized:
+            self._made = _dequantised(self.home, self.config, _holders(self._files))
+        if self._made is not None:
+            self.remarks += (
+                f"{len(self._made.infos)} weights that {self.about.quantized} has quantised are "
+                "read as the values that they stand for, and written as these",
+            )
         self._combine(self._files)
-        if self.about.quantized == COMPRESSED and any(map(self.packed, self.infos)):
-            rest = any(name.endswith(CODES) for name in self.infos)
-            self.about = self.about if rest else replace(self.about, quantized="")
+        if self._is_read():
+            self.config = {x: self.config[x] for x in self.config if x != "quantization_config"}
+            self.about = replace(self.about, quantized="")
         if self.manifest is None and (record := recorded(self.config, self.infos)) is not None:
             self.adopt(record)
 
@@ -67,7 +81,11 @@ class HuggingFaceDirectory(FileCheckpoint):
 
     def _combine(self, parts: Sequence[FileCheckpoint]) -> None:
         """List the tensors of all shards, and what else the shards hold."""
-        self._parts = {name: part for part in parts for name in part.infos}
+        self._parts: dict[str, Checkpoint] = _holders(parts)
+        if self._made is not None:
+            for name in self._made.parts:
+                del self._parts[name]
+            self._parts |= dict.fromkeys(self._made.infos, self._made)
         names = sorted(self._parts, key=natural_order)
         self.infos = {name: self._parts[name].infos[name] for name in names}
         self.aliases = {
@@ -84,6 +102,13 @@ class HuggingFaceDirectory(FileCheckpoint):
         for part in parts:
             self.metadata |= part.metadata
             self.stamps |= part.stamps
+
+    def _is_read(self) -> bool:
+        """Whether weights that another tool has quantised are read as what they stand for."""
+        packed = self.about.quantized == COMPRESSED and any(map(self.packed, self.infos))
+        if self._made is None and not packed:
+            return False
+        return not any(name.endswith(CODES) for name in self.infos)
 
     def _tied_by_class(self, name: str) -> bool:
         """Whether the model's class ties a name again when a file does not hold it.
@@ -140,6 +165,11 @@ class HuggingFaceDirectory(FileCheckpoint):
     def ties(self, names: Iterable[str]) -> Mapping[str, str]:
         """Tensors of equal bytes, also in different shards."""
         return equal_tensors(self, names)
+
+
+def _holders(parts: Iterable[FileCheckpoint]) -> dict[str, Checkpoint]:
+    """The file of each tensor."""
+    return {name: part for part in parts for name in part.infos}
 
 
 def _check_parts(

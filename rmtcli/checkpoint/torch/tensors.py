@@ -33,7 +33,7 @@ class HeldTensors(Checkpoint):
     def raw(self, name: str) -> RawTensor:
         """The bytes of one tensor, in C order; a view of a tensor in the processor's memory."""
         info = self.infos[name]
-        return RawTensor(info.dtype, info.shape, _bytes(self.state[name]))
+        return RawTensor(info.dtype, info.shape, bytes_of(self.state[name]))
 
     def nbytes(self, name: str) -> int:
         """Bytes of one tensor."""
@@ -59,7 +59,8 @@ def storage_key(value: torch.Tensor) -> tuple[object, ...]:
     return storage, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype, kind
 
 
-def _bytes(value: torch.Tensor) -> NDArray[np.uint8]:
+def bytes_of(value: torch.Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor, in C order; a view of one in the processor's memory."""
     if not value.numel():
         return np.zeros(0, np.uint8)
     flat = value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
