@@ -94,7 +94,7 @@ def newest(session: nox.Session) -> None:
 def quantised(session: nox.Session) -> None:
     """Read directories that other tools have quantised, with these tools.
 
-    They are not in ``dev``, because transformers imports them wherever they are installed.
+    They are not in ``dev``, because transformers imports each of them that it can.
     """
     session.install(*CONSTRAIN, "-e", ".[dev,quantised]")
     session.run("pytest", "tests/checkpoint/test_dequantised.py", "-m", "", *session.posargs)
