@@ -65,9 +65,16 @@ class Registry(Generic[T]):
         built_in = sorted(self._built_in) if self.alphabetical else [*self._built_in]
         return {name: self._built_in[name] for name in built_in} | added
 
+    def _get(self, name: str) -> type[T] | None:
+        """Return a choice by name; entry points are read only where it is not built in.
+
+        Reading them takes longer than the analysis of a small network.
+        """
+        return self._built_in.get(name) or self.choices.get(name)
+
     def options(self, name: str) -> tuple[Option, ...]:
         """Return the options of one choice, in the order of its fields."""
-        choice: Any = self.choices[name]
+        choice: Any = self._get(name)
         return _options(choice)
 
     def reference(self, name: str) -> str | None:
@@ -76,7 +83,7 @@ class Registry(Generic[T]):
         Returns:
             The citation, or None for a choice without one.
         """
-        cited = getattr(self.choices[name], "reference", None)
+        cited = getattr(self._get(name), "reference", None)
         return cited if isinstance(cited, str) else None
 
     def parse(self, text: str) -> T:
@@ -87,7 +94,8 @@ class Registry(Generic[T]):
                 value is out of range.
         """
         name, _, rest = text.partition(":")
-        if name not in self.choices:
+        choice = self._get(name)
+        if choice is None:
             raise UsageError(f"unknown {self.kind} '{text}': {self._meant(text)}")
         types = {option.name: option.type for option in self.options(name)}
         values = {}
@@ -109,13 +117,14 @@ class Registry(Generic[T]):
         if missing:
             raise UsageError(f"{self.kind} '{text}': give {self._form(name)}")
         try:
-            return self.choices[name](**values)
+            return choice(**values)
         except ValueError as error:
             raise UsageError(f"{self.kind} '{text}': {error}") from None
 
     def spell(self, choice: T) -> str:
         """Return the text that describes ``choice`` to :meth:`parse`, with all options."""
-        name = next(key for key, cls in self.choices.items() if cls is type(choice))
+        known = self._built_in if type(choice) in self._built_in.values() else self.choices
+        name = next(key for key, cls in known.items() if cls is type(choice))
         options = ",".join(f"{o.name}={getattr(choice, o.name)}" for o in self.options(name))
         return f"{name}:{options}" if options else name
 

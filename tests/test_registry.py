@@ -112,6 +112,20 @@ def test_entry_points_add_choices_and_replace_none(monkeypatch: pytest.MonkeyPat
     assert registry.parse("own") == Own()
 
 
+def test_built_in_choices_are_known_without_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_read(group: str) -> None:
+        raise AssertionError(group)
+
+    @dataclass(frozen=True)
+    class Own:
+        width: int = 3
+
+    monkeypatch.setattr("rmtcli.registry.entry_points", none_read)
+    registry: Registry[object] = Registry("thing", "rmtcli.things")
+    registry.register("own")(Own)
+    assert registry.spell(registry.parse("own:width=5")) == "own:width=5"
+
+
 def test_a_choice_whose_docstring_names_a_year_carries_the_reference() -> None:
     cited = 0
     registries: tuple[Registry[Any], ...] = (EDGES, KEEP_RULES, NOISES, SCHEDULES)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
 
-#: Number of entries of the block of tails that is compared at a time: 8 MB.
-_BLOCK = 2**20
+#: Number of entries of the block of tails that is compared at a time: few, because a block's tails
+#: begin where its first one begins.
+_BLOCK = 2**15
 
 
 @dataclass(frozen=True, slots=True)

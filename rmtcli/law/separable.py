@@ -9,12 +9,16 @@ scales the Tracy–Widom fluctuation (Ding and Yang, 2022).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.law.roots import bracketed
+
+#: A function's value and its first two derivatives.
+Jet = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,78 +45,91 @@ class Separable:
         a, b = self.rows / self.rows.max(), self.columns / self.columns.max()
         unit = float(self.rows.max() * self.columns.max())
         share = len(b) / len(a)  # p/n
-
-        def curves(e: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-            """Return (E, E′, E″), then (f, f′, f″) by e, then the slope of log z."""
-            of_e = _sums(e, a)  # E, E′, E″
-            f = _inverse(of_e[0] / share, b)  # F(f) = E(e)
-            of_f = share * _sums(f, b)  # F, dF/df, d²F/df²
-            df = of_e[1] / of_f[1]  # E′ = F′ f′
-            d2f = (of_e[2] - of_f[2] * df**2) / of_f[1]  # E″ = F″ f′² + F′ f″
-            slope = of_e[1] / of_e[0] - 1 / e - df / f  # (log z)′ = E′/E − 1/e − f′/f
-            return of_e, np.stack([f, df, d2f]), slope
-
-        e = bracketed(lambda x: curves(x)[2], [-1 + _POLE], -_POLE)  # (log z)′ = 0
-        of_e, of_f, _ = curves(e)
+        e, of_e, of_f, curvature = _lowest(a, b, share)
         z = -of_e[0] / (e * of_f[0])  # z = −E/(e f)
-        # At the minimum, z″ = z (log z)″ and (log z)″ = 1/e² + (log E)″ − (log f)″.
-        curvature = z * (1 / e**2 + _second_of_log(*of_e) - _second_of_log(*of_f))
-        # The Stieltjes transform is m = −mean of 1/(1 + f bⱼ) / z = (E n/p − 1)/z; z′ = 0 here,
-        # so that m′ = E′ (n/p)/z.
+        # At the minimum, z″ = z (log z)″. The Stieltjes transform is m = −mean of 1/(1 + f bⱼ) / z
+        # = (E n/p − 1)/z; z′ = 0 here, so that m′ = E′ (n/p)/z.
         slope = of_e[1] / share / z
         # z ≈ edge + ½ z″ (e − e₀)², so that the density near the edge is c √(edge − x)/π with
         # c = |m′| √(2/z″); the Tracy–Widom scale is (p c)^(−2/3).
-        density = slope * (2 / curvature) ** 0.5
-        return unit * float(z[0]), unit * float((len(b) * density[0]) ** (-2 / 3))
+        density = slope * math.sqrt(2 / (z * curvature))
+        return unit * z, unit * (len(b) * density) ** (-2 / 3)
 
 
-def _sums(x: FloatArray, variances: FloatArray) -> FloatArray:
-    """Return the mean of x v/(1 + x v) over the variances v, and its first two derivatives by x.
+def _lowest(a: FloatArray, b: FloatArray, share: float) -> tuple[float, Jet, Jet, float]:
+    """Return e at the edge, (E, E′, E″) and (f, f′, f″) there, and (log z)″.
+
+    Newton's steps for (log z)′ = 0 begin at the e of equal variances. One that leaves the interval
+    in which the root is known to be is replaced by bisection.
 
     Args:
-        x: shape (m,).
-        variances: the values of v, positive.
-
-    Returns:
-        Shape (3, m).
+        a: shape (n,), the largest of them 1.
+        b: shape (p,), the largest of them 1.
+        share: p/n.
     """
-    mean, slope, square, pole = _mean_and_slope(x, variances)
+    of_rows, of_columns = 1 / a, 1 / b
+    low, high = -1.0, 0.0
+    root, f, step = math.sqrt(share), 0.0, math.inf
+    e = -root / (root + float(a.mean()))
+    for _ in range(_STEPS):
+        of_e = _means(e, of_rows)  # E, E′, E″
+        f = _inverse(of_e[0] / share, of_columns, f)  # F(f) = E(e)
+        _, first, second = (share * x for x in _means(f, of_columns))  # F, dF/df, d²F/df²
+        df = of_e[1] / first  # E′ = F′ f′
+        of_f = f, df, (of_e[2] - second * df**2) / first  # E″ = F″ f′² + F′ f″
+        slope = of_e[1] / of_e[0] - 1 / e - df / f  # (log z)′
+        curvature = 1 / e**2 + _second_of_log(*of_e) - _second_of_log(*of_f)
+        if abs(step) <= _LAST_STEP * min(-e, 1 + e):
+            break
+        low, high = (low, e) if slope > 0 else (e, high)
+        step = -slope / curvature
+        if not low < e + step < high:
+            step = (low + high) / 2 - e
+        e += step
+    return e, of_e, of_f, curvature
+
+
+def _means(x: float, inverse: FloatArray) -> Jet:
+    """Return the mean of x v/(1 + x v) over variances v, and its first two derivatives by x.
+
+    Args:
+        x: in (−1, 0).
+        inverse: the values of 1/v, at least 1.
+    """
+    pole = 1 / (inverse + x)  # v/(1 + x v)
+    square = inverse * pole * pole  # derivative of x · pole
     # Not matrix products, whose last digit changes with the number of threads.
-    return np.stack((mean, slope, -2 * (square * pole).sum(axis=1) / len(variances)))
+    sums = (float(y.sum()) / len(inverse) for y in (pole, square, square * pole))
+    value, slope, second = sums
+    return x * value, slope, -2 * second
 
 
-def _mean_and_slope(
-    x: FloatArray, variances: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return the mean of x v/(1 + x v), its slope, and the terms of the slope and their poles."""
-    v = 1 / variances
-    pole = 1 / (v + x[:, None])  # v/(1 + x v) with v the variance
-    square = v * pole * pole  # derivative of x · pole
-    return x * pole.sum(axis=1) / len(v), square.sum(axis=1) / len(v), square, pole
+def _inverse(mean: float, inverse: FloatArray, guess: float) -> float:
+    """Return the x in (−1, 0) at which the mean of x v/(1 + x v) has a value.
 
-
-def _inverse(means: FloatArray, variances: FloatArray) -> FloatArray:
-    """Return the x in (−1, 0) at which the mean of x v/(1 + x v) has the given values.
-
-    The mean is concave in x, so that Newton's steps from below approach the root without passing
-    it. Two points below are known: the root with the mean variance in place of each (Jensen's
-    inequality), and the root with the largest variance alone.
+    The mean is concave in x, so that a Newton's step from any point ends below the root, and steps
+    from below approach the root without passing it. Two points below are known: the root with the
+    mean variance in place of each (Jensen's inequality), and the root with the largest variance
+    alone.
 
     Args:
-        means: shape (m,), negative.
-        variances: the values of v, positive, the largest of them 1.
+        mean: the value, negative.
+        inverse: the values of 1/v, the least of them 1.
+        guess: a point near the root.
     """
-    alone = len(variances) * means
-    x = np.maximum(alone / (1 - alone), means / (1 - means) / np.mean(variances))
+    alone = len(inverse) * mean
+    least = max(alone / (1 - alone), mean / (1 - mean) / float(np.mean(1 / inverse)))
+    x, step = max(guess, least), math.inf
     while True:
-        value, slope, *_ = _mean_and_slope(x, variances)
-        step = (means - value) / slope
-        if not np.any(step > _ROUNDING * np.abs(x)):
+        pole = 1 / (inverse + x)
+        value, slope = x * float(pole.sum()), float((inverse * pole * pole).sum())
+        first, step = math.isinf(step), (alone - value) / slope
+        if abs(step) <= _ROUNDING * abs(x) or (step < 0 and not first):
             return x
-        x = x + step
+        x = max(x + step, least)
 
 
-def _second_of_log(y: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+def _second_of_log(y: float, first: float, second: float) -> float:
     """Return (log y)″ = y″/y − (y′/y)²."""
     return second / y - (first / y) ** 2
 
@@ -146,3 +163,8 @@ def one_sided_edge(variances: FloatArray, others: int, n: int) -> tuple[float, f
 _POLE = 1e-9
 #: Newton's steps end when their relative size is no larger than this.
 _ROUNDING = 4 * np.finfo(np.float64).eps
+#: The step to the edge is the last but one if it is this small relative to the distance from the
+#: poles; the error after it is of the order of its square.
+_LAST_STEP = 1e-8
+#: More steps than bisection needs.
+_STEPS = 2200

@@ -11,6 +11,7 @@ from rmtcli.spectra.factors import Factors, factorize
 from rmtcli.spectra.gram import (
     Form,
     Spectrum,
+    in_doubles,
     leading_vectors,
     max_abs,
     row_blocks,
@@ -28,6 +29,7 @@ __all__ = [
     "Pivots",
     "Spectrum",
     "factorize",
+    "in_doubles",
     "largest_eigenvalue",
     "leading_vectors",
     "max_abs",
