@@ -39,6 +39,7 @@ from rmtcli.planning import (
     LayerCalibration,
     Matrices,
     Metric,
+    Trial,
     measure,
     round_matrices,
 )
@@ -138,7 +139,8 @@ def layers_of(prepared: Prepared) -> list[Layer]:
     known = prepared.calibrations
     assert known is not None
     items = prepared.held.fitted
-    losses = {x.layer.name: measure(x, known[x.layer.name], LAYOUTS) for x in items}
+    trials = (Trial(x.layer, x.approximation, known[x.layer.name]) for x in items)
+    losses = {x.layer.name: measure(x, LAYOUTS) for x in trials}
     few = {name: loss for name, loss in losses.items() if loss is not None}
     choices = BitChoices(prepared.checkpoint, known, LAYOUTS, (8, 6, 5, 4, 3, 2), few)
     return [Layer(item, known[item.layer.name], choices) for item in items]

@@ -33,6 +33,7 @@ from rmtcli.planning import (
     MixedAllocation,
     Plan,
     Range,
+    Trial,
     WidthAllocation,
     allocation_of,
     by_plan,
@@ -95,6 +96,8 @@ def at_size(prepared: Prepared, allocation: AnyAllocation, size: int) -> Result:
     if isinstance(allocation, MixedAllocation):
         design = allocation.best(size)
         return replace(mixed(prepared, design), grids=_grids(design.division))
+    if isinstance(allocation, BitAllocation):
+        allocation = allocation.settled(size)
     division = allocation.divide(size)
     result = prepared.result(by_ranks(division.ranks, prepared.calibrations), division.layouts)
     return replace(result, grids=_grids(division))
@@ -152,12 +155,11 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
     known: Mapping[str, LayerCalibration] = prepared.calibrations or {}
     fitted = {item.layer.name: item for item in prepared.held.fitted}
     tables = rounded_tables(prepared.checkpoint, prepared.request, fitted)
-    losses = {
-        name: measure(item.layer, item.approximation, known.get(name), layouts)
-        for name, item in fitted.items()
-    }
-    losses |= {x.name: measure(x, None, known.get(x.name), layouts) for x in tables}
-    prepared.tried.update({n: x.tried for n, x in losses.items() if x and x.tried})
+    trials = prepared.trials
+    for name, item in fitted.items():
+        trials[name] = Trial(item.layer, item.approximation, known.get(name))
+    trials.update({x.name: Trial(x, None, known.get(x.name)) for x in tables})
+    losses = {name: measure(trial, layouts) for name, trial in trials.items()}
     return BitChoices(
         prepared.checkpoint,
         prepared.calibrations,
@@ -165,6 +167,7 @@ def _bit_choices(prepared: Prepared) -> BitChoices:
         prepared.request.choices,
         {name: loss for name, loss in losses.items() if loss is not None},
         prepared.request.goal.multiple(0),
+        trials,
     )
 
 
@@ -176,10 +179,11 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
     if not result.grids and whole is None:
         return result
     known = result.calibrations or prepared.calibrations or {}
+    tried = {name: x.rounded for name, x in prepared.trials.items() if x.rounded is not None}
     others = None if whole is None else Grid(whole, group_of(result.network))
 
     def rounding(network: Edited) -> Rounding:
-        return Rounding(network, result.grids, others, known, prepared.tried)
+        return Rounding(network, result.grids, others, known, tried)
 
     made, layers = rounding(result.network), result.planned.layers
     network, rounded = made.apply(layers)

@@ -36,8 +36,9 @@ from rmtcli.planning import (
     LayerPlan,
     Plan,
     RankChooser,
+    Trial,
 )
-from rmtcli.quantization import Grid, Rounded
+from rmtcli.quantization import Grid
 from rmtcli.report.base import Report, Source
 from rmtcli.report.notes import on_more_samples, on_widths
 from rmtcli.spectra import Factors
@@ -87,7 +88,7 @@ class Prepared:
         scorer: has scored the dense network; None without data, and where a search divides them.
         hidden: the hidden layers that can be made narrower; None where none can.
         teacher: the network whose outputs healing learns, if it is not this one.
-        tried: weights that were rounded to see what that costs, by layer name.
+        trials: what rounding layers costs, by layer name, where bits are chosen.
     """
 
     harness: Harness
@@ -101,7 +102,7 @@ class Prepared:
     scorer: Scorer | None = None
     hidden: HiddenLayers | None = None
     teacher: Harness | None = None
-    tried: dict[str, Rounded] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
 
     @property
     def chooses(self) -> bool:

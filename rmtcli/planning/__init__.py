@@ -48,7 +48,7 @@ from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.plan_apply import calibration_of, check_plan, plan_of, widths_of
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, round_rows
-from rmtcli.planning.rounding_loss import RoundingLoss, measure
+from rmtcli.planning.rounding_loss import RoundingLoss, Trial, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.soft_drop import Margins, soft_drop
 from rmtcli.planning.stored import StoredDecomposition
@@ -90,6 +90,7 @@ __all__ = [
     "StoredDecomposition",
     "Times",
     "Timing",
+    "Trial",
     "WidthAllocation",
     "allocation_of",
     "approximated",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,15 @@ from rmtcli.layouts import Layout
 from rmtcli.planning.allocate import divide
 from rmtcli.planning.allocation import Division, outside_budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
-from rmtcli.planning.rounding_loss import RoundingLoss
+from rmtcli.planning.rounding_loss import RoundingLoss, Trial
 from rmtcli.quantization import Grid, is_rounded
 
 #: Numbers of bits among which that of each matrix is chosen; without data, 8 are safe.
 BITS, SAFE = (8, 6, 5, 4, 3, 2), (8,)
 #: Bytes in which a file stores the shape of a matrix in few bits.
 _SHAPE = 16
+#: Times that a budget is divided once more after rounding was measured in what it chose.
+ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,14 @@ class BitAllocation:
         layers: the options of each layer that has a part in the budget.
         others: the options of all other matrices, which get bits and no rank.
         total: bytes of the dense model, other tensors included.
+        measured: gives the allocation once rounding was measured in each matrix's choice; None if
+            nothing is new.
     """
 
     layers: Sequence[Options]
     others: Sequence[Options]
     total: int
+    measured: Callable[[Mapping[str, Option]], BitAllocation | None] = lambda _: None
 
     @property
     def least(self) -> int:
@@ -106,10 +111,7 @@ class BitAllocation:
         Raises:
             ValueError: the smallest options together take more.
         """
-        every = (*self.layers, *self.others)
-        fixed = self.total - sum(x.dense for x in every)
-        tables = [(x.costs.astype(np.float64), x.losses) for x in every]
-        picks = divide(tables, size - fixed)
+        every, picks = self._picks(size)
         pairs = list(zip(every, picks, strict=True))
         chosen = {x.name: x.options[pick] for x, pick in pairs}
         layers = {x.name: chosen[x.name] for x in self.layers}
@@ -119,6 +121,28 @@ class BitAllocation:
             sum(float(x.losses[pick]) for x, pick in pairs),
             {name: chosen[x.name].bits for x in every for name in x.tensors},
         )
+
+    def settled(self, size: int) -> BitAllocation:
+        """This allocation once rounding was measured in all that it chooses for a size.
+
+        Raises:
+            ValueError: the smallest options together take more.
+        """
+        allocation = self
+        for _ in range(ROUNDS):
+            every, picks = allocation._picks(size)
+            chosen = {x.name: x.options[pick] for x, pick in zip(every, picks, strict=True)}
+            after = allocation.measured(chosen)
+            if after is None:
+                break
+            allocation = after
+        return allocation
+
+    def _picks(self, size: int) -> tuple[Sequence[Options], list[int]]:
+        """All matrices, and the number of each one's option."""
+        every = (*self.layers, *self.others)
+        tables = [(x.costs.astype(np.float64), x.losses) for x in every]
+        return every, divide(tables, size - self.total + sum(x.dense for x in every))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,16 +155,18 @@ class BitChoices:
         layouts: the layouts that split a layer.
         bits: the numbers of bits among which that of each matrix is chosen; None for its type.
         rounding: what rounding the layers adds to their losses, by name; those of a narrower
-            network are at most as large.
+            network are at most as large. Losses that are measured later are added.
         multiple: ranks are multiples of it.
+        trials: round layers and tables to see what that costs, by name.
     """
 
     checkpoint: Checkpoint
     calibrations: ByLayer[LayerCalibration] | None
     layouts: Sequence[Layout]
     bits: Sequence[int | None]
-    rounding: Mapping[str, RoundingLoss]
+    rounding: dict[str, RoundingLoss]
     multiple: int = 1
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
     def allocation(self, fitted: Sequence[Fitted]) -> BitAllocation:
         """The allocation for these layers."""
@@ -159,7 +185,21 @@ class BitChoices:
             shape = shapes.get(name, info.shape)
             if name not in held and info.dtype in FLOATS and is_rounded(shape):
                 others.append(self._other(name, shape))
-        return BitAllocation(layers, others, self.checkpoint.bytes)
+        return BitAllocation(layers, others, self.checkpoint.bytes, partial(self._measured, fitted))
+
+    def _measured(
+        self, fitted: Sequence[Fitted], chosen: Mapping[str, Option]
+    ) -> BitAllocation | None:
+        """The allocation with the losses of these options; None if they were measured before."""
+        new = False
+        for name, x in chosen.items():
+            trial, known = self.trials.get(name), self.rounding.get(name)
+            if trial is None or known is None or not trial.measures:
+                continue
+            if x.bits is not None and not known.knows(x.layout, x.bits):
+                loss, new = trial.loss(x.layout, x.rank or 0, x.bits), True
+                self.rounding[name] = known.with_measured(x.layout, x.bits, loss)
+        return self.allocation(fitted) if new else None
 
     def _layer(self, item: Fitted) -> Options:
         """The options of one layer."""
