@@ -44,7 +44,7 @@ from rmtcli.planning import (
     round_matrices,
 )
 from rmtcli.planning.allocate import divide
-from rmtcli.planning.bits import matrix_bytes
+from rmtcli.planning.packed_bytes import matrix_bytes
 from rmtcli.quantization import Grid
 from rmtcli.spectra import spectrum
 

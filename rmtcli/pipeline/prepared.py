@@ -19,13 +19,7 @@ from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.pipeline.refined import in_layout, on_undone
 from rmtcli.pipeline.reliability import with_reliability
 from rmtcli.pipeline.request import Request
-from rmtcli.pipeline.stages import (
-    Method,
-    Planned,
-    edited,
-    plan_layers,
-    refuse_not_finite,
-)
+from rmtcli.pipeline.stages import Method, Planned, edited, plan_layers, refuse_not_finite
 from rmtcli.planning import (
     CutLayers,
     Fitted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +14,16 @@ from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS, TYPES
 from rmtcli.keep import Untouched
-from rmtcli.layers import Layer
 from rmtcli.layouts import Layout
 from rmtcli.planning.allocate import divide
 from rmtcli.planning.allocation import Division, outside_budget
 from rmtcli.planning.fit import Fitted, LayerCalibration
+from rmtcli.planning.packed_bytes import matrix_bytes, rank_bytes, stored_shape
 from rmtcli.planning.rounding_loss import RoundingLoss, Trial
-from rmtcli.quantization import Grid, is_rounded
+from rmtcli.quantization import is_rounded
 
 #: Numbers of bits among which that of each matrix is chosen; without data, 8 are safe.
 BITS, SAFE = (8, 6, 5, 4, 3, 2), (8,)
-#: Bytes in which a file stores the shape of a matrix in few bits.
-_SHAPE = 16
 #: Times that a budget is divided once more after rounding was measured in what it chose.
 ROUNDS = 4
 
@@ -210,11 +208,11 @@ class BitChoices:
         tail = np.append(np.cumsum(losses[::-1])[::-1], 0.0)
         made = list[tuple[int, float, Option]]()
         for bits in (None,) if layer.view.kernel else self.bits:
-            cost = layer.copies * matrix_bytes(_stored(layer), layer.dtype, bits)
+            cost = layer.copies * matrix_bytes(stored_shape(layer), layer.dtype, bits)
             made.append((cost, rounding.of(None, bits), Option(None, None, bits)))
             for layout in self.layouts if layer.view.splits else ():
                 most = min(layout.largest_rank(*layer.shape), len(losses))
-                costs = layer.copies * _rank_costs(layout, layer, bits, most)
+                costs = layer.copies * rank_bytes(layout, layer, bits, most)
                 added = rounding.of(layout, bits)
                 made += [
                     (int(costs[rank]), float(tail[rank]) + added, Option(rank, layout, bits))
@@ -245,43 +243,3 @@ class BitChoices:
         entries = sum(infos[name].size for name in names if name in infos)
         loss = sum(self.rounding[name].dense for name in names) * size / max(1, entries)
         return RoundingLoss(loss, {type(layout): 2 * loss for layout in self.layouts})
-
-
-def _stored(layer: Layer) -> tuple[int, int]:
-    """The shape of the tensor that holds a layer."""
-    return (layer.shape[1], layer.shape[0]) if layer.view.transposed else layer.shape
-
-
-def matrix_bytes(
-    shape: tuple[int, ...], dtype: str, bits: int | None, *, left: bool = False
-) -> int:
-    """Bytes of a matrix in a file.
-
-    Args:
-        shape: of the tensor.
-        dtype: its type.
-        bits: bits per entry; None for its type, which a matrix with short sides keeps.
-        left: whether it is a left factor, which is packed along its longer side.
-    """
-    if bits is None or not is_rounded(shape):
-        return int(np.prod(shape)) * TYPES[dtype].width
-    grid = Grid(bits).along_longer(shape) if left else Grid(bits).of(shape)
-    return grid.nbytes(*shape) + _SHAPE
-
-
-def _rank_costs(layout: Layout, layer: Layer, bits: int | None, most: int) -> NDArray[np.int64]:
-    """Bytes of a layer in a layout, for every rank from 0 to ``most``."""
-    return _costs(layout, layer.shape, layer.dtype, bits, most, layer.view.table)
-
-
-@lru_cache(maxsize=1024)
-def _costs(
-    layout: Layout, shape: tuple[int, int], dtype: str, bits: int | None, most: int, table: bool
-) -> NDArray[np.int64]:
-    def cost(rank: int) -> int:
-        first, *rest = layout.matrices(*shape, rank)
-        first = (first[1], first[0]) if table else first
-        last = sum(matrix_bytes(each, dtype, bits, left=not table) for each in rest)
-        return matrix_bytes(first, dtype, bits) + last + layout.index_bytes * shape[0]
-
-    return np.array([0, *map(cost, range(1, most + 1))], np.int64)

@@ -32,7 +32,7 @@ from rmtcli.planning import (
     round_matrices,
     round_rows,
 )
-from rmtcli.planning.bits import matrix_bytes
+from rmtcli.planning.packed_bytes import matrix_bytes
 from rmtcli.quantization import ERRORS, Grid, nearest
 
 SIZES = (96, 120, 80)
