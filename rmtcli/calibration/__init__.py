@@ -13,6 +13,7 @@ from rmtcli.calibration.clean import CLEANERS, Cleaner, clean_moments
 from rmtcli.calibration.folder import Folder
 from rmtcli.calibration.given import given_inputs
 from rmtcli.calibration.heads import HeadNarrowing, narrow_queries, narrow_values
+from rmtcli.calibration.measure import Eigh
 from rmtcli.calibration.metric import (
     MetricDecomposition,
     decompose,
@@ -58,6 +59,7 @@ __all__ = [
     "Calibration",
     "Cleaner",
     "Data",
+    "Eigh",
     "FileShare",
     "Folder",
     "GivenInputs",

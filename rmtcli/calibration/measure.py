@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import Moments
+
+#: Gives the eigenvalues of a symmetric matrix, ascending, and its eigenvectors, as
+#: ``numpy.linalg.eigh`` does: most of the work of a decomposition, which an accelerator may take.
+Eigh = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 #: Eigenvalues of the gradients' moment are raised to this share of the largest. The inverse of its
 #: root then multiplies rounding errors by a hundred at most, and directions that no gradient
@@ -24,9 +29,12 @@ class Outputs:
 
     weight: float
     moment: FloatArray | None
+    eigh: Eigh = np.linalg.eigh
 
     @staticmethod
-    def of(moments: Moments, weight: float, *, gradients: bool) -> Outputs:
+    def of(
+        moments: Moments, weight: float, *, gradients: bool, eigh: Eigh = np.linalg.eigh
+    ) -> Outputs:
         """Return the measure of a layer that counts ``weight`` times as much as its first sibling.
 
         Raises:
@@ -36,12 +44,14 @@ class Outputs:
             return Outputs(weight, None)
         if moments.gradient is None:
             raise ValueError("no output gradients were collected")
-        return Outputs(weight, moments.gradient)
+        return Outputs(weight, moments.gradient, eigh)
 
     @cached_property
     def root(self) -> FloatArray | None:
         """G^½, with the eigenvalues of G raised."""
-        return None if self.moment is None else root_of(self.moment, floor=GRADIENT_FLOOR)
+        if self.moment is None:
+            return None
+        return root_of(self.moment, floor=GRADIENT_FLOOR, eigh=self.eigh)
 
     def apply(self, rows: FloatArray) -> FloatArray:
         """Return errors, shape (out, any), multiplied by the root of the measure."""
@@ -55,7 +65,7 @@ class Outputs:
 
     def weigh(self, rows: FloatArray) -> FloatArray:
         """Return rows, shape (out, any), multiplied by the measure: :meth:`apply` twice."""
-        raised = None if self.moment is None else _raised(self.moment, GRADIENT_FLOOR)
+        raised = None if self.moment is None else _raised(self.moment, GRADIENT_FLOOR, self.eigh)
         return np.asarray(self.weight * (rows if raised is None else raised @ rows))
 
 
@@ -64,22 +74,22 @@ def second_of(moments: Moments, bias: bool) -> FloatArray:
     return moments.covariance if bias else moments.second
 
 
-def eigenvectors(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+def eigenvectors(gram: FloatArray, eigh: Eigh = np.linalg.eigh) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues of a Gram matrix, descending and without those that are rounding, and vectors."""
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     rounding = len(values) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
     return np.where(values > rounding, values, 0.0), vectors
 
 
-def root_of(moment: FloatArray, *, floor: float) -> FloatArray:
+def root_of(moment: FloatArray, *, floor: float, eigh: Eigh = np.linalg.eigh) -> FloatArray:
     """Return the symmetric square root; eigenvalues are raised to ``floor`` times the largest."""
-    values, vectors = np.linalg.eigh(moment)
+    values, vectors = eigh(moment)
     least = max(floor * float(values[-1]), np.finfo(np.float64).tiny if floor else 0.0)
     return np.asarray((vectors * np.sqrt(np.maximum(values, least))) @ vectors.T)
 
 
-def _raised(moment: FloatArray, floor: float) -> FloatArray:
+def _raised(moment: FloatArray, floor: float, eigh: Eigh) -> FloatArray:
     """Return a moment with eigenvalues raised to ``floor`` times the largest.
 
     Where none is smaller, which a Cholesky factorization shows, no eigenvectors are needed.
@@ -95,7 +105,7 @@ def _raised(moment: FloatArray, floor: float) -> FloatArray:
     try:
         np.linalg.cholesky(moment - least * np.eye(len(moment)))
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(moment)
+        values, vectors = eigh(moment)
         least = max(floor * float(values[-1]), np.finfo(np.float64).tiny)
         return np.asarray((vectors * np.maximum(values, least)) @ vectors.T)
     return moment

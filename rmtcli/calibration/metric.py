@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration.measure import Outputs, eigenvectors, root_of, second_of
+from rmtcli.calibration.measure import Eigh, Outputs, eigenvectors, root_of, second_of
 from rmtcli.calibration.moments import Moments
 from rmtcli.spectra import Factors
 
@@ -53,7 +53,12 @@ class MetricDecomposition:
 
 
 def decompose(
-    weight: NDArray[np.floating], moments: Moments, *, bias: bool, gradients: bool
+    weight: NDArray[np.floating],
+    moments: Moments,
+    *,
+    bias: bool,
+    gradients: bool,
+    eigh: Eigh = np.linalg.eigh,
 ) -> MetricDecomposition:
     """Return the best low-rank maps of a layer for its own inputs and the use of its outputs.
 
@@ -72,11 +77,13 @@ def decompose(
         moments: moments of the layer.
         bias: whether the layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moment of the output gradients.
+        eigh: computes eigenvectors.
 
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    return decompose_together([weight], [moments], bias=bias, gradients=gradients)[0]
+    options = {"bias": bias, "gradients": gradients}
+    return decompose_together([weight], [moments], **options, eigh=eigh)[0]
 
 
 def decompose_together(
@@ -85,6 +92,7 @@ def decompose_together(
     *,
     bias: bool,
     gradients: bool,
+    eigh: Eigh = np.linalg.eigh,
 ) -> list[MetricDecomposition]:
     """Return the best low-rank maps of siblings, layers that read one input, with one right factor.
 
@@ -98,6 +106,7 @@ def decompose_together(
             of the outputs serve a single layer only.
         bias: whether each layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moments of the output gradients.
+        eigh: computes eigenvectors.
 
     Returns:
         One decomposition per layer.
@@ -107,12 +116,12 @@ def decompose_together(
     """
     first = moments[0]
     dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
-    outputs = [Outputs.of(m, m.uses / first.uses, gradients=gradients) for m in moments]
+    outputs = [Outputs.of(m, m.uses / first.uses, gradients=gradients, eigh=eigh) for m in moments]
     second = second_of(first, bias)
     if first.of_outputs or sum(map(len, dense)) <= dense[0].shape[1]:
-        values, lefts, right, mean = _wide(dense, outputs, second, first)
+        values, lefts, right, mean = _wide(dense, outputs, second, first, eigh)
     else:
-        values, lefts, right = _tall(dense, outputs, second)
+        values, lefts, right = _tall(dense, outputs, second, eigh)
         mean = right @ first.mean
     # Balanced: in each direction, all left factors together have the norm of the right one.
     x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
@@ -127,7 +136,11 @@ def decompose_together(
 
 
 def _wide(
-    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray, first: Moments
+    dense: Sequence[FloatArray],
+    outputs: Sequence[Outputs],
+    second: FloatArray,
+    first: Moments,
+    eigh: Eigh,
 ) -> tuple[FloatArray, list[FloatArray], FloatArray, FloatArray]:
     """The decomposition from the eigenvectors U of R W C WᵀR: L = R⁻¹U and Uᵀ R W.
 
@@ -138,7 +151,7 @@ def _wide(
     stacked = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
     # What the moments are multiplied by: those of inputs by the weights, of outputs by no more.
     maps = outputs[0].apply(np.eye(len(dense[0]))) if first.of_outputs else stacked
-    values, basis = eigenvectors(maps @ second @ maps.T)
+    values, basis = eigenvectors(maps @ second @ maps.T, eigh)
     values, basis = values[: min(stacked.shape)], basis[:, : min(stacked.shape)]
     parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
     lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
@@ -146,7 +159,7 @@ def _wide(
 
 
 def _tall(
-    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray
+    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray, eigh: Eigh
 ) -> tuple[FloatArray, list[FloatArray], FloatArray]:
     """The decomposition from the eigenvectors V of C^½ WᵀG W C^½, smaller for tall weights.
 
@@ -155,11 +168,11 @@ def _tall(
     Returns:
         The eigenvalues, descending; each layer's left factor; and the right one.
     """
-    root = root_of(second, floor=0.0)
+    root = root_of(second, floor=0.0, eigh=eigh)
     maps = [w @ root for w in dense]
     weighed = [o.weigh(w) for o, w in zip(outputs, dense, strict=True)]
     gram = sum(m.T @ (x @ root) for m, x in zip(maps, weighed, strict=True))
-    values, basis = eigenvectors(np.asarray(gram))
+    values, basis = eigenvectors(np.asarray(gram), eigh)
     basis = basis / np.sqrt(np.where(values > 0, values, 1.0))
     lefts = [m @ basis for m in maps]
     return values, lefts, np.sum([x.T @ y for x, y in zip(lefts, weighed, strict=True)], axis=0)
@@ -227,7 +240,12 @@ def metric_losses(
 
 
 def whitened(
-    weight: NDArray[np.floating], moments: Moments, *, bias: bool, gradients: bool
+    weight: NDArray[np.floating],
+    moments: Moments,
+    *,
+    bias: bool,
+    gradients: bool,
+    eigh: Eigh = np.linalg.eigh,
 ) -> FloatArray:
     """A layer in the metric of :func:`decompose`: R W C^½, of which the losses are the squares.
 
@@ -239,6 +257,7 @@ def whitened(
         moments: moments of the layer's inputs, and of its output gradients if they are used.
         bias: whether the layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moment of the output gradients.
+        eigh: computes eigenvectors.
 
     Returns:
         Shape (out, in).
@@ -246,8 +265,8 @@ def whitened(
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
-    second = root_of(second_of(moments, bias), floor=0.0)
-    outputs = Outputs.of(moments, moments.uses, gradients=gradients)
+    second = root_of(second_of(moments, bias), floor=0.0, eigh=eigh)
+    outputs = Outputs.of(moments, moments.uses, gradients=gradients, eigh=eigh)
     return outputs.apply(weight.astype(np.float64) @ second)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from rmtcli.arrays import FloatArray
@@ -100,12 +101,38 @@ class OnDevice:
         for _, block in row_blocks(weight, unit):
             part = torch.from_numpy(block).to(self.device)
             gram.addmm_(part.T, part)
-        try:
-            if not vectors:
+        if not vectors:
+            with _reported():
                 values = torch.linalg.eigvalsh(gram)
-                return of_gram(values.cpu().numpy(), unit, weight.shape)
-            values, basis = torch.linalg.eigh(gram)
-        except LinAlgError as error:
-            raise np.linalg.LinAlgError(str(error)) from None
-        form = Eigenvectors(basis.cpu().numpy())
-        return of_gram(values.cpu().numpy(), unit, weight.shape, form)
+            return of_gram(values.cpu().numpy(), unit, weight.shape)
+        own, basis = _eigh(gram)
+        return of_gram(own, unit, weight.shape, Eigenvectors(basis))
+
+    def eigh(self, matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Eigenvalues of a symmetric matrix, ascending, and eigenvectors.
+
+        Equivalent to ``numpy.linalg.eigh``.
+
+        Args:
+            matrix: shape (p, p); its lower triangle is read.
+
+        Raises:
+            LinAlgError: the solver did not converge.
+        """
+        return _eigh(torch.from_numpy(np.ascontiguousarray(matrix)).to(self.device))
+
+
+def _eigh(matrix: Tensor) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues and eigenvectors, copied to the processor."""
+    with _reported():
+        values, vectors = torch.linalg.eigh(matrix)
+    return values.cpu().numpy(), vectors.cpu().numpy()
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Report a solver that did not converge as NumPy does."""
+    try:
+        yield
+    except LinAlgError as error:
+        raise np.linalg.LinAlgError(str(error)) from None

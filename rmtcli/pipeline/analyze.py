@@ -17,7 +17,8 @@ from rmtcli.layouts import Factored
 from rmtcli.options import option
 from rmtcli.pipeline.adapter_layers import changes_of, opened
 from rmtcli.pipeline.contents import tensors_of, with_plans
-from rmtcli.pipeline.fits import Fitter, Track, decomposer_for, fit_layers
+from rmtcli.pipeline.fits import Fitter, Track, fit_layers
+from rmtcli.pipeline.solvers import decomposer_for
 from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
 from rmtcli.planning import by_rule

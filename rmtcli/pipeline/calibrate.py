@@ -36,6 +36,7 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
 from rmtcli.layers import Layer
 from rmtcli.options import option
+from rmtcli.pipeline.solvers import eigh_on
 from rmtcli.planning import LayerCalibration
 from rmtcli.report.notes import MADE_OF_NUMBERS, made_by_default
 
@@ -205,7 +206,8 @@ def _calibration(
     if layer.view.table:
         moments = smoothed(moments, layer.load())
     gradients = settings.gradients and moments.gradient is not None
-    return LayerCalibration(moments, biased, gradients, None if raw.fold is None else raw)
+    apart, eigh = None if raw.fold is None else raw, eigh_on(harness.evaluation.device)
+    return LayerCalibration(moments, biased, gradients, apart, eigh)
 
 
 def _moments(

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from rmtcli.calibration import Folder, MetricDecomposition
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.computing import Cache, Cluster, in_order
+from rmtcli.computing import Cluster, in_order
 from rmtcli.edges import EdgeEstimator
-from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped
-from rmtcli.options import option
 from rmtcli.planning import (
     Decomposer,
     Fitted,
@@ -206,26 +203,6 @@ def fit_layers(
     room = max(ROOM_BYTES, 3 * max(map(_float64_bytes, sizes)))
     releases = cluster is not None or sum(map(_held_bytes, sizes)) > HELD_BYTES
     return FitStream(track(layers), fitter, room=room, releases=releases, cluster=cluster)
-
-
-def decomposer_for(device: str, cache: str | Path | None) -> Decomposer:
-    """What computes spectra: the processor, an accelerator, or a folder of earlier results.
-
-    Raises:
-        UsageError: the cache's folder cannot be created or written to, or the device cannot be
-            used.
-    """
-    if device != "cpu":
-        from rmtcli.computing.device import OnDevice, has_solver  # needs torch
-
-        if has_solver(device):
-            if cache is not None:
-                raise UsageError(
-                    f"{option('cache')} keeps what the processor computes: leave it out, or "
-                    f"{option('device', device)}"
-                )
-            return OnDevice(device).spectrum
-    return spectrum if cache is None else Cache.at(cache).spectrum
 
 
 def _unchanged(item: Fitted) -> Fitted:

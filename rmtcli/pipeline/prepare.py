@@ -19,12 +19,12 @@ from rmtcli.pipeline.embeddings import rounded_tables, wanted_layers
 from rmtcli.pipeline.fits import (
     FittedLayers,
     Fitter,
-    decomposer_for,
     fit_layers,
 )
 from rmtcli.pipeline.narrow import check_widths, hidden_layers, on_kept_widths
 from rmtcli.pipeline.prepared import Prepared
 from rmtcli.pipeline.request import Request
+from rmtcli.pipeline.solvers import decomposer_for
 from rmtcli.pipeline.stages import (
     Method,
     describe,

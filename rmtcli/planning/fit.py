@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Moments, decompose, whitened
+from rmtcli.calibration import Eigh, MetricDecomposition, Moments, decompose, whitened
 from rmtcli.diagnostics import VectorTest, compare_vectors
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.layers import Layer, Skipped, SkipReason, fingerprint
@@ -121,12 +121,24 @@ class LayerCalibration:
         bias: whether the layer has a bias that can take up the mean of its inputs.
         gradients: whether the moments of the gradients are used.
         raw: the moments before they were cleaned, where some samples were kept apart.
+        eigh: computes eigenvectors: on the processor or an accelerator.
     """
 
     moments: Moments
     bias: bool
     gradients: bool
     raw: Moments | None = None
+    eigh: Eigh = np.linalg.eigh
+
+    def decompose(self, weight: NDArray[np.floating]) -> MetricDecomposition:
+        """The best low-rank maps of the layer."""
+        options = {"bias": self.bias, "gradients": self.gradients}
+        return decompose(weight, self.moments, **options, eigh=self.eigh)
+
+    def whitened(self, weight: NDArray[np.floating]) -> FloatArray:
+        """The layer in the metric of its data, shape (out, in)."""
+        options = {"bias": self.bias, "gradients": self.gradients}
+        return whitened(weight, self.moments, **options, eigh=self.eigh)
 
 
 def fit_layer(
@@ -168,16 +180,14 @@ def fit_layer(
         return Skipped(layer.name, reason)
     seen = weight
     if in_metric and calibration is not None:
-        bias, gradients = calibration.bias, calibration.gradients
-        seen = whitened(weight, calibration.moments, bias=bias, gradients=gradients)
+        seen = calibration.whitened(weight)
         if (reason := _unfit(seen)) is not None:
             return Skipped(layer.name, reason)
     approximation: Approximation | None = None
     try:
         s = decomposer(seen, vectors=vectors or (approximate and calibration is None))
         if approximate and calibration is not None:
-            bias, gradients = calibration.bias, calibration.gradients
-            approximation = decompose(weight, calibration.moments, bias=bias, gradients=gradients)
+            approximation = calibration.decompose(weight)
         elif approximate:
             approximation = Plain(layer, s, weight, decomposer)
     except np.linalg.LinAlgError:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import MetricDecomposition, decompose, metric_losses
+from rmtcli.calibration import MetricDecomposition, metric_losses
 from rmtcli.keep import Untouched
 from rmtcli.layouts import Layout
 from rmtcli.planning.allocation import Allocation, Division
@@ -115,9 +115,7 @@ class CutLayers:
 
     def decomposed(self, name: str) -> MetricDecomposition:
         """The best low-rank maps of a layer."""
-        seen = self.calibration(name)
-        options = {"bias": seen.bias, "gradients": seen.gradients}
-        return decompose(self.weight(name), seen.moments, **options)
+        return self.calibration(name).decompose(self.weight(name))
 
     def _cut(self, owners: Mapping[str, Owner], name: str) -> Owner | None:
         """The hidden layer beside a layer, if it is narrower."""

@@ -63,6 +63,7 @@ def approximated(
             [calibration.moments for calibration in seen],
             bias=seen[0].bias,
             gradients=seen[0].gradients,
+            eigh=seen[0].eigh,
         )
         for item, approximation in zip(items, made, strict=True):
             name = item.layer.name

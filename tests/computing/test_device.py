@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from torch.linalg import LinAlgError
 
 import rmtcli
+from rmtcli.calibration import Calibration, Moments
 from rmtcli.computing import device as device_module
 from rmtcli.computing.device import OnDevice, has_solver
 from rmtcli.errors import UsageError
+from rmtcli.planning import Budget, LayerCalibration
 from rmtcli.spectra import factorize, spectrum
 from tests.conftest import SAMPLES, noise, planted
 
@@ -122,3 +127,41 @@ def test_a_layer_whose_solver_fails_is_skipped(
     report = rmtcli.analyze(DEEP, device=accelerator)
     assert not report.layers
     assert {item.reason.name for item in report.skipped} == {"NO_CONVERGENCE"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_maps_in_the_metric_of_the_data_equal_those_on_the_cpu(
+    device: str, shape: tuple[int, int]
+) -> None:
+    out, inputs = shape
+    weight, x, g = noise(shape, 1.0), noise((90, inputs), 1.0), noise((90, out), 1.0)
+    moments = Moments(90, 90, x.mean(0), x.T @ x / 90, g.T @ g / 90)
+    here = LayerCalibration(moments, True, True)
+    there = replace(here, eigh=OnDevice(device).eigh)
+    maps = [known.decompose(weight) for known in (there, here)]
+    np.testing.assert_allclose(maps[0].losses, maps[1].losses, rtol=1e-9)
+    products = [own.factors(15).product for own in maps]
+    np.testing.assert_allclose(products[0], products[1], atol=1e-9)
+    np.testing.assert_allclose(there.whitened(weight), here.whitened(weight), atol=1e-9)
+
+
+def test_a_calibrated_layer_is_decomposed_on_the_accelerator(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sides, solve = [], torch.linalg.eigh
+    monkeypatch.setattr(
+        torch.linalg, "eigh", lambda matrix: (sides.append(len(matrix)), solve(matrix))[1]
+    )
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 3))
+    data, products = Calibration(torch.randn(200, 40).numpy()), []
+    for device in (accelerator, "cpu"):
+        path = tmp_path / f"{len(products)}.safetensors"
+        options = {"calibration": data, "evaluation": rmtcli.Evaluation(device=device)}
+        rmtcli.prune(net, path, budget=Budget("60%"), **options)
+        new = load_file(path)
+        products.append(new["0.1.weight"] @ new["0.0.weight"])
+    # A root of the inputs' moment and the maps; and the head, which is not calibrated.
+    assert sides == [40, 40, 3]
+    torch.testing.assert_close(*products, atol=1e-5, rtol=0)
