@@ -43,6 +43,9 @@ NOT_RUN = {
     "python -m tests.fuzz": "minutes; tests/fuzz runs a part of it",
     "python -m tests.mutation": "an hour or more: the tests run again for each mutant",
     "python -m tests.reliability": "many minutes: attacks, faults and damaged files",
+    "vllm serve": "needs vLLM, as does tests/integrations/test_vllm.py",
+    "python llama.cpp/": "needs the converter of llama.cpp",
+    "gguf-set-metadata": "needs a file of that converter",
     "rmtcli reproduce": "minutes to days; tests/experiments run it on synthetic images",
 }
 #: Prefixes of commands that are run only by ``pytest -m slow``.
