@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from rmtcli.planning import Plan, check_plan
 from rmtcli.training.log import read_log
 from rmtcli.verification.directory import LOADING, open_factored
 from tests.adapters.made import kohya_file, kohya_tensors, peft_directory, two_layers
-from tests.checkpoint.ggufs import gguf, plain
+from tests.checkpoint.ggufs import eight_bits, gguf, plain
 from tests.checkpoint.graphs import matmul
 from tests.conftest import model_directory
 
@@ -139,6 +140,8 @@ def write_seeds(folder: Path) -> list[Seed]:
     values = {
         name: plain(value.float()) for name, value in tensors.items() if value.is_floating_point()
     }
+    if find_spec("gguf") is not None:
+        values["blocks.weight"] = eight_bits(torch.ones(8, 64).numpy())
     (folder / "a.gguf").write_bytes(gguf(values))
     add("GGUF", folder / "a.gguf", lambda: read_checkpoint(folder / "a.gguf"))
 
