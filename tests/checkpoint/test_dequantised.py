@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -117,17 +118,36 @@ def test_damaged_parts_are_refused(tmp_path: Path, kind: str) -> None:
     assert f"'{NAME}" in str(caught.value)
 
 
-def test_a_configuration_that_is_damaged_is_refused(tmp_path: Path) -> None:
-    folder = quantised_directory(tmp_path / "m", "compressed-tensors, 8 bits")
+def with_targets(folder: Path, *targets: str) -> Path:
+    """A directory whose group of modules is named so."""
     config = json.loads((folder / "config.json").read_text())
-    groups = config["quantization_config"]["config_groups"]
-    groups["group_0"]["targets"] = ["other"]
+    config["quantization_config"]["config_groups"]["group_0"]["targets"] = targets
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="has no group of weights for"):
-        open_checkpoint(folder)
+    return folder
+
+
+#: Targets -> the message.
+WRONG = {
+    "other": "has no group of weights for 'layers.0.fc'",
+    "re:(l+)+$": "the pattern '(l+)+$' may take too long to match",
+    "re:.*a.*b.*c.*d": "may take too long to match",
+    "re:(": "'(': missing ), unterminated subpattern",
+    "": "has no group of weights",
+}
+
+
+def test_groups_of_modules_are_matched_by_name(tmp_path: Path) -> None:
+    folder = quantised_directory(tmp_path / "m", "compressed-tensors, 8 bits")
+    values = open_checkpoint(folder).array(NAME)
+    for target in ("layers.0.fc", r"re:.*layers\.\d+\.(fc|up)$"):
+        assert np.array_equal(open_checkpoint(with_targets(folder, target)).array(NAME), values)
+    for target, message in WRONG.items():
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            open_checkpoint(with_targets(folder, target))
+    config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["config_groups"] = [1]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"config\.json: damaged: "):
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged: .*config_groups"):
         open_checkpoint(folder)
 
 

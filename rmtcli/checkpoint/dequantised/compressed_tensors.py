@@ -7,6 +7,7 @@ Symmetric packed whole numbers need none of this: they are read without the pack
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dequantised.recipe import Recipe, tool, type_of
 from rmtcli.checkpoint.dtypes import FLOATS, decode
-from rmtcli.errors import CheckpointError, first_line
+from rmtcli.errors import CheckpointError
+from rmtcli.files import CONFIG
 
 _PACKED, _SHAPE, _SCALE, _INVERSE = (
     "weight_packed",
@@ -26,6 +28,11 @@ _PACKED, _SHAPE, _SCALE, _INVERSE = (
 )
 #: The order of a row's groups, which the package does not undo.
 _ORDER = "weight_g_idx"
+#: Characters of a module's name, and repetitions of any length in a pattern of names. Python's
+#: ``re`` can take more than a lifetime for others.
+_LONGEST, _REPETITIONS = 300, 3
+#: A repeated group, a reference to a group, or a number of repetitions.
+_SLOW = re.compile(r"\)[*+?{]|\(\?P?[=<!]|\\\d|\{")
 
 
 def recipes(
@@ -138,28 +145,44 @@ class _Schemes:
 
     def __init__(self, file: Checkpoint, settings: Mapping[str, Any]) -> None:
         quantization = tool("compressed_tensors.quantization")
-        self._path, self._format = file.path, settings.get("format")
+        self._config, self._format = file.path.parent / CONFIG, settings.get("format")
         try:
             config = quantization.QuantizationConfig.model_validate(settings)
             self._groups = list(config.config_groups.values())
         except Exception as error:  # whatever the package raises of a damaged configuration
-            reason = first_line(error)
-            raise CheckpointError(f"{file.path.parent}/config.json: damaged: {reason}") from None
+            lines = [line.strip() for line in str(error).splitlines()[:3]]
+            raise CheckpointError(f"{self._config}: damaged: {', '.join(lines)}") from None
 
     def of(self, module: str) -> tuple[str, Any]:
         """The format and the scheme of a module.
 
         Raises:
-            CheckpointError: it is in no group.
+            CheckpointError: it is in no group, or a pattern of names may take forever.
         """
-        match = tool("compressed_tensors.utils.match")
-        named = (g for g in self._groups if any(match.match_name(module, t) for t in g.targets))
+        named = (g for g in self._groups if any(self._matches(module, t) for t in g.targets))
         group = next(named, next((g for g in self._groups if "Linear" in g.targets), None))
         if group is None:
-            raise CheckpointError(
-                f"{self._path.parent}/config.json: has no group of weights for '{module}'"
-            )
+            raise CheckpointError(f"{self._config}: has no group of weights for '{module}'")
         return str(getattr(group.format, "value", group.format) or self._format), group
+
+    def _matches(self, module: str, target: str) -> bool:
+        """Whether a target is a module's name, or a pattern that its name begins with.
+
+        Raises:
+            CheckpointError: the pattern may take forever, or is none.
+        """
+        pattern = target.removeprefix("re:")
+        if pattern == target:
+            return module == target
+        repetitions = pattern.count("*") + pattern.count("+")
+        if len(module) > _LONGEST or repetitions > _REPETITIONS or _SLOW.search(pattern):
+            raise CheckpointError(
+                f"{self._config}: the pattern {pattern[:60]!r} may take too long to match"
+            )
+        try:
+            return re.match(pattern, module) is not None
+        except re.error as error:
+            raise CheckpointError(f"{self._config}: {pattern[:60]!r}: {error}") from None
 
 
 def _decompress(scheme: tuple[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
