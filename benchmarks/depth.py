@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -26,7 +27,7 @@ from rmtcli.running.again import computed_again, kept
 from rmtcli.running.batches import BATCH as HEALED
 from rmtcli.running.distill import DistillationLoss
 from rmtcli.running.resume import Course
-from rmtcli.running.sequential import RefitStep, refit
+from rmtcli.running.sequential import RefitStep, Target, refit
 from rmtcli.spectra import Factors
 
 WIDTH, TOKENS, SAMPLES, BATCH = 128, 4, 1024, 256
@@ -75,7 +76,11 @@ def seconds(model: nn.Module) -> float:
     dense, pruned = model.eval(), deepcopy(model)
     layers = {name: m for name, m in dense.named_modules() if isinstance(m, nn.Linear)}
     steps = {
-        name: RefitStep([name], m.weight.detach().numpy(), min(m.weight.shape) // 2, True, None)
+        name: RefitStep(
+            [name],
+            min(m.weight.shape) // 2,
+            partial(Target, m.weight.detach().numpy(), True, None),
+        )
         for name, m in layers.items()
     }
 

@@ -10,9 +10,14 @@ so never a wrong number in silence.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor, as_tensor, nn
 
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS
@@ -50,6 +55,7 @@ class Outline:
         self._names = {_storage(mark): name for name, mark in marks.items()}
         self._marks = marks  # each one's storage must go on to exist
         self._loaded: dict[int, tuple[nn.Parameter, Tensor]] = {}
+        self._others: dict[str, Callable[[], NDArray[np.floating]]] = {}
         self.model: Pretrained = from_state(checkpoint, task, others | marks)
         _without_cache(self.model.network)
         for parameter in self.model.parameters():
@@ -63,7 +69,7 @@ class Outline:
             for key, buffer in module._buffers.items():
                 module._buffers[key] = None if buffer is None else buffer.to(device)
             if any(_storage(x) in self._names for x in module.parameters(recurse=False)):
-                module.register_forward_pre_hook(lambda m, _: self.load(m, recurse=False))
+                module.register_forward_pre_hook(partial(self._before, recurse=False))
 
     def load(self, module: nn.Module, *, recurse: bool = True) -> None:
         """Read the matrices of a module, and of those in it, unless they are there."""
@@ -71,15 +77,46 @@ class Outline:
             name = self._names.get(_storage(parameter))
             if name is not None:
                 mark = parameter.data
-                value = to_torch(self._checkpoint.raw(name), name)
+                value = self._read(name)
                 parameter.data = value.to(self._device, torch.float32)
                 self._loaded[id(parameter)] = parameter, mark
+
+    def replace(self, name: str, read: Callable[[], NDArray[np.floating]]) -> None:
+        """Take a matrix from elsewhere from now on, in the shape of the checkpoint's tensor."""
+        self._others[name] = read
+
+    def close(self) -> None:
+        """Forget where matrices come from that were replaced."""
+        self._others.clear()
+
+    def block_by_block(self) -> None:
+        """Let whatever runs the network hold the matrices of one block at a time."""
+        for name in chain.from_iterable(blocks_of(self.model).values()):
+            block = self.model.get_submodule(name)
+            block.register_forward_pre_hook(self._before)
+            block.register_forward_hook(lambda *_: self.drop())
+
+    def _before(self, module: nn.Module, _: object, *, recurse: bool = True) -> None:
+        """Read the matrices of a module that runs, unless a function stands in for it."""
+        if "forward" not in module.__dict__:
+            self.load(module, recurse=recurse)
+
+    def _read(self, name: str) -> Tensor:
+        other = self._others.get(name)
+        return to_torch(self._checkpoint.raw(name), name) if other is None else as_tensor(other())
 
     def drop(self) -> None:
         """Give the matrices back that were read."""
         for parameter, mark in self._loaded.values():
             parameter.data = mark
         self._loaded.clear()
+
+
+def blocks_of(model: nn.Module) -> dict[str, list[str]]:
+    """The names of the modules in each list of modules that is in no other list."""
+    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    lists = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
+    return {n: [f"{n}.{i}" for i, _ in model.get_submodule(n).named_children()] for n in lists}
 
 
 def _storage(tensor: Tensor) -> int:

@@ -75,7 +75,7 @@ def prepare(harness: Harness, request: Request) -> Prepared:
     values = harness, request, source, method
     kept = (on_kept_widths(request),) if layout.narrows and not request.narrows else ()
     if not request.joint:
-        return Prepared(*values, stream, calibrations, calibrated, kept, scorer)
+        return Prepared(*values, stream, calibrations, calibrated, kept, scorer, folder=folder)
     layers = stream.held()
     notes: tuple[str, ...] = ()
     refuse_not_finite(checkpoint.path, layers.items)
@@ -87,7 +87,8 @@ def prepare(harness: Harness, request: Request) -> Prepared:
         kept = () if hidden else (on_kept_widths(request),)
         calibrations = calibrations if hidden else _without_heads(calibrations, layers)
     notes = (*notes, *kept)
-    return Prepared(*values, layers, calibrations, calibrated, notes, scorer, hidden)
+    known = calibrations, calibrated
+    return Prepared(*values, layers, *known, notes, scorer, hidden, folder=folder)
 
 
 def _fitter(

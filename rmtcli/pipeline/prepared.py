@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rmtcli.calibration import ByLayer, Calibrated
+from rmtcli.calibration import ByLayer, Calibrated, Folder
 from rmtcli.checkpoint import Checkpoint, Edited, Edits
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
@@ -16,7 +16,13 @@ from rmtcli.layers import Skipped
 from rmtcli.layouts import Factored, Layout, Replacements, choices_for, with_values
 from rmtcli.pipeline.contents import tensors_of
 from rmtcli.pipeline.fits import FitStream, FittedLayers
-from rmtcli.pipeline.refined import in_layout, on_undone
+from rmtcli.pipeline.refined import (
+    fitted_again,
+    fitted_in_parts,
+    in_layout,
+    on_undone,
+    with_factors,
+)
 from rmtcli.pipeline.reliability import with_reliability
 from rmtcli.pipeline.request import Request
 from rmtcli.pipeline.stages import Method, Planned, edited, plan_layers, refuse_not_finite
@@ -35,7 +41,6 @@ from rmtcli.planning import (
 from rmtcli.quantization import Grid
 from rmtcli.report.base import Report, Source
 from rmtcli.report.notes import on_more_samples, on_widths
-from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
     from rmtcli.evaluation.score import Scorer
@@ -83,6 +88,7 @@ class Prepared:
         hidden: the hidden layers that can be made narrower; None where none can.
         teacher: the network whose outputs healing learns, if it is not this one.
         trials: what rounding layers costs, by layer name, where bits are chosen.
+        folder: holds moments and decompositions of a network that runs block by block; else None.
     """
 
     harness: Harness
@@ -97,6 +103,7 @@ class Prepared:
     hidden: HiddenLayers | None = None
     teacher: Harness | None = None
     trials: dict[str, Trial] = field(default_factory=dict)
+    folder: Folder | None = None
 
     @property
     def chooses(self) -> bool:
@@ -132,7 +139,8 @@ class Prepared:
             LayerError: a layer that holds values that are not finite.
         """
         refines = self.request.calibration.refines and self.calibrations is not None
-        replacements = None if refines else Replacements(self.checkpoint)
+        held = refines and self.folder is None
+        replacements = None if held else Replacements(self.checkpoint)
         # A task that is sent to a cluster carries these, and must not carry all layers.
         usual, others = self.method.layout, dict(layouts)
 
@@ -141,9 +149,9 @@ class Prepared:
 
         planned = plan_layers(self.checkpoint, self.fits, choose, layout, replacements)
         refuse_not_finite(self.checkpoint.path, planned.skipped)
-        if refines and planned.pruned:
-            return self._refined(planned)
         edits = None if replacements is None else replacements.finish()
+        if refines and planned.pruned:
+            return self._refined(planned, edits)
         return Result(planned, self._edited(planned, edits))
 
     def narrowed(self, widths: Sequence[int], why: Untouched = Untouched.BUDGET) -> Result:
@@ -175,20 +183,21 @@ class Prepared:
         cut = CutLayers(self.hidden, known, tuple(widths))
         return {name: cut.calibration(name) for name in known}
 
-    def _refined(self, planned: Planned) -> Result:
+    def _refined(self, planned: Planned, edits: Edits | None) -> Result:
         """The result after the factors were fitted again, or healed, on the calibration data."""
         settings, undone = self.request.calibration, tuple[str, ...]()
         remarks = tuple[str, ...]()
         if settings.sequential:
-            from rmtcli.running.refine import refine  # needs torch
-
             assert self.calibrations is not None
-            split = self._split(planned)
-            refined = refine(self.harness, split, planned.pruned, self.calibrations, settings)
-            planned, remarks = _with_factors(planned, refined.factors), refined.remarks
-            undone = () if refined.helped else ("sequential",)
+            what = self.harness, planned, self.calibrations, settings
+            if self.folder is None:
+                planned, refined = fitted_again(*what, self._split(planned))
+            else:
+                new, refined = fitted_in_parts(*what, self.folder)
+                edits = edits if new is None else new
+            remarks, undone = refined.remarks, () if refined.helped else ("sequential",)
         notes = (*remarks, *map(on_undone, undone))
-        result = Result(planned, self._edited(planned), notes=notes, undone=undone)
+        result = Result(planned, self._edited(planned, edits), notes=notes, undone=undone)
         return self._healed(result) if settings.heals else result
 
     def _healed(self, result: Result) -> Result:
@@ -209,7 +218,7 @@ class Prepared:
             return replace(result, notes=notes, undone=(*result.undone, "heal"))
         if ranks:
             factors, others = in_layout(values, planned.pruned)
-            network = with_values(self._edited(_with_factors(planned, factors)), others)
+            network = with_values(self._edited(with_factors(planned, factors)), others)
         else:
             network = with_values(result.network, values)
         return replace(result, network=network, unhealed=result.network)
@@ -283,13 +292,3 @@ def _replaced(plan: LayerPlan) -> Iterator[str]:
     """Names of the tensors that a pruned layer's factors and bias may take the place of."""
     for weight in (plan.layer.tensor, *plan.layer.tied):
         yield from (weight, bias_of(weight))
-
-
-def _with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:
-    return replace(planned, layers=tuple(_refactored(plan, factors) for plan in planned.layers))
-
-
-def _refactored(plan: LayerPlan, factors: Mapping[str, Factors]) -> LayerPlan:
-    if plan.untouched is not None:
-        return plan
-    return replace(plan, factors=factors[plan.layer.name])

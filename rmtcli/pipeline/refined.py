@@ -1,14 +1,25 @@
-"""The results of healing, as factors and as tensors of a checkpoint."""
+"""Factors that were fitted again or healed, and the tensors that they make."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rmtcli.arrays import FloatArray
+from rmtcli.calibration import Calibration, Folder
+from rmtcli.checkpoint import Checkpoint, Edits
 from rmtcli.checkpoint.names import factors_of, unit_of
+from rmtcli.evaluation import Harness
+from rmtcli.layouts import Replacements
 from rmtcli.options import option
-from rmtcli.planning import LayerPlan
+from rmtcli.pipeline.stages import Planned
+from rmtcli.planning import LayerCalibration, LayerPlan
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from rmtcli.running.refine import Refined
 
 
 def on_undone(name: str) -> str:
@@ -42,3 +53,53 @@ def in_layout(
             if bias in others:
                 others[plan.layout.bias_name(weight)] = others.pop(bias)
     return factors, others
+
+
+def with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:
+    """The plans with new factors, where there are some."""
+    layers = (replace(x, factors=factors.get(x.layer.name, x.factors)) for x in planned.layers)
+    return replace(planned, layers=tuple(layers))
+
+
+def fitted_again(
+    harness: Harness,
+    planned: Planned,
+    calibrations: Mapping[str, LayerCalibration],
+    settings: Calibration,
+    factored: Checkpoint,
+) -> tuple[Planned, Refined]:
+    """The plans with the factors of a sequential fit, if these are better.
+
+    Args:
+        harness: the dense network.
+        planned: the plans, with factors.
+        calibrations: results of calibration, by layer name.
+        settings: the inputs.
+        factored: the network with two factors in place of each weight.
+    """
+    from rmtcli.running.refine import Whole, refine  # needs torch
+
+    pair = Whole(harness, factored, planned.pruned)
+    refined = refine(harness, pair, planned.pruned, calibrations, settings)
+    return with_factors(planned, pair.factors) if refined.helped else planned, refined
+
+
+def fitted_in_parts(
+    harness: Harness,
+    planned: Planned,
+    calibrations: Mapping[str, LayerCalibration],
+    settings: Calibration,
+    folder: Folder,
+) -> tuple[Edits | None, Refined]:
+    """The tensors of a sequential fit that runs block by block; None if these are no better."""
+    from rmtcli.running.refine import refine  # needs torch
+    from rmtcli.running.refine_in_parts import InParts
+
+    with closing(InParts(harness, planned.pruned, folder)) as pair:
+        refined = refine(harness, pair, planned.pruned, calibrations, settings)
+        if not refined.helped:
+            return None, refined
+        replacements = Replacements(harness.checkpoint)
+        for plan in planned.pruned:
+            replacements.add(plan.layer, pair.factors(plan), plan.layout)
+        return replacements.finish(), refined

@@ -70,8 +70,8 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
         return "it is no Hugging Face directory"
     if settings.stats is not None:
         return f"{option('stats')} holds all moments at once"
-    if settings.refines:
-        return f"{option('sequential')} and {option('heal')} run the whole network"
+    if settings.heals:
+        return f"{option('heal')} trains the whole network"
     if request.shares:
         return f"{option('share-inputs')} compares the moments of all layers"
     if request.cluster is not None:

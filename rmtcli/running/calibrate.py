@@ -44,6 +44,7 @@ from rmtcli.evaluation.text import MASK, TARGET_MASK
 from rmtcli.layers import Layer
 from rmtcli.running.by_layer import Collected
 from rmtcli.running.modules import modules_of, watchable
+from rmtcli.running.room import of_layers
 from rmtcli.running.states import States
 from rmtcli.running.streamed import Stream
 
@@ -106,7 +107,9 @@ def calibrate(
     else:
         moments, states = StoredMoments(folder), States(folder if folder.lasting else None)
         stream = Stream(outline, inputs, names, source.run, states, **how)
-        folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]))
+        # A sequential fit adds factors, which are at most as large as the decompositions.
+        more = of_layers(model, names, 0) if settings.sequential else 0
+        folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]) + more)
         stream.collect(start, moments)
     return Collected(model, modules, moments, outline).by_layer(harness, layers, settings)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from rmtcli.errors import NotInPartsError
-from rmtcli.evaluation.outline import Outline
+from rmtcli.evaluation.outline import Outline, blocks_of
 from rmtcli.running.chain import (
     FIRST,
     Chain,
@@ -66,11 +66,7 @@ def find_chains(
         NotInPartsError: it has none, or a run in parts gives other outputs, or a watched module
             runs before and after a chain.
     """
-    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    lists = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
-    search = _Search(
-        [Chain(n, [f"{n}.{i}" for i, _ in model.get_submodule(n).named_children()]) for n in lists]
-    )
+    search = _Search([Chain(name, blocks) for name, blocks in blocks_of(model).items()])
     hooks: list[Any] = []
     for chain in search.chains:
         for i, name in enumerate(chain.blocks):

@@ -23,22 +23,33 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The dense layer that a layer is fitted to.
+
+    Attributes:
+        weight: shape (out, in).
+        bias: whether the layer has a bias that can correct the mean of its outputs.
+        gradient: shape (out, out), second moment of its output gradients, or None.
+    """
+
+    weight: NDArray[np.floating]
+    bias: bool
+    gradient: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RefitStep:
     """One layer to fit again.
 
     Attributes:
         modules: names of the modules that hold its weight, in both networks.
-        weight: shape (out, in), of the dense layer.
         rank: rank of its factors.
-        bias: whether the layer has a bias that can correct the mean of its outputs.
-        gradient: shape (out, out), second moment of its output gradients, or None.
+        target: reads the dense layer, whose arrays are in memory while it is fitted.
     """
 
     modules: Sequence[str]
-    weight: NDArray[np.floating]
     rank: int
-    bias: bool
-    gradient: FloatArray | None
+    target: Callable[[], Target]
 
 
 @torch.no_grad()
@@ -112,9 +123,10 @@ class _Sums:
 
     def fit(self, step: RefitStep, samples: int) -> Factors:
         """The best factors of one layer that reads these inputs."""
-        n = self.rows
-        moments = Moments(n, samples, self.y / n, self.yy / n, step.gradient)
-        fit = redirect(step.weight, moments, mean=self.x / n, cross=self.xy / n, bias=step.bias)
+        n, target = self.rows, step.target()
+        moments = Moments(n, samples, self.y / n, self.yy / n, target.gradient)
+        known = {"mean": self.x / n, "cross": self.xy / n}
+        fit = redirect(target.weight, moments, **known, bias=target.bias)
         return fit.factors(step.rank)
 
 

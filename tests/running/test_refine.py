@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rmtcli.planning import Budget
 from rmtcli.report.base import Report
 from rmtcli.report.renderers import RENDERERS, Context
 from rmtcli.report.summary import summary
-from rmtcli.running.sequential import RefitStep, refit
+from rmtcli.running.sequential import RefitStep, Target, refit
 from tests.conftest import DIGITS
 
 DEEP, MNIST = DIGITS / "digits.pt", DIGITS / "digits.npz"
@@ -111,7 +112,7 @@ def test_layers_are_fitted_in_the_order_in_which_they_run() -> None:
     order: list[str] = []
     names = ["unused", "twice", "k", "q", "stem"]
     weights = {name: model.state_dict()[f"{name}.weight"].numpy() for name in names}
-    steps = {name: RefitStep([name], weights[name], 5, True, None) for name in names}
+    steps = {n: RefitStep([n], 5, partial(Target, weights[n], True, None)) for n in names}
     refit(model, model, steps, inputs, nn.Module.__call__, lambda n, _: order.append(n), batch=4)
     assert order == ["stem", "q", "k", "twice"]
 

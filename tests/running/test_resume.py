@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rmtcli.running.resume import Course
-from rmtcli.running.sequential import RefitStep, refit
+from rmtcli.running.sequential import RefitStep, Target, refit
 from rmtcli.spectra import Factors
 
 
@@ -76,7 +77,10 @@ def refitted(model: nn.Module) -> tuple[dict[str, Factors], int]:
     """The new factors of all linear layers, and how many samples went through these layers."""
     dense, pruned = model.eval(), deepcopy(model)
     layers = {n: m for n, m in dense.named_modules() if isinstance(m, nn.Linear)}
-    steps = {n: RefitStep([n], m.weight.detach().numpy(), 3, True, None) for n, m in layers.items()}
+    steps = {
+        n: RefitStep([n], 3, partial(Target, m.weight.detach().numpy(), True, None))
+        for n, m in layers.items()
+    }
     factors: dict[str, Factors] = {}
     Counted.samples = 0
 

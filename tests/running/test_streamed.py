@@ -7,7 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,11 +27,20 @@ from rmtcli.evaluation.network import build  # noqa: E402
 from rmtcli.evaluation.outline import Outline  # noqa: E402
 from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
 from rmtcli.pipeline import streaming  # noqa: E402
-from rmtcli.planning import Budget  # noqa: E402
+from rmtcli.planning import (  # noqa: E402
+    Budget,
+    LayerCalibration,
+    LayerPlan,
+    StoredDecomposition,
+)
 from rmtcli.running.calibrate import masks_of  # noqa: E402
+from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.modules import modules_of  # noqa: E402
+from rmtcli.running.refine_in_parts import InParts  # noqa: E402
+from rmtcli.running.sequential import RefitStep, Target, refit  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from rmtcli.running.streamed import Stream  # noqa: E402
+from rmtcli.spectra import Factors  # noqa: E402
 from tests.integrations.factored import CASES, WORDS, tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -112,6 +121,62 @@ def test_an_architecture_without_separate_weights_runs_whole(tmp_path: Path) -> 
         Outline(harness.checkpoint, harness.task)
 
 
+@pytest.mark.parametrize("case", ["bert", "llama", "gpt2", "t5", "vit"])
+def test_a_sequential_fit_is_that_of_the_whole_network(case: str, tmp_path: Path) -> None:
+    """The whole networks have products of factors in the place of weights, as those in parts."""
+    harness, inputs, folder = directory(tmp_path, case), samples(case), Folder()
+    dense, pruned = build(harness), build(harness)
+    every = find_layers(harness.checkpoint, Selection(min_side=8))
+    layers = [x for x in every if isinstance(x, Layer) and not x.head and not x.view.kernel]
+    modules = modules_of(dense, harness.checkpoint, layers)
+    watch = Watch(masks=partial(masks_of, dense))
+    names = [name for layer in layers for name in modules[layer.name]]
+    options: dict[str, Any] = {"batch": 6, "start": softmax_root, "watch": watch}
+    moments = collect(dense, inputs, names, run, draws=0, **options)
+    layers = [x for x in layers if modules[x.name][0] in moments]
+    plans, targets = {}, {}
+    fitted: dict[str, Factors] = {}
+
+    def put(name: str, factors: Factors) -> None:
+        fitted[name] = factors
+        for one, other in zip(*(map(x.get_submodule, modules[name]) for x in both), strict=True):
+            shape = tuple(other.weight.shape)
+            product = plans[name].layer.view.stored(factors.product, shape)
+            other.weight.data = torch.from_numpy(product.copy()).float()
+            if one.bias is not None:
+                other.bias.data = (one.bias.double() + torch.from_numpy(factors.shift)).float()
+
+    both: tuple[Any, Any] = (dense, pruned)
+    for x in layers:
+        biased = getattr(dense.get_submodule(modules[x.name][0]), "bias", None) is not None
+        known = LayerCalibration(moments[modules[x.name][0]], biased, False)
+        maps, rank = known.decompose(x.load()), min(x.shape) // 2
+        StoredDecomposition.put(folder, x, maps)
+        plans[x.name] = cast(LayerPlan, SimpleNamespace(layer=x, rank=rank))
+        targets[x.name] = partial(Target, x.load(), biased, None)
+        put(x.name, maps.factors(rank))
+    planned = dict(fitted)
+    fitted.clear()
+    steps = {n: RefitStep(modules[n], plan.rank, targets[n]) for n, plan in plans.items()}
+    how: dict[str, Any] = {"batch": 6, "masks": partial(masks_of, dense)}
+    refit(dense, pruned, steps, inputs, run, put, **how)
+    pair = InParts(harness, [*plans.values()], folder)
+    how["masks"] = partial(masks_of, pair.dense)
+    refit(*(pair.dense, pair.pruned, steps, inputs, run, lambda n, f: pair.put(plans[n], f)), **how)
+    assert set(fitted) == set(plans)
+    for name, plan in plans.items():
+        new = fitted[name].product
+        np.testing.assert_allclose(
+            pair.factors(plan).product, new, atol=1e-4 * np.abs(new).max(), err_msg=name
+        )
+    torch.testing.assert_close(
+        *(run(x, torch.from_numpy(inputs)) for x in (pair.pruned, pruned)), atol=1e-4, rtol=1e-3
+    )
+    changes = [np.abs(fitted[n].product - planned[n].product).max() for n in plans]
+    assert max(changes) > 0.01
+    pair.close()
+
+
 class Killed(BaseException):
     """Ends a run as a signal would."""
 
@@ -127,7 +192,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prune(folder: Path, target: Path, **options: Any) -> rmtcli.Report:
-    names = ("metric", "stats", "sequential", "spill")
+    names = ("metric", "stats", "sequential", "heal", "spill")
     own = {name: options.pop(name) for name in names if name in options}
     calibration = Calibration(folder / "text.txt", **own)
     values = {"calibration": calibration, "selection": Selection(min_side=8), **options}
@@ -137,8 +202,8 @@ def prune(folder: Path, target: Path, **options: Any) -> rmtcli.Report:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"metric": "one-sided"}, {"bits": 4}, {"layout": "pivoted"}],
-    ids=["factored", "one-sided", "bits", "pivoted"],
+    [{}, {"metric": "one-sided"}, {"bits": 4}, {"layout": "pivoted"}, {"sequential": True}],
+    ids=["factored", "one-sided", "bits", "pivoted", "sequential"],
 )
 def test_the_output_is_that_of_the_whole_network(
     options: dict[str, object],
@@ -153,6 +218,9 @@ def test_the_output_is_that_of_the_whole_network(
         written = open_checkpoint(tmp_path / target)
         return {name: written.array(name) for name in written.infos}
 
+    # A sequential fit is kept, whatever it does to this network.
+    distance = HeldOut.distance
+    monkeypatch.setattr(HeldOut, "distance", lambda self, net: 0 * distance(self, net))
     whole = tensors("whole")
     monkeypatch.setattr(streaming, "SHARE", 0.0)
     parts = tensors("parts")
@@ -174,15 +242,15 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
         put(self, name, arrays)
 
     monkeypatch.setattr(Folder, "put", interrupted)
-    prune(text_model, tmp_path / "whole", spill=tmp_path / "a")
+    prune(text_model, tmp_path / "whole", sequential=True, spill=tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
     whole, written = written, 0
-    # While states are computed, while blocks run back, and while layers are decomposed.
+    # While states are computed, blocks run back, and layers are decomposed and fitted again.
     for stop in (whole // 4, whole // 2, whole // 5):
         left = stop
         with pytest.raises(Killed):
-            prune(text_model, tmp_path / "parts", spill=tmp_path / "b")
-    prune(text_model, tmp_path / "parts", spill=tmp_path / "b")
+            prune(text_model, tmp_path / "parts", sequential=True, spill=tmp_path / "b")
+    prune(text_model, tmp_path / "parts", sequential=True, spill=tmp_path / "b")
     assert written < 1.7 * whole  # and not the sum of four runs
     names = [file.name for file in (tmp_path / "whole").glob("*.safetensors")]
     assert names
@@ -195,7 +263,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     ("options", "message"),
     [
         ({"stats": "s.safetensors"}, "holds all moments at once"),
-        ({"sequential": True}, "run the whole network"),
+        ({"heal": 1}, "trains the whole network"),
         ({"layout": "narrow"}, "hidden layers in the whole network"),
         ({"share_inputs": True}, "compares the moments of all layers"),
     ],
