@@ -66,7 +66,10 @@ def _blocks(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     functional = tool("bitsandbytes.functional")
     codes = tensors.pop("weight")
     state = functional.QuantState.from_dict(tensors, device=codes.device)
-    result: torch.Tensor = functional.dequantize_4bit(codes, state)
+    # Blocks run on from row to row. On the processor, bitsandbytes 0.50.2 begins one with each row,
+    # which is wrong where rows are no multiple of a block: so it gets a single row.
+    shape, state.shape = state.shape, torch.Size([state.shape.numel()])
+    result: torch.Tensor = functional.dequantize_4bit(codes, state).reshape(shape)
     return result
 
 
