@@ -54,15 +54,19 @@ def torchao(kind: str) -> Made:
 def compressed_tensors(kind: str, **options: Any) -> Made:
     quantization: Any = pytest.importorskip("compressed_tensors.quantization")
     from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization.utils import calculate_qparams
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
     weights = quantization.QuantizationArgs(**options)
     groups = WEIGHT.reshape(96, -1, options.get("group_size", 64)).float()
-    scale, zero = calculate_qparams(groups.amin(2), groups.amax(2), weights)
+    least, most, state = groups.amin(2), groups.amax(2), {"weight": WEIGHT}
+    if options["strategy"] == "tensor_group":
+        state["weight_global_scale"] = generate_gparam(least.min(), most.max())
+    scale, zero = calculate_qparams(least, most, weights, state.get("weight_global_scale"))
+    state |= {"weight_scale": scale if len(state) > 1 else scale.bfloat16()}
     scheme = quantization.QuantizationScheme(targets=["Linear"], weights=weights)
-    state = {"weight": WEIGHT, "weight_scale": scale.bfloat16(), "weight_zero_point": zero}
+    state["weight_zero_point"] = zero
     parts = BaseCompressor.get_value_from_registry(kind).compress(state, scheme)
-    entry = {"targets": ["Linear"], "weights": {"type": "int", **options}}
+    entry = {"targets": ["Linear"], "weights": json.loads(weights.model_dump_json())}
     settings = {"quant_method": "compressed-tensors", "format": kind}
     return parts, settings | {"config_groups": {"group_0": entry}}, {}
 
@@ -116,6 +120,28 @@ KINDS: dict[str, tuple[Callable[[], Made], float]] = {
     "compressed-tensors, float8": (
         lambda: compressed_tensors("float-quantized", num_bits=8, type="float", strategy="channel"),
         0.04,
+    ),
+    "compressed-tensors, nvfp4": (
+        lambda: compressed_tensors(
+            "nvfp4-pack-quantized",
+            num_bits=4,
+            type="float",
+            strategy="tensor_group",
+            group_size=16,
+            scale_dtype=torch.float8_e4m3fn,
+        ),
+        0.25,
+    ),
+    "compressed-tensors, mxfp4": (
+        lambda: compressed_tensors(
+            "mxfp4-pack-quantized",
+            num_bits=4,
+            type="float",
+            strategy="group",
+            group_size=32,
+            scale_dtype=torch.uint8,
+        ),
+        0.5,
     ),
     "AutoAWQ": (awq, 0.09),
     "blocks of float8": (blocks_of_eight_bits, 0.04),
