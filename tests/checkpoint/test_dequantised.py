@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ import rmtcli
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.errors import CheckpointError, RmtcliError, UsageError
 from tests.checkpoint.quantised import KINDS, NAME, WEIGHT, quantised_directory
+from tests.conftest import model_directory
 from tests.fuzz.mutations import damaged
 
 
@@ -51,13 +53,48 @@ def test_weights_are_read_pruned_and_compared(
     assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
 
 
+CODES = torch.ones(64, 48, dtype=torch.int8)
+#: Method -> (tensors in the form that its tool writes, its package).
+FORMS = {
+    "bitsandbytes": ({"weight": CODES, "SCB": torch.ones(64)}, "bitsandbytes"),
+    "compressed-tensors": (
+        {"weight": CODES, "weight_scale": torch.ones(64, 1)},
+        "compressed-tensors",
+    ),
+    "fp8": (
+        {"weight": CODES.to(torch.float8_e4m3fn), "weight_scale_inv": torch.ones(1, 1)},
+        "compressed-tensors",
+    ),
+    "awq": ({"qweight": CODES.int(), "scales": torch.ones(1, 384)}, "compressed-tensors"),
+}
+
+
+@pytest.mark.parametrize("method", FORMS)
 def test_a_package_that_is_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    folder = quantised_directory(tmp_path / "m", "bitsandbytes, nf4")
+    parts, package = FORMS[method]
+    settings = {"quant_method": method, "weight_block_size": [64, 64]}
+    tensors = {f"a.{name}": value for name, value in parts.items()}
+    model_directory(tmp_path / "m", tensors, {"quantization_config": settings})
     monkeypatch.setattr("rmtcli.checkpoint.dequantised.tools.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"m: its weights need .*: pip install bitsandbytes$"):
-        open_checkpoint(folder)
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    for module in ("quantization", "entrypoints.convert"):
+        monkeypatch.setitem(sys.modules, f"compressed_tensors.{module}", None)
+    with pytest.raises(UsageError, match=rf"m: its weights need .*: pip install {package}$"):
+        open_checkpoint(tmp_path / "m")
+
+
+def test_codes_that_no_tool_describes_are_left_alone(tmp_path: Path) -> None:
+    """Of float8 with one scale per matrix, and of a method that is not read."""
+    tensors = {"a.weight": CODES.to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(())}
+    for method in ("fp8", "gptq"):
+        folder = model_directory(
+            tmp_path / method, tensors, {"quantization_config": {"quant_method": method}}
+        )
+        checkpoint = open_checkpoint(folder)
+        assert checkpoint.about.quantized == method
+        assert list(checkpoint.infos) == list(tensors)
 
 
 def test_parts_in_different_shards(tmp_path: Path) -> None:
