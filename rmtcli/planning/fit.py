@@ -14,7 +14,7 @@ from rmtcli.calibration import Eigh, MetricDecomposition, Moments, decompose, wh
 from rmtcli.diagnostics import VectorTest, compare_vectors
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.layers import Layer, Skipped, SkipReason, fingerprint
-from rmtcli.spectra import Factors, Spectrum, factorize, in_doubles, max_abs, spectrum
+from rmtcli.spectra import Factors, Spectrum, factorize, max_abs, spectrum
 
 
 class Approximation(Protocol):
@@ -192,7 +192,6 @@ def fit_layer(
             approximation = Plain(layer, s, weight, decomposer)
     except np.linalg.LinAlgError:
         return Skipped(layer.name, SkipReason.NO_CONVERGENCE)
-    seen = in_doubles(seen)
     fit = edge.fit(s, seen)
     test = None if s.form is None else compare_vectors(seen, s, s.count_above(fit.edge))
     return Fitted(layer, s, fit, approximation, test, sha256=sha256)

@@ -11,7 +11,6 @@ from rmtcli.spectra.factors import Factors, factorize
 from rmtcli.spectra.gram import (
     Form,
     Spectrum,
-    in_doubles,
     leading_vectors,
     max_abs,
     row_blocks,
@@ -29,7 +28,6 @@ __all__ = [
     "Pivots",
     "Spectrum",
     "factorize",
-    "in_doubles",
     "largest_eigenvalue",
     "leading_vectors",
     "max_abs",

@@ -153,20 +153,6 @@ def tall(weight: NDArray[np.floating]) -> NDArray[np.floating]:
     return weight if weight.shape[0] >= weight.shape[1] else weight.T
 
 
-def in_doubles(weight: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the same numbers as float64, row by row of the tall matrix, if they are few.
-
-    A weight that is read several times is then converted once. A large one is returned as it is.
-
-    Args:
-        weight: shape (out, in).
-    """
-    if 8 * weight.size > _BLOCK_BYTES:
-        return weight
-    matrix = np.ascontiguousarray(tall(weight), dtype=np.float64)
-    return matrix if matrix.shape == weight.shape else matrix.T
-
-
 def gram(
     weight: NDArray[np.floating], factors: FloatArray | None = None
 ) -> tuple[FloatArray, float]:

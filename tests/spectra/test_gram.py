@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rmtcli.spectra import factorize, in_doubles, spectrum, tall
+from rmtcli.spectra import factorize, spectrum
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 MATRICES = SHAPES.flatmap(
@@ -111,18 +111,3 @@ def test_factors_need_vectors_and_a_rank_in_range() -> None:
         factorize(w, spectrum(w), 2)
     with pytest.raises(ValueError, match="from 0 to 4"):
         factorize(w, spectrum(w, vectors=True), 5)
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4)])
-def test_small_weights_become_float64_by_rows_of_the_tall_matrix(shape: tuple[int, int]) -> None:
-    w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    doubles = in_doubles(w)
-    assert doubles.dtype == np.float64
-    assert np.array_equal(doubles, w)
-    assert tall(doubles).flags.c_contiguous
-
-
-def test_a_large_weight_is_not_converted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmtcli.spectra.gram._BLOCK_BYTES", 8 * 14)
-    w = np.ones((3, 5), dtype=np.float32)
-    assert in_doubles(w) is w
