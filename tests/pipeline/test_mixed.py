@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 import rmtcli
 import rmtcli.integrations.transformers
 from rmtcli import Calibration, Evaluation, prune
-from rmtcli.layouts import Narrow, Pivoted
-from rmtcli.planning import Budget
+from rmtcli.layers import Layer
+from rmtcli.layouts import Factored, Layout, Narrow, Pivoted
+from rmtcli.planning import Budget, Times
 from rmtcli.report.table import table
 from tests.evaluation.test_tasks import TASKED, data_for, directory
 from tests.pipeline.test_narrow import chain, data, mlp  # noqa: F401  data is a fixture
@@ -104,17 +105,33 @@ def test_the_report_names_each_layers_layout(tmp_path: Path, data: Path) -> None
 
 
 @pytest.mark.usefixtures("steady")
-def test_a_budget_of_time_takes_the_faster_layout(tmp_path: Path, data: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize(("slow", "fast"), [(Factored, Pivoted), (Pivoted, Factored)])
+def test_a_budget_of_time_takes_the_faster_layout(
+    tmp_path: Path,
+    data: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    slow: type[Layout],
+    fast: type[Layout],
+) -> None:
+    def times(_: object, layer: Layer, layout: Layout) -> Times:
+        step = 1e-6
+        return Times(step * layer.size, 0.0, (4 if isinstance(layout, slow) else 1) * step)
+
+    monkeypatch.setattr("rmtcli.running.clock.Clock.times", times)
     report = prune(
         chain(tmp_path, data, *SIZES),
         tmp_path / "small.safetensors",
         layout="auto",
-        budget=Budget("95%", "ms"),
+        budget=Budget("40%", "ms"),
+        rank_multiple=1,
         batches=[64],
         evaluation=Evaluation(data),
+        calibration=Calibration(data),
         dry_run=True,
     )
-    assert report.pruned
+    ranked = [plan for plan in report.layers if plan.ranked]
+    assert ranked
+    assert {type(plan.layout) for plan in ranked} == {fast}
     assert report.latency[0].layers.keys() == {plan.layer.name for plan in report.layers}
 
 
