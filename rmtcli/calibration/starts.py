@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Number of scores that are computed on together.
+SLICE = 2**22
+
 
 def identity_root(outputs: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal values of the outputs' shape, for outputs whose loss is a squared error."""
@@ -29,10 +32,24 @@ def softmax_root(scores: Tensor, generator: torch.Generator) -> Tensor:
 
     This is the Fisher matrix of class scores: v = √p ∘ z − p (√p · z), with z standard normal.
     """
-    p = scores.double().softmax(1)
-    z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
-    rooted = p.sqrt() * z
-    return (rooted - p * rooted.sum(1, keepdim=True)).to(scores.dtype)
+    values = torch.empty_like(scores)
+    for some, part in zip(_slices(scores), _slices(values), strict=True):
+        p = some.double().softmax(1)
+        z = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+        rooted = p.sqrt() * z
+        part.copy_(rooted - p * rooted.sum(1, keepdim=True))
+    return values
+
+
+def _slices(x: Tensor) -> Sequence[Tensor]:
+    """Groups of rows: the scores of a language model in float64 take much memory.
+
+    A multiple of 16 rows, in which torch draws normal values, makes the values independent of the
+    groups.
+    """
+    rows = max(16, SLICE // max(1, x[:1].numel()) // 16 * 16)
+    ends = range(rows, len(x) - 15, rows)  # the last group has 16 rows at least
+    return x.tensor_split(list(ends))
 
 
 class _Start(torch.autograd.Function):
