@@ -126,7 +126,8 @@ def decompose_together(
     # Balanced: in each direction, all left factors together have the norm of the right one.
     x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
     scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
-    losses, right = first.uses * values, right / scale[:, None]
+    losses = first.uses * values
+    right /= scale[:, None]
     shift = mean / scale if bias else None
     targets = [first.mean if first.of_outputs else w @ first.mean for w in dense]
     return [
@@ -148,14 +149,19 @@ def _wide(
         The eigenvalues, descending; each layer's left factor; the right one; and its product with
         the mean input.
     """
-    stacked = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
-    # What the moments are multiplied by: those of inputs by the weights, of outputs by no more.
-    maps = outputs[0].apply(np.eye(len(dense[0]))) if first.of_outputs else stacked
+    after = dense[0] if first.of_outputs else None  # of one layer, which may be a large table
+    if after is None:
+        maps = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
+    else:
+        maps = outputs[0].apply(np.eye(len(after)))
+    # The moments are multiplied by the weights as well, unless they are those of outputs.
     values, basis = eigenvectors(maps @ second @ maps.T, eigh)
-    values, basis = values[: min(stacked.shape)], basis[:, : min(stacked.shape)]
+    rank = min(len(maps), dense[0].shape[1])
+    values, basis = values[:rank], basis[:, :rank]
     parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
     lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
-    return values, lefts, basis.T @ stacked, basis.T @ (maps @ first.mean)
+    rows = basis.T @ maps
+    return values, lefts, rows if after is None else rows @ after, rows @ first.mean
 
 
 def _tall(
