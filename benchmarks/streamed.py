@@ -3,12 +3,12 @@
 python -m benchmarks.streamed                      # three depths of a small one
 python -m benchmarks.streamed --blocks 22 --width 2048 --inner 5632 --vocabulary 32000 --lines 64
 
-Each network is pruned to 60 % in the pivoted layout, block by block and with ``--whole`` also as a
-whole, in a process of its own. Memory is the peak above what importing everything takes. With
-``--bare`` there are two more rows: forward and backward passes of the same texts through the whole
-network, without gradients of weights; and the algebra that the metric needs, in float64: for each
-layer the eigenvectors of both moments (those of inputs once for layers that read the same tensor)
-and of the Gram matrix of the weighed weights.
+Each network is pruned to 60 % in the pivoted layout, block by block, with ``--sequential`` also so
+with that option, and with ``--whole`` also as a whole, each in a process of its own. Memory is the
+peak above what importing everything takes. With ``--bare`` there are two more rows: forward and
+backward passes of the same texts through the whole network, without gradients of weights; and the
+algebra that the metric needs, in float64: for each layer the eigenvectors of both moments (those of
+inputs once for layers that read the same tensor) and of the Gram matrix of the weighed weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 
 LENGTH = 256
+#: Ways to prune the network.
+STREAMED, SEQUENTIAL, WHOLE = "block by block", "block by block, sequential", "whole"
 
 
 def make(folder: Path, given: argparse.Namespace, blocks: int) -> int:
@@ -70,7 +72,7 @@ def peak() -> int:
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
 
-def prune(folder: Path, spill: Path | None) -> dict[str, float]:
+def prune(folder: Path, way: str) -> dict[str, float]:
     """Prune the network in this process; memory above the imports, and processor seconds."""
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -82,6 +84,8 @@ def prune(folder: Path, spill: Path | None) -> dict[str, float]:
     from rmtcli.pipeline import streaming
 
     streaming.SHARE = 1e9  # block by block only with a folder
+    spill = None if way == WHOLE else folder.with_name("spill")
+    sequential = way == SEQUENTIAL
     torch.set_num_threads(1)
     Path("/proc/self/clear_refs").write_text("5")
     before, started = peak(), time.process_time()
@@ -90,7 +94,7 @@ def prune(folder: Path, spill: Path | None) -> dict[str, float]:
         folder.with_name("pruned"),
         budget="60%",
         layout="pivoted",
-        calibration=rmtcli.Calibration(folder / "text.txt", spill=spill),
+        calibration=rmtcli.Calibration(folder / "text.txt", spill=spill, sequential=sequential),
         evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
         force=True,
     )
@@ -155,13 +159,14 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=2000)
     parser.add_argument("--lines", type=int, default=16)
     parser.add_argument("--whole", action="store_true", help="also run each network whole")
+    parser.add_argument("--sequential", action="store_true", help="also fit layers again")
     parser.add_argument("--bare", action="store_true", help="also measure passes and algebra")
     parser.add_argument("--only", nargs=2, help="measure one thing of a folder")
     given = parser.parse_args()
     if given.only:
         what, folder = given.only[0], Path(given.only[1])
         bare = {"passes": passes, "algebra": algebra}.get(what)
-        made = bare(folder) if bare else prune(folder, _spill(what, folder))
+        made = bare(folder) if bare else prune(folder, what)
         print(json.dumps(made))
         return
     print("| blocks | parameters | way | peak memory, MB | processor seconds |")
@@ -170,15 +175,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "dense"
             size = make(folder, given, blocks)
-            ways = ["block by block", *["whole"] * given.whole]
+            ways = [STREAMED, *[SEQUENTIAL] * given.sequential, *[WHOLE] * given.whole]
             for what in (*ways, *["passes", "algebra"] * given.bare):
                 made = apart(what, folder)
                 cells = blocks, f"{size:,}", what, f"{made['bytes'] / 1e6:.0f}"
                 print(f"| {' | '.join(map(str, cells))} | {made['seconds']:.0f} |", flush=True)
-
-
-def _spill(what: str, folder: Path) -> Path | None:
-    return folder.with_name("spill") if what == "block by block" else None
 
 
 if __name__ == "__main__":
