@@ -124,7 +124,8 @@ def decompose_together(
         values, lefts, right = _tall(dense, outputs, second, eigh)
         mean = right @ first.mean
     # Balanced: in each direction, all left factors together have the norm of the right one.
-    x, y = np.linalg.norm(np.concatenate(lefts), axis=0), np.linalg.norm(right, axis=1)
+    x = np.linalg.norm(np.concatenate(lefts), axis=0)
+    y = np.sqrt(np.einsum("ij,ij->i", right, right))  # without a copy of it
     scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
     losses = first.uses * values
     right /= scale[:, None]

@@ -23,6 +23,7 @@ from rmtcli.calibration import Moments, StoredMoments
 from rmtcli.calibration.collect import SEED, Start, watch_for, without_gradients
 from rmtcli.calibration.starts import run_back
 from rmtcli.calibration.watch import Watch
+from rmtcli.computing.memory import give_back
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import NotInPartsError
 from rmtcli.evaluation.outline import Outline
@@ -140,6 +141,7 @@ class Stream:
         """Run a part of the network, unless its moments are there."""
         if not store.know(name):
             store.put(name, run())
+            give_back()
 
     def _watch(self, masks: Callable[[], Sequence[Tensor]]) -> Watch:
         """What watches one part of the network."""
@@ -180,7 +182,8 @@ class Stream:
             watch.add_inputs()
             steep = [FromGlue(k) for k, x in enumerate(entry.shared) if x.requires_grad]
             shared = [tensor.detach() for tensor in entry.shared]
-            batch.entries[number] = Entry(entry.calls, entry.first.detach(), shared)
+            first = entry.first.new_empty(0)  # the states hold it
+            batch.entries[number] = Entry(entry.calls, first, shared)
             batch.steep[number] = steep
             if not known:
                 self._states.put(("state", number, 0, b), entry.first)
