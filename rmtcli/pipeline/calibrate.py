@@ -30,6 +30,7 @@ from rmtcli.calibration import (
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.names import bias_of
 from rmtcli.computing import Cluster
+from rmtcli.computing.freed import give_back
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
@@ -172,6 +173,7 @@ def calibrate_layers(
         def made(name: str) -> LayerCalibration:
             own = raw[name]
             cleaned = clean_moments({name: own}, cleaner)[name]
+            give_back()
             return _calibration(harness, every[name], cleaned, own, settings)
 
         first = [raw[name] for name in list(raw)[:1]]

@@ -23,7 +23,7 @@ from rmtcli.calibration import Moments, StoredMoments
 from rmtcli.calibration.collect import SEED, Start, watch_for, without_gradients
 from rmtcli.calibration.starts import run_back
 from rmtcli.calibration.watch import Watch
-from rmtcli.computing.memory import give_back
+from rmtcli.computing.freed import give_back
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import NotInPartsError
 from rmtcli.evaluation.outline import Outline

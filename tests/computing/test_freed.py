@@ -6,19 +6,19 @@ import sys
 
 import pytest
 
-from rmtcli.computing import memory
+from rmtcli.computing import freed
 
 
 def test_the_c_library_is_asked_where_it_keeps_freed_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(memory, "_trim", lambda: asked.append)
-    memory.give_back()
+    monkeypatch.setattr(freed, "_trim", lambda: asked.append)
+    freed.give_back()
     assert asked == [0]
 
 
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_elsewhere_nothing_is_asked(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    assert memory._trim.__wrapped__() is None
+    assert freed._trim.__wrapped__() is None
