@@ -103,6 +103,8 @@ TYPES: dict[str, DType] = {
 }
 #: The types that can be analysed.
 FLOATS = {name: dtype for name, dtype in TYPES.items() if any(dtype.rounding)}
+#: torch's word for each of these types -> its name.
+FLOAT_WORDS = {dtype.word: name for name, dtype in FLOATS.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
 )
 from rmtcli.checkpoint import write_checkpoint as write
-from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.dtypes import FLOAT_WORDS
 from rmtcli.errors import UsageError
 from rmtcli.files import check_target
 from rmtcli.noise import NOISES, Noise, planted
@@ -27,7 +27,6 @@ from rmtcli.report.base import Report
 
 #: The output head and how many classes it has.
 _HEAD, _CLASSES = "head.weight", 10
-_TYPES = {dtype.word: name for name, dtype in FLOATS.items()}
 
 
 def simulate(
@@ -73,8 +72,8 @@ def simulate(
         raise UsageError(f"rank {rank}: a matrix of {shape[0]}x{shape[1]} has at most {min(shape)}")
     if not (0 < sigma < np.inf and 0 <= times < np.inf):
         raise UsageError(f"sigma {sigma:g} must be positive and times {times:g} at least 0")
-    if dtype not in _TYPES:
-        raise UsageError(f"dtype '{dtype}': choose one of {', '.join(_TYPES)}")
+    if dtype not in FLOAT_WORDS:
+        raise UsageError(f"dtype '{dtype}': choose one of {', '.join(FLOAT_WORDS)}")
     truth = {
         "noise": NOISES.spell(kind),
         "sigma": sigma,
@@ -83,7 +82,7 @@ def simulate(
         "strength": times * sigma * (shape[0] * shape[1]) ** 0.25,
         "seed": seed,
     }
-    drawn = _Drawn(target, shape, layers, kind, _TYPES[dtype], truth)
+    drawn = _Drawn(target, shape, layers, kind, FLOAT_WORDS[dtype], truth)
     try:
         write(drawn, target, force=force)
     except OverflowError as error:

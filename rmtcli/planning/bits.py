@@ -109,15 +109,14 @@ class BitAllocation:
         Raises:
             ValueError: the smallest options together take more.
         """
-        every, picks = self._picks(size)
-        pairs = list(zip(every, picks, strict=True))
-        chosen = {x.name: x.options[pick] for x, pick in pairs}
+        picks = self._picks(size)
+        chosen = {x.name: x.options[pick] for x, pick in picks}
         layers = {x.name: chosen[x.name] for x in self.layers}
         return Division(
             {n: Untouched.BUDGET if x.rank is None else x.rank for n, x in layers.items()},
             {n: x.layout for n, x in layers.items() if x.layout is not None},
-            sum(float(x.losses[pick]) for x, pick in pairs),
-            {name: chosen[x.name].bits for x in every for name in x.tensors},
+            sum(float(x.losses[pick]) for x, pick in picks),
+            {name: chosen[x.name].bits for x, _ in picks for name in x.tensors},
         )
 
     def settled(self, size: int) -> BitAllocation:
@@ -128,19 +127,19 @@ class BitAllocation:
         """
         allocation = self
         for _ in range(ROUNDS):
-            every, picks = allocation._picks(size)
-            chosen = {x.name: x.options[pick] for x, pick in zip(every, picks, strict=True)}
+            chosen = {x.name: x.options[pick] for x, pick in allocation._picks(size)}
             after = allocation.measured(chosen)
             if after is None:
                 break
             allocation = after
         return allocation
 
-    def _picks(self, size: int) -> tuple[Sequence[Options], list[int]]:
-        """All matrices, and the number of each one's option."""
+    def _picks(self, size: int) -> list[tuple[Options, int]]:
+        """All matrices, each with the number of its option."""
         every = (*self.layers, *self.others)
         tables = [(x.costs.astype(np.float64), x.losses) for x in every]
-        return every, divide(tables, size - self.total + sum(x.dense for x in every))
+        picks = divide(tables, size - self.total + sum(x.dense for x in every))
+        return list(zip(every, picks, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
+from rmtcli.checkpoint.dequantised.compressed_tensors import decompress
 from rmtcli.checkpoint.dequantised.recipe import Recipe, tool
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.errors import CheckpointError, first_line
@@ -69,10 +70,7 @@ def _converter(file: Checkpoint, settings: Mapping[str, Any]) -> Any:
 
 
 def _compute(converter: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    compressors = tool("compressed_tensors.compressors")
     (scheme,) = converter.update_config(None).config_groups.values()
     packed = converter.process(tensors)
     parts = {name.removeprefix("m."): value for name, value in packed.items()}
-    compressor = compressors.BaseCompressor.get_value_from_registry(scheme.format)
-    weight: torch.Tensor = compressor.decompress(parts, scheme)["weight"]
-    return weight
+    return decompress((scheme.format, scheme), parts)

@@ -16,11 +16,10 @@ import torch
 
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dequantised.recipe import Recipe, tool
-from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.dtypes import FLOAT_WORDS
 from rmtcli.errors import CheckpointError
 
 _STATE = ".quant_state.bitsandbytes__"
-_WORDS = {dtype.word: name for name, dtype in FLOATS.items()}
 
 
 def recipes(
@@ -52,7 +51,7 @@ def _four_bits(files: Mapping[str, Checkpoint], name: str, state: str) -> Recipe
     path = files[state].path
     try:
         facts = json.loads(files[state].raw(state).data.tobytes())
-        shape, dtype = tuple(map(int, facts["shape"])), _WORDS[facts["dtype"]]
+        shape, dtype = tuple(map(int, facts["shape"])), FLOAT_WORDS[facts["dtype"]]
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path}: '{state}': damaged: no shape and type") from None
     if min(shape, default=0) < 1 or math.prod(shape) > 2 * files[name].nbytes(name):

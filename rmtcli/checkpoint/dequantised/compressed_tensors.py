@@ -56,7 +56,7 @@ def recipes(
         scale, info = (files[parts[x]].infos[parts[x]] for x in (_SCALE, _codes(parts)))
         kind = scale.dtype if scale.dtype in FLOATS else dtype or "BF16"
         shape = _packed_shape(files, parts) if _PACKED in parts else info.shape
-        compute = partial(_decompress, schemes.of(module))
+        compute = partial(decompress, schemes.of(module))
         yield f"{module}.weight", Recipe(TensorInfo(shape, kind), parts, compute)
 
 
@@ -185,7 +185,8 @@ class _Schemes:
             raise CheckpointError(f"{self._config}: {pattern[:60]!r}: {error}") from None
 
 
-def _decompress(scheme: tuple[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+def decompress(scheme: tuple[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weight of a module's tensors, given their format and the scheme."""
     compressors = tool("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(scheme[0])
     weight: torch.Tensor = compressor.decompress(tensors, scheme[1])["weight"]

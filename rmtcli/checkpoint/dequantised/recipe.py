@@ -14,6 +14,7 @@ import torch
 from rmtcli.checkpoint.base import Checkpoint, TensorInfo
 from rmtcli.checkpoint.dtypes import TYPES, RawTensor
 from rmtcli.checkpoint.ties import equal_tensors
+from rmtcli.checkpoint.torch.file import to_torch
 from rmtcli.checkpoint.torch.tensors import bytes_of
 from rmtcli.errors import CheckpointError, first_line, out_of_memory
 
@@ -58,7 +59,9 @@ class Dequantised(Checkpoint):
             CheckpointError: the tool refuses its parts, or they give another shape.
         """
         recipe, info = self._recipes[name], self.infos[name]
-        tensors = {key: as_torch(self._files[part].raw(part)) for key, part in recipe.parts.items()}
+        tensors = {
+            x: to_torch(self._files[part].raw(part), part) for x, part in recipe.parts.items()
+        }
         try:
             with torch.no_grad():
                 value = recipe.compute(tensors)
@@ -96,8 +99,3 @@ def type_of(dtype: str) -> torch.dtype:
     """A type of torch, by its name in safetensors."""
     result: torch.dtype = getattr(torch, TYPES[dtype].word)
     return result
-
-
-def as_torch(raw: RawTensor) -> torch.Tensor:
-    """A stored tensor as one of torch's."""
-    return torch.from_numpy(raw.data.copy()).view(type_of(raw.dtype)).reshape(raw.shape)

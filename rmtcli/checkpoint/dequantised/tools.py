@@ -9,7 +9,7 @@ from typing import Any
 
 from rmtcli.checkpoint.base import Checkpoint
 from rmtcli.checkpoint.dequantised.recipe import Dequantised
-from rmtcli.checkpoint.dtypes import FLOATS
+from rmtcli.checkpoint.dtypes import FLOAT_WORDS
 from rmtcli.checkpoint.formats import Deferred
 from rmtcli.errors import UsageError
 
@@ -22,7 +22,6 @@ _TOOLS = {
     "fp8": ("compressed-tensors", Deferred(f"{_HERE}.compressed_tensors:blocks")),
     "torchao": ("torchao", Deferred(f"{_HERE}.torchao:recipes")),
 }
-_WORDS = {dtype.word: name for name, dtype in FLOATS.items()}
 
 
 def dequantised(
@@ -44,7 +43,7 @@ def dequantised(
     if method not in _TOOLS:
         return None
     package, recipes = _TOOLS[method]
-    dtype = _WORDS.get(str(config.get("dtype") or config.get("torch_dtype")))
+    dtype = FLOAT_WORDS.get(str(config.get("dtype") or config.get("torch_dtype")))
     missing = UsageError(f"{home}: its weights need {package} to be read: pip install {package}")
     try:
         made = dict(recipes(files, settings, dtype))

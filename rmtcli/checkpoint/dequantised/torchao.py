@@ -48,12 +48,7 @@ def _stem(name: str) -> str:
 
 def _recipe(file: Checkpoint, name: str, text: str, parts: Mapping[str, str]) -> Recipe:
     compute = partial(_dequantise, name, text)
-    empty = {
-        part: torch.empty(
-            file.infos[part].shape, dtype=type_of(file.infos[part].dtype), device="meta"
-        )
-        for part in parts
-    }
+    empty = {part: _like(file.infos[part]) for part in parts}
     try:
         value = compute(empty)
         info = TensorInfo(tuple(value.shape), DTYPES[value.dtype])
