@@ -25,8 +25,13 @@ def shared_copy(module: nn.Module) -> nn.Module:
     """A copy whose parameters have the same memory as the module's; buffers are copied.
 
     Raises:
-        EvaluationError: the module cannot be copied.
+        EvaluationError: the module cannot be copied, or has weights without gradients.
     """
+    if any(value.is_inference() for value in module.parameters()):
+        raise EvaluationError(
+            f"the weights of {type(module).__name__} were made in torch.inference_mode() and cannot"
+            " have gradients: make or load the network outside of it"
+        )
     return _copied(module, Tensor.detach)
 
 

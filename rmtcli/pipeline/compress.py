@@ -14,6 +14,7 @@ import numpy as np
 
 from rmtcli.calibration import Calibrated, Calibration, GivenInputs
 from rmtcli.checkpoint import Edited, RawTensor, format_of, open_checkpoint
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.errors import EvaluationError, LayerError, UsageError
 from rmtcli.evaluation import Comparison, Evaluation
 from rmtcli.evaluation.harness import Score
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="nn.Module")
 
 
+@outside_inference_mode
 def compress(
     model: M,
     *,
@@ -100,6 +102,7 @@ def compress(
     return cast(M, _compressed(locals(), in_place=False))
 
 
+@outside_inference_mode
 def compress_(model: M, **options: Any) -> M:
     """Compress a torch module in place, and return it.
 

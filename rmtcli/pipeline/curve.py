@@ -10,6 +10,7 @@ from pathlib import Path
 from rmtcli.calibration import Calibrated, Calibration
 from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
 from rmtcli.computing import connected
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
@@ -35,6 +36,7 @@ SIZES = tuple(f"{share}%" for share in (80, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 
 SIZES_IN_BYTES = tuple(f"{share:g}%" for share in (25, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1.5))
 
 
+@outside_inference_mode
 def curve(
     model: Openable,
     *,

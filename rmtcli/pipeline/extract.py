@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Openable
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
 from rmtcli.pipeline.adapt import adapt
@@ -19,6 +20,7 @@ from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 
 
+@outside_inference_mode
 def extract(
     base: Openable,
     tuned: Openable,

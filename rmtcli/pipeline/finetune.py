@@ -19,6 +19,7 @@ from rmtcli.checkpoint import (
 )
 from rmtcli.checkpoint.dtypes import FLOATS
 from rmtcli.checkpoint.spill import Stored
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.errors import EvaluationError, TrainingError, UsageError
 from rmtcli.evaluation import Evaluation, Harness, Rows, Samples
 from rmtcli.evaluation.data import has_training_part, read_samples
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from rmtcli.running.finetune import Training
 
 
+@outside_inference_mode
 def finetune(
     path: str | Path,
     output: str | Path | None = None,

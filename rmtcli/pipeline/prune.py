@@ -14,6 +14,7 @@ from rmtcli.checkpoint import (
     open_checkpoint,
 )
 from rmtcli.computing import connected
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.errors import UsageError
 from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.files import as_path, check_target
@@ -49,6 +50,7 @@ from rmtcli.report.base import Report
 from rmtcli.report.notes import on_cost, on_extras, on_opening
 
 
+@outside_inference_mode
 def prune(
     model: Openable,
     output: str | Path | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint, Openable, open_checkpoint
+from rmtcli.computing.gradients import outside_inference_mode
 from rmtcli.errors import LayerError
 from rmtcli.evaluation import Evaluation
 from rmtcli.layers import Selection
@@ -21,6 +22,7 @@ from rmtcli.planning import Budget, Goal
 from rmtcli.report.base import Report
 
 
+@outside_inference_mode
 def repair(
     dense: Openable,
     small: Openable,

@@ -231,6 +231,18 @@ def test_a_wrapped_network_is_compressed_without_its_wrapper() -> None:
     assert same(small.state_dict(), rmtcli.compress(net, budget="60%").state_dict())
 
 
+def test_gradients_do_not_depend_on_the_mode_of_the_caller() -> None:
+    net, x = made("mlp"), inputs()
+    expected = rmtcli.compress(net, budget="60%", calibration=x)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            small = rmtcli.compress(net, budget="60%", calibration=x)
+            assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert same(state(small), state(expected))
+        small(x).sum().backward()
+        assert all(value.grad is not None for value in small.parameters())
+
+
 def test_half_precision_stays() -> None:
     net = made("mlp").to(torch.bfloat16)
     small = rmtcli.compress(net, budget="60%", calibration=inputs())
@@ -325,6 +337,8 @@ def test_wrong_networks_and_options_are_one_line(tmp_path: Path) -> None:
     net = made("mlp")
     lazy = nn.Linear(40, 40, device="meta")
     narrow, equal = torch.randn(9, 7), torch.zeros(9, 20)
+    with torch.inference_mode():
+        frozen = made("mlp")
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: rmtcli.analyze(5), "int is not a network: give a torch module"),
         (lambda: rmtcli.analyze({}), "holds no state dict"),
@@ -344,6 +358,7 @@ def test_wrong_networks_and_options_are_one_line(tmp_path: Path) -> None:
             "a batch has shape",
         ),
         (lambda: rmtcli.compress(net, max_drop=1, score=lambda m: "good"), "not a number"),
+        (lambda: rmtcli.compress(frozen, budget="60%"), "Sequential were made in torch.inference"),
         (lambda: rmtcli.prune(net, budget="60%"), "is in memory: name the output"),
         (lambda: rmtcli.finetune(net, evaluation=Evaluation()), "finetune reads a file"),  # type: ignore[arg-type]
     ]
