@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from rmtcli.cli.defaults import apply_defaults
 
@@ -78,30 +78,6 @@ class Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write nothing: the examples stand above the options."""
-
-
-class Commands(TyperGroup):
-    """A group whose help lists the commands by topic, with whole sentences.
-
-    ``rmtcli help prune`` is ``rmtcli prune --help``, and ``rmtcli`` alone is ``rmtcli --help``.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments of the program."""
-        if args[:1] in ([], ["help"]):
-            args = [*args[1:2], "--help"]
-        return super().parse_args(ctx, args)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands of each topic."""
-        topics: dict[str, list[tuple[str, str]]] = {}
-        for name, command in self.commands.items():
-            summary = (command.help or "").partition("\n\n")[0].replace("\n", " ")
-            topic = getattr(command, "rich_help_panel", None) or "Commands"
-            topics.setdefault(topic, []).append((name, summary))
-        for topic, records in topics.items():
-            with formatter.section(topic):
-                formatter.write_dl(records)
 
 
 def _by_topic(command: TyperCommand, ctx: Any) -> Mapping[str, list[tuple[str, str]]]:

@@ -10,29 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rmtcli.cli import (
-    analyze,
-    curve,
-    densify,
-    diff,
-    evaluate,
-    extract,
-    finetune,
-    info,
-    merge,
-    methods,
-    plot_training,
-    prune,
-    repair,
-    reproduce,
-    resize,
-    schema,
-    simulate,
-    verify,
-)
+from rmtcli.cli.commands import Program
 from rmtcli.cli.defaults import TAKEN, defaults
-from rmtcli.cli.groups import expand_groups
-from rmtcli.cli.help import WIDTH, Command, Commands
+from rmtcli.cli.help import WIDTH
 from rmtcli.cli.memory import collect_less_often, libraries_fit, return_freed_memory
 from rmtcli.cli.progress import finish
 from rmtcli.cli.usage import UsageFailure, words_of
@@ -42,25 +22,12 @@ from rmtcli.version import __version__
 
 app = typer.Typer(
     name="rmtcli",
-    cls=Commands,
+    cls=Program,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 _NO_MEMORY = "not enough memory: run on a machine with more; nothing was written"
-#: Topic -> commands, in the order of the help.
-_COMMANDS = {
-    "Look": (analyze, info, evaluate, diff, verify),
-    "Compress": (prune, curve, finetune, densify),
-    "Adapters": (extract, repair, resize, merge),
-    "Research": (simulate, reproduce, plot_training),
-    "Reference": (methods, schema),
-}
-for topic, modules in _COMMANDS.items():
-    for module in modules:
-        name = module.__name__.rpartition(".")[2].replace("_", "-")
-        settings: Any = {"cls": Command, "rich_help_panel": topic, "epilog": module.EXAMPLES}
-        app.command(name, **settings)(expand_groups(module.command))
 
 
 def _version(wanted: bool) -> None:

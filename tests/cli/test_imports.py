@@ -1,0 +1,56 @@
+"""What a command imports: start-up is a large part of the time that a small checkpoint takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmtcli.cli.commands import COMMANDS
+
+NAMES = [name for names in COMMANDS.values() for name in names]
+#: Runs a command, and prints the modules that it has imported after its own output.
+CODE = """
+import sys
+from rmtcli.cli.main import main
+sys.argv = ["rmtcli", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code
+print("MODULES", *sys.modules)
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """The modules that Python has imported at the end of a command."""
+    command = [sys.executable, "-c", CODE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    output, _, modules = done.stdout.rpartition("MODULES ")
+    assert "rmtcli" in output
+    return set(modules.split())
+
+
+def commands(modules: set[str]) -> set[str]:
+    """The commands whose modules are among these."""
+    return {name for name in NAMES if f"rmtcli.cli.{name.replace('-', '_')}" in modules}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["prune", "--help"]])
+def test_help_and_version_import_neither_numpy_nor_torch(arguments: list[str]) -> None:
+    assert not imported(*arguments) & {"torch", "scipy", "numpy"}
+
+
+def test_a_command_imports_no_other_command(workdir: Path) -> None:
+    assert commands(imported("analyze", "sample_models/planted.safetensors")) == {"analyze"}
+    assert commands(imported("prune", "--help")) == {"prune"}
+    assert commands(imported("--help")) == {*NAMES}
+
+
+def test_every_command_is_listed() -> None:
+    folder = Path(sys.modules["rmtcli.cli.commands"].__file__ or "").parent
+    modules = {file.stem for file in folder.glob("*.py") if "\ndef command(" in file.read_text()}
+    assert {name.replace("-", "_") for name in NAMES} == modules
