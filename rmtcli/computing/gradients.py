@@ -1,4 +1,4 @@
-"""Gradients where the caller has turned them off."""
+"""Gradients where the caller has switched them off."""
 
 from __future__ import annotations
 
