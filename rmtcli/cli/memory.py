@@ -18,7 +18,7 @@ _LIBRARIES, _PER_THREAD = 214 * 2**20, 144 * 2**20
 _MAX_THREADS = 64
 #: New objects after which Python looks for cycles among them. Imports create tens of thousands of
 #: objects and no cycles, and Python's own 700 would cost them a tenth of their time.
-_NEW_OBJECTS = 50_000
+_NEW_OBJECTS = 100_000
 
 
 def return_freed_memory() -> None:

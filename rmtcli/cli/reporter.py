@@ -84,22 +84,22 @@ class Reporter:
             ConditionError: a condition holds; the report is written all the same.
             UsageError: a condition names a value that was not measured.
         """
-        from rmtcli.report.conditions import failures, outcomes, values_of
-        from rmtcli.report.renderers.base import Context
-        from rmtcli.report.renderers.markdown import to_markdown
-
         if TAKEN.get():
             report = replace(report, notes=(*report.notes, f"defaults: {TAKEN.get()}"))
         draw_layers(report, self.options.plot)
         finish()
-        checked = outcomes(self.conditions, values_of(report)) if self.conditions else ()
+        checked: tuple[Outcome, ...] = ()
+        if self.conditions:
+            from rmtcli.report.conditions import outcomes, values_of
+
+            checked = outcomes(self.conditions, values_of(report))
         self._write(report, checked)
         self.show_result(report, lambda result: _print_report(result, self.options.verbose))
         _conclude(
             f"rmtcli {report.action}",
             report.source.path,
-            lambda: to_markdown(report, Context()),
-            failures(checked),
+            lambda: _markdown(report),
+            checked,
             report.notes,
         )
 
@@ -110,9 +110,7 @@ class Reporter:
             ConditionError: a condition holds.
             UsageError: a condition names a value that was not measured.
         """
-        from rmtcli.report.conditions import failures, outcomes
-        from rmtcli.report.renderers.base import Context
-        from rmtcli.report.renderers.markdown import difference_to_markdown
+        from rmtcli.report.conditions import outcomes
 
         finish()
         checked = outcomes(self.conditions, difference.values)
@@ -121,8 +119,8 @@ class Reporter:
         _conclude(
             "rmtcli diff",
             difference.after.path,
-            lambda: difference_to_markdown(difference, Context()),
-            failures(checked),
+            lambda: _difference_markdown(difference),
+            checked,
         )
 
     def show_resized(self, resized: Resized) -> None:
@@ -131,9 +129,9 @@ class Reporter:
 
     def _write(self, result: Report | Difference, checked: tuple[Outcome, ...]) -> None:
         """Write the file that the user asked for, if there is one."""
-        from rmtcli.report.renderers import Context, today, write_report
-
         if self.options.report is not None:
+            from rmtcli.report.renderers import Context, today, write_report
+
             write_report(result, self.options.report, Context(_command_line(), checked, today()))
 
     def show_result(self, result: Result, show: Callable[[Result], None]) -> None:
@@ -151,6 +149,20 @@ def _parse(texts: Sequence[str], fields: Mapping[str, str] | None) -> tuple[Cond
     from rmtcli.report.conditions import Condition
 
     return tuple(Condition.parse(text, fields) for text in texts)
+
+
+def _markdown(report: Report) -> str:
+    from rmtcli.report.renderers.base import Context
+    from rmtcli.report.renderers.markdown import to_markdown
+
+    return to_markdown(report, Context())
+
+
+def _difference_markdown(difference: Difference) -> str:
+    from rmtcli.report.renderers.base import Context
+    from rmtcli.report.renderers.markdown import difference_to_markdown
+
+    return difference_to_markdown(difference, Context())
 
 
 def _print_report(report: Report, details: bool) -> None:
@@ -175,7 +187,7 @@ def _conclude(
     title: str,
     path: str | Path,
     markdown: Callable[[], str],
-    failed: Sequence[str],
+    checked: Sequence[Outcome],
     notes: Sequence[str] = (),
 ) -> None:
     """Summarize a result for GitHub Actions, if this runs there, and fail if there is a reason.
@@ -185,6 +197,11 @@ def _conclude(
     """
     from rmtcli.report.github import tell_github
 
+    failed: list[str] = []
+    if checked:
+        from rmtcli.report.conditions import failures
+
+        failed = failures(checked)
     tell_github(title, markdown, notes=notes, failed=failed, stream=sys.stderr)
     if failed:
         raise ConditionError(f"{path}: fails: {'; '.join(failed)}")

@@ -5,13 +5,14 @@
 
 from rmtcli.computing.cache import Cache
 from rmtcli.computing.cluster import Cluster, connected
-from rmtcli.computing.here import cores, in_order, memory
+from rmtcli.computing.here import cores, device_of, in_order, memory
 
 __all__ = [
     "Cache",
     "Cluster",
     "connected",
     "cores",
+    "device_of",
     "in_order",
     "memory",
 ]

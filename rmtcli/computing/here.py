@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from rmtcli.errors import UsageError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -70,6 +72,21 @@ def cores() -> int:
     threads = [int(pool["num_threads"]) for pool in pools if pool["user_api"] == "blas"]
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min([allowed or 1, _container_cores(), *threads])
+
+
+def device_of(name: str) -> str:
+    """The device that a user's name stands for: ``auto`` is the accelerator that torch has.
+
+    Raises:
+        UsageError: the name is one that torch does not know.
+    """
+    if name.lower().startswith("gpu"):
+        raise UsageError(f"unknown device '{name}': write cuda, mps on a Mac, or auto")
+    if name != "auto":
+        return name
+    from rmtcli.computing.device import best_device  # needs torch
+
+    return best_device()
 
 
 def _container_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

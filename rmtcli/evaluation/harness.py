@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rmtcli.calibration import Data, FileShare, GivenInputs, given_inputs
 from rmtcli.checkpoint import Checkpoint
+from rmtcli.computing import device_of
 from rmtcli.errors import UsageError
 from rmtcli.evaluation.data import Samples, check_targets
 from rmtcli.evaluation.given import given_samples
@@ -82,12 +83,7 @@ class Evaluation:
         for given in (self.model, self.score):
             if isinstance(given, str):
                 check_spelling(given)
-        if self.device.lower().startswith("gpu"):
-            raise UsageError(f"unknown device '{self.device}': write cuda, mps on a Mac, or auto")
-        if self.device == "auto":
-            from rmtcli.computing.device import best_device  # needs torch
-
-            object.__setattr__(self, "device", best_device())
+        object.__setattr__(self, "device", device_of(self.device))
 
     @property
     def measures(self) -> bool:

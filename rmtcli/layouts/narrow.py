@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import HeadNarrowing, Narrowing, Reader
 from rmtcli.checkpoint import Checkpoint, Edited, Edits, RawTensor
 from rmtcli.checkpoint.names import member, module_of, plain
 from rmtcli.checkpoint.spill import Spill, Stored
@@ -19,6 +18,9 @@ from rmtcli.layers import Block, Layer
 from rmtcli.layouts.base import LAYOUTS
 from rmtcli.layouts.dense import Dense
 from rmtcli.layouts.edits import encoded
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import HeadNarrowing, Narrowing, Reader
 
 
 @LAYOUTS.register("narrow")
@@ -65,6 +67,8 @@ def narrow_edits(
     Raises:
         LayerError: a value is beyond the range of its type.
     """
+    from rmtcli.calibration import Narrowing
+
     writes = {name: item for item in blocks for name in item.block.writers}
     reads = {name: item.readers[name] for item in blocks for name in item.block.readers}
     spill, edits = Spill(), dict[str, Mapping[str, Stored]]()

@@ -5,45 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 
-from rmtcli.adapters import AdaptedLayer, Adapter, read_adapter
-from rmtcli.adapters.kohya import read_kohya
+from rmtcli.adapters import AdaptedLayer, Adapter
 from rmtcli.adapters.product import restricted
-from rmtcli.checkpoint import Checkpoint, Openable, RawTensor, encode, open_checkpoint
-from rmtcli.checkpoint.huggingface.locate import ADAPTER
+from rmtcli.checkpoint import RawTensor, encode
 from rmtcli.edges import EdgeEstimator
 from rmtcli.errors import UsageError
-from rmtcli.files import CONFIG, as_path
 from rmtcli.layers import Layer, Selection
 from rmtcli.report.difference import Figures, LayerDifference
-
-
-def opened(model: Openable, key: str | None = None) -> tuple[Checkpoint, Adapter | None]:
-    """A checkpoint, and the adapter that it is, if it is one.
-
-    Raises:
-        UsageError: a wrong path.
-        CheckpointError: it cannot be read.
-    """
-    adapter = read_adapter(model) if _is_peft(model) else None
-    if adapter is not None and adapter.source is not None:
-        return adapter.source, adapter
-    checkpoint = open_checkpoint(model, key=key)
-    if any(name.endswith(".lora_down.weight") for name in checkpoint.infos):
-        adapter = read_kohya(checkpoint)
-    return checkpoint, adapter
-
-
-def _is_peft(model: Openable) -> TypeGuard[str | Path]:
-    """Whether it is a directory that holds an adapter and no network."""
-    if not isinstance(model, str | Path):
-        return False
-    path = as_path(model)
-    return (path / ADAPTER).exists() and not (path / CONFIG).exists()
 
 
 def changes_of(adapter: Adapter, selection: Selection | None) -> list[Layer]:

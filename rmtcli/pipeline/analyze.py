@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from rmtcli.checkpoint import Openable
-from rmtcli.computing import connected
+from rmtcli.computing import connected, device_of
 from rmtcli.edges import EDGES
 from rmtcli.errors import UsageError
-from rmtcli.evaluation import Evaluation
 from rmtcli.keep import Untouched
 from rmtcli.layers import Layer, Selection, Skipped
 from rmtcli.layouts import Factored
 from rmtcli.options import option
-from rmtcli.pipeline.adapter_layers import changes_of, opened
 from rmtcli.pipeline.contents import tensors_of, with_plans
 from rmtcli.pipeline.fits import Fitter, Track, fit_layers
+from rmtcli.pipeline.opened import opened
 from rmtcli.pipeline.solvers import decomposer_for
 from rmtcli.pipeline.stages import Method, describe, layers_of, on_tensors, plan_layers
 from rmtcli.pipeline.timing import check_batches, time_layers
@@ -68,7 +67,7 @@ def analyze(
         ClusterError: the cluster was lost.
     """
     check_batches(batches)
-    device = Evaluation(device=device).device
+    device = device_of(device)
     checkpoint, adapter = opened(model, key)
     if adapter is not None and batches:
         raise UsageError(f"{option('batch')} times the layers of a network, not of an adapter")
@@ -78,6 +77,8 @@ def analyze(
     if adapter is None:
         items = layers_of(checkpoint, selection)
     else:
+        from rmtcli.pipeline.adapter_layers import changes_of
+
         source = replace(source, path=str(adapter.path))
         items, choose = changes_of(adapter, selection), lambda item: Untouched.ADAPTER
     with connected(executor) as cluster:

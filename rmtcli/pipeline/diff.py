@@ -12,10 +12,11 @@ from rmtcli.edges import EDGES, EdgeEstimator
 from rmtcli.errors import LayerError, UsageError
 from rmtcli.law import overlap
 from rmtcli.layers import Layer, Selection, find_layers
-from rmtcli.pipeline.adapter_layers import differences, opened
+from rmtcli.pipeline.adapter_layers import differences
 from rmtcli.pipeline.factors import whole
 from rmtcli.pipeline.fits import Track
 from rmtcli.pipeline.merge import edits_of
+from rmtcli.pipeline.opened import opened
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.difference import Difference, Figures, LayerDifference, Update
 from rmtcli.spectra import Spectrum, spectrum, times

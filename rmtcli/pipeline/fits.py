@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rmtcli.calibration import Folder, MetricDecomposition
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.computing import Cluster, in_order
 from rmtcli.edges import EdgeEstimator
@@ -21,6 +20,9 @@ from rmtcli.planning import (
     fit_layer,
 )
 from rmtcli.spectra import spectrum
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Folder
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -153,6 +155,8 @@ class Fitter:
         known = self.calibrations
         if self.folder is None or known is None or layer.name not in known:
             return self._fitted(layer, None if known is None else known.get(layer.name))
+        from rmtcli.calibration import MetricDecomposition
+
         stored = StoredDecomposition.find(self.folder, layer)
         if stored is not None:
             fitted = replace(self, approximate=False)._fitted(layer, None)

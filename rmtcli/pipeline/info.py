@@ -8,7 +8,7 @@ from rmtcli.adapters import Adapter
 from rmtcli.checkpoint import Openable
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.huggingface.read import HuggingFaceDirectory
-from rmtcli.pipeline.adapter_layers import opened
+from rmtcli.pipeline.opened import opened
 from rmtcli.pipeline.stages import describe
 from rmtcli.report.info import AdapterFigures, Info
 

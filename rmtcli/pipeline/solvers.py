@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rmtcli.calibration import Eigh
 from rmtcli.computing import Cache
 from rmtcli.errors import UsageError
 from rmtcli.options import option
@@ -15,6 +14,7 @@ from rmtcli.planning import Decomposer
 from rmtcli.spectra import spectrum
 
 if TYPE_CHECKING:
+    from rmtcli.calibration import Eigh
     from rmtcli.computing.device import OnDevice
 
 

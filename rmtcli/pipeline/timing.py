@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
-from rmtcli.evaluation import Harness
 from rmtcli.layers import Layer
 from rmtcli.options import option
 from rmtcli.planning import Latency, LayerCalibration, LayerPlan, Timing
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from rmtcli.evaluation import Harness
     from rmtcli.running.clock import Clock
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import Untouched
@@ -21,6 +21,9 @@ from rmtcli.planning.costs import Costs, cheapest, losses_of
 from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.goal import Goal
 from rmtcli.planning.times import NOISE, Times
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import ByLayer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

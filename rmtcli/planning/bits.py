@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.checkpoint.dtypes import FLOATS, TYPES
 from rmtcli.keep import Untouched
@@ -21,6 +21,9 @@ from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.packed_bytes import matrix_bytes, rank_bytes, stored_shape
 from rmtcli.planning.rounding_loss import RoundingLoss, Trial
 from rmtcli.quantization import is_rounded
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import ByLayer
 
 #: Numbers of bits among which that of each matrix is chosen; without data, 8 are safe.
 BITS, SAFE = (8, 6, 5, 4, 3, 2), (8,)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
-from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import UsageError
 from rmtcli.keep import KEEP_RULES, Untouched
@@ -17,10 +17,13 @@ from rmtcli.planning.mixed import MixedAllocation
 from rmtcli.planning.plan_file import Plan
 from rmtcli.planning.widths import WidthAllocation
 
+if TYPE_CHECKING:
+    from rmtcli.calibration import ByLayer
+
 #: Chooses a layer's rank, or says why the layer stays as it is.
 RankChooser = Callable[[Fitted], int | Untouched]
 #: The calibrated layers by name; None if nothing was calibrated.
-Calibrations = ByLayer[LayerCalibration] | None
+Calibrations: TypeAlias = "ByLayer[LayerCalibration] | None"
 
 
 def by_rule(keep: str, calibrations: Calibrations = None) -> RankChooser:

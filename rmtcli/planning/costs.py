@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import ByLayer
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.layers import Layer
 from rmtcli.layouts import Factored, Layout
 from rmtcli.planning.fit import Fitted, LayerCalibration
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import ByLayer
 
 
 @dataclass(frozen=True, slots=True)

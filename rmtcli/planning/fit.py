@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Eigh, MetricDecomposition, Moments, decompose, whitened
 from rmtcli.diagnostics import VectorTest, compare_vectors
 from rmtcli.edges import EdgeEstimator, EdgeFit
 from rmtcli.layers import Layer, Skipped, SkipReason, fingerprint
 from rmtcli.spectra import Factors, Spectrum, factorize, max_abs, spectrum
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Eigh, MetricDecomposition, Moments
 
 
 class Approximation(Protocol):
@@ -132,11 +134,15 @@ class LayerCalibration:
 
     def decompose(self, weight: NDArray[np.floating]) -> MetricDecomposition:
         """The best low-rank maps of the layer."""
+        from rmtcli.calibration import decompose
+
         options = {"bias": self.bias, "gradients": self.gradients}
         return decompose(weight, self.moments, **options, eigh=self.eigh)
 
     def whitened(self, weight: NDArray[np.floating]) -> FloatArray:
         """The layer in the metric of its data, shape (out, in)."""
+        from rmtcli.calibration import whitened
+
         options = {"bias": self.bias, "gradients": self.gradients}
         return whitened(weight, self.moments, **options, eigh=self.eigh)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from rmtcli.calibration import HeadNarrowing, Narrowing
 from rmtcli.checkpoint import Checkpoint, Edits
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.checkpoint.names import member
@@ -19,8 +19,11 @@ from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.plan import LayerPlan, plan_layer
 from rmtcli.planning.widths import Side, Table, WidthAllocation
 
+if TYPE_CHECKING:
+    from rmtcli.calibration import HeadNarrowing, Narrowing
+
 #: The number of a hidden layer, one of its blocks, and the order of that block's units.
-Owner = tuple[int, Block, Narrowing | HeadNarrowing]
+Owner: TypeAlias = "tuple[int, Block, Narrowing | HeadNarrowing]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

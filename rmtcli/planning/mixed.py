@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import MetricDecomposition, metric_losses
 from rmtcli.keep import Untouched
 from rmtcli.layouts import Layout
 from rmtcli.planning.allocation import Allocation, Division
@@ -20,6 +20,9 @@ from rmtcli.planning.fit import Fitted, LayerCalibration
 from rmtcli.planning.hidden import HiddenLayers, Owner
 from rmtcli.planning.widths import WidthAllocation
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import MetricDecomposition
 
 #: A budget divided among ranks, or among ranks and bits.
 AnyRanks = Allocation | BitAllocation
@@ -109,6 +112,8 @@ class CutLayers:
 
     def losses(self, name: str) -> FloatArray:
         """What dropping each direction of a layer adds to the loss."""
+        from rmtcli.calibration import metric_losses
+
         seen = self.calibration(name)
         options = {"bias": seen.bias, "gradients": seen.gradients}
         return metric_losses(self.weight(name), seen.moments, **options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rmtcli.calibration import Calibrated, Calibration, data_sha256, files_of
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.errors import LayerError, MissingFileError, UsageError
 from rmtcli.layers import Layer, Skipped, fingerprint
@@ -15,6 +15,9 @@ from rmtcli.planning.hidden import HiddenLayers
 from rmtcli.planning.plan import LayerPlan
 from rmtcli.planning.plan_entries import PlannedCalibration, PlannedHidden, PlannedLayer
 from rmtcli.planning.plan_file import Plan
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Calibrated, Calibration
 
 
 def plan_of(
@@ -183,6 +186,8 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     Raises:
         UsageError: ``given`` sets what the plan sets, or a file is not the one of the plan.
     """
+    from rmtcli.calibration import Calibration, data_sha256, files_of
+
     planned = plan.calibration
     if given != Calibration(given.data, stats=given.stats) or (planned is None and given.data):
         raise UsageError("the plan says how to calibrate: edit it there")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rmtcli.calibration import Calibration, Data, data_sha256
 from rmtcli.errors import UsageError
 from rmtcli.quantization import ERRORS, GROUP, Grid
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Calibration, Data
 
 #: The fewest neighbours that may share a scale.
 _LEAST_GROUP = 16
@@ -116,6 +118,8 @@ class PlannedCalibration:
     @staticmethod
     def of(settings: Calibration) -> PlannedCalibration:
         """The plan's entry for a calibration that was done; its file is hashed."""
+        from rmtcli.calibration import data_sha256
+
         data = None if settings.data is None else str(settings.data)
         stats = None if settings.stats is None or data is not None else str(settings.stats)
         source = settings.data or stats
@@ -138,6 +142,8 @@ class PlannedCalibration:
         Raises:
             UsageError: an option out of range.
         """
+        from rmtcli.calibration import Calibration
+
         refinement = self.sequential, self.heal, self.heal_minutes, self.clean
         return Calibration(data, self.metric, self.batch, stats, *refinement)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from rmtcli.calibration import decompose_together
 from rmtcli.layers import Skipped
 from rmtcli.layouts import Layout
 from rmtcli.planning.fit import Fitted, LayerCalibration
@@ -51,6 +50,8 @@ def approximated(
         calibrations: by layer name; a layer that is missing gets no approximation.
         groups: as :func:`sibling_groups` returns them.
     """
+    from rmtcli.calibration import decompose_together
+
     members: dict[str, list[Fitted]] = {}
     for item in fits:
         if isinstance(item, Fitted) and item.layer.name in calibrations:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Folder, MetricDecomposition
 from rmtcli.layers import Layer
 from rmtcli.spectra import Factors
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Folder, MetricDecomposition
 
 #: Names of the arrays; the last two are there for a layer with a bias.
 _ARRAYS = ("losses", "left", "right", "mean", "target")
@@ -51,6 +53,8 @@ class StoredDecomposition:
 
     def factors(self, rank: int) -> Factors:
         """The best map of a rank, read from the file."""
+        from rmtcli.calibration import MetricDecomposition
+
         arrays: dict[str, Any] = dict.fromkeys(_ARRAYS) | self.folder.read(self.name)
         arrays |= {name: arrays[name].astype(np.float64) for name in ("left", "right")}
         return MetricDecomposition(**arrays).factors(rank)

@@ -6,13 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint.dtypes import TYPES
-from rmtcli.evaluation import Comparison
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
 from rmtcli.layouts import LAYOUTS, Layout, ReadBack
-from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Plan
 from rmtcli.report.curve import Point
 from rmtcli.report.extracted import Extracted
 from rmtcli.report.measured import measured
@@ -28,6 +25,10 @@ from rmtcli.report.record import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from rmtcli.calibration import Calibrated
+    from rmtcli.evaluation import Comparison
+    from rmtcli.planning import Budget, Guard, Latency, LayerPlan, Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rmtcli.evaluation import Comparison
 from rmtcli.report.measured import measured
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation import Comparison
 
 
 @dataclass(frozen=True, slots=True, eq=False)

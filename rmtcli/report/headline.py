@@ -8,18 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rmtcli.checkpoint import IN_MEMORY
 from rmtcli.checkpoint.huggingface.config import read_object
 from rmtcli.checkpoint.huggingface.loading import LOADER
 from rmtcli.edges import Verdict
 from rmtcli.errors import CheckpointError
-from rmtcli.evaluation import Comparison, Rows, implied_task
 from rmtcli.files import CONFIG, as_path
 from rmtcli.report.base import Report
 from rmtcli.report.curve import Point
 from rmtcli.report.extracted import Extracted
 from rmtcli.report.formatting import count_of, percent_change
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation import Comparison
 
 #: Losses up to which a result is good, and up to which it is fair: points of accuracy (100 times
 #: the distance of a cosine or R² from the dense network's), and percent of perplexity.
@@ -102,6 +105,8 @@ def cost(comparison: Comparison | None) -> tuple[str, Grade]:
     """The main score before and after, and how small the loss is."""
     if comparison is None:
         return "what it costs was not measured", Grade.UNKNOWN
+    from rmtcli.evaluation import Rows
+
     before, after = comparison.before, comparison.after
     if after.perplexity is not None and before is not None and before.perplexity is not None:
         change = percent_change(before.perplexity, after.perplexity)
@@ -202,6 +207,8 @@ def _loading(report: Report) -> str:
 
 def _auto_class(directory: Path) -> str:
     """The class of transformers that opens a directory with all of its network."""
+    from rmtcli.evaluation import implied_task
+
     try:
         names = read_object(directory / CONFIG).get("architectures")
     except (OSError, CheckpointError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmtcli.arrays import FloatArray
-from rmtcli.evaluation import Comparison
+
+if TYPE_CHECKING:
+    from rmtcli.evaluation import Comparison
 
 #: Quantiles at which the distributions of margins and cosines are reported.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

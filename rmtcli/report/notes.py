@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rmtcli.calibration import Calibrated
 from rmtcli.checkpoint import DIRECTORY, Checkpoint, format_of
-from rmtcli.evaluation import Comparison
 from rmtcli.options import option
 from rmtcli.planning import LayerPlan
 from rmtcli.report.formatting import count_of
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Calibrated
+    from rmtcli.evaluation import Comparison
 
 #: A larger loss of accuracy, in points, is pointed out.
 LARGE_DROP = 0.5

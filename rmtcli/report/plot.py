@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmtcli.evaluation import Comparison
 from rmtcli.files import write_file
 from rmtcli.report.base import Report
 from rmtcli.report.extras import check_extra
@@ -17,6 +16,8 @@ from rmtcli.training.step import Change
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from rmtcli.evaluation import Comparison
 
 #: File endings that a figure may have.
 ENDINGS = (".svg", ".png", ".pdf")

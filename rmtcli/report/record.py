@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmtcli.arrays import FloatArray
-from rmtcli.calibration import Calibrated, Reliability
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.layouts import LAYOUTS, ReadBack
 from rmtcli.planning import Latency, LayerPlan, Timing
 from rmtcli.version import __version__
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Calibrated, Reliability
 
 #: Version of the JSON layout; it rises when a field changes its meaning or goes away.
 SCHEMA_VERSION = 1

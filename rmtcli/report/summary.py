@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rmtcli.calibration import Calibrated, Reliability, is_made
-from rmtcli.evaluation import Comparison
-from rmtcli.planning import Guard, Latency, Timing
 from rmtcli.report.base import Report
 from rmtcli.report.formatting import (
     before_after,
@@ -20,8 +18,12 @@ from rmtcli.report.formatting import (
     word_of,
 )
 from rmtcli.report.headline import next_steps
-from rmtcli.report.scores import dense, network, scores
 from rmtcli.report.totals import bytes_of
+
+if TYPE_CHECKING:
+    from rmtcli.calibration import Calibrated, Reliability
+    from rmtcli.evaluation import Comparison
+    from rmtcli.planning import Guard, Latency, Timing
 
 #: A label and its text.
 Line = tuple[str, str]
@@ -42,6 +44,8 @@ def summary(report: Report, *, details: bool = True) -> list[Line]:
         lines += [(label, before_after(old, new)) for label, old, new in sizes]
     lines += [*_readback(report), *(line for times in report.latency for line in _latency(times))]
     if report.comparison is not None:
+        from rmtcli.report.scores import scores
+
         other = report.reference if report.extracted is None else report.source
         lines += scores(report.comparison, other)
     lines += [("not layers", text) for text in _skipped(report)]
@@ -72,6 +76,8 @@ def _result(report: Report) -> list[Line]:
     if report.action == "analyze":
         return _analysis(report)
     if report.curve:
+        from rmtcli.report.scores import dense, network
+
         comparison = report.curve[0].comparison
         size = f"{report.source.parameters:,} parameters"
         if report.bits is not None:
@@ -171,6 +177,8 @@ def _conditions(report: Report) -> Iterator[Line]:
 
 
 def _calibrated(calibrated: Calibrated) -> str:
+    from rmtcli.calibration import is_made
+
     settings = calibrated.settings
     samples = f"{calibrated.samples:,} samples"
     if settings.data is not None and is_made(settings.data):

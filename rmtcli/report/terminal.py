@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -12,14 +13,16 @@ from rich.text import Text
 
 from rmtcli.planning import LayerPlan
 from rmtcli.report.base import Report
-from rmtcli.report.difference import Difference
 from rmtcli.report.formatting import shown
 from rmtcli.report.headline import Headline, headline
-from rmtcli.report.reproduction import HEADINGS, Reproduction
-from rmtcli.report.resized import Resized
 from rmtcli.report.sparkline import EDGE, sparkline
 from rmtcli.report.summary import summary
 from rmtcli.report.table import NUMERIC, table
+
+if TYPE_CHECKING:
+    from rmtcli.report.difference import Difference
+    from rmtcli.report.reproduction import Reproduction
+    from rmtcli.report.resized import Resized
 
 #: Width of output to a file or another program, where no line may be cut or wrapped.
 PIPE_WIDTH = 1_000_000
@@ -67,6 +70,8 @@ def show_lines(lines: list[tuple[str, str]], console: Console) -> None:
 
 def show_reproduction(reproduction: Reproduction, console: Console) -> None:
     """Print one row per way of training."""
+    from rmtcli.report.reproduction import HEADINGS
+
     _print([_plain(HEADINGS, reproduction.rows())], console)
 
 

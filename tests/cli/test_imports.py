@@ -50,6 +50,22 @@ def test_a_command_imports_no_other_command(workdir: Path) -> None:
     assert commands(imported("--help")) == {*NAMES}
 
 
+def test_an_analysis_imports_only_what_it_uses(workdir: Path) -> None:
+    modules = imported("analyze", "sample_models/planted.safetensors")
+    unused = {
+        "torch",
+        "transformers",
+        "scipy.linalg",
+        "scipy.special",
+        "scipy.optimize",
+        *(f"rmtcli.{name}" for name in ("adapters", "calibration", "evaluation", "experiments")),
+        *(f"rmtcli.{name}" for name in ("integrations", "running", "training", "verification")),
+        *(f"rmtcli.report.{name}" for name in ("conditions", "difference", "renderers", "scores")),
+        "rmtcli.computing.device",
+    }
+    assert not unused & modules
+
+
 def test_every_command_is_listed() -> None:
     folder = Path(sys.modules["rmtcli.cli.commands"].__file__ or "").parent
     modules = {file.stem for file in folder.glob("*.py") if "\ndef command(" in file.read_text()}
