@@ -7,10 +7,11 @@ point in the registry's group, for example ``rmtcli.keep``, whose value is the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from functools import cache, cached_property
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -35,14 +36,15 @@ class Registry(Generic[T]):
     Args:
         kind: name of a choice in messages, such as ``keep rule``.
         group: the entry-point group through which other packages add choices.
-        alphabetical: whether built-in choices are listed by name, not as they were registered:
-            one may build on others, which are then registered before it.
+        built_in: the choices that have a module of their name each, in the package that is named
+            as the group, in the order in which they are listed. The module of a choice is imported
+            when the choice is asked for.
     """
 
-    def __init__(self, kind: str, group: str, *, alphabetical: bool = False) -> None:
+    def __init__(self, kind: str, group: str, *, built_in: Sequence[str] = ()) -> None:
         self.kind = kind
         self.group = group
-        self.alphabetical = alphabetical
+        self._modules = {name: f"{group}.{name.replace('-', '_')}" for name in built_in}
         self._built_in: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -57,19 +59,23 @@ class Registry(Generic[T]):
     @cached_property
     def choices(self) -> Mapping[str, type[T]]:
         """Every choice by name; an entry point cannot replace a built-in choice."""
+        for module in self._modules.values():
+            import_module(module)
         added = {
             point.name: point.load()
             for point in entry_points(group=self.group)
             if point.name not in self._built_in
         }
-        built_in = sorted(self._built_in) if self.alphabetical else [*self._built_in]
-        return {name: self._built_in[name] for name in built_in} | added
+        names = dict.fromkeys((*self._modules, *self._built_in))
+        return {name: self._built_in[name] for name in names} | added
 
     def _get(self, name: str) -> type[T] | None:
         """Return a choice by name; entry points are read only where it is not built in.
 
         Reading them takes longer than the analysis of a small network.
         """
+        if name in self._modules:
+            import_module(self._modules[name])
         return self._built_in.get(name) or self.choices.get(name)
 
     def options(self, name: str) -> tuple[Option, ...]:

@@ -38,6 +38,15 @@ def test_names_in_use_stay() -> None:
         assert list(choices) == sorted(choices)
 
 
+@pytest.mark.parametrize("registry", [EDGES, KEEP_RULES], ids=["edges", "keep"])
+def test_every_choice_of_a_package_is_listed_under_the_name_of_its_module(
+    registry: Registry[Any],
+) -> None:
+    folder = ROOT / registry.group.replace(".", "/")
+    registering = {file.stem for file in folder.glob("*.py") if ".register(" in file.read_text()}
+    assert {name.replace("-", "_") for name in registry.choices} == registering
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

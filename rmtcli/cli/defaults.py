@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -65,6 +64,8 @@ def _read(path: Path, table: tuple[str, ...]) -> Any:
     """A file's table; None if the file or the table does not exist."""
     if not path.is_file():
         return None
+    import tomllib
+
     try:
         value: Any = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

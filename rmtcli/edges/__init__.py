@@ -9,18 +9,6 @@ and entries, and ``truncated`` follows the edge of a weight that was cut before.
 in :mod:`rmtcli.law`.
 """
 
-from rmtcli.edges import (  # noqa: F401  (importing an estimator's module registers it)
-    bema,
-    bema_gamma,
-    change,
-    dyson,
-    kritchman_nadler,
-    median,
-    mp_pca,
-    screenot,
-    select,
-    sign_flip,
-)
 from rmtcli.edges.base import EDGES, EdgeEstimator, EdgeFit, Verdict
 
 __all__ = ["EDGES", "EdgeEstimator", "EdgeFit", "Verdict"]

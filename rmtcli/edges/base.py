@@ -155,7 +155,22 @@ class EdgeEstimator(Protocol):
         ...
 
 
-EDGES: Registry[EdgeEstimator] = Registry("edge estimator", "rmtcli.edges", alphabetical=True)
+EDGES: Registry[EdgeEstimator] = Registry(
+    "edge estimator",
+    "rmtcli.edges",
+    built_in=(
+        "bema",
+        "bema-gamma",
+        "change",
+        "dyson",
+        "kritchman-nadler",
+        "median",
+        "mp-pca",
+        "screenot",
+        "select",
+        "sign-flip",
+    ),
+)
 
 
 def central_window(p: int, alpha: float) -> slice:

@@ -6,15 +6,6 @@ it is gets a value of ``Untouched``, whose text is the sentence that a user read
 eigenvalues of WᵀW/n alone, so that it cannot depend on the scale or the orientation of a weight.
 """
 
-from rmtcli.keep import (  # noqa: F401  (importing a rule's module registers the rule)
-    auto,
-    edge,
-    energy,
-    fraction,
-    hard_threshold,
-    rank,
-    relative,
-)
 from rmtcli.keep.auto import Auto
 from rmtcli.keep.base import KEEP_RULES, KeepRule, Untouched
 

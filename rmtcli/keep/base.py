@@ -73,7 +73,11 @@ class KeepRule(Protocol):
         ...
 
 
-KEEP_RULES: Registry[KeepRule] = Registry("keep rule", "rmtcli.keep")
+KEEP_RULES: Registry[KeepRule] = Registry(
+    "keep rule",
+    "rmtcli.keep",
+    built_in=("auto", "edge", "energy", "fraction", "hard-threshold", "rank", "relative"),
+)
 
 
 def check_share(name: str, value: float) -> None:
