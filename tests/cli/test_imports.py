@@ -61,7 +61,7 @@ def test_an_analysis_imports_only_what_it_uses(workdir: Path) -> None:
         *(f"rmtcli.{name}" for name in ("adapters", "calibration", "evaluation", "experiments")),
         *(f"rmtcli.{name}" for name in ("integrations", "running", "training", "verification")),
         *(f"rmtcli.report.{name}" for name in ("conditions", "difference", "renderers", "scores")),
-        *("rmtcli.computing.device", "rmtcli.edges.dyson", "rmtcli.keep.energy", "tomllib"),
+        *("rmtcli.computing.device", "rmtcli.edges.screenot", "rmtcli.keep.energy", "tomllib"),
     }
     assert not unused & modules
 
