@@ -5,21 +5,25 @@
     python -m benchmarks.adapters --real language minilm [--seeds 3] [--folder DIR]
 
 Without ``--real``, changes are planted: noise of an optimizer's size, with and without directions
-of one strength, of weights of 0.03 in float32 and in bfloat16. With it, networks are tuned and
-extracted in several ways: the causal language model of ``benchmarks.language``, on Python's own
-documentation, and MiniLM, on pairs of sentences that follow each other.
-Prints Markdown.
+of one strength, of weights of 0.03 in float32 and in bfloat16; and the resizing of an adapter of
+10,000 layers is timed. With it, networks are tuned and extracted in several ways: the causal
+language model of ``benchmarks.language``, on Python's own documentation, and MiniLM, on pairs of
+sentences that follow each other. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+import time
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
+import rmtcli
 from benchmarks.networks import print_row
 from rmtcli.arrays import FloatArray
 from rmtcli.checkpoint import decode, encode
@@ -35,7 +39,9 @@ ESTIMATORS = ("select:beta=0.01", "change:beta=0.01", "change", "sign-flip:trial
 #: Whether weights are in bfloat16, and the step, in the table of ranks.
 STORED = ((False, 1e-4), (False, 1e-5), (True, 1e-4), (True, 1e-5))
 #: Tables of planted changes.
-TABLES = ("noise", "limit", "rank")
+TABLES = ("noise", "limit", "rank", "many")
+#: Layers, width and rank of an adapter whose resizing is timed.
+LAYERS, WIDTH, WIDE = 10_000, 256, 16
 #: Networks that are tuned.
 NETWORKS = ("language", "minilm")
 #: Strengths of a direction, in multiples of the limit of detection.
@@ -156,6 +162,33 @@ def strengths(seeds: int) -> None:
         print_row(stored, f"{step:g}", *figures, *shares)
 
 
+def many() -> None:
+    """The processor time that resizing an adapter of many layers takes."""
+    rng = np.random.default_rng(0)
+    config = {"peft_type": "LORA", "r": WIDE, "lora_alpha": WIDE, "target_modules": ["q_proj"]}
+    print_row("layers", "side", "rank", "resized by", "processor seconds")
+    print_row(*["---"] * 5)
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "adapter"
+        source.mkdir()
+        (source / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        tensors = {
+            f"base_model.model.layers.{i}.q_proj.lora_{side}.weight": rng.standard_normal(shape)
+            for i in range(LAYERS)
+            for side, shape in (("A", (WIDE, WIDTH)), ("B", (WIDTH, WIDE)))
+        }
+        save_file(
+            {key: x.astype(np.float32) for key, x in tensors.items()},
+            source / "adapter_model.safetensors",
+        )
+        for rule in ({"keep": f"rank:k={WIDE // 2}"}, {"budget": "50%"}):
+            start = time.process_time()
+            rmtcli.resize(source, Path(name) / "small", force=True, **rule)
+            ((option, value),) = rule.items()
+            seconds = f"{time.process_time() - start:.1f}"
+            print_row(f"{LAYERS:,}", str(WIDTH), str(WIDE), f"`--{option} {value}`", seconds)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -178,6 +211,7 @@ def main() -> None:
         "noise": lambda: false_spikes(given.seeds),
         "limit": lambda: strengths(max(1, given.seeds // 5)),
         "rank": lambda: planted(given.sizes, given.seeds),
+        "many": many,
     }
     for name in given.tables:
         tables[name]()
