@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[784, 1000, 10])
     arguments = parser.parse_args()
     images = Images.read(arguments.folder)
-    print_row("pruner", "epoch with / without", "range", "of it the pruner", "final ranks")
+    print_row(
+        "pruner", "epoch with / without", "range", "share of time in the pruner", "final ranks"
+    )
     print_row(*["---"] * 5)
     for title, options in CASES.items():
         networks = [mlp(arguments.sizes, 0), mlp(arguments.sizes, 0)]

@@ -31,11 +31,11 @@ _OTHERS = (
     (b"\xfd7zxz", "compressed by xz: unpack it with 'unxz'"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it with 'unzstd'"),
     (b"7z\xbc\xaf", "a 7-Zip archive: unpack it, and name the file in it"),
-    (b"\x93numpy", "an array of NumPy: save it by name with safetensors.numpy.save_file"),
-    (b"\x89hdf", "an HDF5 file, of Keras for example: save its weights as safetensors"),
+    (b"\x93numpy", "a NumPy array: save it under a name with safetensors.numpy.save_file"),
+    (b"\x89hdf", "an HDF5 file, for example from Keras: save its weights as safetensors"),
 )
 _TAR = "a tar archive: unpack it with 'tar xf', and name the file in it"
-_ARRAYS = "an archive of NumPy's arrays: save them with safetensors.numpy.save_file"
+_ARRAYS = "a NumPy archive: save its arrays with safetensors.numpy.save_file"
 _ARCHIVE = "a zip archive that torch did not write: unpack it, and name the file in it"
 
 

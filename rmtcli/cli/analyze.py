@@ -42,8 +42,8 @@ def command(
     """Fit the noise of every layer; write no checkpoint.
 
     Shows each fully connected layer's noise level and edge, how well the law fits, how many
-    singular values stand above the edge, and what 'prune --keep auto' would save. Of a LoRA
-    adapter, a layer's matrix is its change on the inputs that it reads.
+    singular values are above the edge, and what 'prune --keep auto' would save. Of a LoRA
+    adapter, it analyses the change that the adapter makes to each layer.
     """
     from rmtcli import analyze
     from rmtcli.pipeline.stages import refuse_not_finite

@@ -36,8 +36,8 @@ def command(
             "--record",
             parser=to_path,
             metavar="FILE|DIR",
-            help="What prune wrote, if the file was saved again by another program: it tells which "
-            "layers are factors. Without it, their names and norms do.",
+            help="The file that prune wrote, if another program has saved it again: its record "
+            "says which layers are factors. Without it, rmtcli infers them from names and norms.",
             show_default=False,
         ),
     ] = None,

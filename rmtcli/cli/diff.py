@@ -40,10 +40,10 @@ def command(
     """Compare two checkpoints, layer by layer.
 
     Shows how the spectrum, rank, norms and edge of each layer differ, for example after training,
-    fine-tuning or quantisation; and the signal in their difference: how many of its directions are
-    above the noise, and how many of them the first checkpoint has not. Factored layers are compared
-    by the product of their factors, and two adapters by their changes; an adapter B of the network
-    A stands for A with the adapter.
+    fine-tuning or quantisation. Also shows the signal in the difference: how many of its directions
+    are above the noise, and how many of these are new. Factored layers are compared
+    by the product of their factors, and two adapters by their changes. If B is an adapter of the
+    network A, it stands for A with the adapter merged.
     """
     from rmtcli import diff
     from rmtcli.report.difference import FIELDS

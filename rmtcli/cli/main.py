@@ -48,7 +48,7 @@ def root(
     """Compress the fully connected layers of a pretrained network.
 
     rmtcli fits the Marchenko–Pastur edge that separates noise from signal in each layer's
-    singular values, keeps what stands above it, and writes a smaller checkpoint.
+    singular values, keeps the signal, and writes a smaller checkpoint.
 
     Exit codes: 0 done, 1 the work failed, 2 wrong usage.
     """

@@ -52,7 +52,7 @@ def command(
     ] = False,
     outputs: options.OutputOptions,
 ) -> None:
-    """Write a rank-reduced checkpoint.
+    """Write a smaller checkpoint.
 
     With --data or --eval, the report also compares the pruned network with the dense one. The input
     is never changed.

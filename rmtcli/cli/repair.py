@@ -69,11 +69,11 @@ def command(
         Only("json", "plot", "report", "fail_if", "force", "quiet", "verbose"),
     ],
 ) -> None:
-    """Write a LoRA adapter that brings a small network nearer to the dense one.
+    """Write a LoRA adapter that brings a small network closer to the dense one.
 
-    What rounding or pruning took from a layer is repaired by a change of low rank: as much of it as
-    stands above the edge, in the metric of the layer's inputs and gradients with --calib or
-    --stats. A layer with nothing above the edge gets no adapter.
+    The adapter restores part of what rounding or pruning removed from each layer: the directions
+    of the error that are above the edge. With --calib or --stats, errors are measured in the metric
+    of the layer's inputs and gradients. A layer with nothing above the edge gets no adapter.
     """
     from rmtcli import repair
 

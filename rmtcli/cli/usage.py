@@ -121,7 +121,7 @@ def _unknown_option(error: Any, option: str) -> str | None:
     commands = getattr(getattr(error.ctx.parent, "command", None), "commands", {})
     others = [other for other, command in commands.items() if option in _options(command)]
     if 0 < len(others) <= FEW:
-        return f"no such option {option}: it is one of rmtcli {', '.join(others)}"
+        return f"no such option {option}: it is an option of rmtcli {', '.join(others)}"
     near = get_close_matches(option, taken, n=2, cutoff=0.7)
     hint = f": did you mean {' or '.join(near)}?" if near else ""
     return f"no such option {option}{hint}"

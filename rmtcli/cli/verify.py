@@ -29,9 +29,9 @@ def command(
 ) -> None:
     """Open a directory with transformers as its users will.
 
-    Fresh processes open it after importing rmtcli, and with trust_remote_code, and the outputs are
-    compared with those of the dense product. Fails if a weight is missing, unexpected or of the
-    wrong shape.
+    Opens it in fresh processes, after importing rmtcli and with trust_remote_code, and compares the
+    outputs with those of the dense product. Fails if a weight is missing, unexpected or of the
+    wrong shape, or if the outputs differ.
     """
     from rmtcli import verify
     from rmtcli.report.terminal import show_lines, stdout

@@ -51,5 +51,7 @@ class Select(LawOptions):
             return replace(fit, chosen="dyson: rows or columns differ in noise")
         if fit.p_value is not None and fit.p_value < SIGNIFICANT:
             fit = published.fit(spectrum, weight)
-            return replace(fit, chosen="bema, as published: refits leave no pure noise")
+            return replace(
+                fit, chosen="bema, as published: the bulk after refits is not pure noise"
+            )
         return replace(fit, chosen="bema with refits: what they leave passes for pure noise")

@@ -194,18 +194,18 @@ def _check_width(samples: Samples, reading: Reading, width: int) -> None:
     Raises:
         EvaluationError: they do not.
     """
-    targets, which = samples.targets, f"{reading.rows.value}: is this the right {option('task')}?"
+    targets, which = samples.targets, f"is {reading.rows.value} the right {option('task')}?"
     if targets is None:
         return
     if targets.ndim == 2 and targets.shape[1] != width:
         raise EvaluationError(
             f"{samples.path}: {targets.shape[1]} targets per sample for a network with {width} "
-            f"outputs, in {which}"
+            f"outputs: {which}"
         )
     if targets.ndim == 1 and targets.max() >= width:
         raise EvaluationError(
-            f"{samples.path}: class {targets.max()} among the targets of a network with {width} "
-            f"outputs, in {which}"
+            f"{samples.path}: has class {targets.max()} among its targets, but the network has "
+            f"only {width} outputs: {which}"
         )
 
 

@@ -43,7 +43,7 @@ def check_target(
             if _same(target, path):
                 raise UsageError(f"{target}: is an input, and inputs are never overwritten")
             if _within(target, path):
-                raise UsageError(f"{target}: lies in an input, and inputs are never changed")
+                raise UsageError(f"{target}: is inside an input, and inputs are never changed")
             if directory and _within(path, target):
                 raise UsageError(f"{target}: holds an input, and inputs are never overwritten")
         if target.exists() and not force:
@@ -64,7 +64,7 @@ def _check_folder(target: Path, inputs: list[Path]) -> None:
         raise UsageError(f"{target}: its folder may not be written to")
     inputs_here = {path.resolve() for path in inputs if not is_remote(path)}
     if not target.exists() and target.resolve() in inputs_here:
-        raise UsageError(f"{target}: is named for two things: give each a file of its own")
+        raise UsageError(f"{target}: is given for two outputs: give each a file of its own")
 
 
 def _same(target: Path, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Write a rank-reduced checkpoint."""
+"""Write a smaller checkpoint."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def prune(
     executor: str | None = None,
     track: Track = iter,
 ) -> Report:
-    """Write a rank-reduced checkpoint, and compare it with the dense one where data is given.
+    """Write a smaller checkpoint, and compare it with the dense one if data are given.
 
     Ranks come from a keep rule, layer by layer; or, for all layers together, from a budget or a
     limit on the loss of accuracy. With calibration data, factors are chosen that change the layers'

@@ -232,15 +232,15 @@ def on_rounding(bits: int | None, *, calibrated: bool) -> tuple[str, ...]:
         return ()
     return (
         f"every matrix was rounded to the nearest of {2**bits} values a group, without data: "
-        f"with {option('calib')}, errors are made up for within each layer",
+        f"with {option('calib')}, errors are compensated within each layer",
     )
 
 
 def _opens() -> str:
     """What opens matrices in few bits."""
     return (
-        "matrices are stored in few bits, which rmtcli.load opens and, in a directory, "
-        f"transformers 5; {option('bits', 'none')} keeps their types"
+        "matrices are stored in few bits: rmtcli.load opens them, and so does transformers 5 if "
+        f"they are in a directory; {option('bits', 'none')} keeps their types"
     )
 
 

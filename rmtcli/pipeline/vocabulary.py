@@ -129,8 +129,8 @@ def with_fewer_tokens(checkpoint: Checkpoint, text: Path, source: Source) -> Ite
     """
     if not isinstance(checkpoint, HuggingFaceDirectory):
         raise UsageError(
-            f"{checkpoint.path}: {option('vocab')} cuts a tokenizer and the table that belongs to "
-            "it, which a Hugging Face directory has: name one"
+            f"{checkpoint.path}: {option('vocab')} needs a tokenizer and its embedding table: name "
+            "a Hugging Face directory"
         )
     check(checkpoint)
     from rmtcli.evaluation.text import texts_of, tokenizer_of

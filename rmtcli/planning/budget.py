@@ -62,8 +62,8 @@ class Budget:
         number = float(match[1])
         if "." in self.text and not match[2] and self.unit != "ms" and _is_share(number):
             raise UsageError(
-                f"a budget of {self.text} {self.unit} is nothing: for a share of the model, write "
-                f"{100 * number:g}%"
+                f"a budget of {self.text} {self.unit} is less than one: for a share of the model, "
+                f"write {100 * number:g}%"
             )
         scale = 1e6 if self.unit == "ms" else 1
         share = number / 100 * total if match[2] else number * scale

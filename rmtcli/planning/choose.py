@@ -67,12 +67,12 @@ def size_within(
     size = budget.amount(allocation.total)
     if size < allocation.least:
         counts = budget.unit in ("macs", "ms")
-        hint = "" if counts else f": {option('budget-macs')} counts the layers alone"
+        hint = "" if counts else f": {option('budget-macs')} counts only the layers"
         if budget.may_be_percent:
             hint = f": for a share of the model, write {budget.text}%"
         least, total = budget.spell(allocation.least), budget.spell(allocation.total)
         raise UsageError(
-            f"{checkpoint.path}: a budget of {budget.text} cannot be met: with every layer that "
-            f"may be pruned at its smallest, {least} of {total} are left{hint}"
+            f"{checkpoint.path}: a budget of {budget.text} cannot be met: with all layers at their "
+            f"smallest, {least} of {total} remain{hint}"
         )
     return size

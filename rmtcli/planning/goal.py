@@ -54,7 +54,10 @@ class Goal:
                 f"{option('max-drop')}"
             )
         if self.joint and self.keep != "auto":
-            raise UsageError(f"{option('keep', self.keep)} sets ranks itself: leave it out here")
+            raise UsageError(
+                f"{option('keep', self.keep)} sets ranks itself, so it excludes a budget and "
+                f"{option('max-drop')}: give only one"
+            )
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise UsageError(f"{option('max-drop')} must be at least 0, not {self.max_drop}")
         if self.budget is not None and self.budget.unit == "ms" and self.batch is None:

@@ -24,7 +24,7 @@ FIELDS = {
     "bytes.after": "bytes of the tensors after pruning",
     "bytes.ratio": "bytes of the tensors after pruning, as a share of those before",
     "adapter.bytes": "bytes of an adapter's tensors",
-    "adapter.kept": "share of the change (squared norm) or of the loss that is in an adapter",
+    "adapter.kept": "share of the change (in squared norm) or of the loss that an adapter contains",
     "layers.count": "layers",
     "layers.pruned": "layers that are pruned",
     "layers.unfit": "layers whose fit is not reliable; output heads are not counted",
@@ -41,8 +41,8 @@ FIELDS = {
     "accuracy.cosine": "mean cosine with the dense network's embeddings",
     "accuracy.perplexity": "perplexity of the pruned or evaluated network",
     "accuracy.score": "your own score of the pruned or evaluated network",
-    "latency.ratio": "time after pruning as a share of the time before, at the worst --batch; "
-    "of the network if it was run, else of its linear layers",
+    "latency.ratio": "time after pruning as a share of the time before, at the --batch where it "
+    "is largest; of the whole network if it was run, otherwise of its linear layers",
 }
 _OPERATORS: dict[type, Any] = {
     ast.Gt: operator.gt,

@@ -18,8 +18,10 @@ FIELDS = {
     "spikes.max": "largest change of a layer's number of spikes, up or down",
     "edge.max": "largest change of a layer's edge, as a share of the larger edge",
     "rank.max": "largest change of a layer's rank, up or down",
-    "update.spikes": "spikes of the differences of all layers: their ranks above the noise",
-    "update.new": "those of these spikes whose directions have nothing in common with A's",
+    "update.spikes": "number of spikes in the differences of all layers, that is, their ranks "
+    "above the noise",
+    "update.new": "number of these spikes whose directions overlap with A's no more than random "
+    "ones",
 }
 #: A direction with a larger p-value overlaps with A's leading directions no more than chance does.
 CHANCE = 0.01
@@ -52,7 +54,7 @@ class Figures:
 class Update:
     """Figures of the difference B − A of a layer.
 
-    A direction that B has and A has not is what Shuttleworth et al. (2024) call an intruder
+    A direction that B has and A does not have is what Shuttleworth et al. (2024) call an intruder
     dimension, and find by a threshold on cosines. Here, each spike of B − A is a direction over
     the layer's outputs, and its overlap with A's spikes is compared with that of a random one.
 
@@ -166,7 +168,9 @@ class Difference(ShowsItself):
             )
         spikes, new = values["update.spikes"], values["update.new"]
         if spikes:
-            text = f"{spikes} spikes above the noise; {new} of them in directions that A has not"
+            text = (
+                f"{spikes} spikes above the noise; {new} of them in directions that A does not have"
+            )
             lines.append(("B − A", text))
         lines += [
             (f"only in {which}" if which else "other shape", name) for name, which in self.missing

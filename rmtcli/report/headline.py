@@ -104,7 +104,7 @@ def _smaller(report: Report) -> str:
 def cost(comparison: Comparison | None) -> tuple[str, Grade]:
     """The main score before and after, and how small the loss is."""
     if comparison is None:
-        return "what it costs was not measured", Grade.UNKNOWN
+        return "cost not measured", Grade.UNKNOWN
     from rmtcli.evaluation import Rows
 
     before, after = comparison.before, comparison.after
@@ -131,7 +131,7 @@ def _without_accuracy(comparison: Comparison) -> tuple[str, Grade]:
         return f"score {before.score:.6g} → {after.score:.6g}", Grade.UNKNOWN
     agreement = comparison.agreement
     if agreement is None:
-        return "what it costs was not measured", Grade.UNKNOWN
+        return "cost not measured", Grade.UNKNOWN
     text = f"agreement {agreement:.2f} % with the dense network"
     return text, _grade(100 - agreement, POINTS)
 

@@ -78,7 +78,7 @@ def search(
     def lost(size: int) -> Drop:
         network = build(harness, make(size))
         drop = loss(measure(network, samples, function, reading, before, batch=batch))
-        _LOGGER.info("at a size of %d, %.3g ± %.2g is lost", size, drop.drop, drop.error)
+        _LOGGER.info("size %s: the loss is %.3g ± %.2g", f"{size:,}", drop.drop, drop.error)
         return drop
 
     return smallest(sizes, lost, max_drop)

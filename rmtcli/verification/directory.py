@@ -87,11 +87,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a directory's ``config.json``.
 
     Raises:
-        UsageError: there is no such directory.
+        UsageError: there is no such directory, or a file in its place.
         CheckpointError: the file is missing, or not a JSON object.
     """
     if not path.is_dir():
-        raise UsageError(f"{path}: no such directory")
+        is_file = path.exists()
+        message = "is a file: name a Hugging Face directory" if is_file else "no such directory"
+        raise UsageError(f"{path}: {message}")
     try:
         return read_object(path / CONFIG)
     except FileNotFoundError:
@@ -110,7 +112,7 @@ def open_factored(path: Path) -> FactoredDirectory:
     No code in the directory is executed.
 
     Raises:
-        UsageError: there is no such directory.
+        UsageError: there is no such directory, or a file in its place.
         CheckpointError: rmtcli did not write the directory, or it was changed since.
     """
     config = read_config(path)

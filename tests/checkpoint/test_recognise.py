@@ -94,8 +94,8 @@ OTHERS = {
     b'{"error": "Repository not found"}': "text in JSON, not weights: name the file",
     gzip.compress(b"x"): "compressed by gzip: unpack it with 'gunzip'",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-    array(): "an array of NumPy: save it by name",
-    arrays(): "an archive of NumPy's arrays",
+    array(): "a NumPy array: save it under a name",
+    arrays(): "a NumPy archive",
     tar(): "a tar archive: unpack it with 'tar xf'",
     archive({"weights/a.bin": b"x"}): "a zip archive that torch did not write: unpack it",
 }

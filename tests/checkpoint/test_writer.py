@@ -93,7 +93,7 @@ def test_nothing_is_written_inside_an_input_or_around_one(tmp_path: Path) -> Non
     (tmp_path / "data.npz").write_bytes(b"x")
     (tmp_path / "elsewhere").mkdir()
     inputs = [model, tmp_path / "data.npz"]
-    with pytest.raises(UsageError, match="lies in an input, and inputs are never changed"):
+    with pytest.raises(UsageError, match="is inside an input, and inputs are never changed"):
         check_target(model / "a.pt", inputs=inputs, force=True)
     with pytest.raises(UsageError, match="holds an input, and inputs are never overwritten"):
         check_target(tmp_path, inputs=inputs, force=True, directory=True)
@@ -106,7 +106,7 @@ def test_one_path_for_two_outputs_is_refused(tmp_path: Path) -> None:
     """Neither output exists yet: a report, for example, and the checkpoint."""
     target = tmp_path / "a.pt"
     check_target(target, inputs=[tmp_path / "b.pt"], force=False)
-    with pytest.raises(UsageError, match="is named for two things: give each a file of its own"):
+    with pytest.raises(UsageError, match="is given for two outputs: give each a file of its own"):
         check_target(target, inputs=[tmp_path / "b.pt", tmp_path / "." / "a.pt"], force=False)
 
 

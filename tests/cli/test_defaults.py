@@ -80,8 +80,8 @@ def test_an_error_names_the_defaults_that_lead_to_it(workdir: Path, sandbox: San
     done = sandbox.run("prune", DEEP, "--data", "sample_models/mnist.npz", cwd=workdir)
     assert done.code == 2
     assert done.stderr == (
-        "rmtcli: error: --keep edge sets ranks itself: leave it out here (with --keep edge, "
-        f"--max-drop 1.0 of {workdir / 'rmtcli.toml'})\n"
+        "rmtcli: error: --keep edge sets ranks itself, so it excludes a budget and --max-drop: "
+        f"give only one (with --keep edge, --max-drop 1.0 of {workdir / 'rmtcli.toml'})\n"
     )
 
 

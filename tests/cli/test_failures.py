@@ -116,13 +116,13 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         nothing,
         f"prune {MLP} --dry-run --plan a.json --report a.json",
         2,
-        "a.json: is named for two things: give each a file of its own",
+        "a.json: is given for two outputs: give each a file of its own",
     ),
     "statistics and output are one": (
         nothing,
         f"prune {MLP} --calib fits.npz --stats a.safetensors -o a.safetensors",
         2,
-        "a.safetensors: is named for two things: give each a file of its own",
+        "a.safetensors: is given for two outputs: give each a file of its own",
     ),
     "healing without inputs": (
         nothing,
@@ -324,7 +324,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         weightless,
         "prune m",
         1,
-        "m: has a config.json and no weights by the names model.safetensors or pytorch_model.bin: "
+        "m: has a config.json, but no weights named model.safetensors or pytorch_model.bin: "
         "download or save them",
     ),
     "missing shard": (
@@ -351,7 +351,7 @@ CASES: dict[str, tuple[Any, str, int, str]] = {
         two_models,
         "prune m -o m/model.safetensors --force",
         2,
-        "m/model.safetensors: lies in an input, and inputs are never changed",
+        "m/model.safetensors: is inside an input, and inputs are never changed",
     ),
     "output directory is something else": (
         two_models,

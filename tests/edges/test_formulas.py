@@ -150,7 +150,7 @@ def test_select_passes_its_options_on() -> None:
     for w, name, chosen in [
         (small, "kritchman-nadler", "kritchman-nadler: fewer than 64 singular values"),
         (rows, "dyson", "dyson: rows or columns differ in noise"),
-        (wide, "bema", "bema, as published: refits leave no pure noise"),
+        (wide, "bema", "bema, as published: the bulk after refits is not pure noise"),
     ]:
         selected, named = (fitted(f"{n}:{options}", w)[1] for n in ("select", name))
         assert selected.chosen == chosen

@@ -88,5 +88,7 @@ def test_networks_without_rows_are_refused(kind: str, message: str) -> None:
 
 def test_targets_that_are_not_classes_of_the_network_are_refused() -> None:
     data = Samples(PATH, samples(3).inputs, np.array([0, 1, 5]), False)
-    with pytest.raises(EvaluationError, match=r"class 5 among the targets of a network with 5"):
+    with pytest.raises(
+        EvaluationError, match=r"has class 5 among its targets, but the network has only 5"
+    ):
         measure(Pick(), data, None, CLASSES)

@@ -205,6 +205,6 @@ def test_directions_that_the_first_network_has_are_not_new() -> None:
     result = package.diff(*planted(own=True, layers=4))
     assert (result.values["update.spikes"], result.values["update.new"]) == (12, 0)
     assert all(p < 1e-6 for layer in result.layers for p in layer.update.p_values)  # type: ignore[union-attr]
-    assert "12 spikes above the noise; 0 of them in directions that A has not" in dict(
+    assert "12 spikes above the noise; 0 of them in directions that A does not have" in dict(
         result.summary()
     ).get("B − A", "")

@@ -178,7 +178,7 @@ def test_a_directory_becomes_a_file_of_kohya_but_not_the_other_way(tmp_path: Pat
     [
         ({"max_rank": 0}, "max_rank= must be at least 1"),
         ({"style": "gguf"}, "style= is peft or kohya, not 'gguf'"),
-        ({"budget": "10%", "keep": "edge"}, "leave it out here"),
+        ({"budget": "10%", "keep": "edge"}, "give only one"),
         ({"budget": "1"}, "cannot be met"),
         ({"budget": rmtcli.Budget("10%", "macs")}, "in parameters or bytes"),
         ({"style": "kohya"}, "is a .safetensors file"),

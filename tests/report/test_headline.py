@@ -34,7 +34,7 @@ def scores(accuracy: float | None = None, score: float | None = None) -> Scores:
 @pytest.mark.parametrize(
     ("comparison", "cost", "grade"),
     [
-        (None, "what it costs was not measured", Grade.UNKNOWN),
+        (None, "cost not measured", Grade.UNKNOWN),
         (compared(scores(98.0), scores(97.9)), "accuracy 98.00 → 97.90 % (-0.10)", Grade.GOOD),
         (compared(scores(98.0), scores(97.0)), "accuracy 98.00 → 97.00 % (-1.00)", Grade.FAIR),
         (compared(scores(98.0), scores(90.0)), "accuracy 98.00 → 90.00 % (-8.00)", Grade.BAD),

@@ -54,7 +54,7 @@ def test_a_report_prints_what_the_command_does_and_shows_itself_in_one_line(repo
     assert str(report).splitlines()[0].startswith("layer ")
     assert "17.1× smaller" in str(report)
     assert repr(report).startswith("<Report of prune: ")
-    assert repr(report).endswith("what it costs was not measured>")
+    assert repr(report).endswith("cost not measured>")
     assert "\n" not in repr(report)
 
 

@@ -206,7 +206,7 @@ def _refuse(home: Path, names: Iterable[str]) -> Located:
     """
     foreign = list(dict.fromkeys(names))
     readable = [name for name in foreign if find_format(Path(name)) and name != _ARGUMENTS]
-    standard = f"has a {CONFIG} and no weights by the names {' or '.join(WEIGHTS)}"
+    standard = f"has a {CONFIG}, but no weights named {' or '.join(WEIGHTS)}"
     if elsewhere := _elsewhere(home):
         raise UsageError(f"{home}: {elsewhere}")
     if readable:

@@ -50,7 +50,7 @@ class AdapterOptions:
         typer.Option(
             metavar="N",
             min=1,
-            help="Largest rank of a layer; vLLM opens no rank above its own --max-lora-rank, which "
+            help="Largest rank of a layer. vLLM refuses ranks above its own --max-lora-rank, which "
             "is 16 by default.",
             show_default=False,
         ),
@@ -59,9 +59,9 @@ class AdapterOptions:
         Optional[list[str]],
         typer.Option(
             metavar="NAME|GLOB",
-            help="Hold these tensors whole if they changed, as PEFT's modules_to_save: an "
-            "embedding, an output head (repeatable). In PEFT's style, extract always holds biases, "
-            "normalisations and tables with new rows.",
+            help="Store these tensors whole if they changed, such as an embedding or an output "
+            "head, like PEFT's modules_to_save (repeatable). In PEFT's style, extract always "
+            "stores biases, normalisations and tables with new rows.",
             show_default=False,
         ),
     ] = None

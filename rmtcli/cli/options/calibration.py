@@ -60,8 +60,8 @@ class CalibrationOptions:
         Optional[Path],
         typer.Option(
             metavar="DIR",
-            help="Calibrate a directory's network block by block, and keep what is between the "
-            "blocks in DIR instead of memory. A run that was interrupted goes on from there; DIR "
+            help="Calibrate a directory's network block by block, and keep the states between the "
+            "blocks in DIR instead of in memory. An interrupted run continues from there; DIR "
             "is emptied once the output is written.",
             show_default=False,
         ),
@@ -95,8 +95,8 @@ class CalibrationOptions:
         str,
         typer.Option(
             metavar="linear|oas|none",
-            help="How the moments are cleaned of the noise of few samples: their eigenvalues move "
-            "towards the mean, by a share that the data give.",
+            help="How noise from few samples is removed from the moments: their eigenvalues move "
+            "towards their mean, by a share that is estimated from the data.",
         ),
     ] = "linear"
 

@@ -64,7 +64,7 @@ Bits = Annotated[
     typer.Option(
         metavar="8|6|5|4|3|2|auto|none",
         help="Store every matrix in so many bits per entry, pruned or not. With --calib, rounding "
-        "errors are made up for within each layer; without, 8 bits are safe and 4 may not be. "
+        "errors are compensated within each layer; without, 8 bits are safe and 4 may not be. "
         "'auto' chooses the bits of each matrix together with its rank, within --budget-bytes or "
         "--max-drop. [default: auto with --budget-bytes for a .safetensors file or a directory, "
         "else none]",
@@ -75,8 +75,8 @@ Vocab = Annotated[
     Optional[Path],
     typer.Option(
         metavar="FILE",
-        help="Text (.txt, .jsonl): drop the tokens of a directory that it never uses, from the "
-        "tokenizer and from the tables of the network. Without --keep, --bits, a budget or "
+        help="Drop the tokens that this text (.txt, .jsonl) never uses, from a directory's "
+        "tokenizer and from the tables of its network. Without --keep, --bits, a budget or "
         "--max-drop, nothing else is done.",
         show_default=False,
     ),

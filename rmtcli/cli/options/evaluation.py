@@ -33,7 +33,7 @@ class EvaluationOptions:
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
             help="Function or class that gives the dense network, or the network itself; "
-            "net.py:Net is a file's. By default, a chain of linear layers is inferred from the "
+            "from a file: net.py:Net. By default, a chain of linear layers is inferred from the "
             "checkpoint.",
             show_default=False,
         ),

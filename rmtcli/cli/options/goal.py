@@ -50,9 +50,9 @@ class GoalOptions:
         Optional[float],
         typer.Option(
             metavar="POINTS",
-            help="Find the smallest model that loses at most this many points of accuracy (of "
-            "labels, cosine or R², for such tasks; or of the --eval score; percent by which the "
-            "perplexity of a language model may rise), instead of --keep.",
+            help="Find the smallest model that loses at most this many points of accuracy, "
+            "instead of --keep. For other tasks: points of label accuracy, cosine or R², units of "
+            "the --eval score, or percent of the perplexity.",
             show_default=False,
         ),
     ] = None
@@ -79,7 +79,7 @@ class GoalOptions:
         typer.Option(
             "--per-block",
             help="With --layout narrow or auto, give each hidden layer of a directory a width of "
-            "its own. config.json gives one width only, so that the directory needs a loader.",
+            "its own. config.json can give only one width, so the directory needs the loader.",
         ),
     ] = False
 

@@ -145,7 +145,7 @@ def write(folder: Path, *names: str, config: str | None = "{}") -> Path:
     return folder
 
 
-STANDARD = "has a config.json and no weights by the names model.safetensors or pytorch_model.bin"
+STANDARD = "has a config.json, but no weights named model.safetensors or pytorch_model.bin"
 DCP = "torch.distributed.checkpoint.format_utils dcp_to_torch"
 #: name -> (files, has a configuration, kind of error, words of its message)
 FOLDERS = {

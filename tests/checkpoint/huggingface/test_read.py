@@ -191,7 +191,7 @@ BROKEN = {
     ),
     no_weights: (
         CheckpointError,
-        ": has a config.json and no weights by the names model.safetensors or pytorch_model.bin, "
+        ": has a config.json, but no weights named model.safetensors or pytorch_model.bin, "
         "but tf_model.h5: download or save them",
     ),
     adapter: (

@@ -197,8 +197,8 @@ def test_targets_that_a_directory_must_not_replace(model: Path, tmp_path: Path) 
     before = tree(tmp_path)
     for target, force, message in [
         (model, True, "is an input"),
-        (model / "inside", True, "lies in an input"),
-        (model / "model.safetensors", True, "lies in an input"),
+        (model / "inside", True, "is inside an input"),
+        (model / "model.safetensors", True, "is inside an input"),
         (tmp_path, True, "holds an input"),
         (tmp_path / "full", False, "exists already: give force="),
         (tmp_path / "full", True, "holds no model that could be replaced"),
