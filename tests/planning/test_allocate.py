@@ -199,7 +199,7 @@ def test_milliseconds_are_a_million_nanoseconds() -> None:
         ("0", "macs", r"^a budget of 0 is not between 0 and the model's 1,234 macs$"),
         ("0.01%", "macs", "a budget of 0.01% is not between"),
         ("1235", "macs", "a budget of 1235 is not between"),
-        ("0.5", "parameters", r"^a budget of 0.5 parameters is less than one: .* model, write 50%$"),
+        ("0.5", "parameters", r"^a budget of 0.5 parameters is less than one: .* write 50%$"),
         ("1.0", "bytes", r"model, write 100%$"),
         ("101%", "parameters", "is not between 0 and the model's 1,234 parameters"),
         ("1", "ms", r"^a budget of 1 is not between 0 and the model's 0.001234 ms$"),
