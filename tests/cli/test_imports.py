@@ -70,3 +70,21 @@ def test_every_command_is_listed() -> None:
     folder = Path(sys.modules["rmtcli.cli.commands"].__file__ or "").parent
     modules = {file.stem for file in folder.glob("*.py") if "\ndef command(" in file.read_text()}
     assert {name.replace("-", "_") for name in NAMES} == modules
+
+
+def test_a_short_run_does_not_look_for_cycles_of_objects(workdir: Path) -> None:
+    code = """
+import atexit, gc, sys
+from rmtcli.cli.main import main
+
+def looks():
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+before = looks()
+# Called last at exit.
+atexit.register(lambda: print("LOOKS", looks() - before, gc.get_freeze_count() > 10_000))
+sys.argv = ["rmtcli", "analyze", "sample_models/planted.safetensors"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("\nLOOKS 0 True\n"), done.stdout + done.stderr
