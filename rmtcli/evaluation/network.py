@@ -100,8 +100,8 @@ def _on_class(
         )
     if loads_itself(model) and checkpoint.manifest is not None and checkpoint.manifest.factored:
         yield (
-            f"{spec} has a load_state_dict of its own: if it is not strict, it leaves the layers "
-            "that are split at random values, in silence; load the file with rmtcli.load"
+            f"{spec} has a load_state_dict of its own: if it is not strict, it silently leaves the "
+            "split layers at random values; load the file with rmtcli.load"
         )
 
 

@@ -25,15 +25,15 @@ class Untouched(Enum):
     BUDGET = "the budget lets it stay dense"
     GUARD = "nothing can be removed within the allowed drop"
     PLAN = "the plan leaves it as it is"
-    MOVES = "tried without data, it moves the outputs too far"
-    UNTRIED = "only near the law, or in a directory, and the network cannot be tried without data"
+    MOVES = "in a trial without data, it changed the outputs too much"
+    UNTRIED = "its fit is not enough evidence, and the network cannot be tried without data"
     NO_DATA = "no calibration data: no input reached it"
     UNUSED = "no calibration data: the network's outputs do not depend on it"
     NOT_CALIBRATED = (
-        "not calibrated: in the network, no linear layer, convolution or embedding of torch's "
-        "holds it"
+        "not calibrated: it is not the weight of a linear layer, convolution or embedding of torch "
+        "in the network"
     )
-    GROUPS = "not calibrated: a convolution in groups"
+    GROUPS = "not calibrated: a grouped convolution"
     NO_FACTORS = "its module cannot hold factors: only --layout dense changes it"
     OTHERS = (
         "its module holds other parameters too, which its factors would lose: only --layout dense "
@@ -44,14 +44,14 @@ class Untouched(Enum):
         "another module has the same weights, so an adapter would change them twice when it is "
         "merged: hold them whole with --whole"
     )
-    NO_STATISTICS = "the statistics hold nothing of it: collect them again to calibrate it"
+    NO_STATISTICS = "the statistics do not include it: collect them again to calibrate it"
     OF_OUTPUTS = (
-        "calibrated by its outputs alone (a convolution or a table), which tell nothing of a "
+        "calibrated only by its outputs (a convolution or a table), which say nothing about a "
         "change: leave out the calibration"
     )
     ADAPTER = "a layer of an adapter: resize gives it another rank"
     UNPAID = "the budget is spent on other layers"
-    NO_BLOCK = "it lies beside no hidden layer whose units only the layers around it write and read"
+    NO_BLOCK = "no hidden layer before or after it has units that only the layers around it use"
     NO_ENTRY = "config.json has no entry for this width alone, so --layout narrow cannot change it"
     NAME_TAKEN = "the names that its factors need are already in use"
     ALL_EQUAL = Verdict.ALL_EQUAL.value

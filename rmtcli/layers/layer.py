@@ -20,7 +20,7 @@ class SkipReason(Enum):
     """Why a tensor is not treated as a layer; the value is the sentence a user reads."""
 
     EXCLUDED = "left out by --include or --exclude"
-    EMBEDDING = "an embedding: its rows are looked up, not multiplied; ask for it with --embeddings"
+    EMBEDDING = "an embedding: its rows are looked up, not multiplied; include it with --embeddings"
     NO_TOKENS = (
         "an embedding of something else than tokens, by its name or its few rows: if its rows may "
         "be approximated, give its full name with --include"
@@ -30,13 +30,13 @@ class SkipReason(Enum):
         "its graph reads it otherwise than as the weight of linear layers: looked up, for example"
     )
     NOT_MATRIX = (
-        "not two-dimensional: a convolution (ask for it with --conv) or a stack of matrices"
+        "not two-dimensional: a convolution (include it with --conv) or a stack of matrices"
     )
     ONE_CHANNEL = (
         "a convolution with one input channel per kernel, as depthwise ones have: if it reads a "
         "single channel, give its full name with --include"
     )
-    RECURRENT = "part of a recurrent layer: ask for it with --recurrent"
+    RECURRENT = "part of a recurrent layer: include it with --recurrent"
     NO_GATES = "part of a recurrent layer, but its rows are not those of an LSTM, a GRU or an RNN"
     QUANTIZED = "already quantised by another tool: prune the network that it was made from"
     ADAPTER = (

@@ -214,8 +214,8 @@ def on_left_out(extracted: Extracted) -> tuple[str, ...]:
     if share < MUCH:
         return ()
     return (
-        f"{percent(share)} of the change is in tensors that are left out: {option('whole')} holds "
-        f"those that it names, and {option('embeddings')} gives tables of tokens low-rank changes",
+        f"{percent(share)} of the change is in tensors that are left out: include them with "
+        f"{option('whole')}, or tables of tokens with {option('embeddings')}",
     )
 
 

@@ -72,6 +72,6 @@ def _check_tokens(harness: Harness, dense: Harness) -> None:
         return
     raise EvaluationError(
         f"{dense.checkpoint.path}: its tokenizer gives other token numbers than that of "
-        f"{harness.checkpoint.path}, so that the two cannot read the same samples: compare with a "
+        f"{harness.checkpoint.path}, so the two cannot read the same samples: compare with a "
         f"directory of the same tokens, or leave out {option('against')}"
     )

@@ -167,8 +167,8 @@ def _after_analysis(report: Report) -> Iterator[tuple[str, str]]:
     if judged and apart > GUIDE * len(judged):
         yield (
             "no guide",
-            f"{apart} of {count_of(len(judged), 'layer')} do not follow the law, so that their "
-            "edges do not tell what can be removed: name a size and give samples",
+            f"{apart} of {count_of(len(judged), 'layer')} do not follow the law, so their edges "
+            "do not show what can be removed: set a budget and give samples",
         )
         yield "next", again
     else:

@@ -30,8 +30,8 @@ def not_measured() -> str:
 
 
 AT_CHANCE = (
-    "the dense network does no better than chance on this data, so that nothing can be lost: its "
-    "scores say nothing about pruning. Check the targets and how the inputs are prepared"
+    "the dense network does no better than chance on this data, so there is nothing to lose, and "
+    "the scores say nothing about pruning. Check the targets and how the inputs are prepared"
 )
 
 
@@ -39,17 +39,17 @@ def made_by_default() -> str:
     """That a network was calibrated on inputs that were made."""
     return (
         "no inputs were given, so the network was calibrated on random tokens of its vocabulary "
-        "and on English sentences: text like that which it will read serves better; give it with "
-        f"{option('calib')}"
+        "and on English sentences. Text like that which it will read gives better results: pass it "
+        f"with {option('calib')}"
     )
 
 
 def tables_taken() -> str:
     """That a budget takes the tables of tokens."""
     return (
-        f"the budget takes the tables of tokens too, as with {option('embeddings')}: without them, "
-        f"the layers would keep less than a quarter of their weights; {option('exclude')} leaves a "
-        "table out"
+        f"the budget prunes the tables of tokens too, as with {option('embeddings')}, because "
+        "otherwise the layers would keep less than a quarter of their weights; "
+        f"{option('exclude')} leaves a table out"
     )
 
 
@@ -121,10 +121,10 @@ def on_trial(inputs: str, moved: float, most: float, pruned: int, spared: int) -
     """
     tried = f"without data, the network was tried on {inputs} (seed 0)"
     if not spared:
-        return f"{tried}: its outputs move by {moved:.2g}, and {most:g} is accepted"
-    rest = f"; with {count_of(pruned, 'layer')}, they move by {moved:.2g}" if pruned else ""
+        return f"{tried}: its outputs change by {moved:.2g}, and {most:g} is accepted"
+    rest = f"; with {count_of(pruned, 'layer')}, they change by {moved:.2g}" if pruned else ""
     return (
-        f"{tried}: {count_of(spared, 'layer')} would move its outputs by more than {most:g}, and "
+        f"{tried}: {count_of(spared, 'layer')} would change its outputs by more than {most:g}, and "
         f"will not be pruned{rest}. {_instead()}"
     )
 
@@ -133,7 +133,7 @@ def on_trying(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str,
     """That ``prune`` may leave more layers of a directory alone than an analysis says."""
     if not pruned or not checkpoint.is_directory:
         return ()
-    return ("prune runs the network first, and leaves alone the layers that move its outputs",)
+    return ("prune runs the network first, and leaves alone the layers that change its outputs",)
 
 
 def on_untried(spared: int, why: str) -> str:
@@ -150,7 +150,7 @@ def on_not_finite(names: Sequence[str]) -> tuple[str, ...]:
         return ()
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"NaN or infinite values, with which a network's outputs are not numbers, are in "
+        f"NaN or infinite values, which make a network's outputs meaningless, are in "
         f"{', '.join(names[:3])}{more}: repair the checkpoint",
     )
 
@@ -243,5 +243,5 @@ def on_loading(checkpoint: Checkpoint) -> tuple[str, ...]:
         return ()
     return (
         f"loads only after 'import rmtcli.integrations.transformers': {why}. A program that loads "
-        "it by itself and is not strict leaves the split layers at random values, in silence",
+        "the weights without strict=True silently leaves the split layers at random values",
     )

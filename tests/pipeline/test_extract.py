@@ -136,7 +136,7 @@ def test_what_changed_beside_the_layers_is_held_or_named(tmp_path: Path, rmtcli:
     tuned["embed_tokens.weight"] = 2 * table
     for whole, told in (([], True), (["embed_tokens"], False)):
         notes = " ".join(package.extract(base, tuned, dry_run=True, whole=whole).notes)
-        assert ("tensors that are left out: whole= holds" in notes) is told
+        assert ("tensors that are left out: include them with whole=" in notes) is told
 
 
 def test_new_tokens_are_held_with_their_table(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_layer_that_moves_the_outputs_of_a_directory_is_left_alone(tmp_path: P
     assert fates[SECOND] == (32, Untouched.MOVES)
     assert [plan.layer.name for plan in report.pruned] == [FIRST]
     note = next(note for note in report.notes if "tried on random tokens of its vocabulary" in note)
-    assert "would move its outputs by more than 0.01" in note
+    assert "would change its outputs by more than 0.01" in note
     assert 'as with budget="80%", and give inputs with calibration=' in note
     written, source = (load_file(tmp_path / n / "model.safetensors") for n in ("small", "bert"))
     assert torch.equal(written[SECOND], source[SECOND])
