@@ -87,11 +87,12 @@ class Bema(WindowOptions):
         return math.sqrt(float(quantiles @ middle / (quantiles @ quantiles)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=192)
 def _quantiles(gamma: float, p: int, alpha: float) -> FloatArray:
     """Return the quantiles of the law with sigma 1 in the window.
 
-    They are kept for the next call, because many layers of a network have the same shape.
+    They are kept for the next calls, because many layers of a network have the same shape. MiniLM's
+    need 138, as the spikes that are left out change p.
     """
     levels = (np.arange(p)[central_window(p, alpha)] + 0.5) / p
     return MarchenkoPastur(gamma).ppf(levels)
