@@ -10,6 +10,7 @@ import numpy as np
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import Moments
+from rmtcli.spectra.lapack import call
 
 #: Gives the eigenvalues of a symmetric matrix, ascending, and its eigenvectors, as
 #: ``numpy.linalg.eigh`` does: most of the work of a decomposition, which an accelerator may take.
@@ -102,8 +103,10 @@ def _raised(moment: FloatArray, floor: float, eigh: Eigh) -> FloatArray:
             break
         vector /= norm
     least = floor * float(vector @ moment @ vector)
+    lower = moment.copy()  # one matrix, in which LAPACK works
+    lower[np.diag_indices_from(lower)] -= least
     try:
-        np.linalg.cholesky(moment - least * np.eye(len(moment)))
+        call("dpotrf", "L", len(lower), lower, len(lower))
     except np.linalg.LinAlgError:
         values, vectors = eigh(moment)
         least = max(floor * float(values[-1]), np.finfo(np.float64).tiny)

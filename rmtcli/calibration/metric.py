@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.measure import Eigh, Outputs, eigenvectors, root_of, second_of
 from rmtcli.calibration.moments import Moments
-from rmtcli.spectra import Factors
+from rmtcli.spectra import Factors, mapped
 
 #: Ridge of the regression on a compressed network's inputs, as a share of their largest variance.
 RIDGE = 1e-4
@@ -26,7 +26,8 @@ class MetricDecomposition:
             the sum of their losses.
         left: shape (out, p): one column per direction, in the order of ``losses``.
         right: shape (p, in): one row per direction; siblings share the array. A row has the norm
-            of the column of ``left`` (for siblings, of all their columns together).
+            of the column of ``left`` (for siblings, of all their columns together). In float64, or
+            in the type that was asked for.
         mean: shape (p,): the product of ``right`` and the mean input, whose error a bias
             compensates; None without a bias.
         target: shape (out,): the output that the layer without its bias should give for the mean
@@ -34,8 +35,8 @@ class MetricDecomposition:
     """
 
     losses: FloatArray
-    left: FloatArray
-    right: FloatArray
+    left: NDArray[np.floating]
+    right: NDArray[np.floating]
     mean: FloatArray | None
     target: FloatArray | None
 
@@ -45,7 +46,8 @@ class MetricDecomposition:
 
     def factors(self, rank: int) -> Factors:
         """Return the best map of this rank as two factors, with the shift that the bias takes."""
-        left, right = self.left[:, :rank], self.right[:rank]
+        left = np.asarray(self.left[:, :rank], np.float64)
+        right = np.asarray(self.right[:rank], np.float64)
         shift = None
         if self.mean is not None and self.target is not None:
             shift = self.target - left @ self.mean[:rank]
@@ -59,6 +61,7 @@ def decompose(
     bias: bool,
     gradients: bool,
     eigh: Eigh = np.linalg.eigh,
+    dtype: DTypeLike = np.float64,
 ) -> MetricDecomposition:
     """Return the best low-rank maps of a layer for its own inputs and the use of its outputs.
 
@@ -78,12 +81,14 @@ def decompose(
         bias: whether the layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moment of the output gradients.
         eigh: computes eigenvectors.
+        dtype: type of the right factor where the moments are those of outputs: that of a table has
+            the table's size.
 
     Raises:
         ValueError: gradients are to be used and were not collected.
     """
     options = {"bias": bias, "gradients": gradients}
-    return decompose_together([weight], [moments], **options, eigh=eigh)[0]
+    return decompose_together([weight], [moments], **options, eigh=eigh, dtype=dtype)[0]
 
 
 def decompose_together(
@@ -93,6 +98,7 @@ def decompose_together(
     bias: bool,
     gradients: bool,
     eigh: Eigh = np.linalg.eigh,
+    dtype: DTypeLike = np.float64,
 ) -> list[MetricDecomposition]:
     """Return the best low-rank maps of siblings, layers that read one input, with one right factor.
 
@@ -107,6 +113,7 @@ def decompose_together(
         bias: whether each layer has a bias, which compensates the error of the mean.
         gradients: whether to use the moments of the output gradients.
         eigh: computes eigenvectors.
+        dtype: type of the right factor where the moments are those of outputs.
 
     Returns:
         One decomposition per layer.
@@ -115,54 +122,60 @@ def decompose_together(
         ValueError: gradients are to be used and were not collected.
     """
     first = moments[0]
-    dense: list[FloatArray] = [weight.astype(np.float64) for weight in weights]
     outputs = [Outputs.of(m, m.uses / first.uses, gradients=gradients, eigh=eigh) for m in moments]
     second = second_of(first, bias)
-    if first.of_outputs or sum(map(len, dense)) <= dense[0].shape[1]:
-        values, lefts, right, mean = _wide(dense, outputs, second, first, eigh)
+    # A table of tokens is not in float64 as a whole: its moments are those of its outputs.
+    dense = [] if first.of_outputs else [np.asarray(w, np.float64) for w in weights]
+    if first.of_outputs:
+        values, left, rows = _of_outputs(weights[0].shape, outputs[0], second, eigh)
+        lefts, right, mean = [left], mapped(rows, weights[0], dtype), rows @ first.mean
     else:
-        values, lefts, right = _tall(dense, outputs, second, eigh)
+        decomposed = _wide if sum(map(len, dense)) <= dense[0].shape[1] else _tall
+        values, lefts, right = decomposed(dense, outputs, second, eigh)
         mean = right @ first.mean
     # Balanced: in each direction, all left factors together have the norm of the right one.
     x = np.linalg.norm(np.concatenate(lefts), axis=0)
-    y = np.sqrt(np.einsum("ij,ij->i", right, right))  # without a copy of it
+    y = np.sqrt(np.einsum("ij,ij->i", right, right, dtype=np.float64))  # without a copy of it
     scale = np.sqrt(np.divide(y, x, out=np.ones_like(x), where=(x > 0) & (y > 0)))
     losses = first.uses * values
     right /= scale[:, None]
     shift = mean / scale if bias else None
-    targets = [first.mean if first.of_outputs else w @ first.mean for w in dense]
+    targets = [first.mean] if first.of_outputs else [w @ first.mean for w in dense]
     return [
         MetricDecomposition(losses, left * scale, right, shift, target if bias else None)
         for left, target in zip(lefts, targets, strict=True)
     ]
 
 
+def _of_outputs(
+    shape: tuple[int, ...], output: Outputs, second: FloatArray, eigh: Eigh
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The decomposition from the eigenvectors U of R E[zzᵀ] R, for moments of z = Wx.
+
+    Returns:
+        The eigenvalues, descending; the left factor R⁻¹U; and Uᵀ R, which makes the right one of W.
+    """
+    maps = output.apply(np.eye(shape[0]))
+    values, basis = eigenvectors(maps @ second @ maps.T, eigh)
+    values, basis = values[: min(shape)], basis[:, : min(shape)]
+    return values, output.undo(basis), basis.T @ maps
+
+
 def _wide(
-    dense: Sequence[FloatArray],
-    outputs: Sequence[Outputs],
-    second: FloatArray,
-    first: Moments,
-    eigh: Eigh,
-) -> tuple[FloatArray, list[FloatArray], FloatArray, FloatArray]:
+    dense: Sequence[FloatArray], outputs: Sequence[Outputs], second: FloatArray, eigh: Eigh
+) -> tuple[FloatArray, list[FloatArray], FloatArray]:
     """The decomposition from the eigenvectors U of R W C WᵀR: L = R⁻¹U and Uᵀ R W.
 
     Returns:
-        The eigenvalues, descending; each layer's left factor; the right one; and its product with
-        the mean input.
+        The eigenvalues, descending; each layer's left factor; and the right one.
     """
-    after = dense[0] if first.of_outputs else None  # of one layer, which may be a large table
-    if after is None:
-        maps = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
-    else:
-        maps = outputs[0].apply(np.eye(len(after)))
-    # The moments are multiplied by the weights as well, unless they are those of outputs.
+    maps = np.concatenate([o.apply(w) for o, w in zip(outputs, dense, strict=True)])
     values, basis = eigenvectors(maps @ second @ maps.T, eigh)
-    rank = min(len(maps), dense[0].shape[1])
+    rank = min(maps.shape)
     values, basis = values[:rank], basis[:, :rank]
     parts = np.split(basis, np.cumsum([len(w) for w in dense])[:-1])
     lefts = [o.undo(part) for o, part in zip(outputs, parts, strict=True)]
-    rows = basis.T @ maps
-    return values, lefts, rows if after is None else rows @ after, rows @ first.mean
+    return values, lefts, basis.T @ maps
 
 
 def _tall(

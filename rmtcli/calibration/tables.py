@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import Moments
 
-#: Rows of a table that are in memory as float64 at a time.
-_ROWS = 2**14
+#: Bytes of a table that are in memory as float64 at a time.
+_BLOCK_BYTES = 32 * 2**20
 
 
 def with_heads(table: Moments, heads: Sequence[Moments], scale: float) -> Moments:
@@ -56,8 +56,9 @@ def smoothed(moments: Moments, weight: NDArray[np.floating]) -> Moments:
     out, tokens = weight.shape
     flat: FloatArray = np.zeros((out, out))
     mean: FloatArray = np.zeros(out)
-    for start in range(0, tokens, _ROWS):
-        rows = weight[:, start : start + _ROWS].astype(np.float64)
+    step = max(1, _BLOCK_BYTES // (8 * out))
+    for start in range(0, tokens, step):
+        rows = weight[:, start : start + step].astype(np.float64)
         flat, mean = flat + rows @ rows.T, mean + rows.sum(1) / tokens
     trace, share = float(np.trace(flat)), out / (out + moments.rows)
     scale = float(np.trace(moments.second)) / trace if trace else 0.0

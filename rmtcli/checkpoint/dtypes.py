@@ -134,7 +134,8 @@ class RawTensor:
 def decode(raw: RawTensor) -> NDArray[np.floating]:
     """The values of a tensor whose type has one of NumPy's, exactly; may share memory with it."""
     if raw.dtype == "BF16":
-        bits = raw.data.view("<u2").astype("<u4") << 16
+        bits = raw.data.view("<u2").astype("<u4")
+        bits <<= 16  # in place: a table of tokens takes hundreds of megabytes
         return bits.view("<f4").reshape(raw.shape)
     kind = TYPES[raw.dtype].array
     assert kind is not None

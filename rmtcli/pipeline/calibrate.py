@@ -38,7 +38,7 @@ from rmtcli.evaluation.made import reads_text
 from rmtcli.layers import Layer
 from rmtcli.options import option
 from rmtcli.pipeline.solvers import eigh_on
-from rmtcli.planning import LayerCalibration
+from rmtcli.planning import LayerCalibration, factor_type
 from rmtcli.report.notes import MADE_OF_NUMBERS, made_by_default
 
 #: Inputs of a directory whose network reads text, where none are given.
@@ -174,7 +174,8 @@ def calibrate_layers(
             own = raw[name]
             cleaned = clean_moments({name: own}, cleaner)[name]
             give_back()
-            return _calibration(harness, every[name], cleaned, own, settings)
+            calibration = _calibration(harness, every[name], cleaned, own, settings)
+            return replace(calibration, dtype=factor_type(every[name]))  # as it is stored
 
         first = [raw[name] for name in list(raw)[:1]]
         results = ByLayer(OnDemand(every, made), raw.missing)

@@ -51,7 +51,7 @@ from rmtcli.planning.rounded_layer import Matrices, Metric, round_matrices, roun
 from rmtcli.planning.rounding_loss import RoundingLoss, Trial, measure
 from rmtcli.planning.siblings import approximated, sibling_groups
 from rmtcli.planning.soft_drop import Margins, soft_drop
-from rmtcli.planning.stored import StoredDecomposition
+from rmtcli.planning.stored import StoredDecomposition, factor_type
 from rmtcli.planning.times import Latency, Times, Timing
 from rmtcli.planning.widths import WidthAllocation
 
@@ -100,6 +100,7 @@ __all__ = [
     "calibration_of",
     "check_plan",
     "divide",
+    "factor_type",
     "fit_layer",
     "measure",
     "nothing_within",

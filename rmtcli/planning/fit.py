@@ -124,6 +124,7 @@ class LayerCalibration:
         gradients: whether the moments of the gradients are used.
         raw: the moments before they were cleaned, where some samples were kept apart.
         eigh: computes eigenvectors: on the processor or an accelerator.
+        dtype: type of a right factor that has the size of a table.
     """
 
     moments: Moments
@@ -131,13 +132,14 @@ class LayerCalibration:
     gradients: bool
     raw: Moments | None = None
     eigh: Eigh = np.linalg.eigh
+    dtype: type[np.floating] = np.float64
 
     def decompose(self, weight: NDArray[np.floating]) -> MetricDecomposition:
         """The best low-rank maps of the layer."""
         from rmtcli.calibration import decompose
 
         options = {"bias": self.bias, "gradients": self.gradients}
-        return decompose(weight, self.moments, **options, eigh=self.eigh)
+        return decompose(weight, self.moments, **options, eigh=self.eigh, dtype=self.dtype)
 
     def whitened(self, weight: NDArray[np.floating]) -> FloatArray:
         """The layer in the metric of its data, shape (out, in)."""

@@ -37,8 +37,8 @@ class StoredDecomposition:
     def put(folder: Folder, layer: Layer, maps: MetricDecomposition) -> StoredDecomposition:
         """Store the maps of a layer, its factors in float32 unless its weight is in float64."""
         arrays: dict[str, Any] = {name: getattr(maps, name) for name in _ARRAYS}
-        dtype = np.float64 if layer.dtype == "F64" else np.float32
-        arrays |= {name: arrays[name].astype(dtype) for name in ("left", "right")}
+        dtype = factor_type(layer)
+        arrays |= {name: np.asarray(arrays[name], dtype) for name in ("left", "right")}
         name = _name(layer)
         folder.put(name, {key: x for key, x in arrays.items() if x is not None})
         return StoredDecomposition(maps.losses, folder, name)
@@ -56,8 +56,12 @@ class StoredDecomposition:
         from rmtcli.calibration import MetricDecomposition
 
         arrays: dict[str, Any] = dict.fromkeys(_ARRAYS) | self.folder.read(self.name)
-        arrays |= {name: arrays[name].astype(np.float64) for name in ("left", "right")}
         return MetricDecomposition(**arrays).factors(rank)
+
+
+def factor_type(layer: Layer) -> type[np.floating]:
+    """The type in which a layer's factors are stored: float32 unless its weight is in float64."""
+    return np.float64 if layer.dtype == "F64" else np.float32
 
 
 def _name(layer: Layer) -> str:

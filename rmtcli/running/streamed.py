@@ -27,14 +27,7 @@ from rmtcli.computing.freed import give_back
 from rmtcli.computing.steps import tracked
 from rmtcli.errors import NotInPartsError
 from rmtcli.evaluation.outline import Outline
-from rmtcli.running.chain import (
-    Entry,
-    FromBlock,
-    FromGlue,
-    Glue,
-    Run,
-    Source,
-)
+from rmtcli.running.chain import Entry, FromBlock, FromGlue, Glue, Run, Source
 from rmtcli.running.find_chains import find_chains
 from rmtcli.running.room import of_layers, positions
 from rmtcli.running.states import States
@@ -157,6 +150,7 @@ class Stream:
             for b, batch in enumerate(self._batches):
                 self._current = batch
                 yield b, batch
+                give_back()  # what its passes took, before sums are as large as they get
                 watch.close()
 
     def _begin(self, watch: Watch, *, gradients: bool) -> Callable[[], None]:

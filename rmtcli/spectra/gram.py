@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rmtcli.arrays import FloatArray
 from rmtcli.spectra.lapack import call
@@ -238,6 +238,24 @@ def times(weight: NDArray[np.floating], basis: FloatArray, unit: float = 1.0) ->
     product = np.empty((max(weight.shape), basis.shape[1]))
     for rows, block in row_blocks(weight, unit):
         np.matmul(block, basis, out=product[rows])
+    return product
+
+
+def mapped(
+    maps: FloatArray, weight: NDArray[np.floating], dtype: DTypeLike = np.float64
+) -> NDArray[np.floating]:
+    """Return ``maps @ weight``, computed in float64 from few columns of the weight at a time.
+
+    Args:
+        maps: shape (k, out).
+        weight: shape (out, in).
+        dtype: type of the result.
+    """
+    product = np.empty((len(maps), weight.shape[1]), dtype)
+    columns = max(1, _BLOCK_BYTES // (8 * len(weight)))
+    for start in range(0, weight.shape[1], columns):
+        part = slice(start, start + columns)
+        product[:, part] = maps @ weight[:, part].astype(np.float64)
     return product
 
 

@@ -115,6 +115,25 @@ def test_moments_are_those_of_the_whole_network(case: str, tmp_path: Path) -> No
             agree(moments, parts[name])
 
 
+def test_freed_memory_is_given_back_before_each_batch_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else activations that are freed, and sums that grow, take memory at the same time."""
+    events: list[str] = []
+    close = Watch.close
+
+    def closed(self: Watch) -> None:
+        events.append("closed")
+        close(self)
+
+    monkeypatch.setattr(Watch, "close", closed)
+    monkeypatch.setattr("rmtcli.running.streamed.give_back", lambda: events.append("given back"))
+    streamed(directory(tmp_path, "llama"), samples("llama"), States(), batch=3, draws=1)
+    before = [events[i - 1] for i, event in enumerate(events) if event == "closed"]
+    assert len(before) >= 4 * 3  # batches of at least three parts
+    assert set(before) == {"given back"}
+
+
 def test_an_architecture_without_separate_weights_runs_whole(tmp_path: Path) -> None:
     harness = directory(tmp_path, "mixtral")
     with pytest.raises(NotInPartsError, match="from several tensors"):
