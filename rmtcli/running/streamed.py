@@ -150,7 +150,8 @@ class Stream:
             for b, batch in enumerate(self._batches):
                 self._current = batch
                 yield b, batch
-                give_back()  # what its passes took, before sums are as large as they get
+                if names:  # what its passes took goes before sums are as large as they get
+                    give_back()
                 watch.close()
 
     def _begin(self, watch: Watch, *, gradients: bool) -> Callable[[], None]:
