@@ -122,7 +122,7 @@ def by_kurtosis(weight: FloatArray) -> int:
 
 def planted(sizes: list[int], seeds: int) -> None:
     """The rank of changes with directions of twice the limit, and of changes of noise alone."""
-    counted = (f"rank {RANK} of {RANK}", "less", "more", "rank 0 of noise alone")
+    counted = (f"rank {RANK}", "lower", "higher", "rank 0 for only noise")
     print_row("layer", "stored in", "step", "seeds", *counted)
     print_row(*["---"] * 8)
     for size, (half, step) in product(sizes, STORED):
@@ -166,7 +166,7 @@ def many() -> None:
     """The processor time that resizing an adapter of many layers takes."""
     rng = np.random.default_rng(0)
     config = {"peft_type": "LORA", "r": WIDE, "lora_alpha": WIDE, "target_modules": ["q_proj"]}
-    print_row("layers", "side", "rank", "resized by", "processor seconds")
+    print_row("layers", "side", "rank", "resized by", "CPU seconds")
     print_row(*["---"] * 5)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "adapter"
