@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="directory for networks, text and statistics")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print_row("network", "what", "bytes", "score", *(f"time at batch {n}" for n in BATCHES))
+    print_row("network", "method", "bytes", "score", *(f"time at batch {n}" for n in BATCHES))
     print_row(*["---"] * (4 + len(BATCHES)))
     with tempfile.TemporaryDirectory() as name:
         folder = given.folder or Path(name)
