@@ -169,7 +169,7 @@ def main() -> None:
         made = bare(folder) if bare else prune(folder, what)
         print(json.dumps(made))
         return
-    print("| blocks | parameters | way | peak memory, MB | processor seconds |")
+    print("| blocks | parameters | run | peak memory, MB | CPU seconds |")
     print("|---|---|---|---|---|")
     for blocks in given.blocks:
         with tempfile.TemporaryDirectory() as name:
