@@ -43,7 +43,8 @@ from rmtcli.evaluation.network import build, reading_of, run
 from rmtcli.evaluation.score import measure
 from rmtcli.running.batches import step_size
 from rmtcli.running.clock import network_seconds
-from rmtcli.running.distill import DistillationLoss, Extent, distill
+from rmtcli.running.descent import Extent
+from rmtcli.running.distill import DistillationLoss, distill
 
 BATCHES = (1, 32)
 #: Sentences on which MiniLM is compared, and lines on which the language model is.

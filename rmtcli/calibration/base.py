@@ -36,8 +36,8 @@ class Calibration:
         heal_minutes: wall-clock time for this training. Without passes it ends then; with both,
             at the first of the two limits.
         spill: folder for the states, moments and decompositions of a directory's network, which
-            then runs block by block. A run that was interrupted goes on from what is there; the
-            folder is emptied once the output is written.
+            then runs block by block, and is healed block by block. A run that was interrupted goes
+            on from what is there; the folder is emptied once the output is written.
         clean: how the moments' eigenvalues are cleaned of sampling noise, such as ``"none"``.
     """
 

@@ -10,7 +10,8 @@ so never a wrong number in silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 
@@ -56,6 +57,7 @@ class Outline:
         self._marks = marks  # each one's storage must go on to exist
         self._loaded: dict[int, tuple[nn.Parameter, Tensor]] = {}
         self._others: dict[str, Callable[[], NDArray[np.floating]]] = {}
+        self._held = False
         self.model: Pretrained = from_state(checkpoint, task, others | marks)
         _without_cache(self.model.network)
         for parameter in self.model.parameters():
@@ -94,7 +96,18 @@ class Outline:
         for name in chain.from_iterable(blocks_of(self.model).values()):
             block = self.model.get_submodule(name)
             block.register_forward_pre_hook(self._before)
-            block.register_forward_hook(lambda *_: self.drop())
+            block.register_forward_hook(lambda *_: None if self._held else self.drop())
+
+    @contextmanager
+    def holding(self, block: nn.Module) -> Iterator[None]:
+        """Hold the matrices of a block, which may run several times, also backwards."""
+        self.load(block)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self.drop()
 
     def _before(self, module: nn.Module, _: object, *, recurse: bool = True) -> None:
         """Read the matrices of a module that runs, unless a function stands in for it."""

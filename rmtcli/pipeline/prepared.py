@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rmtcli.calibration import ByLayer, Calibrated, Folder
 from rmtcli.checkpoint import Checkpoint, Edited, Edits
-from rmtcli.checkpoint.names import bias_of
 from rmtcli.evaluation import Comparison, Harness
 from rmtcli.keep import Untouched
 from rmtcli.layers import Skipped
@@ -19,8 +18,10 @@ from rmtcli.pipeline.fits import FitStream, FittedLayers
 from rmtcli.pipeline.refined import (
     fitted_again,
     fitted_in_parts,
+    healed_in_parts,
     in_layout,
     on_undone,
+    replaced,
     with_factors,
 )
 from rmtcli.pipeline.reliability import with_reliability
@@ -33,7 +34,6 @@ from rmtcli.planning import (
     HiddenLayers,
     Latency,
     LayerCalibration,
-    LayerPlan,
     Plan,
     RankChooser,
     Trial,
@@ -206,22 +206,34 @@ class Prepared:
         Layers of low rank are trained as two balanced factors, whatever their layout: pivot rows
         are so sensitive to the coefficients of the others that training them diverges.
         """
+        if self.request.heals_in_bits(result.planned.pruned):
+            return result
+        network = self._trained(result) if self.folder is None else self._trained_in_parts(result)
+        if network is None:
+            notes = (*result.notes, on_undone("heal"))
+            return replace(result, notes=notes, undone=(*result.undone, "heal"))
+        return replace(result, network=network, unhealed=result.network)
+
+    def _trained(self, result: Result) -> Edited | None:
+        """The network trained end to end; None if that does not help."""
         from rmtcli.running.heal import heal  # needs torch
 
         planned, ranks = result.planned, self.method.layout.ranks
-        if self.request.heals_in_bits(planned.pruned):
-            return result
         start = self._split(planned) if ranks else result.network
         values = heal(self.teacher or self.harness, start, self.request.calibration)
-        if values is None:
-            notes = (*result.notes, on_undone("heal"))
-            return replace(result, notes=notes, undone=(*result.undone, "heal"))
-        if ranks:
-            factors, others = in_layout(values, planned.pruned)
-            network = with_values(self._edited(with_factors(planned, factors)), others)
-        else:
-            network = with_values(result.network, values)
-        return replace(result, network=network, unhealed=result.network)
+        if values is None or not ranks:
+            return None if values is None else with_values(result.network, values)
+        factors, others = in_layout(values, planned.pruned)
+        return with_values(self._edited(with_factors(planned, factors)), others)
+
+    def _trained_in_parts(self, result: Result) -> Edited | None:
+        """The network trained block by block; None if that does not help."""
+        settings, planned = self.request.calibration, result.planned
+        assert self.folder is not None
+        refitted = settings.sequential and "sequential" not in result.undone
+        what = self.harness, planned, settings, self.folder
+        edits = healed_in_parts(*what, refitted=refitted)
+        return None if edits is None else self._edited(planned, edits)
 
     def _split(self, planned: Planned) -> Edited:
         """The pruned checkpoint with two factors in place of each weight."""
@@ -243,7 +255,7 @@ class Prepared:
             for plan in result.planned.layers
         ]
         planned = replace(result.planned, layers=tuple(layers))
-        kept = {name for plan in planned.pruned for name in _replaced(plan)}
+        kept = {name for plan in planned.pruned for name in replaced(plan)}
         edits = {name: new for name, new in result.network.edits.items() if name in kept}
         return replace(result, planned=planned, network=self._edited(planned, edits))
 
@@ -286,9 +298,3 @@ class Prepared:
             bits=self.request.bits,
             tensors=tensors_of(self.checkpoint, result.network),
         )
-
-
-def _replaced(plan: LayerPlan) -> Iterator[str]:
-    """Names of the tensors that a pruned layer's factors and bias may take the place of."""
-    for weight in (plan.layer.tensor, *plan.layer.tied):
-        yield from (weight, bias_of(weight))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibration, Folder
 from rmtcli.checkpoint import Checkpoint, Edits
-from rmtcli.checkpoint.names import factors_of, unit_of
+from rmtcli.checkpoint.names import bias_of, factors_of, unit_of
 from rmtcli.evaluation import Harness
 from rmtcli.layouts import Replacements
 from rmtcli.options import option
@@ -20,6 +20,7 @@ from rmtcli.spectra import Factors
 
 if TYPE_CHECKING:
     from rmtcli.running.refine import Refined
+    from rmtcli.running.refine_in_parts import InParts
 
 
 def on_undone(name: str) -> str:
@@ -53,6 +54,12 @@ def in_layout(
             if bias in others:
                 others[plan.layout.bias_name(weight)] = others.pop(bias)
     return factors, others
+
+
+def replaced(plan: LayerPlan) -> Iterator[str]:
+    """Names of the tensors that a pruned layer's factors and bias may take the place of."""
+    for weight in (plan.layer.tensor, *plan.layer.tied):
+        yield from (weight, bias_of(weight))
 
 
 def with_factors(planned: Planned, factors: Mapping[str, Factors]) -> Planned:
@@ -97,9 +104,37 @@ def fitted_in_parts(
 
     with closing(InParts(harness, planned.pruned, folder)) as pair:
         refined = refine(harness, pair, planned.pruned, calibrations, settings)
-        if not refined.helped:
-            return None, refined
-        replacements = Replacements(harness.checkpoint)
-        for plan in planned.pruned:
-            replacements.add(plan.layer, pair.factors(plan), plan.layout)
-        return replacements.finish(), refined
+        return _stored(harness, planned, pair) if refined.helped else None, refined
+
+
+def healed_in_parts(
+    harness: Harness,
+    planned: Planned,
+    settings: Calibration,
+    folder: Folder,
+    *,
+    refitted: bool,
+) -> Edits | None:
+    """The tensors of a healing that runs block by block; None if these are no better.
+
+    Args:
+        harness: the dense network.
+        planned: the plans.
+        settings: the inputs, and how long to train.
+        folder: the folder of the calibration.
+        refitted: whether to start from the factors of a sequential fit.
+    """
+    from rmtcli.running.heal_in_parts import heal_in_parts  # needs torch
+    from rmtcli.running.refine_in_parts import InParts
+
+    with closing(InParts(harness, planned.pruned, folder, refitted=refitted)) as pair:
+        helped = heal_in_parts(harness, pair, planned.pruned, settings, folder)
+        return _stored(harness, planned, pair) if helped else None
+
+
+def _stored(harness: Harness, planned: Planned, pair: InParts) -> Edits:
+    """The tensors that hold the factors of the compressed network."""
+    replacements = Replacements(harness.checkpoint)
+    for plan in planned.pruned:
+        replacements.add(plan.layer, pair.factors(plan), plan.layout)
+    return replacements.finish()

@@ -18,6 +18,9 @@ from rmtcli.version import __version__
 #: A network runs block by block if its parameters in float32 take more than this share of the
 #: machine's memory. Moments that are being added up take many times as much (docs/scale.md).
 SHARE = 1 / 32
+#: The same, for a network that is healed. Healing block by block is not the same as end to end,
+#: which can get better, so that a network is healed end to end where that fits into memory.
+HEALED = 1 / 16
 
 
 def folder_for(
@@ -36,7 +39,7 @@ def folder_for(
     """
     settings, reason = request.calibration, in_one_piece(harness, request)
     if settings.spill is None:
-        if 4 * harness.checkpoint.parameters <= SHARE * memory():
+        if _size(harness) <= SHARE * memory():
             return None
         if reason is None:
             return Folder()
@@ -70,8 +73,10 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
         return "it is no Hugging Face directory"
     if settings.stats is not None:
         return f"{option('stats')} holds all moments at once"
-    if settings.heals:
-        return f"{option('heal')} trains the whole network"
+    if settings.heals and request.bits is not None:
+        return f"{option('heal')} in few bits trains the whole network"
+    if settings.heals and settings.spill is None and _size(harness) <= HEALED * memory():
+        return f"{option('heal')} trains the whole network, without {option('spill')}"
     if request.shares:
         return f"{option('share-inputs')} compares the moments of all layers"
     if request.cluster is not None:
@@ -79,6 +84,11 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
     if request.narrows:
         return f"{option('layout')} narrow and auto look for hidden layers in the whole network"
     return None
+
+
+def _size(harness: Harness) -> int:
+    """Bytes of a network's parameters in float32."""
+    return 4 * harness.checkpoint.parameters
 
 
 def refuse_spill(harness: Harness, reason: str) -> EvaluationError:

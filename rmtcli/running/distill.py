@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,44 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmtcli.computing.steps import Teller, tracked
+from rmtcli.computing.steps import tracked
 from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.running.again import ROOM, computed_again, kept
 from rmtcli.running.batches import BATCH, endless
+from rmtcli.running.descent import RATE, Extent, Schedule, descend
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Learning rate of Adam, as a share of the root mean square of the tensor that sets its scale.
-#: Every tensor learns at its own scale, so the rate needs no tuning to the network.
-RATE = 0.005
 #: Learning rate where hidden states are matched too.
 DEEP_RATE = 0.008
-#: With fewer steps than this, the rate is lower in proportion: there is no time to average out the
-#: noise of larger steps.
-SETTLED = 1_000
 #: Fewer samples than this are mixed in pairs, because they would be memorised.
 MIXED_BELOW = 10_000
-#: Share of a new batch's loss in the mean that is shown.
-_SHOWN = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How long to train: until the first of its limits.
-
-    Attributes:
-        passes: number of passes over the samples; 0 for any number.
-        minutes: wall-clock time; 0 for any time.
-    """
-
-    passes: int
-    minutes: float
-
-    def share(self, passes: float, seconds: float) -> float:
-        """The share that is done, from 0 to 1, after so many passes and seconds."""
-        by_passes = passes / self.passes if self.passes else 0.0
-        return min(1.0, max(by_passes, seconds / (60 * self.minutes) if self.minutes else 0.0))
 
 
 def distill(
@@ -79,29 +51,17 @@ def distill(
         seed: random seed for the order of the samples and their mixing.
         around: adds what is to be done around each step to the optimizer.
     """
-    rate = DEEP_RATE if loss.deep else RATE
-    groups = [{"params": [p], "lr": rate * scale, "most": rate * scale} for p, scale in trained]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
-    around(optimizer)
     generator = torch.Generator().manual_seed(seed)
     loss.pruned.requires_grad_(False)
     for parameter, _ in trained:
         parameter.requires_grad_(True)
-    course = _Course(extent, -(-len(loss.inputs) // batch), start)
+    batches = endless(loss.inputs, batch, generator)
+    schedule = Schedule(extent, -(-len(loss.inputs) // batch), start)
+    rate = DEEP_RATE if loss.deep else RATE
     try:
         with computed_again(loss.pruned) if _is_large(loss, batch) else nullcontext():
-            for rows in endless(loss.inputs, batch, generator):
-                share = course.next()
-                if share >= 1:
-                    break
-                height = (1 + math.cos(math.pi * share)) / 2 * min(1.0, course.steps / SETTLED)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["most"] * height
-                optimizer.zero_grad()
-                value = loss(rows, generator)
-                torch.autograd.backward(value)
-                optimizer.step()
-                course.note(float(value.detach()))
+            each = lambda rows: loss(rows, generator)  # noqa: E731
+            descend(trained, rate, batches, each, schedule, around)
     finally:
         loss.end()
 
@@ -117,46 +77,6 @@ def _is_large(loss: DistillationLoss, batch: int) -> bool:
         return False
     _LOGGER.info("healing: the backward pass computes the values within blocks again")
     return True
-
-
-class _Course:
-    """How far the training is, and its loss; both are logged.
-
-    Args:
-        extent: how long to train.
-        steps: number of steps per pass.
-        start: value of ``time.monotonic`` from which on time counts.
-
-    Attributes:
-        steps: number of all steps, as far as it can be told.
-    """
-
-    def __init__(self, extent: Extent, steps: int, start: float) -> None:
-        self.steps = 1.0
-        self._extent, self._per_pass, self._start = extent, steps, start
-        self._done, self._loss, self._teller = 0, math.nan, Teller()
-
-    def next(self) -> float:
-        """The share that is done, which is logged."""
-        seconds = time.monotonic() - self._start
-        share = self._extent.share(self._done / self._per_pass, seconds)
-        if self._extent.passes and not self._done:
-            self.steps = self._extent.passes * self._per_pass
-        elif share:
-            self.steps = self._done / share
-        left = seconds / share - seconds if share else 60 * self._extent.minutes
-        label = "healing"
-        if self._done:
-            minutes, rest = divmod(math.ceil(left), 60)
-            label = f"healing: loss {self._loss:.3g}, {minutes}:{rest:02d} left"
-        self._teller.tell(label, int(100 * share), 100)
-        return share
-
-    def note(self, loss: float) -> None:
-        """Record the loss of one more batch."""
-        first = math.isnan(self._loss)
-        self._loss = loss if first else (1 - _SHOWN) * self._loss + _SHOWN * loss
-        self._done += 1
 
 
 class DistillationLoss:

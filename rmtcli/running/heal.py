@@ -14,7 +14,8 @@ from rmtcli.evaluation import Harness
 from rmtcli.evaluation.network import build
 from rmtcli.running.batches import step_size
 from rmtcli.running.calibrate import CalibrationInputs
-from rmtcli.running.distill import DistillationLoss, Extent, distill
+from rmtcli.running.descent import Extent
+from rmtcli.running.distill import DistillationLoss, distill
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.norms import estimate, estimation_helps, norms_of, statistics_of
 from rmtcli.running.parameters import NewParameters, keep_padding, widen

@@ -80,7 +80,7 @@ def refine(
     """
     source = CalibrationInputs.read(settings, harness)
     refitted = {
-        p.layer.name: p for p in plans if not _keeps_factors(p.layer, pair.modules[p.layer.name])
+        p.layer.name: p for p in plans if not keeps_factors(p.layer, pair.modules[p.layer.name])
     }
     steps = {
         name: RefitStep(pair.modules[name], p.rank, partial(_target, p.layer, calibrations))
@@ -102,7 +102,7 @@ def refine(
     return Refined(helped, (no_kernels(),) if kernels else ())
 
 
-def _keeps_factors(layer: Layer, modules: Sequence[str]) -> bool:
+def keeps_factors(layer: Layer, modules: Sequence[str]) -> bool:
     """Whether a layer keeps its calibrated factors.
 
     Those of a table are the best already, because its inputs stay: they are tokens. A convolution's

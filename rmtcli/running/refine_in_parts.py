@@ -30,33 +30,43 @@ class InParts:
         harness: the dense network.
         plans: the pruned layers, all of them calibrated.
         folder: the folder of the calibration.
+        refitted: whether the compressed network starts from factors that were stored before.
 
     Attributes:
+        outlines: both networks, as what reads their matrices.
         dense: the dense network.
         pruned: the compressed network.
         modules: the modules of each layer, in both networks.
     """
 
-    def __init__(self, harness: Harness, plans: Sequence[LayerPlan], folder: Folder) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        plans: Sequence[LayerPlan],
+        folder: Folder,
+        *,
+        refitted: bool = False,
+    ) -> None:
         network = harness.checkpoint, harness.task, harness.evaluation.device
-        self._outlines = Outline(*network), Outline(*network)
-        self.dense: nn.Module = self._outlines[0].model
-        self.pruned: nn.Module = self._outlines[1].model
+        self.outlines = Outline(*network), Outline(*network)
+        self.dense: nn.Module = self.outlines[0].model
+        self.pruned: nn.Module = self.outlines[1].model
         self.modules: Mapping[str, Sequence[str]] = modules_of(
             self.dense, harness.checkpoint, [x.layer for x in plans]
         )
-        self._folder, self._new = folder, set[str]()
-        for outline in self._outlines:
+        stored = [x for x in plans if refitted and folder.get(name_of(x)) is not None]
+        self._folder, self._new = folder, {plan.layer.name for plan in stored}
+        for outline in self.outlines:
             outline.block_by_block()
         for plan in plans:
             shape = harness.checkpoint.infos[plan.layer.tensor].shape
-            self._outlines[1].replace(plan.layer.tensor, partial(self._product, plan, shape))
+            self.outlines[1].replace(plan.layer.tensor, partial(self._product, plan, shape))
             self._shift(plan, self.factors(plan))
 
     def factors(self, plan: LayerPlan) -> Factors:
         """The factors of a layer in the compressed network, read from the disk."""
         if plan.layer.name in self._new:
-            arrays: dict[str, Any] = self._folder.read(_name(plan))
+            arrays: dict[str, Any] = self._folder.read(name_of(plan))
             return Factors(**arrays)
         stored = StoredDecomposition.find(self._folder, plan.layer)
         assert stored is not None
@@ -65,15 +75,15 @@ class InParts:
     def put(self, plan: LayerPlan, factors: Factors) -> None:
         """Store new factors in the compressed network."""
         arrays = {"left": factors.left, "right": factors.right, "shift": factors.shift}
-        self._folder.put(_name(plan), {key: x for key, x in arrays.items() if x is not None})
+        self._folder.put(name_of(plan), {key: x for key, x in arrays.items() if x is not None})
         self._new.add(plan.layer.name)
         self._shift(plan, factors)
-        for outline in self._outlines:
+        for outline in self.outlines:
             outline.drop()
 
     def close(self) -> None:
         """Let the folder go, which the networks would hold until Python looks for cycles."""
-        for outline in self._outlines:
+        for outline in self.outlines:
             outline.close()
 
     def _product(self, plan: LayerPlan, shape: tuple[int, ...]) -> FloatArray:
@@ -92,5 +102,6 @@ class InParts:
                 cast(nn.Linear, self.pruned.get_submodule(name)).bias.copy_(new)
 
 
-def _name(plan: LayerPlan) -> str:
+def name_of(plan: LayerPlan) -> str:
+    """The name in the folder of a layer's new factors."""
     return f"again-{hashlib.sha256(plan.layer.name.encode()).hexdigest()[:32]}"

@@ -15,7 +15,8 @@ from rmtcli.evaluation import Rows
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import CausalLM
 from rmtcli.running import again
-from rmtcli.running.distill import DistillationLoss, Extent, distill
+from rmtcli.running.descent import Extent
+from rmtcli.running.distill import DistillationLoss, distill
 from tests.integrations.factored import CASES
 
 WIDTH = 32

@@ -22,7 +22,7 @@ from rmtcli.report.base import Report
 from rmtcli.report.summary import summary
 from rmtcli.running.batches import step_size
 from rmtcli.running.calibrate import CalibrationInputs
-from rmtcli.running.distill import Extent
+from rmtcli.running.descent import Extent
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.norms import estimation_helps, norms_of
 from tests.evaluation import factories

@@ -41,35 +41,10 @@ from rmtcli.running.sequential import RefitStep, Target, refit  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from rmtcli.running.streamed import Stream  # noqa: E402
 from rmtcli.spectra import Factors  # noqa: E402
-from tests.integrations.factored import CASES, WORDS, tokenizer  # noqa: E402
+from tests.integrations.factored import WORDS  # noqa: E402
+from tests.running.small import directory, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-TASKS = {"bert": "sentence-embedding", "vit": None, "t5": None}
-
-
-def directory(folder: Path, case: str) -> Harness:
-    CASES[case].model().save_pretrained(folder)
-    tokenizer(24).save_pretrained(folder)
-    return Evaluation(task=TASKS.get(case)).resolve(open_checkpoint(folder))
-
-
-def samples(case: str) -> np.ndarray:
-    """Twelve samples; texts, and targets of another length, have padding."""
-    rng = np.random.default_rng(0)
-    if case == "vit":
-        return rng.standard_normal((12, 3, 16, 16)).astype(np.float32)
-    texts = np.zeros((12, 4 if case == "t5" else 2, 10), np.int64)
-    for i, length in enumerate(rng.integers(4, 10, 12)):
-        texts[i, 0::2, :length] = rng.integers(5, 90, (texts.shape[1] // 2, length))
-        texts[i, 1::2, :length] = 1
-    return texts
-
-
-def run(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    outputs = model(inputs)
-    assert isinstance(outputs, torch.Tensor)
-    return outputs
 
 
 def watched(harness: Harness, model: torch.nn.Module) -> list[str]:
@@ -283,7 +258,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     ("options", "message"),
     [
         ({"stats": "s.safetensors"}, "holds all moments at once"),
-        ({"heal": 1}, "trains the whole network"),
+        ({"heal": 1, "bits": 4}, "in few bits trains the whole network"),
         ({"layout": "narrow"}, "hidden layers in the whole network"),
         ({"share_inputs": True}, "compares the moments of all layers"),
     ],

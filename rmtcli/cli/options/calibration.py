@@ -60,9 +60,9 @@ class CalibrationOptions:
         Optional[Path],
         typer.Option(
             metavar="DIR",
-            help="Calibrate a directory's network block by block, and keep the states between the "
-            "blocks in DIR instead of in memory. An interrupted run continues from there; DIR "
-            "is emptied once the output is written.",
+            help="Calibrate and heal a directory's network block by block, and keep the states "
+            "between the blocks in DIR instead of in memory. An interrupted run continues from "
+            "there; DIR is emptied once the output is written.",
             show_default=False,
         ),
     ] = None
