@@ -73,7 +73,7 @@ def main() -> None:
     HeldOut.distance = noted  # type: ignore[method-assign]
 
     def trained(self: Prepared, result: Result) -> None:
-        print_row("way", "processor seconds", "cosine before", "cosine after")
+        print_row("healing", "CPU seconds", "cosine before", "cosine after")
         print_row(*["---"] * 4)
         ways: dict[str, Callable[[rmtcli.Calibration], None]] = {
             "end to end": lambda x: end_to_end(self.harness, self._split(result.planned), x),
