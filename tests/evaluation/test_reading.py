@@ -251,7 +251,7 @@ def test_a_network_at_chance_has_nothing_to_lose(tmp_path: Path) -> None:
     report = rmtcli.prune(tmp_path / "a.pt", keep="rank:k=6", evaluation=evaluation, dry_run=True)
     text = dict(summary(report))["accuracy"]
     assert text.endswith("(the dense network does no better than chance)")
-    assert any("its scores say nothing about pruning" in note for note in report.notes)
+    assert any("the scores say nothing about pruning" in note for note in report.notes)
     curve = rmtcli.curve(tmp_path / "a.pt", sizes=["80%"], evaluation=evaluation)
     assert "change" not in table(curve)[0]
     assert curve.notes[0] == report.notes[0]

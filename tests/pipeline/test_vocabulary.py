@@ -356,7 +356,7 @@ def spoil(source: Path, fault: str) -> Path:
 
 
 FAULTS = {
-    "file": "a Hugging Face directory has",
+    "file": "name a Hugging Face directory",
     "missing": "has no tokenizer.json",
     "width": "'vocab_size' and 'intermediate_size' are both",
     "other": "a tokenizer of the kind 'Other'",
