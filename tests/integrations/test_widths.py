@@ -104,7 +104,11 @@ def test_what_transformers_saves_again_is_the_same_model(written: Any) -> None:
     wanted = outputs(folder / "small", case)
     load(folder / "small", CASES[case]).save_pretrained(folder / "again")
     assert (folder / "again" / "rmtcli_loading.py").exists()
-    assert torch.equal(outputs(folder / "again", case), wanted)
+    before, after = (load(folder / name, CASES[case]).state_dict() for name in ("small", "again"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    # Where a tensor lies in memory can decide how its products are rounded.
+    torch.testing.assert_close(outputs(folder / "again", case), wanted)
     first, second = (open_checkpoint(folder / name).manifest for name in ("small", "again"))
     assert first is not None
     assert second is not None

@@ -159,7 +159,8 @@ def test_the_predicted_loss_is_that_of_the_layers_outputs(made: Any) -> None:
         maps = small @ np.linalg.pinv(large)  # the new units from the old ones
         seen_as = new[name] @ maps if kind == "o" else maps.T @ new[name]
         expected = share(old[name] - seen_as, old[name], moments[name])
-        assert plans[name].predicted_loss == pytest.approx(expected, rel=1e-5, abs=1e-7)
+        # Both come from moments of a network in float32, whose rounding the processor decides.
+        assert plans[name].predicted_loss == pytest.approx(expected, rel=3e-5, abs=1e-7)
         losses += 1
     assert losses == 2 * ATTENTIONS
 

@@ -74,15 +74,18 @@ def test_they_are_those_of_one_process_up_to_rounding_and_random_draws(
     with threads(1) as cluster:
         parts = calibrate_on(cluster, *network, "hash")
     assert len(range(0, 203, 203 // CHUNKS)) > CHUNKS  # chunks of several batches
-    for layer in network[1]:
+    for number, layer in enumerate(network[1]):
         a, b = whole[layer.name], parts[layer.name]
         assert (a.rows, a.samples, a.of_outputs) == (b.rows, b.samples, b.of_outputs)
-        np.testing.assert_allclose(a.mean, b.mean, rtol=1e-13)
-        np.testing.assert_allclose(a.second, b.second, rtol=1e-12, atol=1e-13)
+        # What later layers read is computed in float32, by kernels that differ with the rows of a
+        # batch on some processors.
+        rtol = 1e-6 if number else 1e-12
+        np.testing.assert_allclose(a.mean, b.mean, rtol=rtol)
+        np.testing.assert_allclose(a.second, b.second, rtol=rtol, atol=rtol / 10)
         assert a.fold is not None
         assert b.fold is not None
-        np.testing.assert_allclose(a.fold.second, b.fold.second, rtol=1e-12, atol=1e-13)
-        assert b.independent == pytest.approx(a.independent, rel=1e-9)
+        np.testing.assert_allclose(a.fold.second, b.fold.second, rtol=rtol, atol=rtol / 10)
+        assert b.independent == pytest.approx(a.independent, rel=1e-6 if number else 1e-9)
         assert a.gradient is not None
         assert b.gradient is not None
         assert np.trace(b.gradient) == pytest.approx(np.trace(a.gradient), rel=0.2)

@@ -130,6 +130,9 @@ def _save(tree: object, file: BinaryIO, source: Path) -> None:
     except BaseException as error:
         if watched.error is not None:
             raise watched.error from None
+        # Interrupted between two writes, torch still ends its archive, and fails at that.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         # What came out of a pickle need not go into one: a tensor's hooks may be anything.
         if isinstance(error, TypeError | AttributeError | RecursionError):
             raise CheckpointError(f"{source}: cannot be written by torch: {error}") from None
