@@ -112,6 +112,14 @@ class Folder:
         except (FileNotFoundError, zipfile.BadZipFile, EOFError):
             return None
 
+    def holds(self, name: str) -> bool:
+        """Whether a group of arrays is there, of which none is read."""
+        try:
+            np.load(self._file(name), allow_pickle=False).close()
+        except (FileNotFoundError, zipfile.BadZipFile, EOFError):
+            return False
+        return True
+
     def read(self, name: str, *keys: str) -> dict[str, NDArray[np.generic]]:
         """A group of arrays, or some of them.
 

@@ -32,6 +32,7 @@ from rmtcli.running.calibrate import CalibrationInputs, masks_of
 from rmtcli.running.descent import RATE, Extent, Schedule, descend
 from rmtcli.running.find_chains import find_chains
 from rmtcli.running.held_out import HeldOut
+from rmtcli.running.parameters import scale_of
 from rmtcli.running.refine import keeps_factors
 from rmtcli.running.refine_in_parts import InParts
 from rmtcli.running.states import States
@@ -240,10 +241,10 @@ class _Maps:
     @property
     def trained(self) -> list[tuple[nn.Parameter, float]]:
         """The parameters, each with the scale of its learning rate."""
-        maps = [(p, _scale(p)) for p in (self._left, self._right) if p.numel()]
+        maps = [(p, scale_of(p)) for p in (self._left, self._right) if p.numel()]
         if self._shift is None or all(x is None for x in self._biases.values()):
             return maps
-        own = min((scale for _, scale in maps), default=_scale(self._shift))
+        own = min((scale for _, scale in maps), default=scale_of(self._shift))
         return [*maps, (self._shift, own)]
 
     @property
@@ -258,10 +259,6 @@ class _Maps:
         if bias is not None and self._shift is not None:
             bias = bias + self._shift
         return nn.functional.linear(nn.functional.linear(x, self._right), self._left, bias)
-
-
-def _scale(parameter: nn.Parameter) -> float:
-    return float(parameter.detach().double().square().mean().sqrt())
 
 
 @contextmanager

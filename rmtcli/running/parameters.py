@@ -63,7 +63,7 @@ class NewParameters:
         """
         scales: dict[nn.Parameter, float] = {}
         for parameters in self._units.values():
-            sizes = {p: float(p.detach().double().square().mean().sqrt()) for p in parameters}
+            sizes = {p: scale_of(p) for p in parameters}
             matrices = [size for p, size in sizes.items() if p.ndim > 1 and p.numel()]
             own = min(matrices) if matrices else max(sizes.values())
             for p, size in sizes.items():
@@ -87,6 +87,11 @@ class NewParameters:
             for parameter in parameters:
                 value = float64_of(parameter)
                 yield from ((name, value) for name in self._names[id(parameter)])
+
+
+def scale_of(parameter: nn.Parameter) -> float:
+    """The root mean square of a parameter."""
+    return float(parameter.detach().double().square().mean().sqrt())
 
 
 def keys_of(dense: nn.Module, model: nn.Module, network: Edited) -> Mapping[str, str]:

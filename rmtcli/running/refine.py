@@ -9,8 +9,9 @@ from typing import Protocol, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from rmtcli.arrays import FloatArray
 from rmtcli.calibration import Calibration
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.evaluation import Harness
@@ -152,7 +153,12 @@ class Whole:
                 weight.copy_(torch.from_numpy(np.array(values)).reshape(weight.shape))
             bias = cast(nn.Linear, self.dense.get_submodule(name)).bias
             if left.bias is not None and bias is not None and factors.shift is not None:
-                left.bias.copy_(bias.double() + torch.from_numpy(factors.shift).to(bias))
+                left.bias.copy_(shifted(bias, factors.shift))
+
+
+def shifted(bias: Tensor, shift: FloatArray) -> Tensor:
+    """A bias that makes up for the mean of its layer's error, in float64."""
+    return bias.double() + torch.from_numpy(shift).to(bias)
 
 
 def _maps(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:

@@ -17,6 +17,7 @@ from rmtcli.evaluation import Harness
 from rmtcli.evaluation.outline import Outline
 from rmtcli.planning import LayerPlan, StoredDecomposition
 from rmtcli.running.modules import modules_of
+from rmtcli.running.refine import shifted
 from rmtcli.spectra import Factors
 
 
@@ -54,7 +55,7 @@ class InParts:
         self.modules: Mapping[str, Sequence[str]] = modules_of(
             self.dense, harness.checkpoint, [x.layer for x in plans]
         )
-        stored = [x for x in plans if refitted and folder.get(name_of(x)) is not None]
+        stored = [x for x in plans if refitted and folder.holds(name_of(x))]
         self._folder, self._new = folder, {plan.layer.name for plan in stored}
         for outline in self.outlines:
             outline.block_by_block()
@@ -98,8 +99,8 @@ class InParts:
         for name in self.modules[plan.layer.name]:
             old = cast(nn.Linear, self.dense.get_submodule(name)).bias
             if old is not None:
-                new = old.double() + torch.from_numpy(factors.shift).to(old)
-                cast(nn.Linear, self.pruned.get_submodule(name)).bias.copy_(new)
+                new = cast(nn.Linear, self.pruned.get_submodule(name)).bias
+                new.copy_(shifted(old, factors.shift))
 
 
 def name_of(plan: LayerPlan) -> str:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from rmtcli.calibration import Folder, MetricDecomposition
+from rmtcli.calibration.collect import collect
+from rmtcli.calibration.starts import softmax_root
+from rmtcli.calibration.watch import Watch
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.evaluation import Evaluation, Harness
+from rmtcli.layers import Layer, Selection, find_layers
+from rmtcli.planning import LayerCalibration, LayerPlan, StoredDecomposition
+from rmtcli.running.calibrate import masks_of
+from rmtcli.running.modules import modules_of
 from tests.integrations.factored import CASES, tokenizer
 
 TASKS = {"bert": "sentence-embedding", "vit": None, "t5": None}
@@ -36,3 +48,28 @@ def run(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     outputs = model(inputs)
     assert isinstance(outputs, torch.Tensor)
     return outputs
+
+
+def half_ranks(
+    harness: Harness, dense: torch.nn.Module, inputs: np.ndarray, folder: Folder
+) -> tuple[Mapping[str, Sequence[str]], Iterator[tuple[LayerPlan, MetricDecomposition]]]:
+    """The modules of layers, and plans of half the rank, whose maps are stored in the folder."""
+    every = find_layers(harness.checkpoint, Selection(min_side=8))
+    layers = [x for x in every if isinstance(x, Layer) and not x.head and not x.view.kernel]
+    modules = modules_of(dense, harness.checkpoint, layers)
+    names = [name for layer in layers for name in modules[layer.name]]
+    watch = Watch(masks=partial(masks_of, dense))
+    options: dict[str, Any] = {"batch": 6, "start": softmax_root, "watch": watch}
+    moments = collect(dense, inputs, names, run, draws=0, **options)
+
+    def plans() -> Iterator[tuple[LayerPlan, MetricDecomposition]]:
+        for layer in layers:
+            first = modules[layer.name][0]
+            if first not in moments:
+                continue
+            biased = getattr(dense.get_submodule(first), "bias", None) is not None
+            maps = LayerCalibration(moments[first], biased, False).decompose(layer.load())
+            StoredDecomposition.put(folder, layer, maps)
+            yield cast(LayerPlan, SimpleNamespace(layer=layer, rank=min(layer.shape) // 2)), maps
+
+    return modules, plans()

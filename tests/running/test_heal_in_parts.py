@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,30 +18,23 @@ transformers = pytest.importorskip("transformers")
 
 import rmtcli  # noqa: E402
 from rmtcli.calibration import Calibration, Folder  # noqa: E402
-from rmtcli.calibration.collect import collect  # noqa: E402
-from rmtcli.calibration.starts import softmax_root  # noqa: E402
-from rmtcli.calibration.watch import Watch  # noqa: E402
 from rmtcli.errors import UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation  # noqa: E402
 from rmtcli.evaluation.network import build  # noqa: E402
-from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
+from rmtcli.layers import Selection  # noqa: E402
 from rmtcli.options import option  # noqa: E402
 from rmtcli.pipeline import streaming  # noqa: E402
 from rmtcli.planning import (  # noqa: E402
     Budget,
-    LayerCalibration,
     LayerPlan,
-    StoredDecomposition,
 )
 from rmtcli.running import heal_in_parts  # noqa: E402
-from rmtcli.running.calibrate import masks_of  # noqa: E402
 from rmtcli.running.descent import Extent, descend  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
-from rmtcli.running.modules import modules_of  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from tests.integrations.factored import WORDS  # noqa: E402
-from tests.running.small import directory, run, samples  # noqa: E402
+from tests.running.small import directory, half_ranks, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -58,24 +50,7 @@ class Planned:
 
 def planned(folder: Path, case: str) -> Planned:
     harness, inputs, files = directory(folder, case), samples(case), Folder()
-    dense = build(harness)
-    every = find_layers(harness.checkpoint, Selection(min_side=8))
-    layers = [x for x in every if isinstance(x, Layer) and not x.head and not x.view.kernel]
-    modules = modules_of(dense, harness.checkpoint, layers)
-    names = [name for layer in layers for name in modules[layer.name]]
-    watch = Watch(masks=partial(masks_of, dense))
-    options: dict[str, Any] = {"batch": 6, "start": softmax_root, "watch": watch}
-    moments = collect(dense, inputs, names, run, draws=0, **options)
-    plans = []
-    for layer in layers:
-        if modules[layer.name][0] in moments:
-            module: Any = dense.get_submodule(modules[layer.name][0])
-            known = LayerCalibration(
-                moments[modules[layer.name][0]], module.bias is not None, False
-            )
-            StoredDecomposition.put(files, layer, known.decompose(layer.load()))
-            plan = SimpleNamespace(layer=layer, rank=min(layer.shape) // 2)
-            plans.append(cast(LayerPlan, plan))
+    plans = [plan for plan, _ in half_ranks(harness, build(harness), inputs, files)[1]]
     pair = InParts(harness, plans, files)
     source = cast(Any, SimpleNamespace(run=run, task=SimpleNamespace(batch=8)))
     held_out = cast(HeldOut, SimpleNamespace(inputs=inputs))

@@ -7,7 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +29,6 @@ from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
 from rmtcli.pipeline import streaming  # noqa: E402
 from rmtcli.planning import (  # noqa: E402
     Budget,
-    LayerCalibration,
-    LayerPlan,
-    StoredDecomposition,
 )
 from rmtcli.running.calibrate import masks_of  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
@@ -42,7 +39,7 @@ from rmtcli.running.states import States  # noqa: E402
 from rmtcli.running.streamed import Stream  # noqa: E402
 from rmtcli.spectra import Factors  # noqa: E402
 from tests.integrations.factored import WORDS  # noqa: E402
-from tests.running.small import directory, run, samples  # noqa: E402
+from tests.running.small import directory, half_ranks, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -121,14 +118,7 @@ def test_a_sequential_fit_is_that_of_the_whole_network(case: str, tmp_path: Path
     """The whole networks have products of factors in the place of weights, as those in parts."""
     harness, inputs, folder = directory(tmp_path, case), samples(case), Folder()
     dense, pruned = build(harness), build(harness)
-    every = find_layers(harness.checkpoint, Selection(min_side=8))
-    layers = [x for x in every if isinstance(x, Layer) and not x.head and not x.view.kernel]
-    modules = modules_of(dense, harness.checkpoint, layers)
-    watch = Watch(masks=partial(masks_of, dense))
-    names = [name for layer in layers for name in modules[layer.name]]
-    options: dict[str, Any] = {"batch": 6, "start": softmax_root, "watch": watch}
-    moments = collect(dense, inputs, names, run, draws=0, **options)
-    layers = [x for x in layers if modules[x.name][0] in moments]
+    modules, made = half_ranks(harness, dense, inputs, folder)
     plans, targets = {}, {}
     fitted: dict[str, Factors] = {}
 
@@ -142,14 +132,11 @@ def test_a_sequential_fit_is_that_of_the_whole_network(case: str, tmp_path: Path
                 other.bias.data = (one.bias.double() + torch.from_numpy(factors.shift)).float()
 
     both: tuple[Any, Any] = (dense, pruned)
-    for x in layers:
-        biased = getattr(dense.get_submodule(modules[x.name][0]), "bias", None) is not None
-        known = LayerCalibration(moments[modules[x.name][0]], biased, False)
-        maps, rank = known.decompose(x.load()), min(x.shape) // 2
-        StoredDecomposition.put(folder, x, maps)
-        plans[x.name] = cast(LayerPlan, SimpleNamespace(layer=x, rank=rank))
-        targets[x.name] = partial(Target, x.load(), biased, None)
-        put(x.name, maps.factors(rank))
+    for plan, maps in made:
+        name = plan.layer.name
+        plans[name] = plan
+        targets[name] = partial(Target, plan.layer.load(), maps.mean is not None, None)
+        put(name, maps.factors(plan.rank))
     planned = dict(fitted)
     fitted.clear()
     steps = {n: RefitStep(modules[n], plan.rank, targets[n]) for n, plan in plans.items()}
