@@ -10,7 +10,7 @@ from typing import Any
 from rmtcli.calibration.clean import CLEANERS
 from rmtcli.calibration.given import given_inputs
 from rmtcli.calibration.reliability import Reliability
-from rmtcli.calibration.source import Data
+from rmtcli.calibration.source import NONE, Data
 from rmtcli.errors import UsageError
 
 #: Name of a metric -> whether it uses output gradients.
@@ -54,6 +54,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.data is not None and not isinstance(self.data, Data):
             object.__setattr__(self, "data", given_inputs(self.data))
+        if isinstance(self.data, Path) and str(self.data) == NONE:  # from the command line
+            object.__setattr__(self, "data", NONE)
         if self.metric not in METRICS:
             known = ", ".join(METRICS)
             raise UsageError(f"unknown metric '{self.metric}': choose one of {known}")

@@ -39,6 +39,11 @@ def check_calibration(settings: Calibration, inputs: list[Path], harness: Harnes
             f"{option('sequential')}, {option('heal')} and {option('heal-minutes')} run the "
             f"network: give inputs with {option('calib')}"
         )
+    if settings.spill is not None and settings.data is None and settings.stats is None:
+        raise UsageError(
+            f"{option('spill')} keeps what a calibration computes: give inputs with "
+            f"{option('calib')}, or leave it out"
+        )
     if settings.stats is None or known:
         return
     if settings.data is None:
@@ -54,7 +59,7 @@ def check_calibration(settings: Calibration, inputs: list[Path], harness: Harnes
 def input_files(
     model: Openable, data: Data | None, calibration: Calibration, plan: object = None
 ) -> list[Path]:
-    """The files that a run reads, which no output may replace.
+    """The files and folders that a run reads, which no output may replace.
 
     Args:
         model: the network, perhaps a path.
@@ -62,6 +67,7 @@ def input_files(
         calibration: the settings of the calibration.
         plan: a plan, or its file.
     """
-    paths = [x for x in (model, plan, calibration.stats) if isinstance(x, str) or is_path(x)]
+    named = model, plan, calibration.stats, calibration.spill
+    paths = [x for x in named if isinstance(x, str) or is_path(x)]
     files = (file for x in (data, calibration.data) if x is not None for file in files_of(x))
     return [*map(as_path, cast("list[str | Path]", paths)), *files]

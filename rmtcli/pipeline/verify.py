@@ -53,7 +53,7 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
             ones.
         EvaluationError: the outputs differ from those of the dense product.
     """
-    _refuse_narrow(Path(path))
+    _refuse_plain(Path(path))
     directory = open_factored(Path(path))
     dense = None if against is None else _checked_dense(Path(against))
     with TemporaryDirectory(prefix="rmtcli-") as name:
@@ -82,19 +82,25 @@ def verify(path: str | Path, *, against: str | Path | None = None) -> Verificati
     )
 
 
-def _refuse_narrow(path: Path) -> None:
-    """Say of a directory with narrower hidden layers and no factors that it is a plain model.
+def _refuse_plain(path: Path) -> None:
+    """Say of a directory that needs no loader of rmtcli's that transformers opens it by itself.
 
     Raises:
         CheckpointError: it is one.
     """
-    if is_factored(read_config(path)):
+    config = read_config(path)
+    if is_factored(config):
         return
     manifest = open_checkpoint(path).manifest
     if manifest is not None and manifest.narrowed:
         raise CheckpointError(
             f"{path}: its hidden layers were made narrower, and no layer was factored: "
             "transformers opens it without rmtcli, as a plain model, and there is nothing to verify"
+        )
+    if manifest is not None and manifest.packed and config.get("quantization_config"):
+        raise CheckpointError(
+            f"{path}: its matrices are stored in few bits, and no layer was factored: transformers "
+            "opens it without rmtcli, by compressed-tensors, and there is nothing to verify"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,7 +182,8 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
 
     Args:
         plan: the plan.
-        given: the user's options; they may only say where the plan's files are now.
+        given: the user's options; they may only say where the plan's files are now, and which
+            folder the run may use.
 
     Raises:
         UsageError: ``given`` sets what the plan sets, or a file is not the one of the plan.
@@ -189,14 +191,15 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     from rmtcli.calibration import Calibration, data_sha256, files_of
 
     planned = plan.calibration
-    if given != Calibration(given.data, stats=given.stats) or (planned is None and given.data):
+    places = Calibration(given.data, stats=given.stats, spill=given.spill)
+    if given != places or (planned is None and given.data):
         raise UsageError("the plan says how to calibrate: edit it there")
     if planned is None:
         return given
     data = given.data or planned.data
     # A plan with data names no file of moments: one that does not exist would be written.
     stats = given.stats or (planned.stats if data is None else None)
-    settings = planned.settings(data, stats)
+    settings = replace(planned.settings(data, stats), spill=given.spill)
     source = data or settings.stats or ""
     missing = next((file for file in files_of(source) if not file.is_file()), None)
     if missing is not None:

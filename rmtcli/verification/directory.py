@@ -34,7 +34,7 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredDirectory:
-    """A directory with factored layers or hidden layers of their own widths, as rmtcli writes it.
+    """A directory with factored layers, hidden layers of their own widths, or weights in few bits.
 
     Attributes:
         path: the directory.
@@ -119,10 +119,10 @@ def open_factored(path: Path) -> FactoredDirectory:
     if not is_factored(config):
         raise CheckpointError(f"{path}: {CONFIG} names no layers that rmtcli factored")
     entry = config["quantization_config"]
-    kinds = ("ranks", "shared", "pivoted", "tables", "narrowed")
-    ranks, shared, pivoted, tables, narrowed = (entry.get(key, {}) for key in kinds)
+    kinds = ("ranks", "shared", "pivoted", "tables", "narrowed", "packed")
+    ranks, shared, pivoted, tables, narrowed, packed = (entry.get(key, {}) for key in kinds)
     dense = _dense_shapes(path, narrowed)
-    if not _numbers(ranks) or not (ranks or dense) or not _numbers(pivoted):
+    if not _numbers(ranks) or not (ranks or dense or packed) or not _numbers(pivoted):
         raise CheckpointError(f"{path}: {CONFIG} gives no ranks of the factored layers")
     if not isinstance(shared, dict) or not all(
         type(other) is str and {module, other} <= ranks.keys() for module, other in shared.items()

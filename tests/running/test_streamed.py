@@ -257,12 +257,35 @@ def test_what_needs_the_whole_network_excludes_a_folder(
         prune(text_model, tmp_path / "out", spill=tmp_path / "a", **options)
 
 
+def test_a_plan_is_carried_out_with_a_folder(text_model: Path, tmp_path: Path) -> None:
+    report = prune(text_model, tmp_path / "first")
+    values = {"evaluation": Evaluation(task="causal-lm:length=16"), "plan": report.plan}
+    calibration = Calibration(spill=tmp_path / "a")
+    model = text_model / "dense"
+    again = rmtcli.prune(model, tmp_path / "second", calibration=calibration, **values)
+    assert again.calibrated is not None
+    assert again.calibrated.settings.spill == tmp_path / "a"
+    assert again.readback == report.readback
+
+
 def test_a_folder_of_another_run_is_refused(text_model: Path, tmp_path: Path) -> None:
     Folder.at(tmp_path / "a", "{}")
     with pytest.raises(UsageError, match="another run"):
         prune(text_model, tmp_path / "out", spill=tmp_path / "a")
     with pytest.raises(UsageError, match="not empty"):
         prune(text_model, tmp_path / "out", spill=text_model)
+
+
+def test_a_folder_without_calibration_is_refused_and_not_emptied(
+    text_model: Path, tmp_path: Path
+) -> None:
+    Folder.at(tmp_path / "a", "{}")
+    with pytest.raises(UsageError, match="keeps what a calibration computes"):
+        rmtcli.prune(
+            text_model / "dense", tmp_path / "out", calibration=Calibration(spill=tmp_path / "a")
+        )
+    assert list((tmp_path / "a").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_without_room_is_told_before_anything_is_computed(

@@ -324,6 +324,30 @@ def test_few_bits_open_alike_by_both_routes(name: str, tmp_path: Path) -> None:
     assert all(np.array_equal(value, outputs[0]) for value in outputs)
 
 
+@needs_five
+def test_dense_layers_in_few_bits_are_verified(tmp_path: Path) -> None:
+    """Here compressed-tensors cannot open them, as groups of 64 do not fill the rows."""
+    CASES["bert"].model().save_pretrained(tmp_path / "dense")
+    rmtcli.prune(tmp_path / "dense", tmp_path / "few", keep="fraction:of=1.0", bits=4)
+    result = rmtcli.verify(tmp_path / "few", against=tmp_path / "dense")
+    assert result.layers == 0
+    assert result.difference is not None
+    assert result.difference <= result.tolerance
+    assert result.against is not None
+    assert 0 < result.against.largest < 1
+
+
+@needs_five
+def test_few_bits_that_compressed_tensors_opens_need_not_be_verified(tmp_path: Path) -> None:
+    case = CASES["bert"]
+    config = type(case.config)(**case.config.to_dict() | {"hidden_size": 64, "vocab_size": 96})
+    config.intermediate_size = 128
+    replace(case, config=config).model().save_pretrained(tmp_path / "dense")
+    rmtcli.prune(tmp_path / "dense", tmp_path / "few", keep="fraction:of=1.0", bits=4)
+    with pytest.raises(CheckpointError, match="by compressed-tensors, and there is nothing to"):
+        rmtcli.verify(tmp_path / "few")
+
+
 @pytest.mark.parametrize("original", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_the_dense_directory_lacks_or_has_in_vain_is_no_fault(
     tmp_path: Path, original: bool
