@@ -191,8 +191,8 @@ def calibration_of(plan: Plan, given: Calibration) -> Calibration:
     from rmtcli.calibration import Calibration, data_sha256, files_of
 
     planned = plan.calibration
-    places = Calibration(given.data, stats=given.stats, spill=given.spill)
-    if given != places or (planned is None and given.data):
+    only_paths = Calibration(given.data, stats=given.stats, spill=given.spill)
+    if given != only_paths or (planned is None and given.data):
         raise UsageError("the plan says how to calibrate: edit it there")
     if planned is None:
         return given
