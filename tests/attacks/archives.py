@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -42,19 +43,38 @@ def program(path: Path) -> dict[str, bytes]:
     return _entries(path)
 
 
-def _compressed(path: Path, entries: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for name, data in entries.items():
-            file.writestr(f"archive/{name}", data)
+class _Once:
+    """A compressor that compresses equal data once: its blocks do not depend on each other."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[bytes, bytes] = {}
+
+    def compress(self, data: bytes) -> bytes:
+        if data not in self._blocks:
+            deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+            self._blocks[data] = deflate.compress(data) + deflate.flush(zlib.Z_FULL_FLUSH)
+        return self._blocks[data]
+
+    def flush(self) -> bytes:
+        return zlib.compressobj(9, zlib.DEFLATED, -15).flush()
+
+
+def bomb(file: zipfile.ZipFile, name: str, part: bytes, times: int, *, first: bytes = b"") -> None:
+    """Add a compressed entry: ``first``, then many times the same part."""
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    with file.open(info, "w", force_zip64=True) as entry:
+        entry._compressor = _Once()  # type: ignore[attr-defined]
+        entry.write(first)
+        for _ in range(times):
+            entry.write(part)
 
 
 @attack("zip: a pickle of 1 GB in a megabyte")
 def _bomb(folder: Path) -> str:
     entries = saved({"a.weight": torch.zeros(40, 40)}, folder / "a.pt")
-    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        with file.open("archive/data.pkl", "w") as entry:
-            for _ in range(1000):
-                entry.write(b"(" * 10**6)
+    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        bomb(file, "archive/data.pkl", b"(" * 10**6, 1000)
         file.writestr("archive/data/0", entries["data/0"])
     return "prune a.pt"
 
@@ -62,20 +82,22 @@ def _bomb(folder: Path) -> str:
 @attack("zip: a storage of 1 GB in a megabyte")
 def _storage(folder: Path) -> str:
     entries = saved({"a.weight": torch.zeros(16_000, 16_000, dtype=torch.int8)}, folder / "a.pt")
-    _compressed(folder / "a.pt", entries | {"data/0": entries["data/0"] * 4})
+    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries.items():
+            if name != "data/0":
+                file.writestr(f"archive/{name}", data)
+        bomb(file, "archive/data/0", bytes(10**6), 1024)
     return "info a.pt"
 
 
 @attack("zip: TorchScript's pickle, 1 GB in a megabyte")
 def _script_bomb(folder: Path) -> str:
     entries = script(folder / "a.pt")
-    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+    with zipfile.ZipFile(folder / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in entries.items():
             if name != "data.pkl":
                 file.writestr(f"archive/{name}", data)
-        with file.open("archive/data.pkl", "w") as entry:
-            for _ in range(1000):
-                entry.write(b"(" * 10**6)
+        bomb(file, "archive/data.pkl", b"(" * 10**6, 1000)
     return "info a.pt"
 
 
@@ -94,10 +116,10 @@ def _overlapping(folder: Path) -> str:
     return "info a.pt"
 
 
-@attack("zip: two hundred thousand entries", code=0)
+@attack("zip: more entries than sixteen bits can count", code=0)
 def _many(folder: Path) -> str:
     entries = saved({"a.weight": torch.zeros(40, 40)}, folder / "a.pt")
-    archive(folder / "a.pt", entries | {f"x/{i}": b"" for i in range(200_000)})
+    archive(folder / "a.pt", entries | {f"x/{i}": b"" for i in range(70_000)})
     return "info a.pt"
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.attacks import CANARY, attack
+from tests.attacks.archives import bomb
 from tests.attacks.headers import tensor, write
 
 _EVALUATE = "evaluate a.safetensors --data d.npz"
@@ -75,15 +76,11 @@ for _header in (
 @attack("data: 2 GB of zeros in two megabytes", named="d.npz")
 def _bomb(folder: Path) -> str:
     _network(folder)
-    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (16777216, 30)}"
-    text = header.encode().ljust(118) + b"\n"
-    with (
-        zipfile.ZipFile(folder / "d.npz", "w", zipfile.ZIP_DEFLATED) as file,
-        file.open("inputs.npy", "w", force_zip64=True) as entry,
-    ):
-        entry.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
-        for _ in range(1920):
-            entry.write(bytes(2**20))
+    shape = "{'descr': '<f4', 'fortran_order': False, 'shape': (16777216, 30)}"
+    text = shape.encode().ljust(118) + b"\n"
+    header = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(folder / "d.npz", "w") as file:
+        bomb(file, "inputs.npy", bytes(2**20), 1920, first=header)
     return _EVALUATE
 
 

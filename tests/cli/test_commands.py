@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.conftest import SAMPLES, Run, tree
+from tests.conftest import DIGITS, SAMPLES, Run, tree
 
 MLP = "sample_models/mnist_mlp.safetensors"
 DATA = "sample_models/mnist.npz"
@@ -63,20 +63,21 @@ def test_planted_ranks_and_noise_are_recovered(rmtcli: Run) -> None:
         assert layers[name]["sigma"] == pytest.approx(expected["sigma"], rel=0.01)
 
 
-def test_densify_gives_the_same_logits(workdir: Path, rmtcli: Run) -> None:
-    small, dense = "sample_models/mnist_deep.pruned.pt", "dense.safetensors"
-    assert rmtcli("prune", "sample_models/mnist_deep.pt").returncode == 0
+def test_densify_gives_the_same_logits(tmp_path: Path, rmtcli: Run) -> None:
+    small, dense = tmp_path / "small.pt", tmp_path / "dense.safetensors"
+    data = DIGITS / "digits.npz"
+    assert rmtcli("prune", DIGITS / "digits.pt", "-o", small).returncode == 0
     assert rmtcli("densify", small, "-o", dense).returncode == 0
     from rmtcli.checkpoint import open_checkpoint
     from rmtcli.evaluation import Evaluation
     from rmtcli.evaluation.network import build
 
-    with np.load(DATA) as data:
-        x = torch.from_numpy(data["inputs"]).float() / 255
+    with np.load(data) as file:
+        x = torch.from_numpy(file["inputs"]).float() / 255
     with torch.no_grad():
         a, b = (build(Evaluation().resolve(open_checkpoint(p)))(x) for p in (small, dense))
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    result = rmtcli("evaluate", dense, "--against", small, "--data", DATA, "--json")
+    result = rmtcli("evaluate", dense, "--against", small, "--data", data, "--json")
     report = json.loads(result.stdout)
     assert report["accuracy"]["agreement"] == pytest.approx(100, abs=0.02)
 

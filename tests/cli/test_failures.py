@@ -475,22 +475,12 @@ def test_a_file_without_permission_is_reported_in_one_line(workdir: Path, rmtcli
 
 
 @pytest.mark.parametrize("source", [MLP, "m"])
-def test_a_full_disk_leaves_no_file(workdir: Path, process: Run, source: str) -> None:
-    resource = pytest.importorskip("resource")
-
-    def limit() -> None:  # a file beyond this size fails as on a full disk
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
+def test_a_full_disk_leaves_no_file(workdir: Path, sandbox: Sandbox, source: str) -> None:
     model_directory(workdir / "m", load_file(workdir / MLP))
     before = tree(workdir)
-    # A coverage measurement is written at exit, and would fail as well.
-    measured = "COVERAGE_PROCESS_CONFIG"
-    environment = {name: value for name, value in os.environ.items() if name != measured}
-    result = process("prune", source, "--keep", "edge", preexec_fn=limit, env=environment)
-    assert result.returncode == 1
+    # A file beyond this size fails as on a full disk.
+    result = sandbox.run("prune", source, "--keep", "edge", cwd=workdir, file_size=100_000)
+    assert result.code == 1
     assert result.stderr.startswith("rmtcli: error: ")
     assert result.stderr.count("\n") == 1
     assert tree(workdir) == before

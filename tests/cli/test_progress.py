@@ -15,10 +15,9 @@ from rmtcli.computing.steps import tracked
 from rmtcli.errors import UsageError
 from rmtcli.layers import Layer, Skipped, SkipReason
 from rmtcli.planning import Budget
-from tests.conftest import Run
+from tests.conftest import DIGITS, SAMPLES, Run
 
-DEEP = "sample_models/mnist_deep.pt"
-DATA = "sample_models/mnist.npz"
+DEEP = str(SAMPLES / "mnist_deep.pt")
 
 
 def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
@@ -48,8 +47,13 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_a_terminal_shows_the_current_layer_and_finally_only_the_report(workdir: Path) -> None:
-    sent = on_terminal("analyze", DEEP)
+@pytest.fixture(scope="module")
+def sent() -> str:
+    """An analysis on a terminal of 100 columns."""
+    return on_terminal("analyze", DEEP)
+
+
+def test_a_terminal_shows_the_current_layer_and_finally_only_the_report(sent: str) -> None:
     assert "of 5" in plain(sent)
     assert "fc1.weight" in plain(sent)
     assert "weights/s" in plain(sent)
@@ -60,21 +64,22 @@ def test_a_terminal_shows_the_current_layer_and_finally_only_the_report(workdir:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 160])
-def test_no_line_of_a_report_is_wider_than_the_terminal(workdir: Path, columns: int) -> None:
-    left = plain(on_terminal("analyze", DEEP, columns=columns).rpartition("\x1b[2K")[2])
+def test_no_line_of_a_report_is_wider_than_the_terminal(sent: str, columns: int) -> None:
+    shown = sent if columns == 100 else on_terminal("analyze", DEEP, columns=columns)
+    left = plain(shown.rpartition("\x1b[2K")[2])
     assert max(len(line.rstrip()) for line in left.splitlines()) <= columns
     assert ("┊" in left) == (columns >= 80)
 
 
-def test_colours_appear_only_on_terminals_that_allow_them(workdir: Path, rmtcli: Run) -> None:
+def test_colours_appear_only_on_terminals_that_allow_them(sent: str, rmtcli: Run) -> None:
     colours = re.compile(r"\x1b\[[0-9;]*3[0-7][0-9;]*m")
-    assert colours.search(on_terminal("analyze", DEEP))
+    assert colours.search(sent)
     assert not colours.search(on_terminal("analyze", DEEP, NO_COLOR="1"))
     piped = rmtcli("analyze", DEEP)
     assert "\x1b" not in piped.stdout + piped.stderr
 
 
-def test_quiet_prints_only_json_and_errors(workdir: Path, rmtcli: Run) -> None:
+def test_quiet_prints_only_json_and_errors(rmtcli: Run) -> None:
     done = rmtcli("analyze", DEEP, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert rmtcli("analyze", DEEP, "-q", "--json").stdout.startswith("{")
@@ -83,19 +88,20 @@ def test_quiet_prints_only_json_and_errors(workdir: Path, rmtcli: Run) -> None:
     assert failed.stderr.startswith(f"rmtcli: error: {DEEP}: fails: ")
 
 
-def test_verbose_logs_every_step_to_stderr(workdir: Path, rmtcli: Run) -> None:
-    arguments = ("prune", DEEP, "--budget", "10%", "--data", DATA, "--heal", "1")
+def test_verbose_logs_every_step_to_stderr(tmp_path: Path, rmtcli: Run) -> None:
+    data, written = DIGITS / "digits.npz", tmp_path / "small.pt"
+    words = ("prune", DIGITS / "digits.pt", "-o", written, "--data", data, "--budget", "20%")
+    arguments = (*words, "--heal", "1")
     done = rmtcli(*arguments, "--verbose")
     steps = [line.split(" ", 1) for line in done.stderr.splitlines()]
     assert all(re.fullmatch(r"\d\d:\d\d:\d\d", time) for time, _ in steps)
     told = [text for _, text in steps]
     assert told[:2] == [
-        "scoring on 10000 samples",  # the dense network, before anything is calibrated
-        "calibrating on 4096 samples of sample_models/mnist.npz",
+        "scoring on 4000 samples",  # the dense network, before anything is calibrated
+        f"calibrating on 2048 samples of {data}",
     ]
     assert sum(" above the edge; " in text for text in told) == 5
-    assert "healing on 3686 samples: 1 pass" in told
-    written = "sample_models/mnist_deep.pruned.pt"
+    assert "healing on 1843 samples: 1 pass" in told
     assert told[-2:] == [f"writing {written}", f"reading {written} back"]
     brief = rmtcli(*arguments, "--force").stdout.splitlines()
     # The result is the same, with some lines more.
@@ -189,14 +195,12 @@ def test_a_long_loop_logs_each_tenth_at_most(
         assert shown[0] == "scoring: 10 of 100"
 
 
-def test_a_network_that_runs_tells_its_batches(
-    samples: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_network_that_runs_tells_its_batches(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rmtcli.computing.steps")
     package.prune(
-        samples / "mnist_deep.pt",
+        DIGITS / "digits.pt",
         budget=Budget("10%"),
-        evaluation=package.Evaluation(data=samples / "mnist.npz"),
+        evaluation=package.Evaluation(data=DIGITS / "digits.npz"),
         calibration=package.Calibration(sequential=True, heal=1),
         dry_run=True,
     )
