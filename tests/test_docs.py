@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-import rmtcli
+import rmtcli as package
 from rmtcli import training
 from rmtcli.checkpoint import endings
 from rmtcli.edges import EDGES
 from rmtcli.keep import KEEP_RULES
 from rmtcli.training import SCHEDULES
-from tests.conftest import ROOT, SAMPLES
+from tests.conftest import ROOT, SAMPLES, Run
 
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -75,8 +75,9 @@ def reference() -> str:
     return text.strip() + "\n"
 
 
-def test_the_page_of_methods_shows_what_the_program_prints(workdir: Path) -> None:
-    assert block("methods").search(METHODS)[2].strip() == printed("rmtcli methods", workdir)  # type: ignore[index]
+def test_the_page_of_methods_shows_what_the_program_prints(rmtcli: Run) -> None:
+    now = rmtcli("methods", env=os.environ | {"COLUMNS": "80"}).stdout.strip()
+    assert block("methods").search(METHODS)[2].strip() == now  # type: ignore[index]
 
 
 def test_every_kind_of_file_has_a_test_that_exists() -> None:
@@ -89,14 +90,18 @@ def test_every_kind_of_file_has_a_test_that_exists() -> None:
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def output(tmp_path_factory: pytest.TempPathFactory, rmtcli: Run) -> Callable[[str], str]:
     """The output of a command on the sample models, which is run once."""
 
     @functools.cache
     def run(command: str) -> str:
         folder = tmp_path_factory.mktemp("run")
         shutil.copytree(SAMPLES, folder / SAMPLES.name)
-        return printed(command, folder)
+        program, *words = shlex.split(command)
+        assert program == "rmtcli"
+        done = rmtcli(*words, cwd=folder, env=os.environ | {"COLUMNS": "80"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     return run
 
@@ -148,14 +153,14 @@ def test_every_name_is_documented() -> None:
     docs = README + "".join(page.read_text() for page in DOCS)
     for name in SCHEDULES.choices:
         assert f"`{name}:" in (ROOT / "docs/training.md").read_text()
-    for name in rmtcli.__all__:
+    for name in package.__all__:
         assert name in docs or name == "__version__"
 
 
 def test_the_citation_and_the_changelog_have_the_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == rmtcli.__version__
-    assert f"## [{rmtcli.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["version"] == package.__version__
+    assert f"## [{package.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_sample_models_have_the_hashes_in_their_readme() -> None:
@@ -192,7 +197,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"<(link|script|img)[^>]* (href|src)=\"?(https?:)?//", text), page.name
     api = (tmp_path / "api.html").read_text(encoding="utf-8")
-    for name in (*rmtcli.__all__, *training.__all__):
+    for name in (*package.__all__, *training.__all__):
         assert f'.{name}"' in api or name in ("__version__", "SCHEDULES"), name
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +14,50 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import rmtcli as package
-from tests.conftest import DIGITS, SAMPLES, Run
+from tests.conftest import DIGITS, SAMPLES
 
 pytest.importorskip("matplotlib")
 
 
-@pytest.mark.parametrize("model", [DIGITS / "digits.pt", SAMPLES / "planted.safetensors"])
-def test_threads_and_time_do_not_change_a_byte(model: Path, tmp_path: Path, process: Run) -> None:
+#: Runs commands one after the other, and writes what each prints to a file.
+PROGRAM = """
+import contextlib, json, sys
+from pathlib import Path
+from rmtcli.cli.main import main
+
+for number, words in enumerate(json.loads(sys.argv[1])):
+    sys.argv = ["rmtcli", *words]
+    with Path(f"stdout.{number}").open("w") as file, contextlib.redirect_stdout(file):
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code
+"""
+
+
+def test_threads_and_time_do_not_change_a_byte(tmp_path: Path) -> None:
+    commands = [
+        ["prune", str(model), "-o", f"small{model.suffix}", "--force", "--report", *reports]
+        for model in (DIGITS / "digits.pt", SAMPLES / "planted.safetensors")
+        for reports in ([f"{model.stem}.html", "--plot", model.stem], ["r.md", "--json"])
+    ]
     result = []
-    for threads, epoch in (("1", "0"), ("2", "1700000000")):
+    for threads, epoch in (("1", "0"), ("2", "1700000000")):  # in a process of its own each
         folder = tmp_path / threads
         folder.mkdir()
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "SOURCE_DATE_EPOCH": epoch}
-        writes = (["r.html", "--plot", "figures"], ["r.md", "--json"])
-        for number, reports in enumerate(writes):
-            done = process(
-                "prune",
-                model,
-                "-o",
-                f"small{model.suffix}",
-                "--force",
-                "--report",
-                *reports,
-                cwd=folder,
-                env=environment,
-            )
-            assert done.returncode == 0, done.stderr
-            (folder / f"stdout.{number}").write_text(done.stdout)
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", PROGRAM, json.dumps(commands)],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": threads, "SOURCE_DATE_EPOCH": epoch},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
         files = (path for path in folder.rglob("*") if path.is_file())
         result.append({path.relative_to(folder): _undated(path.read_bytes()) for path in files})
     assert result[0].keys() == result[1].keys()
+    assert len(result[0]) > 2 * len(commands)
     assert [path for path, data in result[0].items() if data != result[1][path]] == []
 
 
