@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -37,6 +38,12 @@ DIGITS = Path(__file__).parent / "samples"
 
 settings.register_profile("rmtcli", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rmtcli")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: processes of the tests would do it again, if they may not write."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(ROOT / "rmtcli", quiet=2)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

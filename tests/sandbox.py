@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 #: Audit events by which a file's content would be run, or the network be reached.
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
@@ -62,6 +62,10 @@ class Outcome:
 class Sandbox:
     """The process that forks for each run, as a context manager."""
 
+    _out: str
+    _requests: TextIO
+    _answers: TextIO
+
     def __enter__(self) -> Sandbox:
         self._folder = tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-")
         self._process = subprocess.Popen(
@@ -76,27 +80,40 @@ class Sandbox:
                 "TORCHINDUCTOR_CACHE_DIR": self._folder.name,  # torch makes one elsewhere
             },
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._out = self._folder.name
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
         self._folder.cleanup()
 
+    @contextlib.contextmanager
+    def twin(self) -> Iterator[Sandbox]:
+        """Another sandbox for runs at the same time: its process forks from this one's."""
+        twin = Sandbox()
+        with tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-") as twin._out:
+            requests, answers = pipes = [Path(twin._out, name) for name in ("requests", "answers")]
+            for pipe in pipes:
+                os.mkfifo(pipe)
+            self._ask({"twin": list(map(str, pipes))})
+            with requests.open("w") as twin._requests, answers.open() as twin._answers:
+                yield twin
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+
     def start(self, *arguments: object, cwd: Path, **how: Any) -> None:
         """Start a run with the arguments of :meth:`run`; :meth:`end` waits for it."""
-        assert self._process.stdin is not None
-        request = how | {
-            "argv": list(map(str, arguments)),
-            "cwd": str(cwd),
-            "out": self._folder.name,
-        }
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        words = list(map(str, arguments))
+        self._ask(how | {"argv": words, "cwd": str(cwd), "out": self._out})
 
     def end(self) -> Outcome:
         """Wait for the run; its result."""
-        assert self._process.stdout is not None
-        return Outcome(**json.loads(self._process.stdout.readline()))
+        return Outcome(**json.loads(self._answers.readline()))
 
     def run(self, *arguments: object, cwd: Path, **how: Any) -> Outcome:
         """Run the program.
@@ -337,30 +354,48 @@ def _serve() -> None:
     _warm_up()
     for line in sys.stdin:
         request = json.loads(line)
-        folder = Path(request["out"])
-        (folder / "points").unlink(missing_ok=True)
-        process = os.fork()
-        if not process:
-            quiet.__exit__()
-            _child(request, folder)
-        end = time.monotonic() + (patience := request.get("patience", PATIENCE))
-        while not (ended := os.wait4(process, os.WNOHANG))[0]:
-            time.sleep(0.002)
-            if time.monotonic() > end:
-                os.kill(process, signal.SIGKILL)
-                end += patience
-        _, status, usage = ended
-        points = folder / "points"
-        text = points.read_text() if points.exists() else ""
-        answer = {
-            "code": os.waitstatus_to_exitcode(status),
-            "peak": usage.ru_maxrss // 1024,
-            "points": json.loads(text or "[]"),
-        }
-        for name in ("stdout", "stderr"):
-            answer[name] = (folder / name).read_text(errors="replace")
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        if "twin" in request:
+            _fork_twin(*request["twin"])
+        else:
+            _answer(request, quiet)
+
+
+def _fork_twin(requests: str, answers: str) -> None:
+    """Fork a process that answers requests from one named pipe in another; return in both."""
+    if os.fork():
+        return
+    for number, (pipe, flags) in enumerate(((requests, os.O_RDONLY), (answers, os.O_WRONLY))):
+        opened = os.open(pipe, flags)
+        os.dup2(opened, number)
+        os.close(opened)
+
+
+def _answer(request: dict[str, Any], quiet: warnings.catch_warnings[None]) -> None:
+    """Fork for a request, and write the result of the run."""
+    folder = Path(request["out"])
+    (folder / "points").unlink(missing_ok=True)
+    process = os.fork()
+    if not process:
+        quiet.__exit__()
+        _child(request, folder)
+    end = time.monotonic() + (patience := request.get("patience", PATIENCE))
+    while not (ended := os.wait4(process, os.WNOHANG))[0]:
+        time.sleep(0.002)
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+            end += patience
+    _, status, usage = ended
+    points = folder / "points"
+    text = points.read_text() if points.exists() else ""
+    answer = {
+        "code": os.waitstatus_to_exitcode(status),
+        "peak": usage.ru_maxrss // 1024,
+        "points": json.loads(text or "[]"),
+    }
+    for name in ("stdout", "stderr"):
+        answer[name] = (folder / name).read_text(errors="replace")
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 #: The number of the error of a full disk.

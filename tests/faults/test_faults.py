@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,9 @@ readable = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[Sandbox]:
+def other(sandbox: Sandbox) -> Iterator[Sandbox]:
     """A second sandbox, for runs at the same time."""
-    with Sandbox() as started:
+    with sandbox.twin() as started:
         yield started
 
 
@@ -86,7 +87,7 @@ def test_of_two_runs_one_wins_and_the_other_reports_it(
     wait = "import time, os\nwhile not os.path.exists('go'): time.sleep(0.01)"
     other.start(*words, cwd=tmp_path, at=last, call="open('waits', 'w').close()\n" + wait)
     while not (tmp_path / "waits").exists():
-        pass
+        time.sleep(0.01)
     assert sandbox.run(*words, cwd=tmp_path).code == 0
     winner = case.values(case.output)
     (tmp_path / "go").touch()
