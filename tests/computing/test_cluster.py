@@ -79,27 +79,6 @@ def test_pruning_on_the_cluster_writes_the_same_bytes(
     assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def test_the_loss_of_a_worker_does_not_change_the_output(directory: Path, tmp_path: Path) -> None:
-    killed: list[int] = []
-
-    def killing(items: Any) -> Iterator[Layer | Skipped]:
-        for i, item in enumerate(items):
-            if i == 4:
-                with distributed.Client(workers, set_as_default=False) as client:
-                    pids = list(client.run(os.getpid).values())
-                os.kill(pids[0], signal.SIGKILL)
-                killed.append(pids[0])
-            yield item
-
-    with local_cluster(2) as workers:
-        rmtcli.prune(directory, tmp_path / "local", keep="edge")
-        remote = tmp_path / "remote"
-        rmtcli.prune(directory, remote, keep="edge", executor=address(workers), track=killing)
-    assert killed
-    name = "model.safetensors"
-    assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
-
-
 def test_a_second_run_takes_from_the_cache_what_an_interrupted_one_decomposed(
     two_workers: Any, directory: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +141,29 @@ def test_a_cluster_without_workers_or_with_another_version_is_refused(
     monkeypatch.setattr(cluster, "__version__", "0.0.0")
     with pytest.raises(UsageError, match=r"a worker has rmtcli .*, not 0\.0\.0"):
         rmtcli.analyze(MLP, executor=address(two_workers))
+
+
+def test_the_loss_of_a_worker_does_not_change_the_output(
+    two_workers: Any, directory: Path, tmp_path: Path
+) -> None:
+    """The last test of the cluster, which starts another worker meanwhile."""
+    killed: list[int] = []
+
+    def killing(items: Any) -> Iterator[Layer | Skipped]:
+        for i, item in enumerate(items):
+            if i == 4:
+                with distributed.Client(two_workers, set_as_default=False) as client:
+                    pids = list(client.run(os.getpid).values())
+                os.kill(pids[0], signal.SIGKILL)
+                killed.append(pids[0])
+            yield item
+
+    rmtcli.prune(directory, tmp_path / "local", keep="edge")
+    remote = tmp_path / "remote"
+    rmtcli.prune(directory, remote, keep="edge", executor=address(two_workers), track=killing)
+    assert killed
+    name = "model.safetensors"
+    assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
 @pytest.mark.slow
