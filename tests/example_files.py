@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import rmtcli
 from rmtcli.adapters import AdaptedLayer, Adapter, write_adapter
 from rmtcli.checkpoint import encode
-from tests.conftest import SAMPLES
+from tests.conftest import DIGITS, SAMPLES
 from tests.integrations.factored import CASES, WORDS, tokenizer
 
 CLASSES, INPUTS, WIDTH = 10, 100, 160
@@ -101,6 +101,15 @@ def write_samples(folder: Path) -> None:
         (folder / SAMPLES.name / name).symlink_to(SAMPLES / name)
     with np.load(SAMPLES / "mnist.npz") as images:
         np.savez(folder / SAMPLES.name / "mnist.npz", **{k: images[k][:1000] for k in images.files})
+
+
+def write_digits(folder: Path) -> None:
+    """Put the network of the tests, which is smaller, in the place of the deep sample model."""
+    samples = folder / SAMPLES.name
+    (samples / "mnist_deep.pt").unlink()
+    (samples / "mnist_deep.pt").symlink_to(DIGITS / "digits.pt")
+    with np.load(DIGITS / "digits.npz") as images:
+        np.savez(samples / "mnist.npz", **{k: images[k][:1000] for k in images.files})
 
 
 def write_directories(folder: Path) -> None:

@@ -125,6 +125,8 @@ def prepared(
     page, language = request.node.callspec.params["page"], request.node.originalname.split("_")[-1]
     for target, source in PRUNED.get((page, language), {}).items():
         example_files.write_small(folder, source, target)
+    if language == "sh" and "mnist_mlp" not in str(texts(page, language)):
+        example_files.write_digits(folder)
     if "dense" in str(texts(page, language)):
         shutil.copytree(folder / "MODEL_DIR", folder / "dense")
     monkeypatch.chdir(folder)

@@ -21,10 +21,9 @@ from rmtcli.layouts import Factored
 from rmtcli.planning import Budget, Goal, Plan, allocation_of
 from rmtcli.report.base import Report
 from rmtcli.report.notes import NO_SIBLINGS
-from tests.conftest import SAMPLES, Run
+from tests.conftest import DIGITS, Run
 from tests.running.test_refine import Branches, branches
 
-MLP, MNIST = SAMPLES / "mnist_mlp.safetensors", SAMPLES / "mnist.npz"
 FACTORY = "tests.running.test_refine:Branches"
 
 
@@ -215,9 +214,11 @@ def test_a_group_of_one_layer_shares_nothing(folder: Path, tmp_path: Path) -> No
 
 
 def test_without_siblings_nothing_changes_but_a_note(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"budget": Budget("20%"), "evaluation": rmtcli.Evaluation(MNIST)}
-    with_it = rmtcli.prune(MLP, tmp_path / "a.safetensors", share_inputs=True, **options)
-    without = rmtcli.prune(MLP, tmp_path / "b.safetensors", **options)
+    evaluation = rmtcli.Evaluation(DIGITS / "digits.npz")
+    options: dict[str, Any] = {"budget": Budget("20%"), "evaluation": evaluation}
+    network = DIGITS / "digits.pt"
+    with_it = rmtcli.prune(network, tmp_path / "a.safetensors", share_inputs=True, **options)
+    without = rmtcli.prune(network, tmp_path / "b.safetensors", **options)
     assert NO_SIBLINGS in with_it.notes
     assert NO_SIBLINGS not in without.notes
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
