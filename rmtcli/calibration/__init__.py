@@ -25,6 +25,7 @@ from rmtcli.calibration.metric import (
 )
 from rmtcli.calibration.moments import ByLayer, Moments
 from rmtcli.calibration.narrow import Narrowing, Reader, narrow_units
+from rmtcli.calibration.on_demand import OnDemand
 from rmtcli.calibration.reliability import (
     Reliability,
     assess_moments,
@@ -47,7 +48,7 @@ from rmtcli.calibration.source import (
     spelled,
 )
 from rmtcli.calibration.stats import Origin, read_stats, write_stats
-from rmtcli.calibration.stored import OnDemand, StoredMoments
+from rmtcli.calibration.stored import StoredMoments
 from rmtcli.calibration.tables import smoothed
 
 __all__ = [

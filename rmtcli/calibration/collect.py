@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rmtcli.calibration.moments import Moments
 from rmtcli.calibration.reliability import kept_apart
 from rmtcli.calibration.starts import run_back, softmax_root
-from rmtcli.calibration.watch import CONVOLUTIONS, Watch
+from rmtcli.calibration.watch import CONVOLUTIONS, Centres, Watch
 from rmtcli.computing.steps import tracked
 
 #: Makes the values that a backward pass starts from, of the shape of the outputs.
@@ -111,20 +111,17 @@ def find_centres(
     layers: Collection[str],
     batch: NDArray[Any],
     run: Callable[[nn.Module, Tensor], Tensor],
-    *,
-    first: int,
-) -> None:
-    """Run the first batch of all samples, before those from number ``first`` on.
+) -> Centres:
+    """The points from which the spreads of all samples count: the means of the first batch.
 
-    It only says from which points the spreads count, so that sums over parts of the samples can be
-    merged (:meth:`Watch.take_centres`).
+    With them, sums over parts of the samples can be merged.
     """
-    gradients, watch.gradients = watch.gradients, False
-    with watch.attached(model, layers), torch.no_grad():
+    alone = replace(watch, gradients=False)
+    with alone.attached(model, layers), torch.no_grad():
         run(model, torch.from_numpy(np.array(batch)))
-        watch.add_inputs()
-        watch.take_centres(first)
-    watch.gradients = gradients
+        alone.add_inputs()
+        alone.close()
+    return alone.means
 
 
 def watch_for(model: nn.Module, layers: Collection[str], watch: Watch) -> Watch:

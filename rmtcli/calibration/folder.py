@@ -70,6 +70,18 @@ class Folder:
             if file.name == _RUN or file.name.endswith((_ENDING, _UNFINISHED)):
                 file.unlink(missing_ok=True)
 
+    def check(self) -> None:
+        """Make sure that the folder is reached from here, where a run has made it elsewhere.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if not (self.path / _RUN).exists():
+            raise UsageError(
+                f"{self.path}: a worker does not find this folder of {option('spill')}: name one "
+                "that all workers reach under the same path"
+            )
+
     def reserve(self, size: int) -> None:
         """Make sure that there is room for so many bytes, those included that are kept already.
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from rmtcli.arrays import FloatArray
+from rmtcli.calibration.on_demand import OnDemand
 from rmtcli.calibration.spread import joined
 from rmtcli.keep import Untouched
 
@@ -39,6 +40,13 @@ class ByLayer(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self.results)
+
+    def only(self, name: str) -> ByLayer[T]:
+        """The result of one layer alone, if it has one; it is read where it is used."""
+        if isinstance(self.results, OnDemand):
+            makers = {x: self.results.makers[x] for x in (name,) if x in self.results}
+            return ByLayer(OnDemand(makers), {})
+        return ByLayer({x: self.results[x] for x in (name,) if x in self.results}, {})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

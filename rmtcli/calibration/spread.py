@@ -26,6 +26,8 @@ class Spread:
         rows: number of rows.
         total: Σx, shape (d,).
         outer: Σxxᵀ, shape (d, d), in the type of the first batch's.
+        centre: the point from which rows count, shape (d,) or (); the first batch's mean, unless
+            another is set before.
     """
 
     def __init__(self, *, centred: bool) -> None:
@@ -34,14 +36,9 @@ class Spread:
         self.outer: FloatArray = np.zeros(())
         self._centred = centred
         self._batches, self._first, self._row_squares, self._squares = 0, 0, 0.0, 0.0
-        self._centre: FloatArray = np.zeros(())
-        self._fixed = False
+        self.centre: FloatArray | None = None
         #: Σ of each batch's sum times its rows; None while all batches have as many rows.
         self._weighted: FloatArray | None = None
-
-    def fix_centre(self, centre: FloatArray) -> None:
-        """Count rows from a point that is known before the first batch, shape (d,) or ()."""
-        self._centre, self._fixed = centre, True
 
     def merge(self, other: Spread) -> None:
         """Add the batches of another part of the samples, whose rows count from the same point."""
@@ -49,6 +46,7 @@ class Spread:
             return
         if not self._batches:
             self._first, self.total, self.outer = other._first, other.total, other.outer
+            self.centre = other.centre
             self._weighted = other._weighted
         else:
             alike = self._first == other._first
@@ -68,8 +66,8 @@ class Spread:
         arrays must not be used afterwards.
         """
         if not self._batches:
-            if not self._fixed:
-                self._centre = total / rows if self._centred else np.zeros_like(total)
+            if self.centre is None:
+                self.centre = total / rows if self._centred else np.zeros_like(total)
             self._first = rows
         elif rows != self._first and self._weighted is None:
             self._weighted = self._by_rows()
@@ -99,7 +97,8 @@ class Spread:
         self, rows: int, total: FloatArray, outer: FloatArray
     ) -> Iterator[tuple[slice, FloatArray]]:
         """Σ(x − c)(x − c)ᵀ − r c cᵀ of r rows with these sums, some rows at a time."""
-        centre = np.broadcast_to(self._centre, total.shape)
+        assert self.centre is not None
+        centre = np.broadcast_to(self.centre, total.shape)
         shift = total - rows / 2 * centre
         for start in range(0, len(outer), _ROWS):
             part = slice(start, start + _ROWS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +14,8 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration.folder import Folder
 from rmtcli.calibration.moments import Moments
 
-T = TypeVar("T")
 #: What is stored of moments beside their arrays.
 _NUMBERS = ("rows", "samples", "of_outputs", "independent", "independent_gradients")
-
-
-class OnDemand(Mapping[str, T]):
-    """Values by name that are made each time they are asked for.
-
-    Args:
-        names: the names.
-        make: makes a value.
-    """
-
-    def __init__(self, names: Iterable[str], make: Callable[[str], T]) -> None:
-        self._names, self._make = dict.fromkeys(names), make
-
-    def __getitem__(self, name: str) -> T:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class StoredMoments(Mapping[str, Moments]):

@@ -78,13 +78,6 @@ class Sums:
             self.fold = _added(self.fold, (rows, total.copy(), outer.copy()))
         self.spread.add(*batch)
 
-    def take_centre(self) -> None:
-        """End a batch that only says from which point the spread's rows count."""
-        self._multiply()
-        batch, self._batch = self._batch, None
-        if batch is not None and batch[0]:
-            self.spread.fix_centre(batch[1] / batch[0])
-
     def merge(self, other: Sums) -> None:
         """Add the sums of other batches, which are closed; they must not be used afterwards."""
         self.spread.merge(other.spread)

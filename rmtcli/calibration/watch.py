@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -11,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import FOLD, Moments
 from rmtcli.calibration.spread import joined
 from rmtcli.calibration.sums import Sums
 from rmtcli.errors import EvaluationError
 
 K = TypeVar("K")
+#: Points from which the spreads of rows count: of what a group of layers reads, or of the outputs
+#: of a single layer.
+Centres = Mapping[tuple[str, ...], FloatArray]
 #: Modules whose outputs are summed up, and not their inputs, by the number of a kernel's sides.
 CONVOLUTIONS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 
@@ -47,6 +51,10 @@ class Watch:
         masks: gives masks of the batch's positions that count.
         dtype: type in which products are summed up.
         active: whether what runs now is recorded.
+        centres: points from which the spreads of rows count; None for the first batch's means.
+            Sums over parts of the samples can be merged if they have the same ones, which are 0
+            where none is given.
+        batches: number of batches that have ended, those of earlier parts included.
     """
 
     gradients: bool = False
@@ -55,15 +63,14 @@ class Watch:
     masks: Callable[[], Sequence[Tensor]] = tuple
     dtype: torch.dtype = torch.float64
     active: bool = True
-    #: Whether rows of layers that the first batch has not reached count from 0.
-    centred: bool = False
+    centres: Centres | None = None
+    batches: int = 0
     #: The tensors read in this batch, by id and version, with the layers that read them. Holding
     #: the tensors keeps Python from giving their ids to others.
     _read: dict[tuple[int, int], tuple[Tensor, list[str]]] = field(default_factory=dict, init=False)
     _inputs: dict[tuple[str, ...], Sums] = field(default_factory=dict, init=False)
     _outputs: dict[str, Sums] = field(default_factory=dict, init=False)
     _gradients: dict[str, Sums] = field(default_factory=dict, init=False)
-    _batches: int = field(default=0, init=False)
 
     @contextmanager
     def attached(self, model: nn.Module, layers: Collection[str]) -> Iterator[None]:
@@ -88,32 +95,27 @@ class Watch:
                     f"the network changes the input of '{readers[0]}' in place after the layer has "
                     "read it, so it cannot be calibrated: let the network's code make a new tensor"
                 )
-            sums = self._inputs.setdefault(tuple(readers), self._new())
+            group = tuple(readers)
+            sums = self._inputs.setdefault(group, self._new(group))
             sums.add(rows_of(source, self.masks()))
         self._read.clear()
 
     def close(self) -> None:
         """End a batch."""
-        self._batches += 1
-        mine = self._batches % FOLD == 0
+        self.batches += 1
+        mine = self.batches % FOLD == 0
         for group, sums in self._inputs.items():
             sums.close(apart=mine and not self.apart.isdisjoint(group))
         for every in (self._outputs, self._gradients):
             for name, sums in every.items():
                 sums.close(apart=mine and name in self.apart)
 
-    def take_centres(self, first: int) -> None:
-        """End a batch that only says from which points the spreads of the samples count.
-
-        Parts of the samples that are summed up elsewhere can be merged where all of them have run
-        the same batch before their own.
-
-        Args:
-            first: number of batches before those that follow.
-        """
-        for sums in (*self._inputs.values(), *self._outputs.values()):
-            sums.take_centre()
-        self.centred, self._batches = True, first
+    @property
+    def means(self) -> Centres:
+        """The points from which rows have counted so far."""
+        every = self._inputs | {(name,): sums for name, sums in self._outputs.items()}
+        centres = {key: sums.spread.centre for key, sums in every.items()}
+        return {key: centre for key, centre in centres.items() if centre is not None}
 
     def merge(self, other: Totals) -> None:
         """Add the sums over another part of the samples; the order of the parts is kept."""
@@ -179,11 +181,11 @@ class Watch:
         mean, second = total / kept[0], outer / kept[0]
         return Moments(rows, 0, mean, second, gradient, name in self._outputs)
 
-    def _new(self) -> Sums:
+    def _new(self, key: tuple[str, ...]) -> Sums:
         """Sums without rows."""
         sums = Sums(dtype=self.dtype)
-        if self.centred:
-            sums.spread.fix_centre(np.zeros(()))
+        if self.centres is not None:
+            sums.spread.centre = self.centres.get(key, np.zeros(()))
         return sums
 
     def _hook(self, name: str) -> Callable[..., Tensor]:
@@ -216,7 +218,7 @@ class Watch:
 
     def _add_outputs(self, name: str, values: Tensor, bias: Tensor | None) -> None:
         """Add the outputs of one layer, without its bias, to its sums."""
-        sums = self._outputs.setdefault(name, self._new())
+        sums = self._outputs.setdefault(name, self._new((name,)))
         sums.add(rows_of(values, self.masks()), bias)
 
     def _add_gradient(self, name: str, gradient: Tensor, sides: int) -> None:

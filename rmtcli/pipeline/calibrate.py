@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rmtcli.calibration import (
@@ -12,6 +13,8 @@ from rmtcli.calibration import (
     ByLayer,
     Calibrated,
     Calibration,
+    Cleaner,
+    Eigh,
     FileShare,
     Folder,
     GivenInputs,
@@ -157,7 +160,8 @@ def calibrate_layers(
         settings: the inputs to run it on, or the file of statistics to read.
         tables: tables to calibrate too, unless a file of statistics lacks them.
         folder: takes the moments of a network that runs block by block; None to run it whole.
-        cluster: its workers run the network, each on some of the samples; None for this process.
+        cluster: its workers run the network, or its blocks, each on some of the samples; None for
+            this process.
 
     Raises:
         UsageError: a file of statistics of another checkpoint, network or data.
@@ -168,23 +172,14 @@ def calibrate_layers(
         harness.note([UNCLEANED])
     every = {layer.name: layer for layer in (*layers, *tables) if layer.name in raw}
     cleaner = CLEANERS.parse(settings.clean)
+    what = {name: _What.of(harness, layer, settings) for name, layer in every.items()}
     if isinstance(raw.results, OnDemand):
-
-        def made(name: str) -> LayerCalibration:
-            own = raw[name]
-            cleaned = clean_moments({name: own}, cleaner)[name]
-            give_back()
-            calibration = _calibration(harness, every[name], cleaned, own, settings)
-            return replace(calibration, dtype=factor_type(every[name]))  # as it is stored
-
+        makers = raw.results.makers
+        later = {x: partial(_read_later, makers[x], cleaner, own) for x, own in what.items()}
         first = [raw[name] for name in list(raw)[:1]]
-        results = ByLayer(OnDemand(every, made), raw.missing)
-        return results, Calibrated(settings, *_sizes(first))
+        return ByLayer(OnDemand(later), raw.missing), Calibrated(settings, *_sizes(first))
     moments = clean_moments(raw, cleaner)
-    calibrations = {
-        name: _calibration(harness, layer, moments[name], raw[name], settings)
-        for name, layer in every.items()
-    }
+    calibrations = {name: own.calibration(moments[name], raw[name]) for name, own in what.items()}
     return ByLayer(calibrations, raw.missing), Calibrated(settings, *_sizes(raw.values()))
 
 
@@ -201,16 +196,45 @@ def _sizes(moments: Iterable[Moments]) -> tuple[int, int]:
     return max((m.samples for m in moments), default=0), sum(arrays.values())
 
 
-def _calibration(
-    harness: Harness, layer: Layer, moments: Moments, raw: Moments, settings: Calibration
-) -> LayerCalibration:
-    bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
-    biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
-    if layer.view.table:
-        moments = smoothed(moments, layer.load())
-    gradients = settings.gradients and moments.gradient is not None
-    apart, eigh = None if raw.fold is None else raw, eigh_on(harness.evaluation.device)
-    return LayerCalibration(moments, biased, gradients, apart, eigh)
+@dataclass(frozen=True, slots=True, eq=False)
+class _What:
+    """What is known of a layer's calibration beside its moments.
+
+    Attributes:
+        layer: the layer.
+        biased: whether it has a bias that takes up the mean of what is dropped.
+        gradients: whether moments of output gradients are used.
+        eigh: what computes eigenvectors.
+    """
+
+    layer: Layer
+    biased: bool
+    gradients: bool
+    eigh: Eigh
+
+    @staticmethod
+    def of(harness: Harness, layer: Layer, settings: Calibration) -> _What:
+        """Look at a layer of the harness's checkpoint."""
+        bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
+        biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
+        return _What(layer, biased, settings.gradients, eigh_on(harness.evaluation.device))
+
+    def calibration(self, moments: Moments, raw: Moments) -> LayerCalibration:
+        """The layer's calibration, from its moments and from those that are not cleaned."""
+        if self.layer.view.table:
+            moments = smoothed(moments, self.layer.load())
+        gradients = self.gradients and moments.gradient is not None
+        apart = None if raw.fold is None else raw
+        return LayerCalibration(moments, self.biased, gradients, apart, self.eigh)
+
+
+def _read_later(read: Callable[[], Moments], cleaner: Cleaner, what: _What) -> LayerCalibration:
+    """The calibration of a layer whose moments are in a file, with the types of its factors."""
+    give_back()  # what the layer before took
+    raw = read()
+    cleaned = clean_moments({what.layer.name: raw}, cleaner)[what.layer.name]
+    give_back()
+    return replace(what.calibration(cleaned, raw), dtype=factor_type(what.layer))
 
 
 def _moments(
@@ -232,14 +256,19 @@ def _moments(
     if path is not None and path.exists():
         return _read_moments(path, harness, layers, origin, settings)
     assert data is not None
-    if cluster is None:
-        from rmtcli.running.calibrate import calibrate  # needs torch
+    every, content = [*layers, *tables], sha256 + data
+    if folder is not None:
+        from rmtcli.running.in_parts import calibrate_in_parts  # needs torch
 
-        moments = calibrate(harness, [*layers, *tables], settings, folder)
+        moments = calibrate_in_parts(harness, every, settings, folder, (cluster, content))
+    elif cluster is None:
+        from rmtcli.running.calibrate import calibrate
+
+        moments = calibrate(harness, every, settings)
     else:
         from rmtcli.running.in_chunks import calibrate_on
 
-        moments = calibrate_on(cluster, harness, [*layers, *tables], settings, sha256 + data)
+        moments = calibrate_on(cluster, harness, every, settings, content)
     if path is not None:
         write_stats(path, moments, origin)
     return moments

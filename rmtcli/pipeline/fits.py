@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,7 @@ from rmtcli.planning import (
 from rmtcli.spectra import spectrum
 
 if TYPE_CHECKING:
-    from rmtcli.calibration import Folder
+    from rmtcli.calibration import ByLayer, Folder
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Fitter:
     """
 
     edge: EdgeEstimator
-    calibrations: Mapping[str, LayerCalibration] | None = None
+    calibrations: ByLayer[LayerCalibration] | None = None
     approximate: bool = False
     vectors: bool = False
     hashed: bool = False
@@ -173,7 +173,7 @@ class Fitter:
         known = self.calibrations
         if known is None or isinstance(item, Skipped):
             return replace(self, calibrations=None)
-        return replace(self, calibrations={x: known[x] for x in (item.name,) if x in known})
+        return replace(self, calibrations=known.only(item.name))
 
     def _fitted(self, layer: Layer, calibration: LayerCalibration | None) -> Fitted | Skipped:
         return fit_layer(

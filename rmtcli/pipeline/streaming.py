@@ -62,6 +62,7 @@ def folder_for(
         "batch": settings.batch,
         "clean": settings.clean,
         "layers": [layer.name for layer in layers],
+        "cluster": request.cluster is not None,  # its sums are made in another order
     }
     return Folder.at(Path(settings.spill), json.dumps(run))
 
@@ -79,8 +80,8 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
         return f"{option('heal')} trains the whole network, without {option('spill')}"
     if request.shares:
         return f"{option('share-inputs')} compares the moments of all layers"
-    if request.cluster is not None:
-        return f"{option('executor')} lets each worker run the whole network"
+    if request.cluster is not None and settings.spill is None:
+        return f"{option('executor')} needs {option('spill')} to run block by block"
     if request.narrows:
         return f"{option('layout')} narrow and auto look for hidden layers in the whole network"
     return None

@@ -55,9 +55,10 @@ class Collected:
             elif settings.gradients and not all(map(self._has_gradient, parts)):
                 missing[layer.name] = Untouched.UNUSED
             else:
-                made[layer.name] = partial(self._merged, layer, parts, heads, self._scale(names))
+                of = layer, parts, heads, self._scale(names)
+                made[layer.name] = partial(_merged, self.moments, *of)
         if isinstance(self.moments, StoredMoments):
-            return ByLayer(OnDemand(made, lambda name: made[name]()), missing)
+            return ByLayer(OnDemand(made), missing)
         return ByLayer({name: make() for name, make in made.items()}, missing)
 
     def _has_gradient(self, name: str) -> bool:
@@ -77,14 +78,19 @@ class Collected:
             self.outline.drop()
         return scale
 
-    def _merged(
-        self, layer: Layer, parts: Sequence[str], heads: Sequence[str], scale: float
-    ) -> Moments:
-        """The moments of a layer whose weight some modules share."""
-        merged = merge([self.moments[name] for name in parts])
-        if heads:
-            merged = with_heads(merged, [self.moments[name] for name in heads], scale)
-        return _of_gate(merged, layer)
+
+def _merged(
+    moments: Mapping[str, Moments],
+    layer: Layer,
+    parts: Sequence[str],
+    heads: Sequence[str],
+    scale: float,
+) -> Moments:
+    """The moments of a layer whose weight some modules share."""
+    merged = merge([moments[name] for name in parts])
+    if heads:
+        merged = with_heads(merged, [moments[name] for name in heads], scale)
+    return _of_gate(merged, layer)
 
 
 def _scores(model: nn.Module, name: str) -> bool:

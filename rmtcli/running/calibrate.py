@@ -18,11 +18,9 @@ from rmtcli.calibration import (
     Calibration,
     Data,
     FileShare,
-    Folder,
     GivenInputs,
     MadeInputs,
     Moments,
-    StoredMoments,
     parts_of,
 )
 from rmtcli.calibration.collect import collect
@@ -37,16 +35,12 @@ from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import joined, made_samples
 from rmtcli.evaluation.measures import distance
 from rmtcli.evaluation.network import build, reading_of, run
-from rmtcli.evaluation.outline import Outline
 from rmtcli.evaluation.pretrained import Pretrained
 from rmtcli.evaluation.tasks import CausalLM, Seq2SeqLM
 from rmtcli.evaluation.text import MASK, TARGET_MASK
 from rmtcli.layers import Layer
 from rmtcli.running.by_layer import Collected
 from rmtcli.running.modules import modules_of, watchable
-from rmtcli.running.room import of_layers
-from rmtcli.running.states import States
-from rmtcli.running.streamed import Stream
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -70,7 +64,6 @@ def calibrate(
     harness: Harness,
     layers: Sequence[Layer],
     settings: Calibration,
-    folder: Folder | None = None,
 ) -> ByLayer[Moments]:
     """Run the network and return the moments of each layer, and of its output gradients.
 
@@ -78,40 +71,23 @@ def calibrate(
         harness: how the network is built and fed.
         layers: layers of the harness's checkpoint.
         settings: the inputs, and the moments to take.
-        folder: takes the moments of a network that runs block by block; None to run it whole.
 
     Returns:
-        Moments by layer name, and why the other layers have none. Those in a folder are read each
-        time that they are asked for.
+        Moments by layer name, and why the other layers have none.
 
     Raises:
         EvaluationError: the network does not take the data, or all samples are equal.
-        NotInPartsError: it cannot be run block by block.
     """
     source = CalibrationInputs.read(settings, harness)
-    inputs, outline = fitted_on(source.inputs), None
-    if folder is None:
-        model = watchable(build(harness), layers)
-    else:
-        outline = Outline(harness.checkpoint, harness.task, harness.evaluation.device)
-        model = outline.model
+    model = watchable(build(harness), layers)
     modules = modules_of(model, harness.checkpoint, layers)
-    names = names_of(modules)
     start = STARTS[source.reading(model).rows]
     batch, draws = source.passes(settings)
-    watch = watch_of(harness.checkpoint, model)
-    how: dict[str, Any] = {"batch": batch, "draws": draws, "watch": watch}
-    moments: Mapping[str, Moments]
-    if outline is None or folder is None:
-        moments = collect(model, inputs, names, source.run, start=start, **how)
-    else:
-        moments, states = StoredMoments(folder), States(folder if folder.lasting else None)
-        stream = Stream(outline, inputs, names, source.run, states, **how)
-        # A sequential fit adds factors, which are at most as large as the decompositions.
-        more = of_layers(model, names, 0) if settings.sequential else 0
-        folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]) + more)
-        stream.collect(start, moments)
-    return Collected(model, modules, moments, outline).by_layer(harness, layers, settings)
+    how: dict[str, Any] = {"batch": batch, "draws": draws}
+    how["watch"] = watch_of(harness.checkpoint, model)
+    inputs, names = fitted_on(source.inputs), names_of(modules)
+    moments = collect(model, inputs, names, source.run, start=start, **how)
+    return Collected(model, modules, moments).by_layer(harness, layers, settings)
 
 
 def watch_of(checkpoint: Checkpoint, model: nn.Module) -> Watch:

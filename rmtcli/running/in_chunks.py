@@ -15,7 +15,7 @@ from torch import nn
 
 from rmtcli.calibration import ByLayer, Calibration, Moments
 from rmtcli.calibration.collect import SEED, add_batches, find_centres, watch_for
-from rmtcli.calibration.watch import Totals, Watch
+from rmtcli.calibration.watch import Centres, Totals, Watch
 from rmtcli.checkpoint import Checkpoint
 from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
@@ -91,8 +91,8 @@ def calibrate_on(
     work = Work(harness.checkpoint, harness.evaluation, settings, tuple(layers), content)
     network = _Network.of(work, harness)
     watch = network.watch(work)
-    packed = pickle.dumps(work)
-    tasks = [(packed, number) for number in range(len(network.chunks(settings)))]
+    packed, centres = pickle.dumps(work), network.centres(work)
+    tasks = [(packed, number, centres) for number in range(len(network.chunks(settings)))]
     for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
         watch.merge(totals)
     samples, (_, draws) = len(network.inputs), network.source.passes(settings)
@@ -123,6 +123,7 @@ class _Network:
         source = CalibrationInputs.read(work.settings, harness)
         model = watchable(build(harness), work.layers)
         names = names_of(modules_of(model, harness.checkpoint, work.layers))
+        source.reading(model)  # decided before anything is watched, as it may run the network
         return _Network(source, fitted_on(source.inputs), model, names)
 
     def watch(self, work: Work) -> Watch:
@@ -131,28 +132,32 @@ class _Network:
         gradients = self.source.passes(work.settings)[1] > 0
         return watch_for(self.model, self.names, replace(watch, gradients=gradients))
 
+    def centres(self, work: Work) -> Centres:
+        """The points from which the spreads of all chunks count."""
+        first = self.inputs[: self.source.passes(work.settings)[0]]
+        with one_at_a_time():
+            return find_centres(self.watch(work), self.model, self.names, first, self.source.run)
+
     def chunks(self, settings: Calibration) -> list[np.ndarray]:
         """The numbers of the first samples of the batches of each chunk."""
         firsts = np.arange(0, len(self.inputs), self.source.passes(settings)[0])
         return np.array_split(firsts, min(CHUNKS, len(firsts)))
 
 
-def _summed(task: tuple[bytes, int]) -> Totals:
+def _summed(task: tuple[bytes, int, Centres]) -> Totals:
     """The sums over one chunk, in a worker."""
-    packed, number = task
-    with _LOCK, _one_thread():
+    packed, number, centres = task
+    with one_at_a_time():
         work: Work = pickle.loads(packed)
         network = _opened(packed)
         batch, draws = network.source.passes(work.settings)
         firsts = network.chunks(work.settings)
-        watch, run = network.watch(work), network.source.run
-        start = STARTS[network.source.reading(network.model).rows]
-        inputs, model, names = network.inputs, network.model, network.names
         before = sum(len(chunk) for chunk in firsts[:number])
-        find_centres(watch, model, names, inputs[:batch], run, first=before)
-        batches = (inputs[first : first + batch] for first in firsts[number])
-        seed = SEED + number
-        add_batches(watch, model, names, batches, run, start=start, draws=draws, seed=seed)
+        watch = replace(network.watch(work), centres=centres, batches=before)
+        start = STARTS[network.source.reading(network.model).rows]
+        batches = (network.inputs[first : first + batch] for first in firsts[number])
+        what = network.model, network.names, batches, network.source.run
+        add_batches(watch, *what, start=start, draws=draws, seed=SEED + number)
         return watch.totals
 
 
@@ -164,11 +169,12 @@ def _opened(packed: bytes) -> _Network:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, so that sums do not depend on a worker's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def one_at_a_time() -> Iterator[None]:
+    """Run alone in this process, with one thread, so that sums do not depend on its cores."""
+    with _LOCK:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

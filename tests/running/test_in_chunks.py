@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmtcli.calibration import Calibration, Moments
+from rmtcli.calibration import ByLayer, Calibration, Moments
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.computing import Cluster
 from rmtcli.errors import UsageError
@@ -126,6 +126,10 @@ def test_a_task_carries_the_calibration_of_its_layer_alone(tmp_path: Path) -> No
     )
     torch.save({"a.weight": torch.ones(4, 4), "b.weight": torch.ones(4, 4)}, tmp_path / "a.pt")
     a, b = find_layers(open_checkpoint(tmp_path / "a.pt"))
-    fitter = Fitter(None, {"a.weight": first, "c.weight": second})  # type: ignore[arg-type]
-    assert fitter.alone(a).calibrations == {"a.weight": first}
-    assert fitter.alone(b).calibrations == {}
+    known = ByLayer({"a.weight": first, "c.weight": second}, {})
+    fitter = Fitter(None, known)  # type: ignore[arg-type]
+    own, none = fitter.alone(a).calibrations, fitter.alone(b).calibrations
+    assert own is not None
+    assert none is not None
+    assert dict(own) == {"a.weight": first}
+    assert not none

@@ -54,7 +54,7 @@ def streamed(harness: Harness, inputs: np.ndarray, states: States, **options: in
     outline, stored = Outline(harness.checkpoint, harness.task), StoredMoments(Folder())
     names, watch = watched(harness, outline.model), Watch(masks=partial(masks_of, outline.model))
     stream = Stream(outline, inputs, names, run, states, watch=watch, **options)
-    stream.collect(softmax_root, stored)
+    stream.collect(stored, partial(stream.add, start=softmax_root))
     return stored
 
 
