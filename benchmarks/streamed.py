@@ -9,24 +9,34 @@ peak above what importing everything takes. With ``--bare`` there are two more r
 backward passes of the same texts through the whole network, without gradients of weights; and the
 algebra that the metric needs, in float64: for each layer the eigenvectors of both moments (those of
 inputs once for layers that read the same tensor) and of the Gram matrix of the weighed weights.
+With ``--workers 2 4`` the network is also calibrated and decomposed on local Dask clusters of so
+many workers, of which one is killed while blocks run back (none of the first cluster); memory and
+time are those of the client, and the last line says whether the outputs have the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 LENGTH = 256
 #: Ways to prune the network.
 STREAMED, SEQUENTIAL, WHOLE = "block by block", "block by block, sequential", "whole"
+CLUSTER, KILLED = "workers", "workers, one of them killed"
 
 
 def make(folder: Path, given: argparse.Namespace, blocks: int) -> int:
@@ -72,7 +82,27 @@ def peak() -> int:
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
 
-def prune(folder: Path, way: str) -> dict[str, float]:
+def cluster_for(way: str) -> Any:
+    """A local cluster of as many workers as the way says; nothing where it says none."""
+    if not way.endswith((CLUSTER, KILLED)):
+        return nullcontext()
+    from distributed import LocalCluster
+
+    workers = int(way.split()[0])
+    return LocalCluster(workers, threads_per_worker=1, dashboard_address=None, protocol="tcp")
+
+
+def kill_one(cluster: Any, spill: Path) -> None:
+    """Kill a worker as soon as a block has run back."""
+    from distributed import Client
+
+    while not list(spill.glob("backward-*")):
+        time.sleep(0.1)
+    with Client(cluster, set_as_default=False) as client:
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+
+
+def prune(folder: Path, way: str) -> dict[str, Any]:
     """Prune the network in this process; memory above the imports, and processor seconds."""
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -87,21 +117,28 @@ def prune(folder: Path, way: str) -> dict[str, float]:
     spill = None if way == WHOLE else folder.with_name("spill")
     sequential = way == SEQUENTIAL
     torch.set_num_threads(1)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = peak(), time.process_time()
-    rmtcli.prune(
-        folder,
-        folder.with_name("pruned"),
-        budget="60%",
-        layout="pivoted",
-        calibration=rmtcli.Calibration(folder / "text.txt", spill=spill, sequential=sequential),
-        evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
-        force=True,
-    )
-    return {"bytes": peak() - before, "seconds": time.process_time() - started}
+    with cluster_for(way) as cluster:
+        if way.endswith(KILLED):
+            threading.Thread(target=kill_one, args=(cluster, spill), daemon=True).start()
+        address = None if cluster is None else cluster.scheduler_address.replace("tcp", "dask", 1)
+        Path("/proc/self/clear_refs").write_text("5")
+        before, started = peak(), time.process_time()
+        rmtcli.prune(
+            folder,
+            output := folder.with_name("pruned"),
+            budget="60%",
+            layout="pivoted",
+            calibration=rmtcli.Calibration(folder / "text.txt", spill=spill, sequential=sequential),
+            evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
+            executor=address,
+            force=True,
+        )
+        made = {"bytes": peak() - before, "seconds": time.process_time() - started}
+    content = b"".join(file.read_bytes() for file in sorted(output.glob("*.safetensors")))
+    return {**made, "output": hashlib.sha256(content).hexdigest()}
 
 
-def passes(folder: Path) -> dict[str, float]:
+def passes(folder: Path) -> dict[str, Any]:
     """Run the whole network forwards and backwards; memory and processor seconds."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,7 +153,7 @@ def passes(folder: Path) -> dict[str, float]:
     return {"bytes": peak() - before, "seconds": time.process_time() - started}
 
 
-def algebra(folder: Path) -> dict[str, float]:
+def algebra(folder: Path) -> dict[str, Any]:
     """Decompose matrices of the sizes that the network's layers have; memory and seconds."""
     import torch
     from scipy.linalg import eigh
@@ -143,7 +180,7 @@ def algebra(folder: Path) -> dict[str, float]:
     return {"bytes": peak() - before, "seconds": total * config.num_hidden_layers}
 
 
-def apart(what: str, folder: Path) -> dict[str, float]:
+def apart(what: str, folder: Path) -> dict[str, Any]:
     """A measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.streamed", "--only", what, str(folder)]
     made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -161,6 +198,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="also run each network whole")
     parser.add_argument("--sequential", action="store_true", help="also fit layers again")
     parser.add_argument("--bare", action="store_true", help="also measure passes and algebra")
+    parser.add_argument("--workers", type=int, nargs="+", default=[], help="of local clusters")
     parser.add_argument("--only", nargs=2, help="measure one thing of a folder")
     given = parser.parse_args()
     if given.only:
@@ -176,10 +214,16 @@ def main() -> None:
             folder = Path(name) / "dense"
             size = make(folder, given, blocks)
             ways = [STREAMED, *[SEQUENTIAL] * given.sequential, *[WHOLE] * given.whole]
+            ways += [f"{n} {KILLED if i else CLUSTER}" for i, n in enumerate(given.workers)]
+            outputs = {}
             for what in (*ways, *["passes", "algebra"] * given.bare):
                 made = apart(what, folder)
+                outputs[what] = made.get("output")
                 cells = blocks, f"{size:,}", what, f"{made['bytes'] / 1e6:.0f}"
                 print(f"| {' | '.join(map(str, cells))} | {made['seconds']:.0f} |", flush=True)
+            if given.workers:
+                made_on = {outputs[what] for what in ways if what.endswith((CLUSTER, KILLED))}
+                print("The clusters' outputs", "are equal." if len(made_on) == 1 else "differ.")
 
 
 if __name__ == "__main__":
