@@ -37,7 +37,8 @@ class Calibration:
             at the first of the two limits.
         spill: folder for the states, moments and decompositions of a directory's network, which
             then runs block by block, and is healed block by block. A run that was interrupted goes
-            on from what is there; the folder is emptied once the output is written.
+            on from what is there; the folder is emptied once the output is written. The workers of
+            a cluster must reach it under the same path.
         clean: how the moments' eigenvalues are cleaned of sampling noise, such as ``"none"``.
     """
 

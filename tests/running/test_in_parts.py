@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ pytest.importorskip("transformers")
 
 import rmtcli  # noqa: E402
 from rmtcli.calibration import ByLayer, Calibration, Folder, Moments  # noqa: E402
+from rmtcli.calibration.watch import Totals, Watch  # noqa: E402
 from rmtcli.computing import Cluster  # noqa: E402
 from rmtcli.errors import UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
@@ -152,7 +155,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prune(folder: Path, target: Path, spill: Path | None, workers: int) -> rmtcli.Report:
+def prune(folder: Path, target: Path, spill: Path, executor: str) -> rmtcli.Report:
     return rmtcli.prune(
         folder / "dense",
         target,
@@ -160,7 +163,7 @@ def prune(folder: Path, target: Path, spill: Path | None, workers: int) -> rmtcl
         calibration=Calibration(folder / "text.txt", spill=spill),
         evaluation=Evaluation(task="causal-lm:length=16"),
         selection=Selection(min_side=8),
-        executor=str(workers),
+        executor=executor,
         force=True,
     )
 
@@ -169,7 +172,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmtcli.pipeline.prune.connected", lambda count: workers(int(count)))
-    report = prune(text_model, tmp_path / "one", tmp_path / "a", 1)
+    report = prune(text_model, tmp_path / "one", tmp_path / "a", "1")
     assert not any("as a whole" in note for note in report.notes)
     assert list((tmp_path / "a").iterdir()) == []
     put, written, left = Folder.put, 0, -1
@@ -182,12 +185,12 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
         put(self, name, own)
 
     monkeypatch.setattr(Folder, "put", interrupted)
-    prune(text_model, tmp_path / "two", tmp_path / "b", 2)
+    prune(text_model, tmp_path / "two", tmp_path / "b", "2")
     whole, written = written, 0
     left = whole // 2
     with pytest.raises(Killed):
-        prune(text_model, tmp_path / "two", tmp_path / "b", 2)
-    prune(text_model, tmp_path / "two", tmp_path / "b", 2)
+        prune(text_model, tmp_path / "two", tmp_path / "b", "2")
+    prune(text_model, tmp_path / "two", tmp_path / "b", "2")
     assert written < 1.3 * whole  # and not the sum of two runs
     names = [file.name for file in (tmp_path / "one").glob("*.safetensors")]
     assert names
@@ -196,13 +199,41 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
+def test_the_loss_of_a_worker_does_not_change_the_output(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.undo()  # no worker would know of fewer draws
+    merge = Watch.merge
+    killed: list[int] = []
+
+    def merge_and_kill(watch: Watch, totals: Totals) -> None:
+        if not killed:
+            with distributed.Client(many, set_as_default=False) as client:
+                killed.extend(list(client.run(os.getpid).values())[:1])
+            os.kill(killed[0], signal.SIGKILL)
+        merge(watch, totals)
+
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as many:
+        monkeypatch.setattr(Watch, "merge", merge_and_kill)
+        address = many.scheduler_address.replace("tcp", "dask", 1)
+        prune(text_model, tmp_path / "two", tmp_path / "b", address)
+    assert killed
+    monkeypatch.setattr(Watch, "merge", merge)
+    monkeypatch.setattr("rmtcli.pipeline.prune.connected", lambda count: workers(int(count)))
+    prune(text_model, tmp_path / "one", tmp_path / "a", "1")
+    one, two = (tmp_path / folder / "model.safetensors" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_a_folder_that_a_worker_does_not_reach_is_told(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rmtcli.pipeline.prune.connected", lambda count: workers(int(count)))
     monkeypatch.setattr(Folder, "__setstate__", _elsewhere, raising=False)
     with pytest.raises(UsageError, match="a worker does not find this folder"):
-        prune(text_model, tmp_path / "out", tmp_path / "a", 1)
+        prune(text_model, tmp_path / "out", tmp_path / "a", "1")
 
 
 def _elsewhere(self: Folder, state: dict[str, Any]) -> None:

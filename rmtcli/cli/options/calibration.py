@@ -62,7 +62,8 @@ class CalibrationOptions:
             metavar="DIR",
             help="Calibrate and heal a directory's network block by block, and keep the states "
             "between the blocks in DIR instead of in memory. An interrupted run continues from "
-            "there; DIR is emptied once the output is written.",
+            "there; DIR is emptied once the output is written. With --executor, the workers must "
+            "reach DIR under the same path.",
             show_default=False,
         ),
     ] = None
