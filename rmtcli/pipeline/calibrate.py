@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +13,6 @@ from rmtcli.calibration import (
     ByLayer,
     Calibrated,
     Calibration,
-    Cleaner,
-    Eigh,
     FileShare,
     Folder,
     GivenInputs,
@@ -26,22 +24,18 @@ from rmtcli.calibration import (
     is_made,
     parts_of,
     read_stats,
-    smoothed,
     spelled,
     write_stats,
 )
-from rmtcli.checkpoint.dtypes import FLOATS
-from rmtcli.checkpoint.names import bias_of
 from rmtcli.computing import Cluster
-from rmtcli.computing.freed import give_back
 from rmtcli.errors import CheckpointError, UsageError
 from rmtcli.evaluation import Harness, Samples
 from rmtcli.evaluation.data import has_training_part
 from rmtcli.evaluation.made import reads_text
 from rmtcli.layers import Layer
 from rmtcli.options import option
-from rmtcli.pipeline.solvers import eigh_on
-from rmtcli.planning import LayerCalibration, factor_type
+from rmtcli.pipeline.recipe import Recipe
+from rmtcli.planning import LayerCalibration
 from rmtcli.report.notes import MADE_OF_NUMBERS, made_by_default
 
 #: Inputs of a directory whose network reads text, where none are given.
@@ -172,14 +166,16 @@ def calibrate_layers(
         harness.note([UNCLEANED])
     every = {layer.name: layer for layer in (*layers, *tables) if layer.name in raw}
     cleaner = CLEANERS.parse(settings.clean)
-    what = {name: _What.of(harness, layer, settings) for name, layer in every.items()}
+    recipes = {name: Recipe.of(harness, layer, settings) for name, layer in every.items()}
     if isinstance(raw.results, OnDemand):
-        makers = raw.results.makers
-        later = {x: partial(_read_later, makers[x], cleaner, own) for x, own in what.items()}
+        reads = raw.results.makers
+        later = {x: partial(own.read, reads[x], cleaner) for x, own in recipes.items()}
         first = [raw[name] for name in list(raw)[:1]]
         return ByLayer(OnDemand(later), raw.missing), Calibrated(settings, *_sizes(first))
     moments = clean_moments(raw, cleaner)
-    calibrations = {name: own.calibration(moments[name], raw[name]) for name, own in what.items()}
+    calibrations = {
+        name: own.calibration(moments[name], raw[name]) for name, own in recipes.items()
+    }
     return ByLayer(calibrations, raw.missing), Calibrated(settings, *_sizes(raw.values()))
 
 
@@ -194,47 +190,6 @@ def _sizes(moments: Iterable[Moments]) -> tuple[int, int]:
         if array is not None
     }
     return max((m.samples for m in moments), default=0), sum(arrays.values())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _What:
-    """What is known of a layer's calibration beside its moments.
-
-    Attributes:
-        layer: the layer.
-        biased: whether it has a bias that takes up the mean of what is dropped.
-        gradients: whether moments of output gradients are used.
-        eigh: what computes eigenvectors.
-    """
-
-    layer: Layer
-    biased: bool
-    gradients: bool
-    eigh: Eigh
-
-    @staticmethod
-    def of(harness: Harness, layer: Layer, settings: Calibration) -> _What:
-        """Look at a layer of the harness's checkpoint."""
-        bias = harness.checkpoint.infos.get(bias_of(layer.tensor))
-        biased = bias is not None and bias.shape == layer.shape[:1] and bias.dtype in FLOATS
-        return _What(layer, biased, settings.gradients, eigh_on(harness.evaluation.device))
-
-    def calibration(self, moments: Moments, raw: Moments) -> LayerCalibration:
-        """The layer's calibration, from its moments and from those that are not cleaned."""
-        if self.layer.view.table:
-            moments = smoothed(moments, self.layer.load())
-        gradients = self.gradients and moments.gradient is not None
-        apart = None if raw.fold is None else raw
-        return LayerCalibration(moments, self.biased, gradients, apart, self.eigh)
-
-
-def _read_later(read: Callable[[], Moments], cleaner: Cleaner, what: _What) -> LayerCalibration:
-    """The calibration of a layer whose moments are in a file, with the types of its factors."""
-    give_back()  # what the layer before took
-    raw = read()
-    cleaned = clean_moments({what.layer.name: raw}, cleaner)[what.layer.name]
-    give_back()
-    return replace(what.calibration(cleaned, raw), dtype=factor_type(what.layer))
 
 
 def _moments(

@@ -104,7 +104,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_moments_have_the_same_bytes_with_any_number_of_workers(
     case: str, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With three, each task opens the network anew, as on a worker that has run nothing before."""
+    """With three, each task opens the network again, as on a worker that has run nothing before."""
     harness, inputs = directory(tmp_path / "network", case), tokens(case)
     monkeypatch.setattr(in_parts, "CHUNKS", 2)  # of three batches
     ones = dict.fromkeys(in_parts.STARTS, lambda outputs, generator: torch.ones_like(outputs))
