@@ -91,16 +91,18 @@ class Sandbox:
         self._folder.cleanup()
 
     @contextlib.contextmanager
-    def twin(self) -> Iterator[Sandbox]:
+    def forked(self) -> Iterator[Sandbox]:
         """Another sandbox for runs at the same time: its process forks from this one's."""
-        twin = Sandbox()
-        with tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-") as twin._out:
-            requests, answers = pipes = [Path(twin._out, name) for name in ("requests", "answers")]
+        second = Sandbox()
+        with tempfile.TemporaryDirectory(prefix="rmtcli-sandbox-") as second._out:
+            requests, answers = pipes = [
+                Path(second._out, name) for name in ("requests", "answers")
+            ]
             for pipe in pipes:
                 os.mkfifo(pipe)
-            self._ask({"twin": list(map(str, pipes))})
-            with requests.open("w") as twin._requests, answers.open() as twin._answers:
-                yield twin
+            self._ask({"second": list(map(str, pipes))})
+            with requests.open("w") as second._requests, answers.open() as second._answers:
+                yield second
 
     def _ask(self, request: dict[str, Any]) -> None:
         self._requests.write(json.dumps(request) + "\n")
@@ -354,13 +356,13 @@ def _serve() -> None:
     _warm_up()
     for line in sys.stdin:
         request = json.loads(line)
-        if "twin" in request:
-            _fork_twin(*request["twin"])
+        if "second" in request:
+            _fork_second(*request["second"])
         else:
             _answer(request, quiet)
 
 
-def _fork_twin(requests: str, answers: str) -> None:
+def _fork_second(requests: str, answers: str) -> None:
     """Fork a process that answers requests from one named pipe in another; return in both."""
     if os.fork():
         return

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakIdKeyDictionary
 
+from rmtcli.computing.freed import give_back
 from rmtcli.errors import NotInPartsError
 from rmtcli.evaluation.outline import Outline, blocks_of
 from rmtcli.running.chain import (
@@ -85,6 +87,7 @@ def find_chains(
     with removed(hooks), torch.no_grad():
         outputs = run(model, inputs)
     outline.drop()
+    give_back()
     chains = search.whole()
     _check(Glue(model, chains, run), search, inputs, outputs)
     outline.drop()
@@ -102,8 +105,8 @@ class _Search:
     broken: set[str] = field(default_factory=set)
     states: dict[str, Tensor] = field(default_factory=dict)
     arguments: dict[str, list[list[Any]]] = field(default_factory=dict)
-    _made: dict[int, FromBlock] = field(default_factory=dict)
-    _kept: list[Any] = field(default_factory=list)
+    #: What blocks returned, by tensor. None is kept, so that memory does not grow with the depth.
+    _made: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
     def reached(self, name: str, *_: Any) -> None:
         """Note that a module outside the chains runs."""
@@ -124,9 +127,10 @@ class _Search:
         release()
         if index == 0 and not chain.reads:
             self.order.append(chain)
-            self._made = {}
+            self._made = WeakIdKeyDictionary()
         leaves, (values, spec) = tree_flatten((args, kwargs))[0], tree_flatten(output)
-        reads = [self._made.get(id(x)) if isinstance(x, Tensor) else None for x in leaves]
+        made = self._made
+        reads = [made[x] if isinstance(x, Tensor) and x in made else None for x in leaves]
         known = (Tensor, int, float, bool, str, torch.dtype, torch.device, type(None))
         own = index == len(chain.reads) and self.order[-1:] == [chain]
         states = [x for x in reads if x is not None and x.leaf == 0]
@@ -140,12 +144,12 @@ class _Search:
         chain.reads.append(reads)
         chain.returns.append([self._template(x, leaves) for x in values])
         chain.specs.append(spec)
-        self.arguments.setdefault(chain.name, []).append(leaves)
+        noted = [x if read is None else read for x, read in zip(leaves, reads, strict=True)]
+        self.arguments.setdefault(chain.name, []).append(noted)
         self.states[chain.name] = values[0]
-        self._kept += [*leaves, *values]
         for k, x in enumerate(values):
             if isinstance(x, Tensor) and not isinstance(chain.returns[-1][k], Passed):
-                self._made[id(x)] = FromBlock(index, k)
+                self._made[x] = FromBlock(index, k)
 
     @staticmethod
     def _template(value: Any, leaves: Sequence[Any]) -> Any:

@@ -39,7 +39,7 @@ readable = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def other(sandbox: Sandbox) -> Iterator[Sandbox]:
     """A second sandbox, for runs at the same time."""
-    with sandbox.twin() as started:
+    with sandbox.forked() as started:
         yield started
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import weakref
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from rmtcli.planning import (  # noqa: E402
     Budget,
 )
 from rmtcli.running.calibrate import masks_of  # noqa: E402
+from rmtcli.running.find_chains import find_chains  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.modules import modules_of  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
@@ -105,6 +107,24 @@ def test_freed_memory_is_given_back_before_each_batch_is_closed(
     before = [events[i - 1] for i, event in enumerate(events) if event == "closed"]
     assert len(before) >= 2 * 4  # four batches in each of two blocks
     assert set(before) == {"given back"}
+
+
+def test_the_trial_holds_no_state_but_the_last(tmp_path: Path) -> None:
+    """Else its memory grows with the depth."""
+    harness = directory(tmp_path, "llama")
+    outline = Outline(harness.checkpoint, harness.task)
+    states: list[weakref.ref[torch.Tensor]] = []
+    for block in outline.model.get_submodule("network.model.layers").children():
+        block.register_forward_hook(lambda m, args, output: states.append(weakref.ref(output)))
+    held: list[int] = []
+
+    def counted(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = run(model, inputs)
+        held.append(sum(state() is not None for state in states))
+        return outputs
+
+    find_chains(outline.model, counted, torch.from_numpy(samples("llama")[:2]), [], outline)
+    assert held[0] == 1  # of two, when the whole network has run
 
 
 def test_an_architecture_without_separate_weights_runs_whole(tmp_path: Path) -> None:
