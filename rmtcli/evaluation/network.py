@@ -132,6 +132,7 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
             text = f"the network fails on inputs of shape {shape} from {source}: {words}"
         else:
             text = f"{source}: the network does not take inputs of shape {shape}: {words}"
+            text += _on_length(model, inputs)
         raise EvaluationError(text) from error
     tensor = isinstance(outputs, torch.Tensor)
     if tensor and outputs.shape == (len(inputs),):
@@ -145,6 +146,19 @@ def run(model: nn.Module, inputs: torch.Tensor, source: str) -> torch.Tensor:
     if not bool(torch.isfinite(outputs).all()):
         raise EvaluationError("the network returned values that are NaN or infinite")
     return cast(torch.Tensor, outputs)
+
+
+def _on_length(model: nn.Module, inputs: torch.Tensor) -> str:
+    """What to do where texts have more tokens than a network of transformers has positions."""
+    positions = getattr(model, "positions", None)
+    if inputs.is_floating_point() or not isinstance(positions, int):
+        return ""
+    if inputs.shape[-1] <= positions:
+        return ""
+    return (
+        f": it has {positions} positions: give the task a length of at most so many tokens, as in "
+        f"{option('task', f'causal-lm:length={positions}')}"
+    )
 
 
 @torch.inference_mode()

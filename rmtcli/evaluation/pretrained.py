@@ -76,6 +76,12 @@ class Pretrained(nn.Module):
         """The model as its user knows it: the transformers model, or the one that it is part of."""
         return self._own[0]
 
+    @property
+    def positions(self) -> int | None:
+        """The number of positions that the configuration gives; None if it gives none."""
+        positions = getattr(self._config, "max_position_embeddings", None)
+        return positions if isinstance(positions, int) else None
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute rows of outputs.
 

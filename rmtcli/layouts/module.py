@@ -23,7 +23,7 @@ from rmtcli.layouts.packed_module import keep_packed
 from rmtcli.layouts.pivoted_module import PivotedModule
 from rmtcli.layouts.recurrent import in_steps, linear_of, matrices_of
 from rmtcli.layouts.resize import resize
-from rmtcli.layouts.split import own_part
+from rmtcli.layouts.split import keep_hooks, own_part
 from rmtcli.layouts.tables import Maps, maps_of, with_maps
 from rmtcli.layouts.wrapped import naming, prefix_of, unwrapped
 from rmtcli.options import option
@@ -157,6 +157,7 @@ def split(model: nn.Module, checkpoint: Checkpoint, prefix: str) -> None:
             )
         if id(module) not in split:
             split[id(module)] = _in_place_of(module, name, checkpoint, full, layouts)
+            keep_hooks(module, split[id(module)])
         _put(model, name, split[id(module)])
         for own in layouts:
             replaced[_at(full, own)] = split[id(module)].get_submodule(own)

@@ -18,6 +18,17 @@ RECURRENT: tuple[type[nn.Module], ...] = (
     nn.RNNCell,
 )
 
+#: Where torch keeps what a user has registered to run with a module.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
 
 class SplitLinear(nn.Sequential):
     """Two linear maps in place of one, with the parameter names of a plain ``nn.Sequential``.
@@ -86,7 +97,18 @@ def _has_own_forward(module: nn.Module) -> bool:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *RECURRENT)
     kind = next((kind for kind in kinds if isinstance(module, kind)), type(module))
     names = ("forward", "_conv_forward")
-    return any(getattr(type(module), name, None) is not getattr(kind, name, None) for name in names)
+    # Some programs replace the method of one module, and not that of its class.
+    return any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
+        for name in names
+    )
+
+
+def keep_hooks(module: nn.Module, new: nn.Module) -> None:
+    """Let what runs with a module run with the one in its place: it may change its outputs."""
+    for name in _HOOKS:
+        getattr(new, name).update(getattr(module, name))
+    new._is_full_backward_hook = module._is_full_backward_hook
 
 
 def split_module(

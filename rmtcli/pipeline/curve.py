@@ -155,7 +155,7 @@ def _measure(
     points, notes = [], []
     for i, budget in enumerate(met, 1):
         _LOGGER.info("network %d of %d: %s", i, len(met), budget.words)
-        size = size_within(checkpoint, allocation, budget)
+        size = size_within(checkpoint, allocation, budget, prepared.calibrations)
         result = at_size(prepared, allocation, size)
         notes += [f"{budget.text}: {note}" for note in result.notes]
         result = stored_in_bits(prepared, result)

@@ -70,7 +70,8 @@ def decide(prepared: Prepared) -> Result:
     if goal.budget is None:
         return prepared.result(by_rule(goal.keep, calibrations))
     allocation = allocate(prepared)
-    return at_size(prepared, allocation, size_within(prepared.checkpoint, allocation, goal.budget))
+    size = size_within(prepared.checkpoint, allocation, goal.budget, calibrations)
+    return at_size(prepared, allocation, size)
 
 
 def _by_plan(prepared: Prepared, plan: Plan) -> Result:

@@ -173,7 +173,7 @@ class Prepared:
         planned = Planned(layers, skipped)
         values = self.checkpoint, self.source, self.method, planned.pruned
         made = edited(*values, network.edits(), network)
-        notes = on_widths(network.entries, loaded=bool(network.loaded))
+        notes = on_widths(network, rounded=self.request.bits is not None)
         return Result(planned, made, notes=notes, calibrations=self._cut(widths))
 
     def _cut(self, widths: Sequence[int]) -> Mapping[str, LayerCalibration]:

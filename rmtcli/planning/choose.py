@@ -58,8 +58,15 @@ def size_within(
     checkpoint: Checkpoint,
     allocation: Allocation | BitAllocation | WidthAllocation | MixedAllocation,
     budget: Budget,
+    calibrations: Calibrations,
 ) -> int:
     """The largest size within a budget, whose unit is that of the allocation.
+
+    Args:
+        checkpoint: the network.
+        allocation: what its layers cost.
+        budget: the budget.
+        calibrations: the calibrated layers, and why others cannot change.
 
     Raises:
         UsageError: the budget cannot be read, or cannot be met.
@@ -68,6 +75,9 @@ def size_within(
     if size < allocation.least:
         counts = budget.unit in ("macs", "ms")
         hint = "" if counts else f": {option('budget-macs')} counts only the layers"
+        if calibrations is not None and calibrations.missing:
+            name, reason = next(iter(calibrations.missing.items()))
+            hint = f": layers that cannot change are among them, such as {name}: {reason.value}"
         if budget.may_be_percent:
             hint = f": for a share of the model, write {budget.text}%"
         least, total = budget.spell(allocation.least), budget.spell(allocation.total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rmtcli.report.formatting import count_of
 if TYPE_CHECKING:
     from rmtcli.calibration import Calibrated
     from rmtcli.evaluation import Comparison
+    from rmtcli.planning.hidden import NarrowNetwork
 
 #: A larger loss of accuracy, in points, is pointed out.
 LARGE_DROP = 0.5
@@ -197,26 +198,26 @@ _BY_LOADER = (
 )
 
 
-def on_widths(entries: Mapping[str, int], *, loaded: bool) -> tuple[str, ...]:
+def on_widths(network: NarrowNetwork, *, rounded: bool) -> tuple[str, ...]:
     """What opens a directory with narrower hidden layers, and what changed in its configuration.
 
     Args:
-        entries: the configuration's entries that change.
-        loaded: whether hidden layers have widths that no entry gives.
+        network: the narrower network.
+        rounded: whether matrices are stored in few bits, which a plain model has not.
     """
-    changed = ", ".join(f"{entry} {width}" for entry, width in entries.items())
-    if loaded:
+    changed = ", ".join(f"{entry} {width}" for entry, width in network.entries.items())
+    if network.loaded:
         return (
             f"each hidden layer has a width of its own: {_BY_LOADER}; without "
             f"{option('per-block')}, they have one width, and a directory whose layers are not "
             "split opens without rmtcli",
         )
-    if not entries:
+    if not network.entries:
         return ()
-    return (
-        f"config.json now has {changed}; transformers opens the directory without rmtcli, as a "
-        "plain model of this architecture",
+    plain = (
+        "; transformers opens the directory without rmtcli, as a plain model of this architecture"
     )
+    return (f"config.json now has {changed}{'' if rounded else plain}",)
 
 
 def on_opening(checkpoint: Checkpoint, pruned: Sequence[LayerPlan]) -> tuple[str, ...]:

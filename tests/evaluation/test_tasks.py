@@ -304,6 +304,14 @@ def test_a_language_model_reads_whole_blocks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples.targets, samples.inputs[:, TOKENS, 1:])
 
 
+def test_blocks_longer_than_the_network_has_positions_are_refused(tmp_path: Path) -> None:
+    """The default of 512 tokens is more than small networks have."""
+    source, positions = directory("gpt2", tmp_path), CASES["gpt2"].config.n_positions
+    (tmp_path / "text.txt").write_text("\n".join(lines(200)))
+    with pytest.raises(EvaluationError, match=rf"it has {positions} positions: .*={positions}"):
+        evaluate(source, evaluation=Evaluation(tmp_path / "text.txt"))
+
+
 def test_perplexity_equals_exp_of_the_loss_of_transformers(tmp_path: Path) -> None:
     source, data = directory("llama", tmp_path), data_for("llama", tmp_path)
     evaluation = Evaluation(data, task="causal-lm:length=16")

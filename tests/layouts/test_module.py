@@ -177,6 +177,33 @@ def test_a_class_with_a_forward_of_its_own_is_not_replaced(
     rmtcli.load(model, tmp_path / "c.pt")
 
 
+def test_a_forward_of_one_module_is_not_replaced(tmp_path: Path) -> None:
+    layer = nn.Linear(60, 80)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Linear(80, 10))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9")
+    whole = layer.forward
+    layer.forward = lambda x: 2 * whole(x)  # type: ignore[method-assign, assignment]
+    with pytest.raises(CheckpointError, match="'0' is a Linear with a forward of its own"):
+        rmtcli.load(model, tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("layout", ["factored", "pivoted"])
+def test_hooks_run_with_the_modules_in_place(tmp_path: Path, layout: str) -> None:
+    model = nn.Sequential(nn.Linear(60, 80), nn.ReLU(), nn.Linear(80, 10))
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    rmtcli.prune(tmp_path / "a.pt", tmp_path / "b.pt", keep="rank:k=9", layout=layout)
+    seen: list[torch.Tensor] = []
+    model[0].register_forward_pre_hook(lambda _, args: (-args[0],))
+    model[0].register_forward_hook(lambda module, args, output: 2 * output)
+    model[0].register_full_backward_hook(lambda module, args, output: seen.append(output[0]))
+    expected = dense_outputs(model, tmp_path / "a.pt")
+    loaded = rmtcli.load(model, tmp_path / "b.pt")
+    torch.testing.assert_close(loaded(X), expected, rtol=1e-5, atol=1e-5)
+    loaded(X.clone().requires_grad_()).sum().backward()
+    assert seen
+
+
 def test_a_subclass_that_computes_as_its_base_class_is_split(tmp_path: Path) -> None:
     model = nn.Sequential(Named(60, 80), nn.ReLU(), nn.Linear(80, 10))
     torch.save(model.state_dict(), tmp_path / "a.pt")

@@ -179,6 +179,21 @@ def test_a_directory_stays_a_stock_model(case: str, tmp_path: Path) -> None:
     assert reasons == {None, Untouched.NO_BLOCK}
 
 
+def test_a_narrow_directory_in_few_bits_is_not_called_a_plain_model(tmp_path: Path) -> None:
+    source, data = directory("bert", tmp_path), data_for("bert", tmp_path)
+    report = prune(
+        source,
+        layout="narrow",
+        bits=4,
+        budget=Budget("85%", "macs"),
+        evaluation=Evaluation(task=TASKED["bert"]),
+        calibration=Calibration(data),
+        dry_run=True,
+    )
+    (note,) = (note for note in report.notes if "config.json now has" in note)
+    assert "plain model" not in note
+
+
 @pytest.mark.parametrize("layout", ["narrow", "auto"])
 def test_a_limit_on_the_drop_finds_widths(tmp_path: Path, data: Path, layout: str) -> None:
     source = chain(tmp_path, data, 60, 40)

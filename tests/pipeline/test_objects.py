@@ -457,3 +457,20 @@ def test_what_cannot_be_saved_or_made_dense_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(RmtcliError, match=message):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_that_cannot_be_met_names_layers_that_do_not_run() -> None:
+    class Beside(nn.Module):
+        """A layer whose weight is used without calling it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inp, self.wide, self.out = nn.Linear(20, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out(nn.functional.linear(self.inp(x), self.wide.weight).relu())
+            return y
+
+    message = "layers that cannot change are among them, such as wide.weight: .*no input reached it"
+    with pytest.raises(UsageError, match=message):
+        rmtcli.compress(Beside(), budget="20%", calibration=torch.randn(100, 20))
