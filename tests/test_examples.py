@@ -39,6 +39,7 @@ NOT_RUN = {
     "python -m benchmarks.": "minutes to hours",
     "dask ": "servers; tests/computing/test_cluster.py starts its own",
     "rmtcli prune s3://": "needs a store and a cluster, as in tests/computing/test_cluster.py",
+    "rmtcli prune /shared": "needs a cluster, as in tests/running/test_in_parts.py",
     "python -m tests.faults": "minutes; tests/faults runs a part of it",
     "python -m tests.fuzz": "minutes; tests/fuzz runs a part of it",
     "python -m tests.mutation": "an hour or more: the tests run again for each mutant",

@@ -25,7 +25,7 @@ from rmtcli.errors import UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
 from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
 from rmtcli.planning import Budget  # noqa: E402
-from rmtcli.running import in_parts  # noqa: E402
+from rmtcli.running import in_chunks, in_parts  # noqa: E402
 from tests.integrations.factored import WORDS  # noqa: E402
 from tests.running.small import directory, samples  # noqa: E402
 
@@ -136,7 +136,8 @@ def test_a_single_chunk_gives_the_moments_of_this_process(
     """Its random values are the same, too."""
     monkeypatch.setattr(in_parts, "CHUNKS", 1)
     harness, inputs = directory(tmp_path / "network", "t5"), tokens("t5")
-    alone, names = moments(harness, inputs, Folder.at(tmp_path / "0", "{}"), None, "two-sided")
+    with in_chunks.one_at_a_time():  # as in a worker, with one thread
+        alone, names = moments(harness, inputs, Folder.at(tmp_path / "0", "{}"), None, "two-sided")
     with workers(1) as cluster:
         folder = Folder.at(tmp_path / "1", "{}")
         chunked, _ = moments(harness, inputs, folder, cluster, "two-sided")
