@@ -6,6 +6,7 @@ import errno
 import secrets
 import shutil
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmtcli.errors import CheckpointError, UsageError
-from rmtcli.files import write_text
+from rmtcli.files import ONE_READER, write_text
 from rmtcli.options import option
 
 #: The file that says which run a folder belongs to, and the endings of all others.
@@ -30,9 +31,9 @@ class Folder:
     """
 
     def __init__(self) -> None:
-        """Make a folder that is deleted with the process."""
-        self._temporary = tempfile.TemporaryDirectory(prefix="rmtcli-")
-        self.path, self.lasting = Path(self._temporary.name), False
+        """Make a folder that is deleted with this object, or with the process."""
+        self.path, self.lasting = Path(tempfile.mkdtemp(prefix="rmtcli-")), False
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
     @staticmethod
     def at(path: Path, run: str) -> Folder:
@@ -119,7 +120,7 @@ class Folder:
     def get(self, name: str, *keys: str) -> dict[str, NDArray[np.generic]] | None:
         """A group of arrays, or some of them; None if it is not there, or not completely."""
         try:
-            with np.load(self._file(name), allow_pickle=False) as file:
+            with ONE_READER, np.load(self._file(name), allow_pickle=False) as file:
                 return {key: file[key] for key in keys or file.files}
         except (FileNotFoundError, zipfile.BadZipFile, EOFError):
             return None

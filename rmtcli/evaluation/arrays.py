@@ -18,6 +18,7 @@ from rmtcli.checkpoint import RawTensor, TensorInfo, decode, open_checkpoint
 from rmtcli.checkpoint.dtypes import TYPES
 from rmtcli.errors import EvaluationError, MissingFileError, UsageError, first_line
 from rmtcli.evaluation.conversion import of_arrays, of_other
+from rmtcli.files import ONE_READER
 
 #: Compressed arrays may unpack to this many bytes at any ratio, and to more up to this ratio.
 LARGE, RATIO = 256 * 2**20, 100
@@ -173,7 +174,8 @@ def _reading(path: Path) -> Iterator[None]:
         EvaluationError: the file is damaged.
     """
     try:
-        yield
+        with ONE_READER:
+            yield
     except EvaluationError:
         raise
     except Exception as error:

@@ -8,11 +8,13 @@ by the same code (:mod:`~rmtcli.files.path`).
 """
 
 from rmtcli.files.atomic import write_file, write_text
+from rmtcli.files.npy import ONE_READER
 from rmtcli.files.path import as_path, is_path, is_remote, reaching
 from rmtcli.files.target import CONFIG, check_target
 
 __all__ = [
     "CONFIG",
+    "ONE_READER",
     "as_path",
     "check_target",
     "is_path",
