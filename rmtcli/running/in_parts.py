@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -56,16 +56,15 @@ def calibrate_in_parts(
     work = Work(harness.checkpoint, harness.evaluation, settings, tuple(layers), content)
     run, store = _Run.of(work, harness, folder), StoredMoments(folder)
     stream, model = run.stream, run.outline.model
-    modules = modules_of(model, harness.checkpoint, layers)
     # A sequential fit adds factors, which are at most as large as the decompositions.
-    more = of_layers(model, names_of(modules), 0) if settings.sequential else 0
+    more = of_layers(model, names_of(run.modules), 0) if settings.sequential else 0
     folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]) + more)
     if cluster is None:
         stream.collect(store, partial(stream.add, start=run.start))
     else:
         packed = pickle.dumps((work, folder))
         stream.collect(store, partial(_add_on, cluster, packed, stream))
-    return Collected(model, modules, store, run.outline).by_layer(harness, layers, settings)
+    return Collected(model, run.modules, store, run.outline).by_layer(harness, layers, settings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,11 +73,13 @@ class _Run:
 
     Attributes:
         outline: the network.
+        modules: the modules of each layer.
         stream: runs its parts.
         start: what a backward pass starts from, given the outputs.
     """
 
     outline: Outline
+    modules: Mapping[str, Sequence[str]]
     stream: Stream
     start: Start
 
@@ -88,13 +89,13 @@ class _Run:
         source = CalibrationInputs.read(work.settings, harness)
         outline = Outline(work.checkpoint, harness.task, harness.evaluation.device)
         model = outline.model
-        names = names_of(modules_of(model, work.checkpoint, work.layers))
+        modules = modules_of(model, work.checkpoint, work.layers)
         batch, draws = source.passes(work.settings)
         watch = watch_of(work.checkpoint, model)
         states = States(folder if folder.lasting else None)
-        what = outline, fitted_on(source.inputs), names, source.run, states
+        what = outline, fitted_on(source.inputs), names_of(modules), source.run, states
         stream = Stream(*what, batch=batch, draws=draws, watch=watch)
-        return _Run(outline, stream, STARTS[source.reading(model).rows])
+        return _Run(outline, modules, stream, STARTS[source.reading(model).rows])
 
 
 def _add_on(cluster: Cluster, packed: bytes, stream: Stream, part: Part, watch: Watch) -> None:

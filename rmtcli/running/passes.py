@@ -174,7 +174,7 @@ class Passes:
     def _values(self, number: int, i: int, b: int) -> dict[Source, Tensor]:
         """The tensors that a block's arguments stand for."""
         shared = self._batches[b].entries[number].shared
-        values: dict[Source, Tensor] = {FromGlue(k): x for k, x in enumerate(shared)}
+        values: dict[Source, Tensor] = {FromGlue(k): x.detach() for k, x in enumerate(shared)}
         values[FromBlock(i - 1, 0)] = self._states.get(("state", number, i, b)).detach()
         for source in self._chains[number].reads[i]:
             if source is not None and source.leaf:

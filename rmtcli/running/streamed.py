@@ -140,7 +140,7 @@ class Stream:
             batches: numbers of the batches; all by default.
             seed: seed of the random values in it.
         """
-        names, chosen = self._names(part), batches or range(self.batches)
+        names, chosen = self._names(part), range(self.batches) if batches is None else batches
         if part == Part("leave") and not names:  # nothing is before the first chain
             return
         generator = torch.Generator().manual_seed(seed)

@@ -58,12 +58,12 @@ def _in_circles(graph: onnx.GraphProto) -> None:
 
 
 def _long(graph: onnx.GraphProto) -> None:
-    names = [_further(graph), *(f"v{i}" for i in range(20_000))]
+    names = [_further(graph), *(f"v{i}" for i in range(50_000))]
     graph.node.extend(node("Identity", [a], [b]) for a, b in pairwise(names))
 
 
 def _empty(graph: onnx.GraphProto) -> None:
-    graph.node.extend(onnx.NodeProto() for _ in range(70_000))
+    graph.node.extend(onnx.NodeProto() for _ in range(200_000))
     graph.node.extend(onnx.NodeProto(op_type=kind) for kind in ("Constant", "Identity", "MatMul"))
 
 
@@ -87,8 +87,8 @@ def _names(graph: onnx.GraphProto) -> None:
 #: What the graph has -> the change to it, and the exit code of the command.
 GRAPHS: dict[str, tuple[Callable[[onnx.GraphProto], None], int]] = {
     "copies in a circle": (_in_circles, 0),
-    "a chain of twenty thousand copies": (_long, 0),
-    "seventy thousand empty nodes": (_empty, 0),
+    "a chain of fifty thousand copies": (_long, 0),
+    "two hundred thousand empty nodes": (_empty, 0),
     "graphs inside of graphs": (_inside, 1),
     "a circle of layers": (_circle_of_layers, 0),
     "a name of markup and control characters": (_names, 0),

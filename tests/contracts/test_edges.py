@@ -11,7 +11,7 @@ from tests.conftest import noise, planted
 
 SHAPES = [(300, 150), (128, 128), (100, 800)]
 #: Estimators that take long are tried on fewer draws.
-DRAWS = {"bema-gamma": 25, "sign-flip": 50}
+DRAWS = {"bema-gamma": 50}
 
 
 @pytest.fixture(params=sorted(EDGES.choices))

@@ -11,17 +11,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from rmtcli.calibration import Folder, MetricDecomposition
+import rmtcli
+from rmtcli.calibration import Calibration, Folder, MetricDecomposition
 from rmtcli.calibration.collect import collect
 from rmtcli.calibration.starts import softmax_root
 from rmtcli.calibration.watch import Watch
 from rmtcli.checkpoint import open_checkpoint
 from rmtcli.evaluation import Evaluation, Harness
 from rmtcli.layers import Layer, Selection, find_layers
-from rmtcli.planning import LayerCalibration, LayerPlan, StoredDecomposition
+from rmtcli.planning import Budget, LayerCalibration, LayerPlan, StoredDecomposition
 from rmtcli.running.calibrate import masks_of
 from rmtcli.running.modules import modules_of
-from tests.integrations.factored import CASES, tokenizer
+from tests.integrations.factored import CASES, WORDS, tokenizer
 
 TASKS = {"bert": "sentence-embedding", "vit": None, "t5": None}
 
@@ -30,6 +31,33 @@ def directory(folder: Path, case: str) -> Harness:
     CASES[case].model().save_pretrained(folder)
     tokenizer(24).save_pretrained(folder)
     return Evaluation(task=TASKS.get(case)).resolve(open_checkpoint(folder))
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+def text_model(folder: Path, lines: int) -> Path:
+    """Write a Llama, ``dense``, and so many lines of text for it, ``text.txt``, into a folder."""
+    directory(folder / "dense", "llama")
+    texts = np.random.default_rng(0).choice(WORDS, (lines, 8))
+    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
+    return folder
+
+
+def prune_text_model(
+    folder: Path, target: Path, calibration: dict[str, Any], **options: Any
+) -> rmtcli.Report:
+    """Prune what :func:`text_model` wrote, calibrated on its text with more settings."""
+    values = {"selection": Selection(min_side=8), **options}
+    return rmtcli.prune(
+        folder / "dense",
+        target,
+        budget=Budget("70%"),
+        calibration=Calibration(folder / "text.txt", **calibration),
+        evaluation=Evaluation(task="causal-lm:length=16"),
+        **values,
+    )
 
 
 def samples(case: str) -> np.ndarray:

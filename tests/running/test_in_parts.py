@@ -22,18 +22,13 @@ from rmtcli.calibration import ByLayer, Calibration, Folder, Moments  # noqa: E4
 from rmtcli.calibration.watch import Totals, Watch  # noqa: E402
 from rmtcli.computing import Cluster  # noqa: E402
 from rmtcli.errors import UsageError  # noqa: E402
-from rmtcli.evaluation import Evaluation, Harness  # noqa: E402
+from rmtcli.evaluation import Harness  # noqa: E402
 from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
-from rmtcli.planning import Budget  # noqa: E402
 from rmtcli.running import in_chunks, in_parts  # noqa: E402
-from tests.integrations.factored import WORDS  # noqa: E402
-from tests.running.small import directory, samples  # noqa: E402
+from tests.running import small  # noqa: E402
+from tests.running.small import Killed, directory, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-class Killed(BaseException):
-    """Ends a run as a signal would."""
 
 
 class Workers(ThreadPoolExecutor):
@@ -148,25 +143,12 @@ def test_a_single_chunk_gives_the_moments_of_this_process(
 
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Llama, ``dense``, and a text for it, ``text.txt``."""
-    folder = tmp_path_factory.mktemp("streamed")
-    directory(folder / "dense", "llama")
-    texts = np.random.default_rng(0).choice(WORDS, (24, 8))
-    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
-    return folder
+    return small.text_model(tmp_path_factory.mktemp("streamed"), 24)
 
 
 def prune(folder: Path, target: Path, spill: Path, executor: str) -> rmtcli.Report:
-    return rmtcli.prune(
-        folder / "dense",
-        target,
-        budget=Budget("70%"),
-        calibration=Calibration(folder / "text.txt", spill=spill),
-        evaluation=Evaluation(task="causal-lm:length=16"),
-        selection=Selection(min_side=8),
-        executor=executor,
-        force=True,
-    )
+    own = {"spill": spill}
+    return small.prune_text_model(folder, target, own, executor=executor, force=True)
 
 
 def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(

@@ -28,9 +28,6 @@ from rmtcli.evaluation.network import build  # noqa: E402
 from rmtcli.evaluation.outline import Outline  # noqa: E402
 from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
 from rmtcli.pipeline import streaming  # noqa: E402
-from rmtcli.planning import (  # noqa: E402
-    Budget,
-)
 from rmtcli.running.calibrate import masks_of  # noqa: E402
 from rmtcli.running.find_chains import find_chains  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
@@ -40,8 +37,8 @@ from rmtcli.running.sequential import RefitStep, Target, refit  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from rmtcli.running.streamed import Stream  # noqa: E402
 from rmtcli.spectra import Factors  # noqa: E402
-from tests.integrations.factored import WORDS  # noqa: E402
-from tests.running.small import directory, half_ranks, run, samples  # noqa: E402
+from tests.running import small  # noqa: E402
+from tests.running.small import Killed, directory, half_ranks, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -179,27 +176,15 @@ def test_a_sequential_fit_is_that_of_the_whole_network(case: str, tmp_path: Path
     pair.close()
 
 
-class Killed(BaseException):
-    """Ends a run as a signal would."""
-
-
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Llama, ``dense``, and a text for it, ``text.txt``."""
-    folder = tmp_path_factory.mktemp("streamed")
-    directory(folder / "dense", "llama")
-    texts = np.random.default_rng(0).choice(WORDS, (64, 8))
-    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
-    return folder
+    return small.text_model(tmp_path_factory.mktemp("streamed"), 64)
 
 
 def prune(folder: Path, target: Path, **options: Any) -> rmtcli.Report:
     names = ("metric", "stats", "sequential", "heal", "spill")
     own = {name: options.pop(name) for name in names if name in options}
-    calibration = Calibration(folder / "text.txt", **own)
-    values = {"calibration": calibration, "selection": Selection(min_side=8), **options}
-    task = Evaluation(task="causal-lm:length=16")
-    return rmtcli.prune(folder / "dense", target, budget=Budget("70%"), evaluation=task, **values)
+    return small.prune_text_model(folder, target, own, **options)
 
 
 @pytest.mark.parametrize(
