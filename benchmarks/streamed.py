@@ -4,11 +4,12 @@ python -m benchmarks.streamed                      # three depths of a small one
 python -m benchmarks.streamed --blocks 22 --width 2048 --inner 5632 --vocabulary 32000 --lines 64
 
 Each network is pruned to 60 % in the pivoted layout, block by block, with ``--sequential`` also so
-with that option, and with ``--whole`` also as a whole, each in a process of its own. Memory is the
-peak above what importing everything takes. With ``--bare`` there are two more rows: forward and
-backward passes of the same texts through the whole network, without gradients of weights; and the
-algebra that the metric needs, in float64: for each layer the eigenvectors of both moments (those of
-inputs once for layers that read the same tensor) and of the Gram matrix of the weighed weights.
+with that option, with ``--heal`` also healed by two passes, and with ``--whole`` also as a whole,
+each in a process of its own. Memory is the peak above what importing everything takes. With
+``--bare`` there are two more rows: forward and backward passes of the same texts through the whole
+network, without gradients of weights; and the algebra that the metric needs, in float64: for each
+layer the eigenvectors of both moments (those of inputs once for layers that read the same tensor)
+and of the Gram matrix of the weighed weights.
 With ``--workers 2 4`` the network is also calibrated and decomposed on local Dask clusters of so
 many workers, of which one is killed while blocks run back (none of the first cluster); memory and
 time are those of the client, and the last line says whether the outputs have the same bytes.
@@ -35,7 +36,8 @@ import numpy as np
 
 LENGTH = 256
 #: Ways to prune the network.
-STREAMED, SEQUENTIAL, WHOLE = "block by block", "block by block, sequential", "whole"
+STREAMED, WHOLE = "block by block", "whole"
+SEQUENTIAL, HEALED = f"{STREAMED}, sequential", f"{STREAMED}, healed"
 #: The same on a local cluster, after the number of workers.
 CLUSTER, KILLED = "workers", "workers, one of them killed"
 
@@ -116,7 +118,7 @@ def prune(folder: Path, way: str) -> dict[str, Any]:
 
     streaming.SHARE = 1e9  # block by block only with a folder
     spill = None if way == WHOLE else folder.with_name("spill")
-    sequential = way == SEQUENTIAL
+    settings = {"spill": spill, "sequential": way == SEQUENTIAL, "heal": 2 * (way == HEALED)}
     torch.set_num_threads(1)
     with cluster_for(way) as cluster:
         if way.endswith(KILLED):
@@ -129,7 +131,7 @@ def prune(folder: Path, way: str) -> dict[str, Any]:
             output := folder.with_name("pruned"),
             budget="60%",
             layout="pivoted",
-            calibration=rmtcli.Calibration(folder / "text.txt", spill=spill, sequential=sequential),
+            calibration=rmtcli.Calibration(folder / "text.txt", **settings),
             evaluation=rmtcli.Evaluation(task=f"causal-lm:length={LENGTH}"),
             executor=address,
             force=True,
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="also run each network whole")
     parser.add_argument("--sequential", action="store_true", help="also fit layers again")
     parser.add_argument("--bare", action="store_true", help="also measure passes and algebra")
+    parser.add_argument("--heal", action="store_true", help="also heal by two passes")
     parser.add_argument("--workers", type=int, nargs="+", default=[], help="of local clusters")
     parser.add_argument("--only", nargs=2, help="measure one thing of a folder")
     given = parser.parse_args()
@@ -214,7 +217,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "dense"
             size = make(folder, given, blocks)
-            ways = [STREAMED, *[SEQUENTIAL] * given.sequential, *[WHOLE] * given.whole]
+            ways = [STREAMED, *[SEQUENTIAL] * given.sequential, *[HEALED] * given.heal]
+            ways += [WHOLE] * given.whole
             ways += [f"{n} {KILLED if i else CLUSTER}" for i, n in enumerate(given.workers)]
             outputs = set()
             for what in (*ways, *["passes", "algebra"] * given.bare):

@@ -148,5 +148,10 @@ class Folder:
         """Delete a group of arrays."""
         self._file(name).unlink(missing_ok=True)
 
+    def drop_under(self, start: str) -> None:
+        """Delete all groups whose names begin so."""
+        for file in self.path.glob(f"{start}*{_ENDING}"):
+            file.unlink(missing_ok=True)
+
     def _file(self, name: str) -> Path:
         return self.path / f"{name}{_ENDING}"

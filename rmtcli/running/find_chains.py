@@ -40,12 +40,12 @@ class Trial:
     Attributes:
         chains: the chains, in the order in which they run.
         outside: the watched modules that run before each chain, and after the last one.
-        bytes: of all states between blocks, of these samples.
+        sizes: bytes of a state of these samples, in each chain.
     """
 
     chains: list[Chain]
     outside: list[list[str]]
-    bytes: int
+    sizes: list[int]
 
 
 def find_chains(
@@ -91,8 +91,8 @@ def find_chains(
     chains = search.whole()
     _check(Glue(model, chains, run), search, inputs, outputs)
     outline.drop()
-    sizes = (search.states[x.name].nbytes * (len(x.blocks) + 1) for x in chains)
-    return Trial(chains, search.outside(), sum(sizes))
+    sizes = [search.states[chain.name].nbytes for chain in chains]
+    return Trial(chains, search.outside(), sizes)
 
 
 @dataclass(slots=True, eq=False)

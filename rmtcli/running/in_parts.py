@@ -21,7 +21,6 @@ from rmtcli.running.calibrate import STARTS, CalibrationInputs, fitted_on, names
 from rmtcli.running.in_chunks import CHUNKS, Work, one_at_a_time
 from rmtcli.running.modules import modules_of
 from rmtcli.running.passes import Part
-from rmtcli.running.room import of_layers
 from rmtcli.running.states import States
 from rmtcli.running.streamed import Stream
 
@@ -56,9 +55,9 @@ def calibrate_in_parts(
     work = Work(harness.checkpoint, harness.evaluation, settings, tuple(layers), content)
     run, store = _Run.of(work, harness, folder), StoredMoments(folder)
     stream, model = run.stream, run.outline.model
-    # A sequential fit adds factors, which are at most as large as the decompositions.
-    more = of_layers(model, names_of(run.modules), 0) if settings.sequential else 0
-    folder.reserve(sum(stream.bytes[0 if folder.lasting else 1 :]) + more)
+    folder.reserve(
+        stream.room.needed(states=folder.lasting, refines=settings.refines, heals=settings.heals)
+    )
     if cluster is None:
         stream.collect(store, partial(stream.add, start=run.start))
     else:

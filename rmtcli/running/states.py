@@ -53,12 +53,15 @@ class States:
         else:
             self._folder.drop(_name(key))
 
-    def drop_between(self, number: int, i: int, batches: int, draws: int) -> None:
-        """Forget the states before a block, and their gradients."""
-        for b in range(batches):
-            self.drop(("state", number, i, b))
-            for left in range(draws):
-                self.drop(("slope", number, i, b, left))
+    def drop_between(self, number: int, i: int) -> None:
+        """Forget the states before a block, and all gradients there."""
+        for kind in ("state", "slope", "shared"):
+            self._drop_under(kind, number, i)
+
+    def drop_all(self, number: int) -> None:
+        """Forget what the blocks of a chain read and return."""
+        for kind in ("state", "slope", "shared", "extra"):
+            self._drop_under(kind, number)
 
     def hand_on(self, number: int, i: int, b: int, left: int, state: Tensor) -> None:
         """Keep the gradient of a state for the block before it."""
@@ -75,6 +78,13 @@ class States:
             self.put(("shared", number, i, b, left, argument), total)
         leaf.grad = None
 
+    def _drop_under(self, *key: str | int) -> None:
+        """Forget the tensors whose keys begin so."""
+        if self._folder is not None:
+            self._folder.drop_under(f"{_name(key)}-")
+        for known in [known for known in self._kept if known[: len(key)] == key]:
+            del self._kept[known]
 
-def _name(key: Key) -> str:
+
+def _name(key: tuple[str | int, ...]) -> str:
     return "-".join(map(str, key))

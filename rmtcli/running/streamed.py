@@ -26,7 +26,7 @@ from rmtcli.evaluation.outline import Outline
 from rmtcli.running.chain import Run
 from rmtcli.running.find_chains import find_chains
 from rmtcli.running.passes import Batch, Part, Passes
-from rmtcli.running.room import of_layers, positions
+from rmtcli.running.room import positions, room
 from rmtcli.running.states import States
 
 #: Samples on which chains are found and tried.
@@ -49,7 +49,7 @@ class Stream:
 
     Attributes:
         batches: number of batches.
-        bytes: about as many bytes take all states, and all moments and decompositions.
+        room: how many bytes the files of a run take.
 
     Raises:
         NotInPartsError: the network cannot be run block by block.
@@ -75,7 +75,11 @@ class Stream:
         few = inputs[: min(batch, _SAMPLES)]
         trial = find_chains(self._model, run, torch.from_numpy(few.copy()), layers, outline)
         share = positions(inputs, batch) / positions(few, batch)
-        self.bytes = int(trial.bytes * share), of_layers(self._model, layers, watch.dtype.itemsize)
+        sizes = [
+            (int(size * share), len(chain.blocks))
+            for size, chain in zip(trial.sizes, trial.chains, strict=True)
+        ]
+        self.room = room(sizes, draws, self._model, layers, watch.dtype.itemsize)
         self._chains = trial.chains
         own = outline, trial.chains, run, states, self._batches
         self._passes = Passes(*own, masks=watch.masks, draws=draws)
@@ -183,7 +187,9 @@ class Stream:
     def _forget(self, part: Part) -> None:
         """Drop the states that no later part needs."""
         if part.kind == "forward" and not self._draws:
-            self._states.drop_between(part.chain, part.block, self.batches, 0)
+            self._states.drop_between(part.chain, part.block)
         elif part.kind == "backward":
-            after = part.block + 1
-            self._states.drop_between(part.chain, after, self.batches, self._draws)
+            self._states.drop_between(part.chain, part.block + 1)
+        elif part.kind == "leave" or (part.kind == "end" and not self._draws):
+            for chain in [part.chain] if self._draws else range(part.chain):
+                self._states.drop_all(chain)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from tests.integrations.factored import WORDS  # noqa: E402
-from tests.running.small import directory, half_ranks, run, samples  # noqa: E402
+from tests.running.small import Killed, directory, half_ranks, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -186,6 +186,29 @@ def test_a_healed_network_differs_less_on_inputs_held_out(
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+def test_an_interrupted_healing_begins_again_and_gives_the_same_bytes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed in its second block, whose factors the first has already replaced."""
+    options = {"heal": 4, "sequential": True}
+    prune(model, tmp_path / "whole", spill=tmp_path / "other", **options)
+    calls: list[object] = []
+
+    def killed(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 2:
+            raise Killed
+        descend(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(heal_in_parts, "descend", killed)
+        with pytest.raises(Killed):
+            prune(model, tmp_path / "parts", spill=tmp_path / "spill", **options)
+    assert not (tmp_path / "parts").exists()
+    prune(model, tmp_path / "parts", spill=tmp_path / "spill", **options)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def test_a_healing_that_does_not_help_is_undone(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,3 +244,25 @@ def test_few_bits_and_memory_that_suffices_heal_the_whole_network(
     monkeypatch.setattr(streaming, "HEALED", 0.0)
     notes = prune(model, tmp_path / "b", heal=1).notes
     assert not any("as a whole" in note for note in notes)
+
+
+@pytest.mark.parametrize("options", [{}, {"sequential": True}, {"heal": 1}], ids=str)
+def test_the_room_that_is_reserved_is_enough_and_not_much_more(
+    options: dict[str, Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that are stored with each layer do not count: here they are as large as moments."""
+    sizes: dict[Path, int] = {}
+    reserved, peaks = [0], [0]
+    put = Folder.put
+
+    def noted(self: Folder, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        put(self, name, arrays)
+        sizes[self._file(name)] = sum(
+            x.nbytes for x in map(np.asarray, arrays.values()) if x.ndim > 1 or x.size > 99
+        )
+        peaks.append(sum(size for file, size in list(sizes.items()) if file.exists()))
+
+    monkeypatch.setattr(Folder, "put", noted)
+    monkeypatch.setattr(Folder, "reserve", lambda _, size: reserved.append(size))
+    prune(model, tmp_path / "a", spill=tmp_path / "spill", **options)
+    assert max(peaks) <= reserved[-1] <= 1.3 * max(peaks)
