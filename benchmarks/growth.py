@@ -25,16 +25,16 @@ from benchmarks.networks import print_row
 BASE = (512, 8, 4096)
 OTHERS = {0: (256, 1024), 1: (4, 16), 2: (1024, 16_384)}
 RUN = """
-import resource, sys, time
+import sys, time
 import torch, rmtcli
+from benchmarks.streamed import peak
 rmtcli.prune, rmtcli.Calibration, rmtcli.Evaluation
 import rmtcli.running.calibrate, rmtcli.evaluation.score
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 base, start = peak(), time.process_time()
 net, data = sys.argv[1:]
 calibration = rmtcli.Calibration(data)
 rmtcli.prune(net, budget=rmtcli.Budget("50%"), calibration=calibration, dry_run=True)
-print(peak() - base, time.process_time() - start)
+print((peak() - base) / 1e6, time.process_time() - start)
 """
 
 
