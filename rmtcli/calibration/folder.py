@@ -93,8 +93,8 @@ class Folder:
         free = shutil.disk_usage(self.path).free
         if used + free < size:
             raise UsageError(
-                f"{self.path}: {free / 1e9:.1f} GB are free, and the states and moments of this "
-                f"network take about {(size - used) / 1e9:.1f} GB: make room, or name another "
+                f"{self.path}: {free / 1e6:,.0f} MB are free, and the states and moments of this "
+                f"network take about {(size - used) / 1e6:,.0f} MB: make room, or name another "
                 f"folder with {option('spill')}"
             )
 
