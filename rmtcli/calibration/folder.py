@@ -144,10 +144,6 @@ class Folder:
             raise CheckpointError(f"{self._file(name)}: was deleted or damaged while it was used")
         return arrays
 
-    def drop(self, name: str) -> None:
-        """Delete a group of arrays."""
-        self._file(name).unlink(missing_ok=True)
-
     def drop_under(self, start: str) -> None:
         """Delete all groups whose names begin so."""
         for file in self.path.glob(f"{start}*{_ENDING}"):

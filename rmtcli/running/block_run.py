@@ -82,10 +82,9 @@ class BlockRun:
                     if extra.block == i:
                         self._put("extra", (number, i, b, extra.leaf), values[extra.leaf])
 
-    def drop(self, number: int, i: int, batches: Iterable[int]) -> None:
+    def drop(self, number: int, i: int) -> None:
         """Forget the states before a block."""
-        for b in batches:
-            self._states.drop((f"{self._name}-state", number, i, b))
+        self._states.drop_under(f"{self._name}-state", number, i)
 
     def _values(self, number: int, i: int, b: int) -> Mapping[Source, Tensor]:
         """The tensors that a block's arguments stand for."""

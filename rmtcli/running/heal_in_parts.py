@@ -158,7 +158,7 @@ class _Healing:
                     break
                 self._pruned.forward(number, i, self._batches)
                 for network in (self._dense, self._pruned):
-                    network.drop(number, i, self._batches)
+                    network.drop(number, i)
                 give_back()
 
     def _inside(self, plan: LayerPlan, block: str) -> bool:

@@ -46,22 +46,22 @@ class States:
         arrays = self._folder.get(_name(key))
         return None if arrays is None else torch.from_numpy(arrays["state"])
 
-    def drop(self, key: Key) -> None:
-        """Forget a tensor, if there is one."""
-        if self._folder is None:
-            self._kept.pop(key, None)
-        else:
-            self._folder.drop(_name(key))
+    def drop_under(self, *key: str | int) -> None:
+        """Forget the tensors whose keys begin so."""
+        if self._folder is not None:
+            self._folder.drop_under(f"{_name(key)}-")
+        for known in [known for known in self._kept if known[: len(key)] == key]:
+            del self._kept[known]
 
     def drop_between(self, number: int, i: int) -> None:
         """Forget the states before a block, and all gradients there."""
         for kind in ("state", "slope", "shared"):
-            self._drop_under(kind, number, i)
+            self.drop_under(kind, number, i)
 
     def drop_all(self, number: int) -> None:
         """Forget what the blocks of a chain read and return."""
         for kind in ("state", "slope", "shared", "extra"):
-            self._drop_under(kind, number)
+            self.drop_under(kind, number)
 
     def hand_on(self, number: int, i: int, b: int, left: int, state: Tensor) -> None:
         """Keep the gradient of a state for the block before it."""
@@ -77,13 +77,6 @@ class States:
         if total is not None:
             self.put(("shared", number, i, b, left, argument), total)
         leaf.grad = None
-
-    def _drop_under(self, *key: str | int) -> None:
-        """Forget the tensors whose keys begin so."""
-        if self._folder is not None:
-            self._folder.drop_under(f"{_name(key)}-")
-        for known in [known for known in self._kept if known[: len(key)] == key]:
-            del self._kept[known]
 
 
 def _name(key: tuple[str | int, ...]) -> str:

@@ -190,6 +190,8 @@ class Stream:
             self._states.drop_between(part.chain, part.block)
         elif part.kind == "backward":
             self._states.drop_between(part.chain, part.block + 1)
-        elif part.kind == "leave" or (part.kind == "end" and not self._draws):
-            for chain in [part.chain] if self._draws else range(part.chain):
+        elif part.kind == "leave":
+            self._states.drop_all(part.chain)
+        elif part.kind == "end" and not self._draws:
+            for chain in range(part.chain):
                 self._states.drop_all(chain)

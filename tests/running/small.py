@@ -37,9 +37,9 @@ class Killed(BaseException):
     """Ends a run as a signal would."""
 
 
-def text_model(folder: Path, lines: int) -> Path:
-    """Write a Llama, ``dense``, and so many lines of text for it, ``text.txt``, into a folder."""
-    directory(folder / "dense", "llama")
+def text_model(folder: Path, lines: int, case: str = "llama") -> Path:
+    """Write a network, ``dense``, and so many lines of text for it, ``text.txt``, into a folder."""
+    directory(folder / "dense", case)
     texts = np.random.default_rng(0).choice(WORDS, (lines, 8))
     (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
     return folder

@@ -33,7 +33,7 @@ from rmtcli.running.descent import Extent, descend  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
-from tests.integrations.factored import WORDS  # noqa: E402
+from tests.running import small  # noqa: E402
 from tests.running.small import Killed, directory, half_ranks, run, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -138,12 +138,7 @@ def test_values_that_are_not_finite_are_not_stored(
 
 @pytest.fixture(scope="module", params=["bert", "llama"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a network, ``dense``, and a text for it, ``text.txt``."""
-    folder = tmp_path_factory.mktemp(request.param)
-    directory(folder / "dense", request.param)
-    texts = np.random.default_rng(0).choice(WORDS, (64, 8))
-    (folder / "text.txt").write_text("\n".join(" ".join(row) for row in texts))
-    return folder
+    return small.text_model(tmp_path_factory.mktemp(request.param), 64, request.param)
 
 
 def prune(folder: Path, target: Path, **options: Any) -> rmtcli.Report:
