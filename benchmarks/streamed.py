@@ -10,7 +10,7 @@ each in a process of its own. Memory is the peak above what importing everything
 network, without gradients of weights; and the algebra that the metric needs, in float64: for each
 layer the eigenvectors of both moments (those of inputs once for layers that read the same tensor)
 and of the Gram matrix of the weighed weights.
-With ``--workers 2 4`` the network is also calibrated and decomposed on local Dask clusters of so
+With ``--workers 2 4`` the network is instead calibrated and decomposed on local Dask clusters of so
 many workers, of which one is killed while blocks run back (none of the first cluster); memory and
 time are those of the client, and the last line says whether the outputs have the same bytes.
 """
@@ -217,9 +217,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "dense"
             size = make(folder, given, blocks)
-            ways = [STREAMED, *[SEQUENTIAL] * given.sequential, *[HEALED] * given.heal]
+            ways = [f"{n} {KILLED if i else CLUSTER}" for i, n in enumerate(given.workers)]
+            ways = ways or [STREAMED, *[SEQUENTIAL] * given.sequential, *[HEALED] * given.heal]
             ways += [WHOLE] * given.whole
-            ways += [f"{n} {KILLED if i else CLUSTER}" for i, n in enumerate(given.workers)]
             outputs = set()
             for what in (*ways, *["passes", "algebra"] * given.bare):
                 made = apart(what, folder)

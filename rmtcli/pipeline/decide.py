@@ -206,8 +206,11 @@ def stored_in_bits(prepared: Prepared, result: Result) -> Result:
 def _healed_in_bits(prepared: Prepared, result: Result) -> Result:
     """The result in few bits after it was trained, if that helps."""
     from rmtcli.running.heal_rounded import heal_rounded  # needs torch
+    from rmtcli.running.heal_rounded_in_parts import heal_rounded_in_parts
 
-    healed = heal_rounded(prepared.harness, result.network, prepared.request.calibration)
+    what = prepared.harness, result.network, prepared.request.calibration
+    folder = prepared.folder
+    healed = heal_rounded(*what) if folder is None else heal_rounded_in_parts(*what, folder)
     if healed is None:
         notes = (*result.notes, on_undone("heal"))
         return replace(result, notes=notes, undone=(*result.undone, "heal"))

@@ -74,8 +74,6 @@ def in_one_piece(harness: Harness, request: Request) -> str | None:
         return "it is no Hugging Face directory"
     if settings.stats is not None:
         return f"{option('stats')} holds all moments at once"
-    if settings.heals and request.bits is not None:
-        return f"{option('heal')} in few bits trains the whole network"
     if settings.heals and settings.spill is None and _size(harness) <= HEALED * memory():
         return f"{option('heal')} trains the whole network, without {option('spill')}"
     if request.shares:

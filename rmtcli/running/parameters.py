@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -61,9 +61,15 @@ class NewParameters:
         A matrix has its own. A bias has that of the smallest matrix beside it; a vector without a
         matrix, such as those of a BatchNorm, that of the largest vector.
         """
-        scales: dict[nn.Parameter, float] = {}
+        return self.scaled(p for group in self._units.values() for p in group)
+
+    def scaled(self, some: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, float]]:
+        """Some of the parameters as :attr:`trained` has them."""
+        wanted, scales = set(some), dict[nn.Parameter, float]()
         for parameters in self._units.values():
-            sizes = {p: scale_of(p) for p in parameters}
+            sizes = {p: scale_of(p) for p in parameters if p in wanted}
+            if not sizes:
+                continue
             matrices = [size for p, size in sizes.items() if p.ndim > 1 and p.numel()]
             own = min(matrices) if matrices else max(sizes.values())
             for p, size in sizes.items():

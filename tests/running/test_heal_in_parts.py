@@ -18,7 +18,6 @@ transformers = pytest.importorskip("transformers")
 
 import rmtcli  # noqa: E402
 from rmtcli.calibration import Calibration, Folder  # noqa: E402
-from rmtcli.errors import UsageError  # noqa: E402
 from rmtcli.evaluation import Evaluation  # noqa: E402
 from rmtcli.evaluation.network import build  # noqa: E402
 from rmtcli.layers import Selection  # noqa: E402
@@ -28,8 +27,9 @@ from rmtcli.planning import (  # noqa: E402
     Budget,
     LayerPlan,
 )
-from rmtcli.running import heal_in_parts  # noqa: E402
+from rmtcli.running import heal_blocks  # noqa: E402
 from rmtcli.running.descent import Extent, descend  # noqa: E402
+from rmtcli.running.heal_in_parts import TrainedFactors  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
@@ -56,7 +56,8 @@ def planned(folder: Path, case: str) -> Planned:
     held_out = cast(HeldOut, SimpleNamespace(inputs=inputs))
 
     def heal(passes: int) -> None:
-        healing = heal_in_parts._Healing(pair, plans, source, held_out, States(files))
+        factors = TrainedFactors(pair, plans)
+        healing = heal_blocks.Healing(factors, source, held_out, States(files))
         healing.run(Extent(passes, 0), time.monotonic())
 
     return Planned(pair, plans, heal)
@@ -72,7 +73,7 @@ def distance(pair: InParts, inputs: np.ndarray) -> float:
 def test_healing_by_blocks_brings_a_network_closer_to_the_dense_one(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heal_in_parts, "_SETTLED", 1)
+    monkeypatch.setattr(heal_blocks, "_SETTLED", 1)
     made = planned(tmp_path, case)
     before = distance(made.pair, samples(case))
     old = {plan.layer.name: made.pair.factors(plan).product for plan in made.plans}
@@ -115,7 +116,7 @@ def test_one_block_is_trained_and_in_memory_at_a_time(
         blocks[-1].update(block(pair.modules[plan.layer.name][0]))
         put(self, plan, factors)
 
-    monkeypatch.setattr(heal_in_parts, "descend", trained)
+    monkeypatch.setattr(heal_blocks, "descend", trained)
     monkeypatch.setattr(InParts, "put", noted)
     made.heal(1)
     assert len(blocks) == (4 if case == "t5" else 2)
@@ -129,7 +130,7 @@ def test_values_that_are_not_finite_are_not_stored(
 ) -> None:
     made = planned(tmp_path, "bert")
     old = {plan.layer.name: made.pair.factors(plan).product for plan in made.plans}
-    monkeypatch.setattr(heal_in_parts, "RATE", float("nan"))
+    monkeypatch.setattr(heal_blocks, "RATE", float("nan"))
     made.heal(1)
     for plan in made.plans:
         np.testing.assert_array_equal(made.pair.factors(plan).product, old[plan.layer.name])
@@ -158,11 +159,15 @@ def weights(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in sorted(folder.glob("*.safetensors")))
 
 
-@pytest.mark.parametrize("options", [{}, {"layout": "pivoted", "sequential": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"layout": "pivoted", "sequential": True}, {"bits": 4}, {"layout": "pivoted", "bits": 4}],
+    ids=str,
+)
 def test_a_healed_network_differs_less_on_inputs_held_out(
     options: dict[str, Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heal_in_parts, "_SETTLED", 1)
+    monkeypatch.setattr(heal_blocks, "_SETTLED", 1)
     distances: list[float] = []
     plain = HeldOut.distance
 
@@ -196,7 +201,7 @@ def test_an_interrupted_healing_begins_again_and_gives_the_same_bytes(
         descend(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(heal_in_parts, "descend", killed)
+        patched.setattr(heal_blocks, "descend", killed)
         with pytest.raises(Killed):
             prune(model, tmp_path / "parts", spill=tmp_path / "spill", **options)
     assert not (tmp_path / "parts").exists()
@@ -207,8 +212,8 @@ def test_an_interrupted_healing_begins_again_and_gives_the_same_bytes(
 def test_a_healing_that_does_not_help_is_undone(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heal_in_parts, "_SETTLED", 1)
-    monkeypatch.setattr(heal_in_parts, "RATE", 30.0)  # ruins the network
+    monkeypatch.setattr(heal_blocks, "_SETTLED", 1)
+    monkeypatch.setattr(heal_blocks, "RATE", 30.0)  # ruins the network
     report = prune(model, tmp_path / "a", heal=2, spill=tmp_path / "spill")
     assert any(f"{option('heal')} was undone" in note for note in report.notes)
     prune(model, tmp_path / "b", spill=tmp_path / "spill")
@@ -219,20 +224,18 @@ def test_time_is_divided_among_the_blocks(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extents: list[float] = []
-    monkeypatch.setattr(heal_in_parts, "descend", lambda *x: extents.append(x[4].extent.minutes))
+    monkeypatch.setattr(heal_blocks, "descend", lambda *x: extents.append(x[4].extent.minutes))
     now = iter(np.arange(0.0, 60.0, 0.01))
     clock = SimpleNamespace(monotonic=lambda: float(next(now)))
-    monkeypatch.setattr(heal_in_parts, "time", clock)
+    monkeypatch.setattr(heal_blocks, "time", clock)
     prune(model, tmp_path / "a", heal_minutes=1, spill=tmp_path / "spill")
     assert len(extents) == 2
     assert all(0.45 < minutes <= 1 for minutes in extents)
 
 
-def test_few_bits_and_memory_that_suffices_heal_the_whole_network(
+def test_a_network_is_healed_as_a_whole_where_memory_suffices(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="in few bits"):
-        prune(model, tmp_path / "a", heal=1, bits=4, spill=tmp_path / "spill")
     monkeypatch.setattr(streaming, "SHARE", 0.0)
     notes = prune(model, tmp_path / "a", heal=1).notes
     assert any("as a whole" in note and option("spill") in note for note in notes)

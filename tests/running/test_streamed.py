@@ -250,7 +250,6 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(
     ("options", "message"),
     [
         ({"stats": "s.safetensors"}, "holds all moments at once"),
-        ({"heal": 1, "bits": 4}, "in few bits trains the whole network"),
         ({"layout": "narrow"}, "hidden layers in the whole network"),
         ({"share_inputs": True}, "compares the moments of all layers"),
     ],
