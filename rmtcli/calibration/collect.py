@@ -74,7 +74,7 @@ def collect(
     firsts = tracked(range(0, len(inputs), batch), "calibrating")
     batches = (inputs[first : first + batch] for first in firsts)
     add_batches(watch, model, layers, batches, run, start=start or softmax_root, draws=draws)
-    return watch.moments(layers, len(inputs), draws)
+    return dict(watch.moments(layers, len(inputs), draws))
 
 
 def add_batches(

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmtcli.arrays import FloatArray
+from rmtcli.calibration.symmetric import diagonal, half, whole
 
 #: Rows of a moment that are in memory as float64 once more.
 _ROWS = 256
@@ -16,8 +18,8 @@ _ROWS = 256
 class Spread:
     """Sums over batches, which are independent of each other, whatever is dependent within them.
 
-    One matrix of the moment's size is held, and a second one if batches differ in their number of
-    rows.
+    One half of a moment is held, because it is symmetric, and a second one if batches differ in
+    their number of rows.
 
     Args:
         centred: whether the moment's deviation from a mean counts, and not its size.
@@ -25,7 +27,6 @@ class Spread:
     Attributes:
         rows: number of rows.
         total: Σx, shape (d,).
-        outer: Σxxᵀ, shape (d, d), in the type of the first batch's.
         centre: the point from which rows count, shape (d,) or (); the first batch's mean, unless
             another is set before.
     """
@@ -33,7 +34,7 @@ class Spread:
     def __init__(self, *, centred: bool) -> None:
         self.rows = 0
         self.total: FloatArray = np.zeros(())
-        self.outer: FloatArray = np.zeros(())
+        self._entries: FloatArray = np.zeros(0)
         self._centred = centred
         self._batches, self._first, self._row_squares, self._squares = 0, 0, 0.0, 0.0
         self.centre: FloatArray | None = None
@@ -45,7 +46,7 @@ class Spread:
         if not other._batches:
             return
         if not self._batches:
-            self._first, self.total, self.outer = other._first, other.total, other.outer
+            self._first, self.total, self._entries = other._first, other.total, other._entries
             self.centre = other.centre
             self._weighted = other._weighted
         else:
@@ -53,14 +54,14 @@ class Spread:
             if not alike or self._weighted is not None or other._weighted is not None:
                 self._weighted = self._by_rows() + other._by_rows()
             self.total += other.total
-            self.outer += other.outer
+            self._entries += other._entries
         self._batches += other._batches
         self.rows += other.rows
         self._row_squares += other._row_squares
         self._squares += other._squares
 
-    def add(self, rows: int, total: FloatArray, outer: FloatArray) -> None:
-        """Add a batch of rows x with their sums Σx, shape (d,), and Σxxᵀ, shape (d, d).
+    def add(self, rows: int, total: FloatArray, entries: FloatArray) -> None:
+        """Add a batch of rows x with their sum Σx, shape (d,), and one half of Σxxᵀ.
 
         Rows count from the first batch's mean, so that the noise is not that of a large mean. The
         arrays must not be used afterwards.
@@ -71,41 +72,55 @@ class Spread:
             self._first = rows
         elif rows != self._first and self._weighted is None:
             self._weighted = self._by_rows()
-        for part, block in self._blocks(rows, total, outer):
-            self._squares += float(np.vdot(block, block))
+        for part, block, own in self._blocks(rows, total, entries):
+            self._squares += _product(block, block, own)
             if self._weighted is not None:
                 self._weighted[part] += rows * block
         if self._batches:
             self.total += total
-            self.outer += outer
+            self._entries += entries
         else:
-            self.total, self.outer = total, outer
+            self.total, self._entries = total, entries
         self._batches += 1
         self.rows += rows
         self._row_squares += rows**2
 
+    @cached_property
+    def outer(self) -> FloatArray:
+        """Σxxᵀ, shape (d, d), in the type of the first batch's; nothing may be added afterwards."""
+        _ = self.independent  # which needs the half
+        entries, self._entries = self._entries, np.zeros(0)
+        return whole(entries, entries.dtype)
+
     def _by_rows(self) -> FloatArray:
-        """Σ of each batch's sum times its rows."""
+        """One half of Σ of each batch's sum times its rows."""
         if self._weighted is not None:
             return self._weighted
-        weighted: FloatArray = np.empty(self.outer.shape)
-        for part, block in self._blocks(self.rows, self.total, self.outer):
+        weighted: FloatArray = np.empty(len(self._entries))
+        for part, block, _ in self._blocks(self.rows, self.total, self._entries):
             weighted[part] = self._first * block
         return weighted
 
     def _blocks(
-        self, rows: int, total: FloatArray, outer: FloatArray
-    ) -> Iterator[tuple[slice, FloatArray]]:
-        """Σ(x − c)(x − c)ᵀ − r c cᵀ of r rows with these sums, some rows at a time."""
+        self, rows: int, total: FloatArray, entries: FloatArray
+    ) -> Iterator[tuple[slice, FloatArray, NDArray[np.int64]]]:
+        """One half of Σ(x − c)(x − c)ᵀ − r c cᵀ of r rows with these sums, in parts.
+
+        Yields:
+            The part, its entries, and the offsets in it of those that are on the diagonal.
+        """
         assert self.centre is not None
         centre = np.broadcast_to(self.centre, total.shape)
-        shift = total - rows / 2 * centre
-        for start in range(0, len(outer), _ROWS):
-            part = slice(start, start + _ROWS)
-            block = outer[part].astype(np.float64)
+        shift, offsets = total - rows / 2 * centre, diagonal(len(total))
+        for start in range(0, len(total), _ROWS):
+            stop = min(start + _ROWS, len(total))
+            part = slice(offsets[start], offsets[stop])
+            block = entries[part].astype(np.float64)
             if self._centred:
-                block -= np.outer(shift[part], centre) + np.outer(centre[part], shift)
-            yield part, block
+                change = np.outer(shift[start:stop], centre[start:])
+                change += np.outer(centre[start:stop], shift[start:])
+                block -= half(change)
+            yield part, block, offsets[start:stop] - offsets[start]
 
     @cached_property
     def independent(self) -> float | None:
@@ -118,19 +133,30 @@ class Spread:
         if k < 2:
             return None
         square, trace, weighted = 0.0, 0.0, 0.0
-        for part, block in self._blocks(self.rows, self.total, self.outer):
+        for part, block, own in self._blocks(self.rows, self.total, self._entries):
             block /= self.rows
-            square += float(np.vdot(block, block))
-            trace += float(block.diagonal(part.start).sum())
+            square += _product(block, block, own)
+            trace += float(block[own].sum())
             if self._weighted is not None:
-                weighted += float(np.vdot(self._weighted[part], block))
+                weighted += _product(self._weighted[part], block, own)
         if self._weighted is None:
             weighted = self._first * self.rows * square
         deviation = self._squares - 2 * weighted + self._row_squares * square
         noise = deviation / self.rows**2 * k / (k - 1)
         if noise <= np.finfo(np.float64).eps * square:
             return None
-        return (trace**2 + max(square - noise, trace**2 / len(self.outer))) / noise
+        return (trace**2 + max(square - noise, trace**2 / len(self.total))) / noise
+
+
+def _product(a: FloatArray, b: FloatArray, own: NDArray[np.int64]) -> float:
+    """The sum of the products of all entries of two symmetric matrices, given their halves.
+
+    Args:
+        a: a part of one half.
+        b: the same part of the other.
+        own: the offsets of the diagonal.
+    """
+    return 2 * float(np.vdot(a, b)) - float(np.vdot(a[own], b[own]))
 
 
 def joined(shares: list[float], independent: list[float | None]) -> float | None:

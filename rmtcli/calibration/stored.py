@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.folder import Folder
 from rmtcli.calibration.moments import Moments
+from rmtcli.calibration.symmetric import half, whole
 
 #: What is stored of moments beside their arrays.
 _NUMBERS = ("rows", "samples", "of_outputs", "independent", "independent_gradients")
@@ -34,19 +35,25 @@ class StoredMoments(Mapping[str, Moments]):
         self._files: dict[str, tuple[str, str]] = {}
         self._graded: set[str] = set()
 
-    def put(self, part: str, moments: Mapping[str, Moments]) -> None:
-        """Store the moments of a part."""
-        firsts: dict[int, int] = {}
-        for number, own in enumerate(moments.values()):
-            first = firsts.setdefault(id(own.second), number)
+    def put(self, part: str, moments: Iterable[tuple[str, Moments]]) -> None:
+        """Store the moments of a part, of which those of one layer are made at a time."""
+        seconds: list[FloatArray] = []
+        names, firsts, graded = list[str](), list[int](), list[bool]()
+        for number, (name, own) in enumerate(moments):
+            same = (i for i, known in enumerate(seconds) if known is own.second)
+            first = next(same, number)
             arrays = _arrays(own, inputs=first == number)
             if own.fold is not None:
                 arrays |= {f"fold_{k}": x for k, x in _arrays(own.fold, inputs=True).items()}
             self._folder.put(f"{part}-{number}", arrays)
+            seconds.append(own.second)
+            names.append(name)
+            firsts.append(first)
+            graded.append(own.gradient is not None)
         known = {
-            "names": np.array(list(moments), np.str_),
-            "firsts": np.array([firsts[id(own.second)] for own in moments.values()], np.int64),
-            "graded": np.array([own.gradient is not None for own in moments.values()], np.bool_),
+            "names": np.array(names, np.str_),
+            "firsts": np.array(firsts, np.int64),
+            "graded": np.array(graded, np.bool_),
         }
         self._folder.put(part, known)
         self.know(part)
@@ -88,33 +95,17 @@ def _arrays(moments: Moments, *, inputs: bool) -> dict[str, NDArray[Any]]:
     numbers = [getattr(moments, name) for name in _NUMBERS]
     arrays = {"numbers": np.array([math.nan if x is None else x for x in numbers], np.float64)}
     if inputs:
-        arrays |= {"mean": moments.mean, "second": _half(moments.second)}
+        arrays |= {"mean": moments.mean, "second": half(moments.second)}
     if moments.gradient is not None:
-        arrays["gradient"] = _half(moments.gradient)
+        arrays["gradient"] = half(moments.gradient)
     return arrays
 
 
 def _moments(arrays: Mapping[str, NDArray[Any]]) -> Moments:
     """The moments that :func:`_arrays` took apart."""
     rows, samples, of_outputs, *worth = arrays["numbers"].tolist()
-    gradient = _whole(arrays["gradient"]) if "gradient" in arrays else None
+    gradient = whole(arrays["gradient"]) if "gradient" in arrays else None
     mean = arrays["mean"].astype(np.float64)
     independent, of_gradients = (None if math.isnan(x) else x for x in worth)
-    values = int(rows), int(samples), mean, _whole(arrays["second"]), gradient
+    values = int(rows), int(samples), mean, whole(arrays["second"]), gradient
     return Moments(*values, bool(of_outputs), independent, of_gradients)
-
-
-def _half(matrix: FloatArray) -> FloatArray:
-    """The rows of a symmetric matrix from the diagonal on, one after the other."""
-    return np.concatenate([row[i:] for i, row in enumerate(matrix)])
-
-
-def _whole(half: NDArray[np.floating]) -> FloatArray:
-    """The symmetric matrix of which :func:`_half` is the half, in float64."""
-    size = (math.isqrt(8 * len(half) + 1) - 1) // 2
-    matrix, start = np.empty((size, size)), 0
-    for i in range(size):
-        row = half[start : start + size - i]
-        matrix[i, i:], matrix[i:, i] = row, row
-        start += size - i
-    return matrix

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from rmtcli.arrays import FloatArray
 from rmtcli.calibration.spread import Spread
+from rmtcli.calibration.symmetric import half
 
 #: Rows that are in memory as float64 at a time.
 _ROWS = 2**15
-#: Number of rows, their sum, and the sum of their products.
+#: Columns that are multiplied at a time by those from them on. (BLAS multiplies a matrix by its own
+#: transpose a little faster, but with threads of its own, which would wait beside torch's.)
+_COLUMNS = 192
+#: Number of rows, their sum, and one half of the sum of their products.
 Total = tuple[int, NDArray[np.float64], FloatArray]
 
 
@@ -35,7 +39,7 @@ class Sums:
     spread: Spread = field(init=False)
     #: Rows of the batch that is running, as long as they take less memory than their products.
     _rows: list[Tensor] = field(default_factory=list)
-    _batch: Total | None = None
+    _batch: _Batch | None = None
 
     def __post_init__(self) -> None:
         self.spread = Spread(centred=self.centred)
@@ -58,9 +62,8 @@ class Sums:
         """Add the products of the rows that wait."""
         for rows in self._rows:
             for block in torch.split(rows, _ROWS):
-                x = block.to(self.dtype)
-                total, outer = x.double().sum(0).cpu().numpy(), (x.T @ x).cpu().numpy()
-                self._batch = _added(self._batch, (len(block), total, outer))
+                self._batch = self._batch or _Batch(block.shape[1], self.dtype, block.device)
+                self._batch.add(block.to(self.dtype))
         self._rows.clear()
 
     def close(self, *, apart: bool = False) -> None:
@@ -71,12 +74,12 @@ class Sums:
         """
         self._multiply()
         batch, self._batch = self._batch, None
-        if batch is None or not batch[0]:
+        if batch is None or not batch.rows:
             return
+        entries = half(batch.upper.cpu().numpy())
         if apart:
-            rows, total, outer = batch
-            self.fold = _added(self.fold, (rows, total.copy(), outer.copy()))
-        self.spread.add(*batch)
+            self.fold = _added(self.fold, (batch.rows, batch.total.copy(), entries.copy()))
+        self.spread.add(batch.rows, batch.total, entries)
 
     def merge(self, other: Sums) -> None:
         """Add the sums of other batches, which are closed; they must not be used afterwards."""
@@ -86,18 +89,44 @@ class Sums:
 
     @cached_property
     def averages(self) -> tuple[FloatArray, FloatArray]:
-        """E[x] and E[x xᵀ], computed once for all layers of the group, in the sums' memory."""
-        _ = self.spread.independent  # which needs the sums
-        self.spread.total /= self.rows
-        self.spread.outer /= self.rows
-        return self.spread.total, self.spread.outer
+        """E[x] and E[x xᵀ], computed once for all layers of the group."""
+        second = self.spread.outer  # first, because it needs the sums
+        second /= self.rows
+        return self.spread.total / self.rows, second
+
+
+class _Batch:
+    """Running sums over the rows of a batch.
+
+    Args:
+        width: entries of a row.
+        dtype: type in which products are summed up.
+        device: where the rows are.
+
+    Attributes:
+        rows: number of rows.
+        total: their sum, shape (width,).
+        upper: the sum of their products, shape (width, width), with its upper triangle filled.
+    """
+
+    def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows, self.total = 0, np.zeros(width)
+        self.upper = torch.zeros(width, width, dtype=dtype, device=device)
+
+    def add(self, x: Tensor) -> None:
+        """Add rows, shape (rows, width)."""
+        self.rows += len(x)
+        self.total += x.double().sum(0).cpu().numpy()
+        for start in range(0, x.shape[1], _COLUMNS):
+            columns = slice(start, start + _COLUMNS)
+            self.upper[columns, start:].addmm_(x[:, columns].T, x[:, start:])
 
 
 def _added(sums: Total | None, more: Total) -> Total:
     """Some sums and others, which take the memory of the first."""
     if sums is None:
         return more
-    total, outer = sums[1:]
+    total, entries = sums[1:]
     total += more[1]
-    outer += more[2]
-    return sums[0] + more[0], total, outer
+    entries += more[2]
+    return sums[0] + more[0], total, entries

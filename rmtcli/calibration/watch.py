@@ -15,6 +15,7 @@ from rmtcli.arrays import FloatArray
 from rmtcli.calibration.moments import FOLD, Moments
 from rmtcli.calibration.spread import joined
 from rmtcli.calibration.sums import Sums
+from rmtcli.calibration.symmetric import whole
 from rmtcli.errors import EvaluationError
 
 K = TypeVar("K")
@@ -128,16 +129,22 @@ class Watch:
         """The sums so far."""
         return Totals(self._inputs, self._outputs, self._gradients)
 
-    def moments(self, names: Iterable[str], samples: int, draws: int) -> dict[str, Moments]:
-        """Return the moments of some layers, without those that no input reached.
+    def moments(
+        self, names: Iterable[str], samples: int, draws: int
+    ) -> Iterator[tuple[str, Moments]]:
+        """Yield some layers and their moments, without those that no input reached.
+
+        A moment is made when it is asked for, from sums that are given up for it.
 
         Args:
             names: the layers' module names.
             samples: number of samples that went through the network.
             draws: number of backward passes per batch.
         """
-        every = {name: self._moments(name, samples, draws) for name in names}
-        return {name: moments for name, moments in every.items() if moments is not None}
+        for name in names:
+            moments = self._moments(name, samples, draws)
+            if moments is not None:
+                yield name, moments
 
     def _moments(self, name: str, samples: int, draws: int) -> Moments | None:
         """One layer's moments, from every group that it is in; None if no input reached it."""
@@ -171,14 +178,14 @@ class Watch:
         kept = own[0][1].fold if len(own) == 1 and name in self.apart else None
         if kept is None:
             return None
-        rows, total, outer = kept
+        rows, total, entries = kept
         rows, gradient = rows * own[0][0], None
         if name in self._gradients:
             known = self._gradients[name].fold
             if known is None:
                 return None
-            gradient = known[2] / (rows * draws)
-        mean, second = total / kept[0], outer / kept[0]
+            gradient = whole(known[2], known[2].dtype) / (rows * draws)
+        mean, second = total / kept[0], whole(entries, entries.dtype) / kept[0]
         return Moments(rows, 0, mean, second, gradient, name in self._outputs)
 
     def _new(self, key: tuple[str, ...]) -> Sums:

@@ -96,7 +96,7 @@ def calibrate_on(
     for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
         watch.merge(totals)
     samples, (_, draws) = len(network.inputs), network.source.passes(settings)
-    moments = watch.moments(network.names, samples, draws)
+    moments = dict(watch.moments(network.names, samples, draws))
     modules = modules_of(network.model, harness.checkpoint, layers)
     return Collected(network.model, modules, moments).by_layer(harness, layers, settings)
 

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from rmtcli.calibration import CLEANERS, Moments, clean_moments
 from rmtcli.calibration.spread import Spread, joined
+from rmtcli.calibration.symmetric import half
 
 NAMES = sorted(CLEANERS.choices)
 VALUES = arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1e3)).map(np.sort)
@@ -71,7 +72,7 @@ def test_moments_of_unknown_samples_stay_as_they_are() -> None:
 def worth(rows: np.ndarray, batches: int, *, centred: bool = True) -> float:
     spread = Spread(centred=centred)
     for x in np.array_split(rows, batches):
-        spread.add(len(x), x.sum(0), x.T @ x)
+        spread.add(len(x), x.sum(0), half(x.T @ x))
     assert spread.independent is not None
     return spread.independent
 
@@ -87,7 +88,7 @@ def test_independent_rows_count_once_each_and_repeated_ones_do_not() -> None:
 def test_one_batch_says_nothing() -> None:
     spread = Spread(centred=False)
     assert spread.independent is None
-    spread.add(3, np.ones(2), np.eye(2))
+    spread.add(3, np.ones(2), half(np.eye(2)))
     assert spread.independent is None
 
 
