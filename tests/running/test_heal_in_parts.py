@@ -34,7 +34,14 @@ from rmtcli.running.held_out import HeldOut  # noqa: E402
 from rmtcli.running.refine_in_parts import InParts  # noqa: E402
 from rmtcli.running.states import States  # noqa: E402
 from tests.running import small  # noqa: E402
-from tests.running.small import Killed, directory, half_ranks, run, samples  # noqa: E402
+from tests.running.small import (  # noqa: E402
+    Killed,
+    directory,
+    half_ranks,
+    killed_at,
+    run,
+    samples,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -192,16 +199,8 @@ def test_an_interrupted_healing_begins_again_and_gives_the_same_bytes(
     """It is killed in its second block, whose factors the first has already replaced."""
     options = {"heal": 4, "sequential": True}
     prune(model, tmp_path / "whole", spill=tmp_path / "other", **options)
-    calls: list[object] = []
-
-    def killed(*given: Any) -> None:
-        calls.append(given)
-        if len(calls) == 2:
-            raise Killed
-        descend(*given)
-
     with monkeypatch.context() as patched:
-        patched.setattr(heal_blocks, "descend", killed)
+        patched.setattr(heal_blocks, "descend", killed_at(2, descend))
         with pytest.raises(Killed):
             prune(model, tmp_path / "parts", spill=tmp_path / "spill", **options)
     assert not (tmp_path / "parts").exists()

@@ -24,7 +24,7 @@ from rmtcli.running import heal_blocks  # noqa: E402
 from rmtcli.running.descent import descend  # noqa: E402
 from rmtcli.running.heal_rounded_in_parts import _RoundedBlocks  # noqa: E402
 from rmtcli.running.held_out import HeldOut  # noqa: E402
-from tests.running.small import TASKS, Killed, text_model  # noqa: E402
+from tests.running.small import TASKS, Killed, killed_at, text_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -121,16 +121,8 @@ def test_an_interrupted_healing_begins_again_and_gives_the_same_bytes(
     """It is killed in its second block, after the codes of the first have changed."""
     text_model(tmp_path, 24)
     prune(tmp_path, tmp_path / "whole", "llama", heal=4, spill=tmp_path / "other")
-    calls: list[object] = []
-
-    def killed(*given: Any) -> None:
-        calls.append(given)
-        if len(calls) == 2:
-            raise Killed
-        descend(*given)
-
     with monkeypatch.context() as patched:
-        patched.setattr(heal_blocks, "descend", killed)
+        patched.setattr(heal_blocks, "descend", killed_at(2, descend))
         with pytest.raises(Killed):
             prune(tmp_path, tmp_path / "parts", "llama", heal=4, spill=tmp_path / "spill")
     prune(tmp_path, tmp_path / "parts", "llama", heal=4, spill=tmp_path / "spill")
