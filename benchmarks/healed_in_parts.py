@@ -38,6 +38,9 @@ from rmtcli.running.heal_rounded_in_parts import heal_rounded_in_parts
 from rmtcli.running.held_out import HeldOut
 from rmtcli.running.refine_in_parts import InParts, name_of
 
+#: Heals a network with these settings.
+Healing = Callable[[rmtcli.Calibration], object]
+
 
 def end_to_end(harness: Harness, start: Edited, settings: rmtcli.Calibration) -> None:
     """Heal a network whose layers are split in two factors."""
@@ -76,7 +79,8 @@ def main() -> None:
 
     HeldOut.distance = noted  # type: ignore[method-assign]
 
-    def compare(ways: dict[str, Callable[[rmtcli.Calibration], object]]) -> None:
+    def compare(whole: Healing, parts: Healing) -> None:
+        ways = {"end to end": whole, "by blocks": parts}
         print_row("healing", "CPU seconds", "cosine before", "cosine after")
         print_row(*["---"] * 4)
         for seconds in given.seconds:
@@ -88,19 +92,17 @@ def main() -> None:
                 sys.stdout.flush()
 
     def trained(self: Prepared, result: Result) -> None:
-        ways: dict[str, Callable[[rmtcli.Calibration], object]] = {
-            "end to end": lambda x: end_to_end(self.harness, self._split(result.planned), x),
-            "by blocks": lambda x: by_blocks(self.harness, result.planned.pruned, x),
-        }
-        compare(ways)
+        compare(
+            lambda x: end_to_end(self.harness, self._split(result.planned), x),
+            lambda x: by_blocks(self.harness, result.planned.pruned, x),
+        )
 
     def rounded(prepared: Prepared, result: Result) -> Result:
         what = prepared.harness, result.network
-        ways: dict[str, Callable[[rmtcli.Calibration], object]] = {
-            "end to end": lambda x: heal_rounded.heal_rounded(*what, x),
-            "by blocks": lambda x: heal_rounded_in_parts(*what, x, Folder()),
-        }
-        compare(ways)
+        compare(
+            lambda x: heal_rounded.heal_rounded(*what, x),
+            lambda x: heal_rounded_in_parts(*what, x, Folder()),
+        )
         return result
 
     with tempfile.TemporaryDirectory() as name:

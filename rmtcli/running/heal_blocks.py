@@ -147,10 +147,12 @@ class Healing:
         """
         every = [(n, i) for n, chain in enumerate(self._chains) for i in range(len(chain.blocks))]
         wanted = [key for key in every if self._trainable.has(self._name(*key))]
-        end, last = start + 60 * extent.minutes, wanted[-1] if wanted else (-1, -1)
-        if wanted and extent.minutes:
+        if not wanted:
+            return
+        end, last = start + 60 * extent.minutes, wanted[-1]
+        if extent.minutes:
             self._shorten((end - time.monotonic()) / len(wanted))
-        for number, i in every[: every.index(last) + 1] if wanted else ():
+        for number, i in every[: every.index(last) + 1]:
             if i == 0:
                 self._enter(number)
             began = time.monotonic()

@@ -89,7 +89,7 @@ class _RoundedBlocks:
 
     def has(self, block: str) -> bool:
         """Whether a matrix in few bits is trained with a block."""
-        return any(self._network.packed(name) is not None for name in self._inside.get(block, ()))
+        return any(self._network.packed(name) is not None for name in self._inside[block])
 
     def train(self, block: str, descent: Descent) -> None:
         """Train the matrices and vectors of a block, and store them.
