@@ -95,6 +95,7 @@ def calibrate_on(
     tasks = [(packed, number, centres) for number in range(len(network.chunks(settings)))]
     for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
         watch.merge(totals)
+        del totals  # before the next ones arrive: they are as large as the sums of all layers
     samples, (_, draws) = len(network.inputs), network.source.passes(settings)
     moments = dict(watch.moments(network.names, samples, draws))
     modules = modules_of(network.model, harness.checkpoint, layers)

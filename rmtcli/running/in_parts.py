@@ -109,6 +109,7 @@ def _add_on(cluster: Cluster, packed: bytes, stream: Stream, part: Part, watch: 
     ]
     for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
         watch.merge(totals)
+        del totals  # before the next ones arrive: they are as large as a block's sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from rmtcli.pipeline.fits import Fitter
 from rmtcli.planning import LayerCalibration
 from rmtcli.running.calibrate import calibrate
 from rmtcli.running.in_chunks import CHUNKS, calibrate_on
+from tests.running.one_by_one import one_by_one
 
 
 @contextmanager
@@ -93,6 +94,12 @@ def test_they_are_those_of_one_process_up_to_rounding_and_random_draws(
     with threads(1) as cluster:
         parts = calibrate_on(cluster, *network[:2], alone, "other")
     assert all(parts[layer.name].gradient is None for layer in network[1])
+
+
+def test_sums_of_a_chunk_are_gone_when_the_next_ones_arrive(
+    network: tuple[Harness, list[Layer], Calibration],
+) -> None:
+    assert calibrate_on(one_by_one(), *network, "one by one")
 
 
 def test_a_curve_is_the_same_with_any_number_of_workers(

@@ -26,6 +26,7 @@ from rmtcli.evaluation import Harness  # noqa: E402
 from rmtcli.layers import Layer, Selection, find_layers  # noqa: E402
 from rmtcli.running import in_chunks, in_parts  # noqa: E402
 from tests.running import small  # noqa: E402
+from tests.running.one_by_one import one_by_one  # noqa: E402
 from tests.running.small import Killed, directory, samples  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,6 +140,11 @@ def test_a_single_chunk_gives_the_moments_of_this_process(
     for name in names:
         pairs = zip(arrays(alone[name]), arrays(chunked[name]), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_sums_of_a_chunk_are_gone_when_the_next_ones_arrive(tmp_path: Path) -> None:
+    harness, folder = directory(tmp_path / "network", "llama"), Folder.at(tmp_path / "0", "{}")
+    assert moments(harness, tokens("llama"), folder, one_by_one(), "two-sided")[1]
 
 
 @pytest.fixture(scope="module")
