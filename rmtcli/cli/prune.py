@@ -47,9 +47,7 @@ def command(
     onnx: options.Onnx = False,
     cache: options.Cache = None,
     executor: options.Executor = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done; write no checkpoint.")
-    ] = False,
+    dry_run: options.DryRun = False,
     outputs: options.OutputOptions,
 ) -> None:
     """Write a smaller checkpoint.

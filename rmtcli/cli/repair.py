@@ -61,9 +61,7 @@ def command(
     calibration: Annotated[
         options.CalibrationOptions, Only("data", "batch", "metric", "stats", "clean")
     ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done; write no adapter.")
-    ] = False,
+    dry_run: options.DryRun = False,
     outputs: Annotated[
         options.OutputOptions,
         Only("json", "plot", "report", "fail_if", "force", "quiet", "verbose"),

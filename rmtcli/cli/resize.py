@@ -6,7 +6,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli.options import Edge, GoalOptions, Keep, Only, OutputOptions, PathOrURL, to_path
+from rmtcli.cli.options import (
+    DryRun,
+    Edge,
+    GoalOptions,
+    Keep,
+    Only,
+    OutputOptions,
+    PathOrURL,
+    to_path,
+)
 from rmtcli.cli.options.adapters import AdapterArgument, Style
 from rmtcli.cli.reporter import Reporter
 
@@ -43,9 +52,7 @@ def command(
         ),
     ] = None,
     style: Style = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done; write no adapter.")
-    ] = False,
+    dry_run: DryRun = False,
     outputs: Annotated[OutputOptions, Only("json", "force", "quiet", "verbose")],
 ) -> None:
     """Write a LoRA adapter of lower rank.

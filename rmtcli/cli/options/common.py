@@ -81,6 +81,9 @@ Vocab = Annotated[
         show_default=False,
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done; write no output.")
+]
 Onnx = Annotated[
     bool,
     typer.Option(
