@@ -6,7 +6,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, to_path
+from rmtcli.cli.options import (
+    Checkpoint,
+    Key,
+    Only,
+    OutputOptions,
+    PathOrURL,
+    output_option,
+    to_path,
+)
 from rmtcli.cli.reporter import Reporter
 
 EXAMPLES = """\
@@ -19,14 +27,10 @@ def command(
     file: Checkpoint,
     output: Annotated[
         Optional[PathOrURL],
-        typer.Option(
-            "--output",
-            "-o",
-            parser=to_path,
-            metavar="FILE|DIR",
-            help="File to write, in the format of its ending; for a directory, the directory to "
+        output_option(
+            "FILE|DIR",
+            "File to write, in the format of its ending; for a directory, the directory to "
             "write. [default: the input's name with '.dense' in place of '.pruned']",
-            show_default=False,
         ),
     ] = None,
     key: Key = None,

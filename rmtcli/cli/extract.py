@@ -41,14 +41,10 @@ def command(
     ],
     output: Annotated[
         Optional[options.PathOrURL],
-        typer.Option(
-            "--output",
-            "-o",
-            parser=options.to_path,
-            metavar="DIR|FILE",
-            help="Directory to write; in kohya's style, a .safetensors file. [default: TUNED's "
+        options.output_option(
+            "DIR|FILE",
+            "Directory to write; in kohya's style, a .safetensors file. [default: TUNED's "
             "name with '.adapter' added]",
-            show_default=False,
         ),
     ] = None,
     key: options.Key = None,

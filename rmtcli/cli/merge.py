@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Optional
 
-import typer
-
-from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, to_path
+from rmtcli.cli.options import Checkpoint, Key, Only, OutputOptions, PathOrURL, output_option
 from rmtcli.cli.options.adapters import AdapterArgument
 from rmtcli.cli.reporter import Reporter
 
@@ -19,13 +17,9 @@ def command(
     adapter: AdapterArgument,
     output: Annotated[
         Optional[PathOrURL],
-        typer.Option(
-            "--output",
-            "-o",
-            parser=to_path,
-            metavar="FILE|DIR",
-            help="File or directory to write. [default: the base's name with '.merged' added]",
-            show_default=False,
+        output_option(
+            "FILE|DIR",
+            "File or directory to write. [default: the base's name with '.merged' added]",
         ),
     ] = None,
     key: Key = None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Optional
 
-import typer
-
 from rmtcli.cli import options
 from rmtcli.cli.progress import progress
 from rmtcli.cli.reporter import Reporter
@@ -22,14 +20,10 @@ def command(
     file: options.Checkpoint,
     output: Annotated[
         Optional[options.PathOrURL],
-        typer.Option(
-            "--output",
-            "-o",
-            parser=options.to_path,
-            metavar="FILE|DIR",
-            help="File to write, in the format of its ending; for a directory, the directory to "
+        options.output_option(
+            "FILE|DIR",
+            "File to write, in the format of its ending; for a directory, the directory to "
             "write. [default: the input's name with '.pruned' added]",
-            show_default=False,
         ),
     ] = None,
     key: options.Key = None,

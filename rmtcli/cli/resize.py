@@ -14,7 +14,7 @@ from rmtcli.cli.options import (
     Only,
     OutputOptions,
     PathOrURL,
-    to_path,
+    output_option,
 )
 from rmtcli.cli.options.adapters import AdapterArgument, Style
 from rmtcli.cli.reporter import Reporter
@@ -30,13 +30,9 @@ def command(
     adapter: AdapterArgument,
     output: Annotated[
         Optional[PathOrURL],
-        typer.Option(
-            "--output",
-            "-o",
-            parser=to_path,
-            metavar="FILE|DIR",
-            help="File or directory to write. [default: the input's name with '.resized' added]",
-            show_default=False,
+        output_option(
+            "FILE|DIR",
+            "File or directory to write. [default: the input's name with '.resized' added]",
         ),
     ] = None,
     keep: Keep = "auto",

@@ -23,6 +23,7 @@ from rmtcli.cli.options.common import (
     Onnx,
     PathOrURL,
     Vocab,
+    output_option,
     to_path,
 )
 from rmtcli.cli.options.evaluation import EvaluationOptions
@@ -55,5 +56,6 @@ __all__ = [
     "SelectionOptions",
     "TrainingOptions",
     "Vocab",
+    "output_option",
     "to_path",
 ]

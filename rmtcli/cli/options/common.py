@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -20,6 +20,18 @@ def to_path(text: str) -> Path:
     from rmtcli.files import as_path  # imported late, as it imports fsspec
 
     return as_path(text)
+
+
+def output_option(metavar: str, text: str) -> Any:
+    """The option for what a command writes, a path or a URL.
+
+    Args:
+        metavar: what it names.
+        text: its help.
+    """
+    return typer.Option(
+        "--output", "-o", parser=to_path, metavar=metavar, help=text, show_default=False
+    )
 
 
 Checkpoint = Annotated[
