@@ -92,7 +92,9 @@ def cluster_for(way: str) -> Any:
     from distributed import LocalCluster
 
     workers = int(way.split()[0])
-    return LocalCluster(workers, threads_per_worker=1, dashboard_address=None, protocol="tcp")
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None, protocol="tcp"
+    )
 
 
 def kill_one(cluster: Any, spill: Path) -> None:

@@ -204,7 +204,9 @@ def test_the_loss_of_a_worker_does_not_change_the_output(
             os.kill(killed[0], signal.SIGKILL)
         merge(watch, totals)
 
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as many:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as many:
         monkeypatch.setattr(Watch, "merge", merge_and_kill)
         address = many.scheduler_address.replace("tcp", "dask", 1)
         prune(text_model, tmp_path / "two", tmp_path / "b", address)
