@@ -173,13 +173,16 @@ def by_moments(weight: Array) -> int:
     return spikes
 
 
+def cut(values: Array) -> Array:
+    """Eigenvalues, with those below rounding set to 0 as in rmtcli."""
+    return np.where(values > len(values) * np.finfo(np.float64).eps * values[-1], values, 0)
+
+
 def solved(weight: Array, solve: Callable[[Array], Array]) -> Spectrum:
-    """Spectrum by a solver, with values below rounding set to 0 as in rmtcli."""
+    """Spectrum by a solver."""
     upright = tall(weight).astype(np.float64)
     n, p = upright.shape
-    values = solve(upright.T @ upright)
-    floor = p * np.finfo(np.float64).eps * values[-1]
-    return Spectrum(np.where(values > floor, values, 0) / n, n, p)
+    return Spectrum(cut(solve(upright.T @ upright)) / n, n, p)
 
 
 def agreement(seeds: int) -> dict[str, str]:
@@ -210,8 +213,7 @@ def zeros(solve: Callable[[Array], Array | int]) -> str:
     values = solve(w.T @ w)
     if np.size(values) != p:
         return ""
-    floor = p * np.finfo(np.float64).eps * np.max(values)
-    return f"{100 * np.count_nonzero(values <= floor) / (p - rank):.0f} %"
+    return f"{100 * np.count_nonzero(cut(np.asarray(values)) == 0) / (p - rank):.0f} %"
 
 
 SOLVERS: dict[str, tuple[Callable[[Array], Array | int], str]] = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from rmtcli.running.calibrate import (
     watch_of,
 )
 from rmtcli.running.modules import modules_of, watchable
+
+T = TypeVar("T")
 
 #: Number of chunks, whatever the number of workers, so that sums are made in one order.
 CHUNKS = BATCHES
@@ -93,13 +96,27 @@ def calibrate_on(
     watch = network.watch(work)
     packed, centres = pickle.dumps(work), network.centres(work)
     tasks = [(packed, number, centres) for number in range(len(network.chunks(settings)))]
-    for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
-        watch.merge(totals)
-        del totals  # before the next ones arrive: they are as large as the sums of all layers
+    add_chunks(cluster, _summed, tasks, watch)
     samples, (_, draws) = len(network.inputs), network.source.passes(settings)
     moments = dict(watch.moments(network.names, samples, draws))
     modules = modules_of(network.model, harness.checkpoint, layers)
     return Collected(network.model, modules, moments).by_layer(harness, layers, settings)
+
+
+def add_chunks(
+    cluster: Cluster, summed: Callable[[T], Totals], tasks: Sequence[T], watch: Watch
+) -> None:
+    """Add the sums that the workers of a cluster make to those of a watch, in order.
+
+    Args:
+        cluster: runs the tasks.
+        summed: makes the sums of a chunk.
+        tasks: the chunks.
+        watch: gets the sums.
+    """
+    for totals in cluster.in_order(summed, tasks, alone=lambda task: False):
+        watch.merge(totals)
+        del totals  # before the next ones arrive, which take as much memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from rmtcli.evaluation.outline import Outline
 from rmtcli.layers import Layer
 from rmtcli.running.by_layer import Collected
 from rmtcli.running.calibrate import STARTS, CalibrationInputs, fitted_on, names_of, watch_of
-from rmtcli.running.in_chunks import CHUNKS, Work, one_at_a_time
+from rmtcli.running.in_chunks import CHUNKS, Work, add_chunks, one_at_a_time
 from rmtcli.running.modules import modules_of
 from rmtcli.running.passes import Part
 from rmtcli.running.states import States
@@ -107,9 +107,7 @@ def _add_on(cluster: Cluster, packed: bytes, stream: Stream, part: Part, watch: 
         (packed, _Chunk(part, chunk.tolist(), number, first, centres))
         for number, (chunk, first) in enumerate(zip(chunks, before, strict=False))
     ]
-    for totals in cluster.in_order(_summed, tasks, alone=lambda task: False):
-        watch.merge(totals)
-        del totals  # before the next ones arrive: they are as large as a block's sums
+    add_chunks(cluster, _summed, tasks, watch)
 
 
 @dataclass(frozen=True, slots=True)
